@@ -1,0 +1,62 @@
+"""The errors that a user can cause, one sentence each.
+
+The tree::
+
+    TinyVitError
+    ├── InputError            bad input: the command line ends with exit code 2
+    │   └── MissingExtraError an optional dependency is not installed
+    └── CheckFailedError      the work was done and what was checked does not hold: exit code 1
+
+Library code raises them; only the command line turns them into exit codes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class TinyVitError(Exception):
+    """Base of all errors that tinyvit raises on purpose."""
+
+
+class InputError(TinyVitError, ValueError):
+    """Bad input. The message is one sentence naming the file, key or value and what would be right."""
+
+
+class MissingExtraError(InputError, ImportError):
+    """A command needs an optional dependency; the message names the extra to install."""
+
+
+class CheckFailedError(TinyVitError):
+    """What a command was asked to check does not hold; the message says by how much."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: Dotted module name, for example ``onnxruntime``.
+        extra: The extra of the tinyvit distribution that installs it.
+
+    Raises:
+        MissingExtraError: The module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"this needs the package {module.split('.')[0]!r}, which is not installed: pip install 'tinyvit[{extra}]'"
+        ) from error
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not in a list, with its closest matches."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"
+    return InputError(f"unknown {kind} {name!r}; {hint}")

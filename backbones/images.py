@@ -1,0 +1,99 @@
+"""A list of pictures in a folder or a zip, in one fixed order.
+
+Labels, where a task has them, come from the first folder of a picture's path (``CLASS/NAME.jpg``), as in
+torchvision's ``ImageFolder``.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from .errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+
+
+class ImageFiles(Sequence[str]):
+    """The pictures below a folder, or inside a zip, sorted by key.
+
+    A key is the picture's path relative to the root with forward slashes, so the order is the same on every system.
+
+    Args:
+        root: A folder (searched recursively) or a ``.zip`` file (read in place, never unpacked).
+
+    Raises:
+        InputError: ``root`` does not exist, is of neither kind, or holds no picture.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not self.root.exists():
+            raise InputError(f"image folder {self.root} does not exist")
+        self._zip_handles = threading.local()
+        self.is_zip = self.root.is_file()
+        if self.is_zip and not zipfile.is_zipfile(self.root):
+            raise InputError(f"{self.root} is neither a folder of images nor a zip of them")
+        self.keys = sorted(key for key in self._walk() if key.lower().endswith(IMAGE_SUFFIXES))
+        if not self.keys:
+            raise InputError(f"no image ({', '.join(IMAGE_SUFFIXES)}) was found in {self.root}")
+
+    def _walk(self) -> list[str]:
+        if self.is_zip:
+            with zipfile.ZipFile(self.root) as archive:
+                return archive.namelist()
+        return [path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.keys[index]
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_zip_handles"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._zip_handles = threading.local()
+
+    def read(self, key: str) -> bytes:
+        """The encoded bytes of one picture."""
+        if not self.is_zip:
+            return (self.root / key).read_bytes()
+        if not hasattr(self._zip_handles, "archive"):
+            self._zip_handles.archive = zipfile.ZipFile(self.root)
+        return self._zip_handles.archive.read(key)
+
+    def open(self, key: str) -> Image.Image:
+        """One picture, decoded to RGB.
+
+        Raises:
+            InputError: The picture is missing or cannot be decoded.
+        """
+        try:
+            return decode(self.read(key))
+        except Exception as error:  # Pillow raises many kinds on damaged files
+            raise InputError(f"cannot read image {self.root / key}: {error}") from error
+
+    def class_names(self) -> list[str]:
+        """The sorted first folders of the keys.
+
+        Raises:
+            InputError: A picture lies directly at the root, so its class is not known.
+        """
+        loose = next((key for key in self.keys if "/" not in key), None)
+        if loose is not None:
+            raise InputError(f"{self.root / loose} is in no class folder; expected CLASS/NAME.jpg below {self.root}")
+        return sorted({key.split("/", 1)[0] for key in self.keys})
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode an encoded picture to RGB, whole: a truncated file is an error, not a grey corner."""
+    image = Image.open(io.BytesIO(data))
+    return image.convert("RGB")

@@ -1,0 +1,89 @@
+"""How a picture becomes a model's input when it is evaluated: resize, centre crop, normalise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The evaluation transform, timm's and the official code's: PIL picture -> float tensor ``(3, H, W)``.
+
+    Args:
+        size: Height and width of the input, in pixels.
+        crop_pct: Share of the resized picture that the centre crop keeps; timm 0.95 at 224 px, official 0.875.
+        crop_mode: ``center`` (resize the shorter side, then crop) or ``squash`` (resize both sides, no crop).
+        interpolation: ``bicubic`` or ``bilinear``.
+        mean: Per channel, in units of the full range 0..1.
+        std: Per channel, in units of the full range 0..1.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    crop_pct: float = 0.95
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _RESAMPLING:
+            raise InputError(f"unknown interpolation {self.interpolation!r}; use bicubic or bilinear")
+        if self.crop_mode not in ("center", "squash"):
+            raise InputError(f"unknown crop mode {self.crop_mode!r}; use center or squash")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], size: int | tuple[int, int] | None = None) -> Preprocess:
+        """From timm's ``pretrained_cfg`` of a model; ``size`` replaces its input size."""
+        if size is None:
+            size = tuple(config.get("input_size", (3, 224, 224))[1:])
+        return cls(
+            size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+            crop_pct=config.get("crop_pct") or 0.875,
+            crop_mode="squash" if config.get("crop_mode") == "squash" else "center",
+            interpolation=config.get("interpolation") or "bicubic",
+            mean=tuple(config.get("mean", IMAGENET_MEAN)),
+            std=tuple(config.get("std", IMAGENET_STD)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The geometric part: an RGB picture of exactly ``size``."""
+        height, width = self.size
+        resampling = _RESAMPLING[self.interpolation]
+        image = image.convert("RGB")
+        if self.crop_mode == "squash":
+            return image.resize((width, height), resampling)
+        # Torchvision's Resize(int): the shorter side becomes `scale`, the longer one is truncated.
+        scale = math.floor(min(height, width) / self.crop_pct)
+        short, long = sorted(image.size)
+        resized_long = int(scale * long / short)
+        new = (scale, resized_long) if image.size[0] <= image.size[1] else (resized_long, scale)
+        image = image.resize(new, resampling)
+        left, top = round((image.size[0] - width) / 2), round((image.size[1] - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+    def normalize(self, image: Image.Image) -> torch.Tensor:
+        """The numeric part: ``(x / 255 - mean) / std`` per channel."""
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1).div_(255)
+        mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
+        return pixels.sub_(mean).div_(std)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Picture of any size and mode -> normalised tensor ``(3, H, W)``."""
+        return self.normalize(self.crop(image))

@@ -1,0 +1,102 @@
+"""Where a command leaves its artefacts: the work directory, ``result.json`` and the environment it ran in."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+RESULT_SCHEMA_VERSION = 1
+
+_PACKAGES = ("tinyvit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "onnx", "onnxruntime")
+
+
+def make_work_dir(command: str, work_dir: str | Path | None = None) -> Path:
+    """Create the folder a command writes into; ``runs/COMMAND/TIMESTAMP`` when none is given.
+
+    Raises:
+        InputError: The path exists and is not a folder.
+    """
+    path = Path(work_dir) if work_dir else Path("runs") / command / datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    if path.exists() and not path.is_dir():
+        raise InputError(f"work directory {path} exists and is not a folder; give another --work-dir")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_json(path: str | Path, document: Any) -> None:
+    """Write a JSON file so that a kill leaves either the old file or the new one, never half of one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(document, stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict:
+    """Write ``result.json`` into ``work_dir`` and return its document.
+
+    Schema: ``schema_version`` (int), ``command`` (str), ``finished`` (ISO 8601), ``arguments`` (what was asked),
+    ``environment`` (:func:`environment`), ``metrics`` (what was found).
+    """
+    document = {
+        "schema_version": RESULT_SCHEMA_VERSION,
+        "command": command,
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "arguments": {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()},
+        "environment": environment(),
+        "metrics": dict(metrics),
+    }
+    write_json(work_dir / "result.json", document)
+    return document
+
+
+def environment() -> dict[str, Any]:
+    """Versions and processor of this machine, without anything that names it (no host name, no paths)."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "cpus": available_cpus(),
+        "gpu": gpu_name(),
+        "versions": versions,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model name, or its architecture where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def available_cpus() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_name() -> str | None:
+    """The name of the CUDA device that torch sees, or ``None``."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

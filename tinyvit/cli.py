@@ -1,0 +1,31 @@
+"""The command line: one place where the commands of all rooms are put together.
+
+A command parses its options, calls one function of a room and prints. Everything heavy is imported inside the
+command, so that ``tinyvit --help`` is instant and a missing optional dependency breaks only the command that needs
+it. Exit codes: 0 done; 1 ran, and what was checked does not hold; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .commands import bench, demo, detect, export, labels, models, pretrain, probe
+from .commands._common import report_errors
+
+app = typer.Typer(
+    name="tinyvit",
+    help="From a large teacher to a deployed small vision transformer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for room in (models, labels, pretrain, detect, probe, bench, export, demo):
+    room.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``tinyvit`` script."""
+    sys.exit(report_errors(lambda: app(args=arguments, standalone_mode=False)))

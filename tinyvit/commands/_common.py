@@ -1,0 +1,75 @@
+"""What all commands share: exit codes, ``--json`` and the options that they spell the same way."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# ClickException: typer vendors click from 0.26 on, so the class is reached through what typer exports.
+_UsageProblem: Any = typer.BadParameter.__mro__[2]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.")]
+WorkDirOption = Annotated[
+    Path | None, typer.Option("--work-dir", help="Folder for artefacts and result.json. [default: runs/COMMAND/TIME]")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto: CUDA when there is one.")]
+
+
+def report_errors(run: Callable[[], Any]) -> int:
+    """Run a command and turn what it raises into one sentence on stderr and an exit code."""
+    from tinyvit.backbones.errors import CheckFailedError, InputError
+
+    try:
+        code = run()
+    except InputError as error:
+        _complain(str(error))
+        return 2
+    except CheckFailedError as error:
+        _complain(str(error))
+        return 1
+    except typer.Exit as error:
+        return error.exit_code
+    except _UsageProblem as error:
+        _complain(error.format_message())
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`tinyvit models | head`); leave without a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> None:
+    print(f"tinyvit: {' '.join(message.split())}", file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """Print the one JSON document of a ``--json`` run on stdout."""
+    json.dump(document, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` becomes ``cuda`` when torch sees one, else ``cpu``; an impossible device is an input error."""
+    import torch
+
+    from tinyvit.backbones.errors import InputError
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InputError(f"unknown --device {device!r}; use cpu, cuda, cuda:N or auto") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device} was asked for, but torch sees no CUDA device; use --device cpu")
+    return device
