@@ -1,1 +1,58 @@
-"""How a backbone is built and trained."""
+"""How a backbone is built and trained.
+
+Public names are loaded on first use, so that importing the package (which the command line and the torch-free ONNX
+runtime do) costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import CheckFailedError, InputError, MissingExtraError, TinyVitError
+    from .features import FeatureBackbone
+    from .preprocess import Preprocess
+    from .registry import create_model, describe, list_models
+    from .tiny_vit import TinyViT
+    from .weights import LoadReport, load_weights
+
+_HOME = {
+    "CheckFailedError": "errors",
+    "FeatureBackbone": "features",
+    "InputError": "errors",
+    "LoadReport": "weights",
+    "MissingExtraError": "errors",
+    "Preprocess": "preprocess",
+    "TinyViT": "tiny_vit",
+    "TinyVitError": "errors",
+    "create_model": "registry",
+    "describe": "registry",
+    "list_models": "registry",
+    "load_weights": "weights",
+}
+
+__all__ = [
+    "CheckFailedError",
+    "FeatureBackbone",
+    "InputError",
+    "LoadReport",
+    "MissingExtraError",
+    "Preprocess",
+    "TinyViT",
+    "TinyVitError",
+    "create_model",
+    "describe",
+    "list_models",
+    "load_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,56 @@
+"""A backbone as a list of feature maps, the form that detectors and dense tasks want."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+from .errors import InputError
+
+
+class FeatureBackbone(nn.Module):
+    """Feature maps of a model; ``create_model(..., features_only=True)`` makes it.
+
+    The parts that no requested map needs (later stages, the classifier) are removed.
+
+    Args:
+        model: A model with timm's ``forward_intermediates`` and ``prune_intermediate_layers``.
+        out_indices: Stages of TinyViT (0..3, strides 4, 8, 16, 32) or blocks of DeiT (0..11, all stride 16);
+            negative ones count from the end.
+
+    Attributes:
+        feature_info: timm's ``FeatureInfo``: ``channels()``, ``reduction()``, ``module_name()``.
+
+    Raises:
+        InputError: An index that the model does not have.
+    """
+
+    def __init__(self, model: nn.Module, out_indices: Sequence[int]) -> None:
+        super().__init__()
+        self.model: Any = model
+        count = len(self.model.feature_info)
+        for index in out_indices:
+            if not -count <= index < count:
+                raise InputError(f"out_indices holds {index}, but this backbone has maps 0 to {count - 1}")
+        self.out_indices = tuple(index % count for index in out_indices)
+        self.feature_info = FeatureInfo([dict(info) for info in self.model.feature_info], self.out_indices)
+        self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=True)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """Of the inner model."""
+        return self.model.pretrained_cfg
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.model.set_grad_checkpointing(enable)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Image (B, C, H, W) -> one map (B, channels, H/stride, W/stride) an index, in the order of the indices."""
+        order = sorted(set(self.out_indices))
+        maps = self.model.forward_intermediates(x, indices=order, stop_early=True, intermediates_only=True)
+        by_index = dict(zip(order, maps, strict=True))
+        return [by_index[index] for index in self.out_indices]

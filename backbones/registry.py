@@ -1,0 +1,188 @@
+"""The models by name: what there is, how to build it, where its published weights lie."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import deit, tiny_vit
+from .errors import InputError, unknown_name
+from .features import FeatureBackbone
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD
+from .weights import load_weights, read_num_classes
+
+#: Published weights of each model, the default one first; each is ``timm/NAME.TAG`` on the Hugging Face hub.
+PRETRAINED_TAGS: dict[str, tuple[str, ...]] = {
+    **{f"tiny_vit_{size}_224": ("dist_in22k_ft_in1k", "dist_in22k", "in1k") for size in ("5m", "11m", "21m")},
+    "tiny_vit_21m_384": ("dist_in22k_ft_in1k",),
+    "tiny_vit_21m_512": ("dist_in22k_ft_in1k",),
+    **dict.fromkeys(deit.VARIANTS, ("fb_in1k",)),
+}
+
+_IN22K_CLASSES = 21841
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models, sorted, that match a shell pattern such as ``tiny_vit_*``."""
+    return sorted(fnmatch.filter([*tiny_vit.VARIANTS, *deit.VARIANTS], pattern))
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool | str = False,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Build a model.
+
+    Args:
+        name: One of :func:`list_models`; ``NAME.TAG`` is the same as ``pretrained=TAG``.
+        pretrained: A tag of :data:`PRETRAINED_TAGS`, or ``True`` for the default one: fetch that published file.
+        weights: A checkpoint on disk instead (see :func:`tinyvit.backbones.load_weights` for the kinds it reads).
+        num_classes: Classes of the head, 0 for none. Default: those of the weights, or 1000 without any. A head
+            whose classes differ from the weights' stays freshly initialised.
+        img_size: Input side to build for. TinyViT takes any size as it is; this scales its windows in proportion
+            (7 at 224 px becomes 12 at 384), and the weights' attention biases are resized to them.
+        features_only: Return a :class:`FeatureBackbone`: feature maps instead of logits.
+        out_indices: Maps to return with ``features_only``; default: all four stages of TinyViT, the last block of
+            DeiT.
+        **kwargs: Further arguments of the model class, for example ``drop_path_rate`` or ``window_sizes``.
+
+    Raises:
+        InputError: An unknown name, tag or argument, or weights that do not fit.
+    """
+    name, _, tag = name.partition(".")
+    if name not in PRETRAINED_TAGS:
+        raise unknown_name("model", name, PRETRAINED_TAGS)
+    pretrained = tag or pretrained
+    if pretrained and weights:
+        raise InputError("give either pretrained or weights, not both")
+    if out_indices is not None and not features_only:
+        raise InputError("out_indices needs features_only=True")
+    if pretrained:
+        tag = _check_tag(name, pretrained)
+        weights = fetch_pretrained(name, tag)
+    if num_classes is None:
+        num_classes = (read_num_classes(weights) if weights else None) or 1000
+
+    model = _build(name, num_classes, img_size, kwargs)
+    model.pretrained_cfg = pretrained_cfg(name, tag or None, num_classes, img_size)
+    if features_only:
+        default = (0, 1, 2, 3) if name in tiny_vit.VARIANTS else (-1,)
+        model = FeatureBackbone(model, default if out_indices is None else out_indices)
+    if weights:
+        load_weights(model, weights)
+    return model
+
+
+def _build(name: str, num_classes: int, img_size: int | None, kwargs: dict[str, Any]) -> Any:
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    try:
+        if name in deit.VARIANTS:
+            return deit.build_deit(name, num_classes=num_classes, img_size=img_size, **kwargs)
+        variant = dict(tiny_vit.VARIANTS[name])
+        native = variant.pop("img_size")
+        if img_size:
+            variant["window_sizes"] = tuple(max(1, round(w * img_size / native)) for w in variant["window_sizes"])
+        return tiny_vit.TinyViT(num_classes=num_classes, **{**variant, **kwargs})
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"{name} takes no such argument: {error}") from error
+
+
+def _check_tag(name: str, pretrained: bool | str) -> str:
+    tags = PRETRAINED_TAGS[name]
+    if pretrained is True:
+        return tags[0]
+    if pretrained not in tags:
+        raise unknown_name(f"pretrained tag of {name}", str(pretrained), tags)
+    return str(pretrained)
+
+
+def pretrained_cfg(name: str, tag: str | None, num_classes: int, img_size: int | None = None) -> dict[str, Any]:
+    """What timm keeps with a model: input size, crop, normalisation, and names for its tools."""
+    native = (tiny_vit.VARIANTS.get(name) or deit.VARIANTS[name])["img_size"]
+    size = img_size or native
+    is_deit = name in deit.VARIANTS
+    crop_pct = 1.0 if native > 224 else (0.9 if is_deit else 0.95)
+    return {
+        "architecture": name,
+        "tag": tag,
+        "hf_hub_id": f"timm/{name}.{tag}" if tag else None,
+        "num_classes": num_classes,
+        "input_size": (3, size, size),
+        "crop_pct": crop_pct,
+        "crop_mode": "squash" if name == "tiny_vit_21m_512" else "center",
+        "interpolation": "bicubic",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "first_conv": "patch_embed.proj" if is_deit else "patch_embed.conv1.conv",
+        "classifier": ("head", "head_dist") if "_distilled" in name else "head" if is_deit else "head.fc",
+    }
+
+
+def fetch_pretrained(name: str, tag: str) -> Path:
+    """The published weights file, from the local Hugging Face cache or downloaded into it.
+
+    Raises:
+        InputError: It is not in the cache and the hub cannot be reached; says which file to put where.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, filename = f"timm/{name}.{tag}", "model.safetensors"
+    try:
+        return Path(hf_hub_download(repository, filename))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"cannot fetch {filename} of {repository} ({type(error).__name__}): download "
+            f"https://huggingface.co/{repository}/resolve/main/{filename} on a machine with a network and pass it as "
+            f"weights=FILE, or copy that machine's folder models--timm--{name}.{tag} into {HF_HUB_CACHE}"
+        ) from error
+
+
+@cache
+def describe(name: str) -> dict[str, Any]:
+    """Facts about a model, computed from the model itself.
+
+    Returns:
+        ``name``; ``params`` with the 1,000-class head; ``macs``, multiply-accumulates of one image at the native size
+        counted by ``torch.utils.flop_counter`` (half its FLOPs; attention products included, elementwise work not);
+        ``input_size`` (C, H, W); ``channels`` and ``reductions`` of the feature maps; ``tags``.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = create_model(name).eval()
+        features = create_model(name, features_only=True)
+        image = torch.empty(1, *model.pretrained_cfg["input_size"])
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(image)
+    return {
+        "name": name,
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": counter.get_total_flops() // 2,
+        "input_size": list(model.pretrained_cfg["input_size"]),
+        "channels": features.feature_info.channels(),
+        "reductions": features.feature_info.reduction(),
+        "tags": list(PRETRAINED_TAGS[name]),
+    }
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, trainable or not."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,501 @@
+"""TinyViT: MBConv in the first stage, window attention with a depthwise convolution in the other three.
+
+Paper: "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", Wu et al., ECCV 2022,
+https://arxiv.org/abs/2207.10666. Parameter names are timm's, because timm's files are the ones that people hold.
+
+Shape letters: B batch, C channels, H and W height and width of a feature map, s window side, N = s * s tokens of a
+window, h heads, d channels of a head. Maps are NCHW between stages and NHWC inside a transformer stage.
+
+Padding: a map that is no multiple of the window is padded with zeros below and to the right *before* the LayerNorm of
+the attention, and the padded tokens take part in the softmax, as in the official code and in timm. At the native
+input sizes nothing is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, trunc_normal_
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["VARIANTS", "TinyViT"]
+
+#: Architecture of each variant (official ``models/tiny_vit.py`` and its configs). Windows grow with the input size so
+#: that no window is padded at the native one; the first window size is unused, that stage being convolutional.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tiny_vit_5m_224": {
+        "embed_dims": (64, 128, 160, 320),
+        "depths": (2, 2, 6, 2),
+        "num_heads": (2, 4, 5, 10),
+        "window_sizes": (7, 7, 14, 7),
+        "img_size": 224,
+    },
+    "tiny_vit_11m_224": {
+        "embed_dims": (64, 128, 256, 448),
+        "depths": (2, 2, 6, 2),
+        "num_heads": (2, 4, 8, 14),
+        "window_sizes": (7, 7, 14, 7),
+        "img_size": 224,
+    },
+    "tiny_vit_21m_224": {
+        "embed_dims": (96, 192, 384, 576),
+        "depths": (2, 2, 6, 2),
+        "num_heads": (3, 6, 12, 18),
+        "window_sizes": (7, 7, 14, 7),
+        "img_size": 224,
+    },
+}
+VARIANTS["tiny_vit_21m_384"] = {**VARIANTS["tiny_vit_21m_224"], "window_sizes": (12, 12, 24, 12), "img_size": 384}
+VARIANTS["tiny_vit_21m_512"] = {**VARIANTS["tiny_vit_21m_224"], "window_sizes": (16, 16, 32, 16), "img_size": 512}
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, then BatchNorm."""
+
+    def __init__(
+        self, in_chs: int, out_chs: int, kernel: int = 1, stride: int = 1, groups: int = 1, bn_weight_init: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_chs)
+        nn.init.constant_(self.bn.weight, bn_weight_init)
+        nn.init.zeros_(self.bn.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Two strided 3x3 convolutions: (B, in_chs, H, W) -> (B, out_chs, H/4, W/4), sizes rounded up."""
+
+    def __init__(self, in_chs: int, out_chs: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(in_chs, out_chs // 2, kernel=3, stride=2)
+        self.act = nn.GELU()
+        self.conv2 = ConvNorm(out_chs // 2, out_chs, kernel=3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map an image to the first feature map."""
+        return self.conv2(self.act(self.conv1(x)))
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck with the activation after the residual sum: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, dim: int, expand_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        hidden = int(dim * expand_ratio)
+        self.conv1 = ConvNorm(dim, hidden)
+        self.act1 = nn.GELU()
+        self.conv2 = ConvNorm(hidden, hidden, kernel=3, groups=hidden)
+        self.act2 = nn.GELU()
+        self.conv3 = ConvNorm(hidden, dim, bn_weight_init=0.0)
+        self.act3 = nn.GELU()
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        y = self.act1(self.conv1(x))
+        y = self.act2(self.conv2(y))
+        return self.act3(self.drop_path(self.conv3(y)) + x)
+
+
+class PatchMerging(nn.Module):
+    """Downsample by a bottleneck with a strided depthwise 3x3: (B, C, H, W) -> (B, C', H/2, W/2), sizes rounded up."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(dim, out_dim)
+        self.act1 = nn.GELU()
+        self.conv2 = ConvNorm(out_dim, out_dim, kernel=3, stride=2, groups=out_dim)
+        self.act2 = nn.GELU()
+        self.conv3 = ConvNorm(out_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve the map."""
+        x = self.act1(self.conv1(x))
+        x = self.act2(self.conv2(x))
+        return self.conv3(x)
+
+
+class ConvStage(nn.Module):
+    """The first stage: MBConv blocks at stride 4."""
+
+    def __init__(self, dim: int, expand_ratio: float, drop_path: Sequence[float]) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.blocks = nn.Sequential(*[MBConv(dim, expand_ratio, rate) for rate in drop_path])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return _run_blocks(self.blocks, x, self.grad_checkpointing and self.training)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over one window with a learned bias per head and absolute offset (paper section 3.2).
+
+    The bias is gathered in every forward and never kept: nothing here can be stale after ``load_state_dict``, an EMA
+    swap, ``.to(...)``, ``deepcopy`` or a change of mode. It is 4-D, ``(1, h, N, N)``, the form that every fused kernel
+    of ``scaled_dot_product_attention`` takes.
+
+    Args:
+        dim: Channels, a multiple of ``num_heads``.
+        num_heads: Number of heads.
+        window_size: Side s of the window, in tokens.
+    """
+
+    attention_bias_idxs: Tensor
+
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.window_size = window_size
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.attention_biases = nn.Parameter(torch.zeros(num_heads, window_size * window_size))
+        self.register_buffer("attention_bias_idxs", bias_indices(window_size), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(windows, N, C) -> (windows, N, C)."""
+        windows, tokens, channels = x.shape
+        qkv = self.qkv(self.norm(x)).view(windows, tokens, self.num_heads, 3 * self.head_dim)
+        q, k, v = qkv.transpose(1, 2).split(self.head_dim, dim=-1)  # each (windows, h, N, d)
+        bias = self.attention_biases[:, self.attention_bias_idxs].unsqueeze(0)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(x.transpose(1, 2).reshape(windows, tokens, channels))
+
+
+def bias_indices(window_size: int) -> Tensor:
+    """For each pair of tokens of a window, the row of the bias table: ``|dy| * s + |dx|``; int64 ``(N, N)``."""
+    position = torch.arange(window_size)
+    rows = position.repeat_interleave(window_size)
+    columns = position.repeat(window_size)
+    return (rows[:, None] - rows).abs() * window_size + (columns[:, None] - columns).abs()
+
+
+class Mlp(nn.Module):
+    """LayerNorm, then a two-layer perceptron over the last dimension."""
+
+    def __init__(self, dim: int, hidden: int, drop: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.drop1 = nn.Dropout(drop)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop2 = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        x = self.drop1(self.act(self.fc1(self.norm(x))))
+        return self.drop2(self.fc2(x))
+
+
+class TinyViTBlock(nn.Module):
+    """Window attention, depthwise convolution, perceptron: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        mlp_ratio: float,
+        drop: float,
+        drop_path: float,
+        local_conv_size: int,
+    ) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.attn = Attention(dim, num_heads, window_size)
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.local_conv = ConvNorm(dim, dim, kernel=local_conv_size, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        x = x + self.drop_path1(self._window_attention(x))
+        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.drop_path2(self.mlp(x))
+
+    def _window_attention(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        s = self.window_size
+        pad_bottom, pad_right = -height % s, -width % s
+        # A traced graph must not depend on whether this size needs padding; eager skips the copy when it does not.
+        padded = torch.compiler.is_compiling() or bool(pad_bottom or pad_right)
+        if padded:
+            x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
+        n_rows, n_columns = (height + pad_bottom) // s, (width + pad_right) // s
+
+        # Rank 4 throughout: (B*rows, s, columns, s*C) swapped to (B*rows, columns, s, s*C) is the window order, and
+        # unlike the usual rank-6 permute it converts to edge runtimes.
+        x = x.reshape(batch * n_rows, s, n_columns, s * channels).transpose(1, 2)
+        x = self.attn(x.reshape(batch * n_rows * n_columns, s * s, channels))
+        x = x.reshape(batch * n_rows, n_columns, s, s * channels).transpose(1, 2)
+        x = x.reshape(batch, n_rows * s, n_columns * s, channels)
+        return x[:, :height, :width] if padded else x
+
+
+class TinyViTStage(nn.Module):
+    """Downsample, then transformer blocks: (B, C, H, W) -> (B, C', H/2, W/2)."""
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        num_heads: int,
+        window_size: int,
+        mlp_ratio: float,
+        drop: float,
+        drop_path: Sequence[float],
+        local_conv_size: int,
+    ) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = PatchMerging(dim, out_dim)
+        self.blocks = nn.Sequential(
+            *[
+                TinyViTBlock(out_dim, num_heads, window_size, mlp_ratio, drop, rate, local_conv_size)
+                for rate in drop_path
+            ]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the stage."""
+        x = self.downsample(x).permute(0, 2, 3, 1).contiguous()
+        x = _run_blocks(self.blocks, x, self.grad_checkpointing and self.training)
+        return x.permute(0, 3, 1, 2)
+
+
+def _run_blocks(blocks: nn.Sequential, x: Tensor, use_checkpoint: bool) -> Tensor:
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=False) if use_checkpoint else block(x)  # pyright: ignore[reportAssignmentType]
+    return x
+
+
+class ClassifierHead(nn.Module):
+    """Mean over the map, LayerNorm, linear classifier (``nn.Identity`` for zero classes)."""
+
+    def __init__(self, num_features: int, num_classes: int, drop_rate: float) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.norm = nn.LayerNorm(num_features)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc: nn.Module = _classifier(num_features, num_classes)
+
+    def reset(self, num_classes: int) -> None:
+        """Replace the linear classifier by a new one, on the same device and of the same dtype."""
+        self.fc = _classifier(self.num_features, num_classes).to(self.norm.weight.device, self.norm.weight.dtype)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, C, H, W) -> (B, num_classes), or (B, C) with ``pre_logits``."""
+        x = self.drop(self.norm(x.mean((2, 3))))
+        return x if pre_logits else self.fc(x)
+
+
+def _classifier(num_features: int, num_classes: int) -> nn.Module:
+    if not num_classes:
+        return nn.Identity()
+    linear = nn.Linear(num_features, num_classes)
+    trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class TinyViT(nn.Module):
+    """TinyViT of any shape, for inputs of any height and width, with timm's model protocol.
+
+    Args:
+        in_chans: Channels of the input image.
+        num_classes: Classes of the head; 0 leaves the pooled, normalised features.
+        embed_dims: Channels of the four stages.
+        depths: Blocks of the four stages.
+        num_heads: Attention heads of the four stages; the first is unused.
+        window_sizes: Window sides of the four stages, in tokens; the first is unused.
+        mlp_ratio: Hidden width of the perceptrons over their input width.
+        drop_rate: Dropout before the classifier.
+        proj_drop_rate: Dropout inside the perceptrons.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
+        mbconv_expand_ratio: Hidden width of the MBConv blocks over their input width.
+        local_conv_size: Side of the depthwise convolution between attention and perceptron.
+
+    Raises:
+        ValueError: The stage lists differ in length, or a width is no multiple of its number of heads.
+
+    Source: paper section 3.2 and figure 6; official ``models/tiny_vit.py``.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dims: Sequence[int] = (64, 128, 160, 320),
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (2, 4, 5, 10),
+        window_sizes: Sequence[int] = (7, 7, 14, 7),
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        mbconv_expand_ratio: float = 4.0,
+        local_conv_size: int = 3,
+    ) -> None:
+        super().__init__()
+        _check_stages(embed_dims, depths, num_heads, window_sizes)
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.embed_dims = tuple(embed_dims)
+        self.depths = tuple(depths)
+        self.window_sizes = tuple(window_sizes)
+        self.pretrained_cfg: dict[str, Any] = {}
+
+        rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
+        self.patch_embed = PatchEmbed(in_chans, embed_dims[0])
+        stages: list[nn.Module] = [ConvStage(embed_dims[0], mbconv_expand_ratio, rates[: depths[0]])]
+        for i in range(1, len(depths)):
+            start = sum(depths[:i])
+            stages.append(
+                TinyViTStage(
+                    embed_dims[i - 1],
+                    embed_dims[i],
+                    num_heads[i],
+                    window_sizes[i],
+                    mlp_ratio,
+                    proj_drop_rate,
+                    rates[start : start + depths[i]],
+                    local_conv_size,
+                )
+            )
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(embed_dims)
+        ]
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.head = ClassifierHead(embed_dims[-1], num_classes, drop_rate)
+        self.apply(_init_linear)
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """timm's older name of ``pretrained_cfg``."""
+        return self.pretrained_cfg
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image (B, in_chans, H, W) -> logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Image (B, in_chans, H, W) -> last feature map (B, num_features, H/32, W/32), sizes rounded up."""
+        return self.stages(self.patch_embed(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Last feature map -> logits, or pooled and normalised features (B, num_features) with ``pre_logits``."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps at strides 4, 8, 16, 32, tapped before the next stage's downsample.
+
+        Args:
+            x: Image (B, in_chans, H, W).
+            indices: Stages to return; the last n for an int, all for ``None``.
+            norm: Has no effect: no stage but the pooled last one has a norm. Kept for timm's protocol.
+            stop_early: Leave out the stages past the last one asked for.
+            output_fmt: Only ``NCHW``.
+            intermediates_only: Return the list alone, without the last map.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is {output_fmt!r}; TinyViT gives NCHW only")
+        take, last = feature_take_indices(len(self.stages), _as_indices(indices))
+        maps: list[Tensor] = []
+        x = self.patch_embed(x)
+        for i, stage in enumerate(self.stages):
+            if stop_early and i > last:
+                break
+            x = stage(x)
+            if i in take:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages past the last of ``indices`` and, by default, the classifier; return the indices."""
+        take, last = feature_take_indices(len(self.stages), _as_indices(indices))
+        pruned = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        if pruned:
+            self.num_features = self.head_hidden_size = self.embed_dims[last]
+        if prune_head or pruned:
+            self.num_classes = 0
+            self.head = ClassifierHead(self.num_features, 0, 0.0)
+            if pruned or prune_norm:
+                self.head.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        return take
+
+    def get_classifier(self) -> nn.Module:
+        """The linear classifier."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a freshly initialised one with ``num_classes`` outputs (0: none)."""
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool is {global_pool!r}; TinyViT pools by 'avg'")
+        self.num_classes = num_classes
+        self.head.reset(num_classes)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block's activations in the backward pass instead of keeping them."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # pyright: ignore[reportArgumentType]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that take no weight decay besides biases and norms: the attention biases."""
+        return {name for name, _ in self.named_parameters() if name.endswith("attention_biases")}
+
+    def no_weight_decay_keywords(self) -> set[str]:
+        """The same as a part of the name."""
+        return {"attention_biases"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's description of parameter groups, for layer-wise learning-rate decay."""
+        blocks: Any = r"^stages\.(\d+)"
+        if not coarse:
+            blocks = [(r"^stages\.(\d+).downsample", (0,)), (r"^stages\.(\d+)\.\w+\.(\d+)", None)]
+        return {"stem": r"^patch_embed", "blocks": blocks}
+
+
+def _check_stages(*lists: Sequence[int]) -> None:
+    embed_dims, depths, num_heads, window_sizes = lists
+    if len({len(values) for values in lists}) != 1:
+        raise ValueError(
+            f"embed_dims {tuple(embed_dims)}, depths {tuple(depths)}, num_heads {tuple(num_heads)} and "
+            f"window_sizes {tuple(window_sizes)} must have one value a stage"
+        )
+    for dim, heads in zip(embed_dims[1:], num_heads[1:], strict=True):
+        if dim % heads:
+            raise ValueError(f"embed_dims {tuple(embed_dims)}: {dim} is no multiple of its {heads} heads")
+    if min(window_sizes) < 1:
+        raise ValueError(f"window_sizes {tuple(window_sizes)} must be at least 1")
+
+
+def _as_indices(indices: int | Sequence[int] | None) -> int | list[int] | None:
+    return list(indices) if isinstance(indices, Sequence) else indices
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
