@@ -7,6 +7,7 @@ torchvision's ``ImageFolder``.
 from __future__ import annotations
 
 import io
+import os
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -66,8 +67,9 @@ class ImageFiles(Sequence[str]):
         """The encoded bytes of one picture."""
         if not self.is_zip:
             return (self.root / key).read_bytes()
-        if not hasattr(self._zip_handles, "archive"):
-            self._zip_handles.archive = zipfile.ZipFile(self.root)
+        # A forked worker inherits its parent's handle, and with it one shared file position: it opens its own.
+        if getattr(self._zip_handles, "pid", None) != os.getpid():
+            self._zip_handles.archive, self._zip_handles.pid = zipfile.ZipFile(self.root), os.getpid()
         return self._zip_handles.archive.read(key)
 
     def open(self, key: str) -> Image.Image:
