@@ -1,0 +1,642 @@
+"""mmcv's compiled operators on torchvision's kernels and plain PyTorch, CPU and CUDA.
+
+Each public function here has the name, the arguments and the calling convention of the function of the same name in
+``mmcv._ext``: results are written into tensors that the caller made. The mathematics is that of mmcv's kernels, so a
+model computes the same with either. :mod:`.mmcv_ext` puts them in place; nothing else calls them.
+
+Precision: a kernel that does not exist in a half precision runs in fp32 and its result is cast back.
+
+Shape letters: N boxes or regions, B images, C channels or classes, H and W of a feature map, h and w of a pooled one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Schemas of these registered operators: `torch.ops.torchvision._roi_align_backward.default._schema` and so on. They
+# are what torchvision's own autograd formulas call; going through autograd instead would repeat the forward pass.
+_torchvision = torch.ops.torchvision
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    """The tensor in a type that every kernel has on every device."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Indices of the boxes that stay, by falling score.
+
+    Args:
+        boxes: Corners x1, y1, x2, y2, (N, 4).
+        scores: (N,).
+        iou_threshold: A box is dropped when its overlap with a better one is above this.
+        offset: 0, or 1 where x2 and y2 are inclusive pixel indices.
+    """
+    boxes, scores = _full_precision(boxes), _full_precision(scores)
+    if offset:
+        # A width of x2 - x1 + 1 is the width of the box whose far corner is one further.
+        boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
+    return torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), iou_threshold)
+
+
+_SOFT_NMS_METHODS = ("naive", "linear", "gaussian")
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Soft-NMS (Bodla et al., 2017): overlapping boxes lose score instead of being dropped.
+
+    Args:
+        boxes: Corners, (N, 4), on the CPU.
+        scores: (N,), on the CPU.
+        dets: Output (N, 5): corners and new score of the boxes that stay, in the order of the returned indices.
+        iou_threshold: Overlap from which ``naive`` and ``linear`` act.
+        sigma: Width of ``gaussian``.
+        min_score: A box that falls below this score is dropped.
+        method: 0 naive, 1 linear, 2 gaussian.
+        offset: 0, or 1 where x2 and y2 are inclusive pixel indices.
+
+    Returns:
+        Indices into ``boxes`` of those that stay, by falling new score.
+    """
+    corners = _full_precision(boxes.detach()).cpu().numpy()
+    # Column layout x1, y1, x2, y2, score, area, index; a row is swapped as a whole.
+    x1, y1, x2, y2 = corners.T
+    area = (x2 - x1 + offset) * (y2 - y1 + offset)
+    score = scores.detach().cpu().numpy().astype(corners.dtype)
+    rows = np.column_stack((corners, score, area))
+    order = np.arange(len(rows))
+
+    alive, i = len(rows), 0
+    while i < alive:
+        best = i + int(rows[i:alive, 4].argmax())
+        rows[[i, best]], order[[i, best]] = rows[[best, i]], order[[best, i]]
+        rest = rows[i + 1 : alive]
+        overlap = _overlap_with(rows[i], rest, offset)
+        if _SOFT_NMS_METHODS[method] == "gaussian":
+            rest[:, 4] *= np.exp(-(overlap**2) / sigma)
+        else:
+            kept = 1 - overlap if _SOFT_NMS_METHODS[method] == "linear" else 0
+            rest[:, 4] *= np.where(overlap >= iou_threshold, kept, 1)
+        alive = _drop_low_scores(rows, order, i + 1, alive, min_score)
+        i += 1
+
+    dets[:alive] = torch.from_numpy(rows[:alive, :5]).to(dets.dtype)
+    return torch.from_numpy(order[:alive])
+
+
+def _overlap_with(row: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
+    """Intersection over union of one row with others."""
+    width = np.minimum(row[2], others[:, 2]) - np.maximum(row[0], others[:, 0]) + offset
+    height = np.minimum(row[3], others[:, 3]) - np.maximum(row[1], others[:, 1]) + offset
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
+    return intersection / (row[5] + others[:, 5] - intersection)
+
+
+def _drop_low_scores(rows: np.ndarray, order: np.ndarray, start: int, alive: int, min_score: float) -> int:
+    """Overwrite each low-scoring row by the last one alive, as mmcv does: the order of equal scores depends on it."""
+    position = start
+    while position < alive:
+        low = np.flatnonzero(rows[position:alive, 4] < min_score)
+        if not len(low):
+            break
+        position += int(low[0])
+        alive -= 1
+        rows[position], order[position] = rows[alive], order[alive]
+    return alive
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """RoIAlign with average pooling.
+
+    Args:
+        input: (B, C, H, W).
+        rois: Image index and corners, (N, 5).
+        output: Output (N, C, aligned_height, aligned_width).
+        argmax_y: Used by maximum pooling alone.
+        argmax_x: Used by maximum pooling alone.
+        aligned_height: h.
+        aligned_width: w.
+        spatial_scale: Feature map pixels per image pixel.
+        sampling_ratio: Samples per bin and axis; 0 or less takes as many as the bin is pixels long, rounded up.
+        pool_mode: 1 average.
+        aligned: Shift coordinates by half a pixel (the correct form).
+
+    Raises:
+        MissingOperatorError: ``pool_mode`` is 0 (maximum).
+    """
+    _check_average(pool_mode, "roi_align_forward")
+    map_ = _full_precision(input)
+    pooled = _torchvision.roi_align(
+        map_, rois.to(map_.dtype), spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
+    )
+    output.copy_(pooled)
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Gradient of :func:`roi_align_forward` by its input, written into ``grad_input`` (B, C, H, W)."""
+    _check_average(pool_mode, "roi_align_backward")
+    grad = _full_precision(grad_output)
+    grad_input.copy_(
+        _torchvision._roi_align_backward(
+            grad,
+            rois.to(grad.dtype),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
+        )
+    )
+
+
+def _check_average(pool_mode: int, name: str) -> None:
+    if pool_mode != 1:
+        from .mmcv_ext import missing_operator
+
+        raise missing_operator(f"{name} with pool_mode='max'")
+
+
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """RoI maximum pooling with mmcv's bins, which torchvision's kernel does not have: it rounds the region first.
+
+    Args:
+        input: (B, C, H, W).
+        rois: Image index and inclusive corners, (N, 5).
+        output: Output (N, C, pooled_height, pooled_width); an empty bin is 0.
+        argmax: Output of the same shape, int32: position of the maximum in the map, row by row; -1 for an empty bin.
+        pooled_height: h.
+        pooled_width: w.
+        spatial_scale: Feature map pixels per image pixel.
+    """
+    output.zero_()
+    argmax.fill_(-1)
+    # fp32 on the host, like the kernel: a bin border that lies on a pixel must fall on the same side.
+    regions = rois.detach().float().cpu().numpy()
+    scale = np.float32(spatial_scale)
+    for n, (image, x1, y1, x2, y2) in enumerate(regions):
+        rows = _bins(y1 * scale, (y2 + 1) * scale, pooled_height, input.shape[2])
+        columns = _bins(x1 * scale, (x2 + 1) * scale, pooled_width, input.shape[3])
+        _pool_region(input[int(image)], rows, columns, output[n], argmax[n])
+
+
+def _bins(first: np.float32, past: np.float32, count: int, size: int) -> list[tuple[int, int, int]]:
+    """Number, first and past-the-last pixel of each bin of one axis that is not empty once clipped to the map."""
+    step = (past - first) / np.float32(count)
+    if step <= 0:
+        return []
+    index = np.arange(count, dtype=np.float32)
+    low = np.floor(index * step + first).clip(0, size).astype(int)
+    high = np.ceil((index + 1) * step + first).clip(0, size).astype(int)
+    return [(i, a, b) for i, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)) if b > a]
+
+
+def _pool_region(
+    map_: Tensor,
+    rows: list[tuple[int, int, int]],
+    columns: list[tuple[int, int, int]],
+    output: Tensor,
+    argmax: Tensor,
+) -> None:
+    """Maximum of one (C, H, W) map over each bin: along rows first, then down the columns of what that left."""
+    for j, left, right in columns:
+        best, at = map_[:, :, left:right].max(dim=2)  # (C, H)
+        for i, top, bottom in rows:
+            value, row = best[:, top:bottom].max(dim=1)  # (C,)
+            column = at[:, top:bottom].gather(1, row[:, None]).squeeze(1) + left
+            output[:, i, j] = value
+            argmax[:, i, j] = ((row + top) * map_.shape[2] + column).to(argmax.dtype)
+
+
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Gradient of :func:`roi_pool_forward` by its input, added into ``grad_input`` (B, C, H, W)."""
+    n, channels = argmax.shape[:2]
+    grad = grad_output.reshape(n, channels, -1)
+    position = argmax.reshape(n, channels, -1).long()
+    grad = grad.masked_fill(position < 0, 0)
+    per_region = grad.new_zeros((n, channels, grad_input.shape[-2] * grad_input.shape[-1]))
+    per_region.scatter_add_(2, position.clamp(min=0), grad)
+    grad_input.index_add_(0, rois[:, 0].long(), per_region.reshape(n, *grad_input.shape[1:]))
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Focal loss of independent classes (Lin et al., 2017), per element.
+
+    Args:
+        input: Logits (N, C).
+        target: Class indices (N,), int64; C is background.
+        weight: A weight per class (C,), or empty. It is that of the target, for the whole row.
+        output: Output (N, C).
+        gamma: Focusing exponent.
+        alpha: Weight of the positive term; the negative one has 1 - alpha.
+    """
+    positive = _one_hot(target, input)
+    x = _full_precision(input)
+    p = x.sigmoid()
+    loss_positive = -alpha * (1 - p) ** gamma * F.logsigmoid(x)
+    loss_negative = -(1 - alpha) * p**gamma * F.logsigmoid(-x)
+    output.copy_(torch.where(positive, loss_positive, loss_negative) * _class_weight(weight, target, "sigmoid"))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Derivative of each element of :func:`sigmoid_focal_loss_forward` by its logit, written into ``grad_input``."""
+    positive = _one_hot(target, input)
+    x = _full_precision(input)
+    p = x.sigmoid()
+    grad_positive = -alpha * (1 - p) ** gamma * (1 - p - gamma * p * F.logsigmoid(x))
+    grad_negative = -(1 - alpha) * p**gamma * (gamma * (1 - p) * F.logsigmoid(-x) - p)
+    grad_input.copy_(torch.where(positive, grad_positive, grad_negative) * _class_weight(weight, target, "sigmoid"))
+
+
+def softmax_focal_loss_forward(
+    softmax: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Focal loss of exclusive classes, per row.
+
+    Args:
+        softmax: Probabilities (N, C), not logits.
+        target: Class indices (N,), int64; a negative one has no loss.
+        weight: A weight per class (C,), or empty.
+        output: Output (N,).
+        gamma: Focusing exponent.
+        alpha: Weight of the loss.
+    """
+    p, valid = _probability_of(target, softmax)
+    loss = -alpha * (1 - p) ** gamma * p.clamp(min=torch.finfo(torch.float32).tiny).log()
+    output.copy_(loss * valid * _class_weight(weight, target, "softmax").reshape(-1))
+
+
+def softmax_focal_loss_backward(
+    softmax: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Derivative of :func:`softmax_focal_loss_forward` by the *logits*, written into ``grad_input`` (N, C)."""
+    p, valid = _probability_of(target, softmax)
+    log_p = p.clamp(min=torch.finfo(torch.float32).tiny).log()
+    factor = alpha * (gamma * (1 - p) ** (gamma - 1) * p * log_p - (1 - p) ** gamma)
+    buff.copy_(factor * valid * _class_weight(weight, target, "softmax").reshape(-1))
+    grad_input.copy_(buff[:, None] * (_one_hot(target, softmax).to(softmax.dtype) - softmax))
+
+
+def _one_hot(target: Tensor, like: Tensor) -> Tensor:
+    """(N,) -> bool (N, C); a target outside 0..C-1 gives a row of False."""
+    return target[:, None] == torch.arange(like.shape[1], device=like.device)
+
+
+def _probability_of(target: Tensor, softmax: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability of each row's target, and 1 or 0 for whether the row has one."""
+    probabilities = _full_precision(softmax)
+    p = probabilities.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
+    return p, (target >= 0).to(p.dtype)
+
+
+def _class_weight(weight: Tensor, target: Tensor, kind: str) -> Tensor:
+    """The weight of each row's target class as (N, 1), or 1 where no weights are given."""
+    if weight.numel() == 0:
+        return weight.new_ones(1, 1)
+    if bool(((target < 0) | (target >= weight.numel())).any()):
+        raise ValueError(
+            f"{kind}_focal_loss: a target is outside the {weight.numel()} classes that have a weight; "
+            "pass weight=None and weigh the loss afterwards"
+        )
+    return weight[target][:, None]
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Deformable convolution (Dai et al., 2017).
+
+    Args:
+        input: (B, C, H, W).
+        weight: (C', C / group, kH, kW).
+        offset: (B, 2 * deformable_group * kH * kW, H', W'), pairs of y and x.
+        output: Output (B, C', H', W').
+        columns: Scratch of the compiled kernel, unused.
+        ones: Scratch of the compiled kernel, unused.
+        kW: Kernel width.
+        kH: Kernel height.
+        dW: Horizontal stride.
+        dH: Vertical stride.
+        padW: Horizontal padding.
+        padH: Vertical padding.
+        dilationW: Horizontal dilation.
+        dilationH: Vertical dilation.
+        group: Convolution groups.
+        deformable_group: Groups of channels that share offsets.
+        im2col_step: Images per step of the compiled kernel; has no effect on the result.
+    """
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
+    output.copy_(_deform(input, weight, offset, None, None, geometry))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Gradients of :func:`deform_conv_forward` by input and offset, written into their tensors."""
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
+    grads = _deform_backward(grad_output, input, weight, offset, None, None, geometry)
+    grad_input.copy_(grads[0])
+    grad_offset.copy_(grads[2])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
+    im2col_step: int,
+) -> None:
+    """Gradient of :func:`deform_conv_forward` by its weight, times ``scale``, added into ``grad_weight``."""
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
+    # The weight's values do not enter its own gradient; only its shape does.
+    grads = _deform_backward(grad_output, input, torch.zeros_like(grad_weight), offset, None, None, geometry)
+    grad_weight.add_(grads[1], alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Modulated deformable convolution (Zhu et al., 2019).
+
+    Args:
+        input: (B, C, H, W).
+        weight: (C', C / group, kernel_h, kernel_w).
+        bias: (C',); read only ``with_bias``.
+        ones: Scratch of the compiled kernel, unused.
+        offset: (B, 2 * deformable_group * kernel_h * kernel_w, H', W'), pairs of y and x.
+        mask: (B, deformable_group * kernel_h * kernel_w, H', W').
+        output: Output (B, C', H', W').
+        columns: Scratch of the compiled kernel, unused.
+        kernel_h: Kernel height.
+        kernel_w: Kernel width.
+        stride_h: Vertical stride.
+        stride_w: Horizontal stride.
+        pad_h: Vertical padding.
+        pad_w: Horizontal padding.
+        dilation_h: Vertical dilation.
+        dilation_w: Horizontal dilation.
+        group: Convolution groups.
+        deformable_group: Groups of channels that share offsets and mask.
+        with_bias: Add the bias.
+    """
+    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
+    output.copy_(_deform(input, weight, offset, mask, bias if with_bias else None, geometry))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Gradients of :func:`modulated_deform_conv_forward` by all its inputs, written into their tensors."""
+    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
+    grads = _deform_backward(grad_output, input, weight, offset, mask, bias if with_bias else None, geometry)
+    for out, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads, strict=False):
+        out.copy_(grad)
+    if with_bias:
+        grad_bias.copy_(grads[4])
+
+
+def _deform_tensors(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
+) -> list[Tensor]:
+    """Operands in one precision; torchvision wants a mask and a bias also where they have no meaning."""
+    x = _full_precision(input)
+    mask = x.new_zeros((x.shape[0], 1)) if mask is None else mask
+    bias = x.new_zeros(weight.shape[0]) if bias is None else bias
+    return [tensor.to(x.dtype).contiguous() for tensor in (x, weight, offset, mask, bias)]
+
+
+def _deform(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, geometry: tuple
+) -> Tensor:
+    return _torchvision.deform_conv2d(*_deform_tensors(input, weight, offset, mask, bias), *geometry)
+
+
+def _deform_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: tuple,
+) -> tuple[Tensor, ...]:
+    """Gradients by input, weight, offset, mask and bias."""
+    operands = _deform_tensors(input, weight, offset, mask, bias)
+    grad = grad_output.to(operands[0].dtype).contiguous()
+    return _torchvision._deform_conv2d_backward(grad, *operands, *geometry)
+
+
+def ms_deform_attn_forward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """Multi-scale deformable attention by ``grid_sample``; shapes as in ``mmcv.ops.MultiScaleDeformableAttention``."""
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    operands = [_full_precision(tensor) for tensor in (value, sampling_locations, attention_weights)]
+    output = multi_scale_deformable_attn_pytorch(operands[0], spatial_shapes, operands[1], operands[2])
+    return output.to(value.dtype)
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
+    im2col_step: int,
+) -> None:
+    """Gradients of :func:`ms_deform_attn_forward` by value, locations and weights, written into their tensors."""
+    leaves = [tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
+    with torch.enable_grad():
+        output = ms_deform_attn_forward(leaves[0], spatial_shapes, level_start_index, leaves[1], leaves[2], im2col_step)
+    grads = torch.autograd.grad(output, leaves, grad_output)
+    for out, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
+        out.copy_(grad)
+
+
+def get_compiler_version() -> str:
+    """What mmcv reports as its compiler."""
+    import torchvision
+
+    return f"none: tinyvit runs mmcv's operators on torchvision {torchvision.__version__}"
+
+
+def get_compiling_cuda_version() -> str:
+    """What mmcv reports as the CUDA version that it was compiled with."""
+    return str(torch.version.cuda or "not available")
+
+
+#: The names that ``mmcv._ext`` has; any other name in it raises when it is called.
+OPERATORS = (
+    nms,
+    softnms,
+    roi_align_forward,
+    roi_align_backward,
+    roi_pool_forward,
+    roi_pool_backward,
+    sigmoid_focal_loss_forward,
+    sigmoid_focal_loss_backward,
+    softmax_focal_loss_forward,
+    softmax_focal_loss_backward,
+    deform_conv_forward,
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    modulated_deform_conv_forward,
+    modulated_deform_conv_backward,
+    ms_deform_attn_forward,
+    ms_deform_attn_backward,
+    get_compiler_version,
+    get_compiling_cuda_version,
+)
