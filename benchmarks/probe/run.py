@@ -1,0 +1,85 @@
+"""The linear probe from a folder of pictures to a number: what ``tinyvit probe linear`` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .data import LabelledImages, open_labelled, stratified_subset
+from .features import extract_features, load_feature_model
+from .linear import ProbeOptions, ProbeResult, linear_probe
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """What to probe, on what.
+
+    Args:
+        model: A name that :func:`~tinyvit.benchmarks.probe.load_feature_model` knows.
+        data: A data set that :func:`~tinyvit.benchmarks.probe.open_labelled` understands.
+        weights: A checkpoint, or ``None`` for random weights (teachers bring their own).
+        size: Input height and width; the model's own when not given.
+        pool: Which features, ``penultimate`` or ``stages34``.
+        train_limit: At most so many training pictures, evenly over the classes.
+        test_limit: The same for test pictures.
+        seed: Of the subsets, the split, the folds and of random weights.
+        device: A torch device.
+        batch_size: Pictures in one forward pass.
+        workers: Threads that decode pictures.
+        cache: Folder of the feature cache; no cache when not given.
+    """
+
+    model: str
+    data: Path
+    weights: Path | None = None
+    size: int | None = None
+    pool: str = "penultimate"
+    train_limit: int | None = None
+    test_limit: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    batch_size: int = 32
+    workers: int = 2
+    cache: Path | None = None
+
+
+def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
+    """Extract features and probe them.
+
+    Returns:
+        The result, and a JSON document of it together with the model, its weights and its transform.
+
+    Raises:
+        InputError: Bad data, an unknown model, or weights that do not fit.
+    """
+    train, test = (
+        _limited(part, limit, job.seed)
+        for part, limit in zip(open_labelled(job.data, seed=job.seed), (job.train_limit, job.test_limit), strict=True)
+    )
+    model = load_feature_model(
+        job.model, weights=job.weights, size=job.size, pool=job.pool, device=job.device, seed=job.seed
+    )
+    features = [
+        extract_features(model, part.files, part.keys, batch_size=job.batch_size, workers=job.workers, cache=job.cache)
+        for part in (train, test)
+    ]
+    result = linear_probe(
+        features[0],
+        train.labels,
+        features[1],
+        test.labels,
+        class_names=train.class_names,
+        options=ProbeOptions(seed=job.seed, device=job.device),
+    )
+    about = {
+        "model": model.name,
+        "weights": model.weights,
+        "pool": model.pool,
+        "preprocess": model.preprocess.to_dict(),
+    }
+    return result, about | result.to_dict()
+
+
+def _limited(images: LabelledImages, limit: int | None, seed: int) -> LabelledImages:
+    return images.take(stratified_subset(images.labels, limit, seed))

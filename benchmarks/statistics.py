@@ -1,0 +1,136 @@
+"""Quantiles, intervals and verdicts: pure functions on numbers, shared by the probe and the speed harness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_Z95 = 1.959963984540054
+_RESAMPLES = 2000
+
+FASTER, SLOWER, CANNOT_TELL = "faster", "slower", "cannot tell"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval, ``low <= high``, in the unit of what was measured."""
+
+    low: float
+    high: float
+
+    def to_list(self) -> list[float]:
+        """``[low, high]``."""
+        return [self.low, self.high]
+
+
+def quantile(samples: Sequence[float] | np.ndarray, share: float) -> float:
+    """The value below which ``share`` (0..1) of the samples lie, linear between neighbours.
+
+    Raises:
+        ValueError: There is no sample, or ``share`` is outside 0..1.
+    """
+    if len(samples) == 0:
+        raise ValueError("a quantile needs at least one sample")
+    return float(np.quantile(np.asarray(samples, dtype=np.float64), share))
+
+
+def wilson_interval(right: int, total: int) -> Interval:
+    """Wilson's 95 % interval of a proportion, for ``right`` of ``total``; sensible near 0 and 1 too.
+
+    Raises:
+        ValueError: ``total`` is not positive or ``right`` is outside ``0..total``.
+    """
+    if total <= 0 or not 0 <= right <= total:
+        raise ValueError(f"{right} of {total} is not a proportion")
+    share, z2 = right / total, _Z95**2
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def median_interval(rounds: Sequence[Sequence[float]], seed: int = 0, resamples: int = _RESAMPLES) -> Interval:
+    """Bootstrap 95 % interval of the median of all samples.
+
+    Whole rounds are drawn, not single samples: what disturbs a machine disturbs neighbouring samples together, and an
+    interval that takes them for independent is too narrow.
+
+    Args:
+        rounds: The samples of each round; empty rounds are left out.
+        seed: Of the resampling.
+        resamples: How many times to draw.
+
+    Raises:
+        ValueError: There is no sample.
+    """
+    filled = [np.asarray(samples, dtype=np.float64) for samples in rounds if len(samples)]
+    if not filled:
+        raise ValueError("an interval needs at least one sample")
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(len(filled), size=(resamples, len(filled)))
+    medians = [float(np.median(np.concatenate([filled[index] for index in draw]))) for draw in draws]
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How long one subject takes against another, paired round by round.
+
+    ``value`` is the median over rounds of (time of the subject / time of the reference) and ``interval`` its
+    bootstrap interval; below 1 the subject is faster.
+    """
+
+    value: float
+    interval: Interval
+    rounds: int
+    verdict: str
+
+
+def paired_ratio(
+    subject: Sequence[float],
+    reference: Sequence[float],
+    margin: float = 0.01,
+    seed: int = 0,
+    resamples: int = _RESAMPLES,
+) -> Ratio:
+    """Compare two subjects that were measured in the same rounds.
+
+    Args:
+        subject: One time (the round's median) for each round.
+        reference: The same for what it is compared with, same length and order.
+        margin: Differences up to this share are not called a difference (see :func:`verdict`).
+        seed: Of the resampling.
+        resamples: How many times to draw.
+
+    Raises:
+        ValueError: The lengths differ, there is no round, or a time is not positive.
+    """
+    if len(subject) != len(reference) or len(subject) == 0:
+        raise ValueError(f"paired rounds are needed, got {len(subject)} and {len(reference)}")
+    times, reference_times = np.asarray(subject, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if (times <= 0).any() or (reference_times <= 0).any():
+        raise ValueError("a time is not positive")
+    ratios = times / reference_times
+    draws = np.random.default_rng(seed).integers(len(ratios), size=(resamples, len(ratios)))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), [0.025, 0.975])
+    interval = Interval(float(low), float(high))
+    return Ratio(float(np.median(ratios)), interval, len(ratios), verdict(interval, len(ratios), margin))
+
+
+def verdict(interval: Interval, rounds: int, margin: float = 0.01, least_rounds: int = 6) -> str:
+    """``faster``, ``slower`` or ``cannot tell``, from the interval of a time ratio.
+
+    The whole interval must lie beyond ``margin``: two processes that run the same model differ by about that much
+    from their memory layout alone, and no number of rounds averages it away. Below ``least_rounds`` rounds the answer
+    is always ``cannot tell``: with five, even the widest possible interval of a median covers less than 95 %.
+    """
+    if rounds < least_rounds:
+        return CANNOT_TELL
+    if interval.high < 1 - margin:
+        return FASTER
+    if interval.low > 1 + margin:
+        return SLOWER
+    return CANNOT_TELL
