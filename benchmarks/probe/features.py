@@ -105,7 +105,7 @@ def load_feature_model(
 
 def _create(name: str, size: int | None) -> tuple[nn.Module, dict[str, Any]]:
     """One of our models or a timm model, with its configuration."""
-    sized = {} if size is None else {"img_size": size}
+    sized: dict[str, Any] = {} if size is None else {"img_size": size}
     if not name.startswith("timm:"):
         from ...backbones import create_model
 

@@ -5,7 +5,8 @@ The objective is scikit-learn's, divided by the number of rows so that step size
     F(W, b) = mean_i cross_entropy(z_i W + b, y_i) + ||W||^2 / (2 C n)
 
 ``z`` is the feature row after normalisation, centring and one scaling to mean squared length 1, which makes one grid
-of ``C`` fit every backbone. Neither step changes what can be fitted: the intercept is free, and the scale is a change of ``C``.
+of ``C`` fit every backbone. Neither step changes what can be fitted: the intercept is free, and the scale is a change
+of ``C``.
 
 Letters: n rows, d features, k classes.
 """
@@ -195,9 +196,8 @@ def _check(
         raise InputError("a probe needs at least two classes among the training rows")
     missing = sorted(set(np.unique(test_y).tolist()) - set(present.tolist()))
     if missing:
-        raise InputError(
-            f"test rows have classes that no training row has: {[names[k] if names else k for k in missing]}"
-        )
+        shown = ", ".join(str(names[k]) if names is not None else str(k) for k in missing[:5])
+        raise InputError(f"test rows have classes that no training row has: {shown}")
     return list(names) if names is not None else [str(k) for k in range(int(present.max()) + 1)]
 
 

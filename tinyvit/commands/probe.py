@@ -79,7 +79,7 @@ def linear(
 
 def _print(model: str, weights: str, result: ProbeResult, folder: Path) -> None:
     if weights.startswith("random"):
-        typer.echo(f"RANDOM WEIGHTS: {model} was not trained; this is a floor, not a result. Give --weights.", err=True)
+        typer.echo(f"RANDOM WEIGHTS: {model} was not trained; this is a floor, not a result. Give --weights.")
     rows = result.rows
     low, high = (100 * bound for bound in result.interval)
     typer.echo(f"{model}, weights: {weights}")
