@@ -1,0 +1,8 @@
+"""``tinyvit demo``: the whole road on data that the package draws itself.
+
+- ``shapes.py`` draws the data: pictures of coloured, textured shapes, with classes, boxes and masks.
+- ``plan.py`` holds every setting of the road: the full run, the smaller one for slow machines, and ``--quick``.
+- ``data.py`` puts the data of either source (drawn, or a COCO folder) into one layout.
+- ``stages.py`` walks the road, one function a stage, through the public functions of the rooms.
+- ``report.py`` and ``charts.py`` make the page from ``result.json``, and only from it.
+"""
