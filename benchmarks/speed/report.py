@@ -1,0 +1,239 @@
+"""What a measurement found: raw samples, what follows from them, and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..statistics import Ratio, median_interval, quantile
+from .sensor import Load
+from .subjects import Subject
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of one subject.
+
+    Args:
+        index: Which round, from 0.
+        position: Which turn within the round, from 0; the order changes from round to round.
+        samples: Seconds of each step.
+        usage: What the worker used meanwhile: ``cpu_seconds``, ``minor_faults``, ``involuntary_switches``.
+        load: What others used meanwhile, where it can be read.
+        disturbed: Whether the load by others was above the plan's limit.
+    """
+
+    index: int
+    position: int
+    samples: list[float]
+    usage: dict[str, float]
+    load: Load | None
+    disturbed: bool
+
+
+@dataclass
+class SubjectResult:
+    """All that was found about one subject; ``error`` is set when it could not be measured to the end."""
+
+    subject: Subject
+    facts: dict[str, Any] = field(default_factory=dict)
+    load_seconds: float | None = None
+    first_seconds: float | None = None
+    rounds: list[Round] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
+    params: int | None = None
+    macs: int | None = None
+    mac_counter: str | None = None
+    error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How the table calls it."""
+        return self.subject.label or self.subject.model
+
+    @property
+    def samples(self) -> list[float]:
+        """Seconds of every step, in the order of measuring."""
+        return [sample for turn in self.rounds for sample in turn.samples]
+
+    def latency(self) -> dict[str, Any] | None:
+        """Seconds of one step (a whole batch), with the bootstrap interval of the median; ``None`` without samples."""
+        samples = self.samples
+        if not samples:
+            return None
+        return {
+            "median": quantile(samples, 0.5),
+            "p90": quantile(samples, 0.9),
+            "p99": quantile(samples, 0.99),
+            "median_interval": median_interval([turn.samples for turn in self.rounds]).to_list(),
+            "samples": len(samples),
+            "rounds": len(self.rounds),
+        }
+
+    def images_per_second(self) -> float | None:
+        """Batch size over the median."""
+        latency = self.latency()
+        return None if latency is None else self.subject.batch_size / latency["median"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, raw samples included."""
+        return {
+            "label": self.label,
+            "subject": self.subject.to_dict(),
+            "error": self.error,
+            "latency_seconds": self.latency(),
+            "images_per_second": self.images_per_second(),
+            "memory": self.memory,
+            "params": self.params,
+            "macs": self.macs,
+            "mac_counter": self.mac_counter,
+            "load_seconds": self.load_seconds,
+            "first_seconds": self.first_seconds,
+            "facts": self.facts,
+            "disturbed_rounds": sum(turn.disturbed for turn in self.rounds),
+            "rounds": [asdict(turn) for turn in self.rounds],
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One subject against the reference. ``ratio`` is of times, below 1 is faster; ``None`` when one of them failed."""
+
+    subject: str
+    against: str
+    ratio: Ratio | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values; ``speedup`` is the inverse of the time ratio."""
+        if self.ratio is None:
+            return {"subject": self.subject, "against": self.against, "verdict": None}
+        low, high = self.ratio.interval.to_list()
+        return {
+            "subject": self.subject,
+            "against": self.against,
+            "time_ratio": self.ratio.value,
+            "time_ratio_interval": [low, high],
+            "speedup": 1 / self.ratio.value,
+            "speedup_interval": [1 / high, 1 / low],
+            "rounds": self.ratio.rounds,
+            "verdict": self.ratio.verdict,
+        }
+
+    def sentence(self) -> str:
+        """For people."""
+        if self.ratio is None:
+            return f"{self.subject} against {self.against}: not compared, one of them could not be measured"
+        low, high = self.ratio.interval.to_list()
+        return (
+            f"{self.subject} against {self.against}: {self.ratio.verdict}; {1 / self.ratio.value:.3f} times the speed "
+            f"(95 % interval {1 / high:.3f} to {1 / low:.3f}, {self.ratio.rounds} paired rounds)"
+        )
+
+
+@dataclass
+class Report:
+    """The outcome of :func:`~tinyvit.benchmarks.speed.measure`.
+
+    Args:
+        subjects: In the order in which they were given.
+        comparisons: Of every other subject with the reference, if there is one.
+        plan: How it was measured.
+        sensor: Whether the load by others could be read at all.
+        seconds: How long it all took.
+    """
+
+    subjects: list[SubjectResult]
+    comparisons: list[Comparison]
+    plan: dict[str, Any]
+    sensor: bool
+    seconds: float
+
+    @property
+    def failed(self) -> list[SubjectResult]:
+        """Subjects that were not measured to the end."""
+        return [result for result in self.subjects if result.error]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "plan": self.plan,
+            "subjects": [result.to_dict() for result in self.subjects],
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "contention": self.contention(),
+            "seconds": self.seconds,
+        }
+
+    def contention(self) -> dict[str, Any]:
+        """How busy others kept the machine: disturbed turns, and the median and largest foreign share."""
+        turns = [turn for result in self.subjects for turn in result.rounds]
+        loads = [turn.load for turn in turns if turn.load is not None]
+        if not self.sensor or not loads:
+            return {"watched": False}
+        foreign = [load.foreign for load in loads]
+        return {
+            "watched": True,
+            "turns": len(turns),
+            "disturbed": sum(turn.disturbed for turn in turns),
+            "foreign_median": quantile(foreign, 0.5),
+            "foreign_max": max(foreign),
+            "steal_max": max(load.steal for load in loads),
+        }
+
+    def text(self) -> str:
+        """The table, the comparisons and how quiet the machine was."""
+        parts = [_table(self.subjects)]
+        parts += [f"failed: {result.label}: {result.error}" for result in self.failed]
+        parts += [comparison.sentence() for comparison in self.comparisons]
+        parts.append(self._contention_sentence())
+        return "\n".join(parts)
+
+    def _contention_sentence(self) -> str:
+        found = self.contention()
+        if not found["watched"]:
+            return "the load by other processes could not be read on this system"
+        share = f"others used {found['foreign_median']:.0%} of the processor (at most {found['foreign_max']:.0%})"
+        if not found["disturbed"]:
+            return f"quiet: {share}"
+        return f"DISTURBED in {found['disturbed']} of {found['turns']} turns: {share}; repeat on a quieter machine"
+
+
+_COLUMNS = (
+    ("subject", "engine", "batch", "threads")
+    + ("median ms", "95 % interval", "p90", "p99", "img/s")
+    + ("peak MiB", "params M", "GMAC", "disturbed")
+)
+
+
+def _table(results: Sequence[SubjectResult]) -> str:
+    rows = [_COLUMNS, *(_row(result) for result in results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    # Words to the left, numbers to the right.
+    lines = [
+        "  ".join(
+            cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(result: SubjectResult) -> tuple[str, ...]:
+    subject, latency = result.subject, result.latency()
+    start = (result.label, subject.engine, str(subject.batch_size), str(subject.threads))
+    if latency is None:
+        return (*start, *["-"] * (len(_COLUMNS) - len(start)))
+    low, high = (1e3 * bound for bound in latency["median_interval"])
+    memory = result.memory.get("gpu_peak_mib") or result.memory.get("peak_mib")
+    return (
+        *start,
+        f"{1e3 * latency['median']:.2f}",
+        f"{low:.2f}-{high:.2f}",
+        f"{1e3 * latency['p90']:.2f}",
+        f"{1e3 * latency['p99']:.2f}",
+        f"{subject.batch_size / latency['median']:.1f}",
+        "-" if memory is None else f"{memory:.0f}",
+        "-" if result.params is None else f"{result.params / 1e6:.2f}",
+        "-" if result.macs is None else f"{result.macs / 1e9:.3f}",
+        f"{sum(turn.disturbed for turn in result.rounds)}/{len(result.rounds)}",
+    )

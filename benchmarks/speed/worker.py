@@ -1,0 +1,149 @@
+"""A worker: one subject, one process, driven by lines of JSON on standard input and output.
+
+Run as ``python -m tinyvit.benchmarks.speed.worker``. Requests and replies, one line each::
+
+    {"do": "load", "subject": {...}}                 -> {"ok": true, "facts": {...}, "load_seconds": ...}
+    {"do": "warm", "seconds": s}                     -> {"ok": true, "first_seconds": ..., "iterations": n}
+    {"do": "round", "seconds": s, "iterations": n}   -> {"ok": true, "samples": [...], ...}
+    {"do": "memory"}                                 -> {"ok": true, "peak_mib": ..., ...}
+    {"do": "count"}                                  -> {"ok": true, "params": ..., "macs": ..., "mac_counter": ...}
+
+A failure is ``{"ok": false, "kind": "input" | "memory" | "error", "message": ...}``. A worker of another
+interpreter, with another torch, could be driven the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+from ...backbones.allocator import tune_allocator
+from ...backbones.errors import InputError
+from .engines import Engine, build_engine, import_engine
+from .memory import MemoryWatch
+from .subjects import Subject
+
+
+class Worker:
+    """Answers the requests; holds the one engine."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.memory: MemoryWatch | None = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do one request."""
+        handlers = {
+            "load": self.load,
+            "warm": self.warm,
+            "round": self.round,
+            "memory": self.read_memory,
+            "count": self.count,
+        }
+        arguments = {key: value for key, value in request.items() if key != "do"}
+        return handlers[request["do"]](**arguments)
+
+    def load(self, subject: dict[str, Any]) -> dict[str, Any]:
+        """Build the subject; memory is counted from just before."""
+        what = Subject(**subject)
+        allocator = tune_allocator() if what.allocator == "tuned" else "default (as asked)"
+        import_engine(what)
+        self.memory = MemoryWatch(what.device)
+        start = time.perf_counter()
+        self.engine = build_engine(what)
+        return {"facts": self.engine.facts | {"allocator": allocator}, "load_seconds": time.perf_counter() - start}
+
+    def warm(self, seconds: float) -> dict[str, Any]:
+        """Run untimed until ``seconds`` have gone by, at least 3 times; the first time is told apart."""
+        step = self._ready().step
+        start = time.perf_counter()
+        step()
+        first = time.perf_counter() - start
+        count = 1
+        while count < 3 or time.perf_counter() - start < seconds:
+            step()
+            count += 1
+        return {"first_seconds": first, "iterations": count}
+
+    def round(self, seconds: float, iterations: int) -> dict[str, Any]:
+        """Time single steps until ``seconds`` have gone by, at least ``iterations`` of them.
+
+        One untimed step goes first: the subject before this one has filled the caches with its own data.
+        """
+        step = self._ready().step
+        step()
+        before, samples = _usage(), []
+        start = now = time.perf_counter()
+        while len(samples) < iterations or now - start < seconds:
+            began = now
+            step()
+            now = time.perf_counter()
+            samples.append(now - began)
+        after = _usage()
+        return {"samples": samples, "seconds": now - start} | {key: after[key] - before[key] for key in after}
+
+    def read_memory(self) -> dict[str, Any]:
+        """Peak memory since the load."""
+        if self.memory is None:
+            raise InputError("memory was asked for before load")
+        return self.memory.read()
+
+    def count(self) -> dict[str, Any]:
+        """Parameters and multiply-adds; asked for last, as counting needs memory of its own."""
+        return self._ready().count()
+
+    def _ready(self) -> Engine:
+        if self.engine is None:
+            raise InputError("a run was asked for before load")
+        return self.engine
+
+
+def _usage() -> dict[str, float]:
+    """Processor seconds, page faults and switches of this process so far; empty where the system keeps no count."""
+    try:
+        import resource
+    except ImportError:
+        return {}
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "minor_faults": usage.ru_minflt,
+        "involuntary_switches": usage.ru_nivcsw,
+    }
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, InputError):
+        kind = "input"
+    elif isinstance(error, MemoryError) or "out of memory" in message or "allocate memory" in message:
+        kind = "memory"
+    else:
+        kind, message = "error", f"{type(error).__name__}: {message}"
+    return {"ok": False, "kind": kind, "message": message}
+
+
+def serve(requests: TextIO, replies: TextIO) -> None:
+    """Answer requests until the coordinator hangs up."""
+    worker = Worker()
+    for line in requests:
+        try:
+            reply = {"ok": True} | worker.answer(json.loads(line))
+        except Exception as error:  # whatever the model does, the coordinator must hear of it
+            reply = _failure(error)
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def main() -> None:
+    """Take over standard output for replies; whatever a model prints goes to standard error."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    serve(sys.stdin, replies)
+
+
+if __name__ == "__main__":
+    main()
