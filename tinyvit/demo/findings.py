@@ -1,0 +1,129 @@
+"""What a run's numbers do and do not show, in plain sentences made from the numbers themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Metrics = Mapping[str, Any]
+
+
+def findings(metrics: Metrics) -> dict[str, list[str]]:
+    """Two lists of sentences: what this run shows, and what it does not.
+
+    Args:
+        metrics: The demo's metrics with ``data``, ``label``, ``distil``, ``probe``, ``detection`` and ``seed`` in them.
+    """
+    shows = [_loss(metrics), *_probe(metrics), _supervised(metrics), _detection(metrics)]
+    return {"shows": [sentence for sentence in shows if sentence], "does_not_show": _limits(metrics)}
+
+
+def costs(metrics: Metrics) -> dict[str, Any]:
+    """What each arm was given, as a table: pictures, labels, and seconds before the detector."""
+    label, distil, detection = metrics["label"], metrics["distil"], metrics["detection"]["arms"]
+    counts = metrics["data"]["counts"]
+    labelled = f"{counts['detect-train']:,} ({counts['boxes detect-train']:,} boxes)"
+    shared = [labelled, f"{detection['random']['epochs']}"]
+    return {
+        "columns": ["labelled pictures", "detector epochs", "unlabelled pictures", "teacher", "seconds before it"],
+        "rows": [
+            {"role": "random", "title": "random weights", "cells": [*shared, "0", "none", "0"]},
+            {
+                "role": "distilled",
+                "title": "distilled",
+                "cells": [
+                    *shared,
+                    f"{label['images']:,}",
+                    f"{label['teacher']}, trained on 1.28 million labelled photographs",
+                    f"{label['seconds'] + distil['seconds']:,.0f}",
+                ],
+            },
+        ],
+    }
+
+
+def _loss(metrics: Metrics) -> str:
+    distil = metrics["distil"]
+    share = 1 - distil["final_kl"] / distil["constant_kl"] if distil["constant_kl"] > 0 else 0.0
+    if share <= 0.02:
+        return (
+            f"The student had not yet learned anything from the teacher that depends on the picture: its loss "
+            f"({distil['final_kl']:.2f}) is that of a constant answer ({distil['constant_kl']:.2f})."
+        )
+    return (
+        f"The student learned from stored labels alone: it closed {100 * share:.0f} % of the way from a constant "
+        f"answer (KL {distil['constant_kl']:.2f}) to the teacher (KL 0), measured on the pictures it trained on."
+    )
+
+
+def _probe(metrics: Metrics) -> list[str]:
+    probe = metrics["probe"]
+    arms, labels = probe["arms"], probe["labels"]
+    sentences = []
+    gain, error = _difference(arms, "distilled", "random", probe["test"])
+    if gain > 2 * error:
+        sentences.append(
+            f"With {labels[-1]:,} labels the distilled features are worth {100 * gain:.0f} points more than random "
+            f"ones (standard error {100 * error:.0f} from the test set)."
+        )
+    else:
+        sentences.append(
+            f"With {labels[-1]:,} labels distilled and random features differ by {100 * gain:.0f} points, which is "
+            f"within the noise of {probe['test']:,} test pictures."
+        )
+    return sentences
+
+
+def _supervised(metrics: Metrics) -> str:
+    probe = metrics["probe"]
+    arms, labels = probe["arms"], probe["labels"]
+    control = arms.get("supervised")
+    if control is None:
+        return ""
+    parts = [
+        f"{100 * (distilled - plain):+.0f} points with {count:,} labels"
+        for count, distilled, plain in zip(labels, arms["distilled"]["accuracy"], control["accuracy"], strict=True)
+    ]
+    return (
+        "Against the fair control, the same network trained on the same labels from random weights, the distilled "
+        f"features gain {', '.join(parts)}."
+    )
+
+
+def _difference(arms: Mapping[str, Any], one: str, other: str, count: int) -> tuple[float, float]:
+    """Difference of two accuracies at the most labels, and its standard error as if the test sets were independent."""
+    p, q = arms[one]["accuracy"][-1], arms[other]["accuracy"][-1]
+    return p - q, math.sqrt((p * (1 - p) + q * (1 - q)) / count)
+
+
+def _detection(metrics: Metrics) -> str:
+    arms = metrics["detection"]["arms"]
+    random, distilled = arms["random"]["ap"], arms["distilled"]["ap"]
+    epochs = arms["random"]["epochs"]
+    if max(random, distilled) < 0.01:
+        return f"Neither detector found anything worth counting in {epochs} epochs (AP below 1)."
+    return (
+        f"After {epochs} epochs on the same pictures the detector that started from distilled weights reached AP "
+        f"{100 * distilled:.1f}, the one from random weights AP {100 * random:.1f}."
+    )
+
+
+def _limits(metrics: Metrics) -> list[str]:
+    label, distil, counts = metrics["label"], metrics["distil"], metrics["data"]["counts"]
+    seconds = label["seconds"] + distil["seconds"]
+    limits = [
+        f"That distillation is free: the distilled arm also saw {label['images']:,} unlabelled pictures of the same "
+        f"kind, a teacher trained on 1.28 million labelled photographs, and {seconds:,.0f} more seconds of "
+        "computing. A detector from random weights that trains for longer catches up in part.",
+        "How much varies from run to run: this is one run with one seed "
+        f"({metrics['seed']}). The intervals cover the size of the test set, not the luck of a seed.",
+        "Anything about photographs or large data: in-domain pictures win at this budget, and shapes are easy.",
+        "How TinyViT ranks against other backbones, or what it reaches when trained in full: inputs here are "
+        f"{label['student_px']} and {metrics['detection']['px']} pixels, and training takes minutes, not GPU-days.",
+    ]
+    if metrics["data"]["source"] == "coco":
+        limits[2] = (
+            f"Anything about COCO: {counts['pool']} training pictures are far too few, whatever the numbers say."
+        )
+    return limits
