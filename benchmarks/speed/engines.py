@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,12 +74,8 @@ def _build_eager(subject: Subject) -> Engine:
         if on_cuda:
             torch.cuda.synchronize(batch.device)
 
-    facts = {
-        "input_shape": list(batch.shape),
-        "precision": "float32",
-        "weights": subject.weights
-        or ("as the function made them" if is_function(subject.model) else "random (seed 0)"),
-    }
+    unnamed = "as the function made them" if is_function(subject.model) else "random (seed 0)"
+    facts = {"input_shape": list(batch.shape), "precision": "float32", "weights": subject.weights or unnamed}
     return Engine(step, lambda: _count_module(model, batch[:1]), facts)
 
 
@@ -92,6 +87,8 @@ def _create_module(subject: Subject) -> tuple[Callable[..., Any], int]:
         made = _call_function(subject.model)
         return (made.to(subject.device).eval() if isinstance(made, torch.nn.Module) else made), 224
     sized: dict[str, Any] = {} if subject.size is None else {"img_size": subject.size}
+    # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same work.
+    sized["num_classes"] = 1000
     if subject.model.startswith("timm:"):
         import timm
 
@@ -101,7 +98,7 @@ def _create_module(subject: Subject) -> tuple[Callable[..., Any], int]:
         try:
             model = timm.create_model(name, **sized)
         except TypeError:  # convolutional models take any size and know no such argument
-            model = timm.create_model(name)
+            model = timm.create_model(name, num_classes=1000)
     else:
         from ...backbones import create_model
 

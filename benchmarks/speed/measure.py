@@ -50,8 +50,8 @@ class Plan:
 def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: Subject | None = None) -> Report:
     """Measure subjects in turns.
 
-    Each has its own process, and so its own threads, allocator and memory. A subject that fails (out of memory, a crash,
-    no answer) is reported with its reason, keeps what was measured until then, and does not stop the others.
+    Each has its own process, and so its own threads, allocator and memory. A subject that fails (out of memory, a
+    crash, no answer) is reported with its reason, keeps what was measured until then, and does not stop the others.
 
     Args:
         subjects: What to measure, in the order of the report.

@@ -32,7 +32,7 @@ class MemoryWatch:
                 torch.cuda.reset_peak_memory_stats(device)
 
     def read(self) -> dict[str, Any]:
-        """``peak_mib`` above the ``baseline_mib``, by which ``method``; ``gpu_peak_mib`` of torch's allocator or None."""
+        """``peak_mib`` above ``baseline_mib``, by which ``method``; ``gpu_peak_mib`` of torch's allocator or None."""
         gpu = None
         if self.device != "cpu":
             import torch

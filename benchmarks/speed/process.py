@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -121,10 +122,8 @@ class WorkerProcess:
         if process is None:
             return
         if process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):  # it is gone already
                 process.stdin.close()
-            except OSError:
-                pass  # it is gone already
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:

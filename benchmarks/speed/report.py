@@ -198,24 +198,24 @@ class Report:
         return f"DISTURBED in {found['disturbed']} of {found['turns']} turns: {share}; repeat on a quieter machine"
 
 
+_WORDS = ("subject", "engine")
 _COLUMNS = (
-    ("subject", "engine", "batch", "threads")
-    + ("median ms", "95 % interval", "p90", "p99", "img/s")
-    + ("peak MiB", "params M", "GMAC", "disturbed")
+    *_WORDS,
+    *("batch", "threads", "median ms", "95 % interval", "p90", "p99", "img/s"),
+    *("peak MiB", "params M", "GMAC", "disturbed"),
 )
 
 
 def _table(results: Sequence[SubjectResult]) -> str:
     rows = [_COLUMNS, *(_row(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    # Words to the left, numbers to the right.
-    lines = [
-        "  ".join(
-            cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        # Words to the left, numbers to the right.
+        placed = [cell.ljust(w) if at < len(_WORDS) else cell.rjust(w) for at, (cell, w) in enumerate(cells)]
+        lines.append("  ".join(placed).rstrip())
+    return "\n".join(lines)
 
 
 def _row(result: SubjectResult) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class Subject:
             raise InputError(f"{self.model} is an ONNX file, which the engine {engine!r} cannot run; use onnxruntime")
         if engine == "onnxruntime" and not self.is_onnx_file:
             raise InputError(
-                f"the engine onnxruntime needs an ONNX file, not {self.model!r}: run `tinyvit export onnx` and give the file"
+                f"the engine onnxruntime needs an ONNX file, not {self.model!r}: run `tinyvit export onnx` first"
             )
         if self.is_onnx_file and not Path(self.model).is_file():
             raise InputError(f"ONNX file {self.model} does not exist")
