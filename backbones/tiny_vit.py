@@ -225,12 +225,12 @@ class TinyViTBlock(nn.Module):
     def _window_attention(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         s = self.window_size
-        pad_bottom, pad_right = -height % s, -width % s
+        n_rows, n_columns = (height + s - 1) // s, (width + s - 1) // s
+        pad_bottom, pad_right = n_rows * s - height, n_columns * s - width
         # A traced graph must not depend on whether this size needs padding; eager skips the copy when it does not.
         padded = torch.compiler.is_compiling() or bool(pad_bottom or pad_right)
         if padded:
             x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
-        n_rows, n_columns = (height + pad_bottom) // s, (width + pad_right) // s
 
         # Rank 4 throughout: (B*rows, s, columns, s*C) swapped to (B*rows, columns, s, s*C) is the window order, and
         # unlike the usual rank-6 permute it converts to edge runtimes.

@@ -94,7 +94,10 @@ def load_weights(
         elif _is_classifier(name) and class_map is None and len(value) != len(target[name]):
             report.skipped[name] = f"made for {len(value)} classes; the model keeps its own {len(target[name])}"
         else:
-            new[name] = _fit(name, value, inner, target[name], class_map)
+            try:
+                new[name] = _fit(name, value, inner, target[name], class_map)
+            except InputError as error:
+                raise InputError(f"{origin}: {error}") from error
             if new[name] is value:
                 report.loaded.append(name)
             else:
@@ -319,7 +322,7 @@ def _fit(name: str, value: Tensor, model: Any, target: Tensor, class_map: Sequen
     if name == "pos_embed" and value.shape[2] == target.shape[2]:
         return _resize_position_embedding(value, model)
     raise InputError(
-        f"the weights' {name} has shape {tuple(value.shape)}, but {type(model).__name__} has {tuple(target.shape)}; "
+        f"{name} has shape {tuple(value.shape)}, but {type(model).__name__} has {tuple(target.shape)}; "
         f"is it the checkpoint of another variant?"
     )
 
@@ -342,8 +345,8 @@ def _resize_position_embedding(embedding: Tensor, model: Any) -> Tensor:
     side = round((embedding.shape[1] - prefix) ** 0.5)
     if side * side + prefix != embedding.shape[1]:
         raise InputError(
-            f"pos_embed of the weights has {embedding.shape[1]} tokens, which is no square grid plus the model's {prefix} "
-            f"extra tokens; is it the checkpoint of a model with another number of them?"
+            f"pos_embed has {embedding.shape[1]} tokens, which is no square grid plus the model's {prefix} extra "
+            f"tokens; is it the checkpoint of a model with another number of them?"
         )
     return resample_abs_pos_embed(embedding, list(model.patch_embed.grid_size), [side, side], prefix)
 
@@ -353,9 +356,7 @@ def _map_classes(name: str, value: Tensor, class_map: Sequence[int], num_classes
     if len(index) != num_classes:
         raise InputError(f"class_map has {len(index)} entries, but the model has {num_classes} classes")
     if int(index.max()) >= len(value) or int(index.min()) < -1:
-        raise InputError(
-            f"class_map names class {int(index.max())}, but the weights' {name} has classes 0 to {len(value) - 1}"
-        )
+        raise InputError(f"class_map names class {int(index.max())}, but {name} has classes 0 to {len(value) - 1}")
     mapped = value[index.clamp(min=0)].clone()
     mapped[index < 0] = value[index[index >= 0]].mean(0)
     return mapped
