@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from .mmcv_ext import MissingOperatorError, install as _install, mmcv_ops_in_use
+from .mmcv_ext import MissingOperatorError, mmcv_ops_in_use
+from .mmcv_ext import install as _install
 
-__all__ = ["MissingOperatorError", "mmcv_ops_in_use"]
-
+# Before anything of mmcv.ops or mmdet.models is imported, by us or by a user of this package.
 _install()
+
+from .backbones import DeiT, SimpleFeaturePyramid, TinyViT
+from .optim import LayerDecayOptimWrapperConstructor
+
+__all__ = [
+    "DeiT",
+    "LayerDecayOptimWrapperConstructor",
+    "MissingOperatorError",
+    "SimpleFeaturePyramid",
+    "TinyViT",
+    "mmcv_ops_in_use",
+]

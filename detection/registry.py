@@ -1,0 +1,23 @@
+"""The registries of this room: scope ``tinyvit``, children of mmengine's, so that ``type='tinyvit.NAME'`` resolves.
+
+``locations`` are imported on the first look-up, so that ``import tinyvit.detection`` does not import mmdet.
+"""
+
+from __future__ import annotations
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+SCOPE = "tinyvit"
+
+
+def _child_of(parent: Registry, locations: list[str]) -> Registry:
+    """Our registry below ``parent``; mmengine allows one of a scope, which another room may have made already."""
+    existing = parent.children.get(SCOPE)
+    return existing or Registry(parent.name, parent=parent, scope=SCOPE, locations=locations)
+
+
+MODELS = _child_of(root.MODELS, [])
+OPTIM_WRAPPER_CONSTRUCTORS = _child_of(root.OPTIM_WRAPPER_CONSTRUCTORS, [])
+HOOKS = _child_of(root.HOOKS, [])
+METRICS = _child_of(root.METRICS, ["tinyvit.detection.metrics"])
