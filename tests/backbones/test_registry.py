@@ -55,7 +55,7 @@ def test_preprocessing_agrees_with_timm(name):
 def test_unknown_names_get_close_matches():
     with pytest.raises(InputError, match="did you mean tiny_vit_5m_224"):
         create_model("tinyvit_5m_224")
-    with pytest.raises(InputError, match="unknown pretrained tag .* in1k"):
+    with pytest.raises(InputError, match=r"unknown pretrained tag .* in1k"):
         create_model("tiny_vit_5m_224", pretrained="in1")
     with pytest.raises(InputError, match="no such argument"):
         create_model("tiny_vit_5m_224", windows=7)

@@ -253,5 +253,5 @@ def test_deit_position_embedding_follows_the_resolution():
 
 def test_deit_with_and_without_distillation_token_do_not_mix():
     state = random_state(create_model("deit_tiny_patch16_224"))
-    with pytest.raises(InputError, match="extra tokens|lacks"):
+    with pytest.raises(InputError, match=r"extra tokens|lacks"):
         load_weights(create_model("deit_tiny_distilled_patch16_224"), state)
