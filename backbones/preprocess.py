@@ -1,16 +1,21 @@
-"""How a picture becomes a model's input when it is evaluated: resize, centre crop, normalise."""
+"""How a picture becomes a model's input when it is evaluated: resize, centre crop, normalise.
+
+Importing this module needs no torch: the ONNX runtime uses it where there is none.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -78,11 +83,19 @@ class Preprocess:
         left, top = round((image.size[0] - width) / 2), round((image.size[1] - height) / 2)
         return image.crop((left, top, left + width, top + height))
 
+    def normalize_array(self, image: Image.Image) -> np.ndarray:
+        """The numeric part, ``(x / 255 - mean) / std`` per channel, as a float32 array ``(3, H, W)``."""
+        pixels = np.array(image, dtype=np.float32)
+        pixels /= 255
+        pixels -= np.array(self.mean, dtype=np.float32)
+        pixels /= np.array(self.std, dtype=np.float32)
+        return pixels.transpose(2, 0, 1)
+
     def normalize(self, image: Image.Image) -> torch.Tensor:
-        """The numeric part: ``(x / 255 - mean) / std`` per channel."""
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1).div_(255)
-        mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
-        return pixels.sub_(mean).div_(std)
+        """:meth:`normalize_array` as a tensor."""
+        import torch
+
+        return torch.from_numpy(self.normalize_array(image))
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Picture of any size and mode -> normalised tensor ``(3, H, W)``."""
