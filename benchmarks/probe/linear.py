@@ -14,7 +14,8 @@ Letters: n rows, d features, k classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +30,9 @@ NORMALISATIONS = ("none", "l2", "standardise")
 _TINY = 1e-12
 # Above this many numbers the features are fitted in float32: 3 times faster, and the last digits no longer matter.
 _FLOAT64_UP_TO = 30_000_000
+# Below this many multiply-adds in one pass over the rows a second thread gains nothing, and on a busy machine the
+# threads' waiting for each other costs 10 times the work.
+_ONE_THREAD_UP_TO = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,11 @@ def linear_probe(
 
     fold_of = assign_folds(train_y, options.folds, options.seed)
     held_out = list(range(options.folds)) if len(train_y) < options.cross_validate_below else [0]
-    trials = _sweep(x, y, torch.as_tensor(fold_of, device=options.device), held_out, len(names), options)
-    best = max(trials, key=lambda trial: (trial.accuracy, -trial.loss))
-
-    space = _Space(x, best.normalisation)
-    fit = fit_logistic(space(x), y, len(names), best.c, options=options)
+    with _threads_for(train_x.size * len(names)):
+        trials = _sweep(x, y, torch.as_tensor(fold_of, device=options.device), held_out, len(names), options)
+        best = max(trials, key=lambda trial: (trial.accuracy, -trial.loss))
+        space = _Space(x, best.normalisation)
+        fit = fit_logistic(space(x), y, len(names), best.c, options=options)
     train_right = (fit.logits(space(x)).argmax(1) == y).double().mean().item()
     predictions = fit.logits(space(test)).argmax(1).cpu().numpy()
     confusion = np.zeros((len(names), len(names)), dtype=np.int64)
@@ -176,6 +180,18 @@ def linear_probe(
         seconds=time.perf_counter() - start,
         predictions=predictions,
     )
+
+
+@contextmanager
+def _threads_for(work: int) -> Iterator[None]:
+    """One thread for small problems, for the time being."""
+    before = torch.get_num_threads()
+    if work < _ONE_THREAD_UP_TO:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check(
