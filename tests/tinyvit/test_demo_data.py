@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from tinyvit.backbones.errors import InputError
 
-from tinyvit.demo import data, shapes
+from tinyvit.demo import shapes
+from tinyvit.demo.coco import CocoLimits, from_coco
+from tinyvit.demo.drawn import draw
 
 COUNTS = dict(zip(shapes.SPLITS, (12, 20, 10, 10, 6, 2, 3), strict=True))
 
@@ -19,11 +21,11 @@ def annotations(folder, split):
 
 
 def test_drawn_data_has_one_layout_and_is_the_same_again(tmp_path):
-    card = data.draw(tmp_path / "a", 5, COUNTS)
-    data.draw(tmp_path / "b", 5, COUNTS)
-    for split in ("pool", "probe-train", "probe-val", "probe-test", "scenes/train", "scenes/tune", "scenes/test"):
+    card = draw(tmp_path / "a", 5, COUNTS)
+    draw(tmp_path / "b", 5, COUNTS)
+    for split in ("pool", "probe-train", "probe-val", "probe-test", "scenes/train", "scenes/tune", "scenes/val"):
         files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a" / split).rglob("*.jpg"))
-        assert len(files) == card.counts[split.replace("scenes/", "detect-")]
+        assert len(files) == card.counts[split.replace("scenes/val", "scenes/test").replace("scenes/", "detect-")]
         for file in files:
             assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert not [path for path in (tmp_path / "a" / "pool").iterdir() if path.is_dir()]
@@ -32,7 +34,7 @@ def test_drawn_data_has_one_layout_and_is_the_same_again(tmp_path):
 
 def test_drawn_annotations_load_in_pycocotools_with_masks(tmp_path):
     coco = pytest.importorskip("pycocotools.coco", reason="pycocotools (extra: detection) is not installed")
-    data.draw(tmp_path, 0, COUNTS)
+    draw(tmp_path, 0, COUNTS)
     truth = coco.COCO(str(tmp_path / "scenes" / "annotations" / "instances_train.json"))
     assert len(truth.imgs) == 6
     for annotation in truth.anns.values():
@@ -42,16 +44,16 @@ def test_drawn_annotations_load_in_pycocotools_with_masks(tmp_path):
 
 
 def test_real_coco_is_cut_into_the_same_layout(test_data, tmp_path):
-    limits = data.CocoLimits(max_images=40, min_per_class=3, pool_px=96, scene_px=160)
-    card = data.from_coco(tmp_path, test_data / "coco-mini", limits)
+    limits = CocoLimits(max_images=40, min_per_class=3, pool_px=96, scene_px=160)
+    card = from_coco(tmp_path, test_data / "coco-mini", limits)
     assert (card.source, card.counts["pool"], card.counts["detect-train"]) == ("coco", 40, 32)
     assert card.counts["detect-tune"] == 8
     assert "person" in card.probe_classes
     for split in ("probe-train", "probe-val", "probe-test"):
         assert sorted(folder.name for folder in (tmp_path / split).iterdir()) == list(card.probe_classes)
-    document = annotations(tmp_path, "test")
+    document = annotations(tmp_path, "val")
     for entry in document["images"]:
-        with Image.open(tmp_path / "scenes" / "test" / entry["file_name"]) as picture:
+        with Image.open(tmp_path / "scenes" / "val" / entry["file_name"]) as picture:
             assert picture.size == (entry["width"], entry["height"])
             assert max(picture.size) <= 160
     assert np.all([min(a["bbox"][2:]) >= 0 for a in document["annotations"]])
@@ -75,14 +77,11 @@ def coco_folder(tmp_path, **change):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: root / "nowhere", "is not a folder"),
+        (lambda root: root / "nowhere", "is no folder"),
         (lambda root: (root / "annotations" / "instances_val.json").unlink() or root, "instances_val"),
-        (lambda root: (root / "annotations" / "instances_train.json").write_text("{") and root, "not a JSON file"),
+        (lambda root: (root / "annotations" / "instances_train.json").write_text("{") and root, "cannot be read"),
         (lambda root: (root / "annotations" / "instances_train.json").write_text("{}") and root, "'images'"),
-        (
-            lambda root: ((root / "val" / "a.jpg").rename(root / "a.jpg") and (root / "val").rmdir()) or root,
-            "val is missing",
-        ),
+        (lambda root: (root / "val" / "a.jpg").rename(root / "val" / "b.jpg") and root, "names the image a.jpg"),
         (lambda root: root, "the probe needs two"),
     ],
     ids=["no folder", "no annotations", "no JSON", "not COCO", "no pictures", "one category"],
@@ -90,7 +89,7 @@ def coco_folder(tmp_path, **change):
 def test_a_bad_coco_folder_is_named_in_one_sentence(tmp_path, spoil, message):
     root = spoil(coco_folder(tmp_path))
     with pytest.raises(InputError, match=message) as error:
-        data.from_coco(tmp_path / "out", root, data.CocoLimits())
+        from_coco(tmp_path / "out", root, CocoLimits())
     assert "\n" not in str(error.value)
 
 
@@ -102,4 +101,4 @@ def test_a_damaged_picture_is_named(tmp_path):
     root = coco_folder(tmp_path, categories=two, images=images, annotations=boxes)
     (root / "val" / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"cannot read image .*val/a\.jpg"):
-        data.from_coco(tmp_path / "out", root, data.CocoLimits(min_per_class=2))
+        from_coco(tmp_path / "out", root, CocoLimits(min_per_class=2))

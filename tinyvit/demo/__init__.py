@@ -2,7 +2,7 @@
 
 - ``shapes.py`` draws the data: pictures of coloured, textured shapes, with classes, boxes and masks.
 - ``plan.py`` holds every setting of the road: the full run, the smaller one for slow machines, and ``--quick``.
-- ``data.py`` puts the data of either source (drawn, or a COCO folder) into one layout.
+- ``drawn.py`` and ``coco.py`` put the data of either source (drawn, or a COCO folder) into the layout of ``layout.py``.
 - ``stages.py`` walks the road, one function a stage, through the public functions of the rooms.
 - ``report.py`` and ``charts.py`` make the page from ``result.json``, and only from it.
 """
