@@ -1,0 +1,152 @@
+"""The front door: help, exit codes, and what an import of it costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tinyvit.cli import main
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['tinyvit', '--help']\n"
+        "from tinyvit.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'timm', 'mmengine', 'mmdet', 'onnx', 'numpy', 'PIL') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("[]")
+
+
+# The whole surface. A change here is a change that users see: it belongs into CHANGELOG.md.
+COMMANDS = [
+    "models",
+    "label",
+    "labels info",
+    "labels verify",
+    "pretrain",
+    "evaluate",
+    "detect train",
+    "detect test",
+    "detect predict",
+    "probe linear",
+    "bench",
+    "export onnx",
+    "export verify",
+    "export predict",
+    "demo",
+]
+
+
+def all_commands() -> list[str]:
+    import typer.main
+
+    from tinyvit.cli import app
+
+    def walk(command, path):
+        children = getattr(command, "commands", None)
+        if children is None:
+            return [" ".join(path)]
+        return [name for key, child in children.items() for name in walk(child, [*path, key])]
+
+    return walk(typer.main.get_command(app), [])
+
+
+def test_the_commands_are_these():
+    assert sorted(all_commands()) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_json(command, capsys):
+    code, out, _ = run(capsys, *command.split(), "--help")
+    assert code == 0
+    assert "Example" in out
+    assert f"tinyvit {command}" in out
+    assert "--json" in out
+
+
+def test_models_as_json_is_one_document(capsys):
+    code, out, _ = run(capsys, "models", "tiny_vit_5m*", "--json")
+    assert code == 0
+    (model,) = json.loads(out)
+    assert (model["params"], model["channels"]) == (5_392_764, [64, 128, 160, 320])
+
+
+def test_models_env_says_which_operators_are_in_use(capsys):
+    pytest.importorskip("mmdet")
+    code, out, _ = run(capsys, "models", "--env", "--json")
+    assert code == 0
+    assert json.loads(out)["mmcv_operators"]["kind"] in ("compiled", "torchvision")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["models", "tinyvit_5m"], "did you mean tiny_vit_5m_224"),
+        (["models", "--colour"], "--colour"),
+        (["mdels"], "mdels"),
+        (["label", "no/such/folder", "store", "--teacher", "efficientnet_lite2"], "no/such/folder"),
+        (["evaluate", "tiny_vit_5m_224", "--data", "no/such/folder", "--weights", "w.pth"], "no/such/folder"),
+        (["probe", "linear", "tiny_vit_5m_224", "--data", "no/such/folder"], "no/such/folder"),
+        (["bench", "tiny_vit_5_224"], "did you mean tiny_vit_5m_224"),
+        (["export", "onnx", "tiny_vit_5_224"], "did you mean tiny_vit_5m_224"),
+        (["export", "predict", "no_such.onnx", "image.png"], "no_such.onnx"),
+        (["detect", "train", "no_such_config"], "no_such_config"),
+        (["pretrain", "no_such_config"], "no_such_config"),
+        (["demo", "--data-root", "no/such/folder"], "no/such/folder"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_and_exit_code_two(arguments, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert code == 2
+    assert sentence in lines[-1]
+    assert lines[-1].startswith("tinyvit: ")
+    assert "Traceback" not in err
+
+
+MISSING = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {blocked!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Blocker())
+from tinyvit.cli import main
+main({arguments!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("blocked", "arguments", "extra"),
+    [
+        (("mmdet", "mmcv"), ["detect", "train", "retinanet_tiny_vit_5m_fpn_1x_coco", "--data-root", "."], "detection"),
+        (("onnx", "onnxruntime", "onnxscript"), ["export", "onnx", "tiny_vit_5m_224"], "export"),
+        (("efficientnet_lite_pytorch",), ["label", "DATA", "store", "--teacher", "efficientnet_lite2"], "demo"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_missing_extra_is_named(blocked, arguments, extra, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "DATA").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "DATA" / "a.png")
+    code = MISSING.format(blocked=blocked, arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert f"tinyvit[{extra}]" in done.stderr
+    assert "Traceback" not in done.stderr
