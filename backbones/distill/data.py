@@ -1,0 +1,252 @@
+"""What a student trains on: views made again from a store's records, with the labels of those very views."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..errors import InputError
+from ..images import ImageFiles, decode
+from .augment import ViewParams, apply, pixel_hash
+from .console import say
+from .rows import restore
+from .store import SoftLabelStore
+
+_PIXEL_CHECKS = 32
+
+
+class ViewCache:
+    """Views kept in memory that forked worker processes share.
+
+    Anonymous shared memory is used, not ``/dev/shm``, which containers often keep very small. Where processes are
+    not forked, every process fills its own.
+
+    Args:
+        count: Views to hold.
+        size: Side of a view in pixels.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count, self.size = count, size
+        self._allocate()
+
+    def _allocate(self) -> None:
+        bytes_each = self.size * self.size * 3
+        self._pixels = np.frombuffer(mmap.mmap(-1, self.count * bytes_each), np.uint8)
+        self._pixels = self._pixels.reshape(self.count, self.size, self.size, 3)
+        self._filled = np.frombuffer(mmap.mmap(-1, self.count), np.uint8)
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"count": self.count, "size": self.size}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(**state)
+
+    def get(self, slot: int) -> np.ndarray | None:
+        """The view in a slot, ``(size, size, 3)`` u8, or ``None``."""
+        return self._pixels[slot] if self._filled[slot] else None
+
+    def put(self, slot: int, view: np.ndarray) -> None:
+        """Keep a view. Two processes may write the same slot: they write the same bytes."""
+        self._pixels[slot] = view
+        self._filled[slot] = 1
+
+
+class StoredViews(Dataset):
+    """Views and their soft labels, read a whole batch at a time by ``(image, view)``.
+
+    Args:
+        store: A complete store.
+        images: The images that it was made from.
+        size: Side of the student's input in pixels.
+        cache: Where views are kept, or ``None``.
+    """
+
+    def __init__(self, store: SoftLabelStore, images: ImageFiles, size: int, cache: ViewCache | None = None) -> None:
+        self.store, self.images, self.size, self.cache = store, images, size, cache
+        self.metainfo = {"store": store.header.store_id}
+
+    def __len__(self) -> int:
+        return self.store.header.images * self.store.header.views
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return self.__getitems__([place])
+
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """One batch.
+
+        Returns:
+            ``inputs`` ``(B, H, W, 3)`` u8, ``index`` ``(B, K)`` int64, ``probability`` ``(B, K)`` f32, ``residual``
+            ``(B,)`` f32.
+
+        Raises:
+            InputError: A row is damaged or invalid, or an image is not the one that was labelled.
+        """
+        rows = self.store.rows([image for image, _ in places], [view for _, view in places])
+        if not self.store.valid_rows(rows).all():
+            raise InputError(f"{self.store.path}: a row of an unreadable image was asked for")
+        labels = restore(rows, self.store.layout)
+        pixels = np.stack([self._view(*place, row["params"]) for place, row in zip(places, rows, strict=True)])
+        return {
+            "inputs": torch.from_numpy(pixels),
+            "index": labels.index,
+            "probability": labels.probability,
+            "residual": labels.residual,
+        }
+
+    def _view(self, image: int, view: int, record: np.ndarray) -> np.ndarray:
+        slot = image * self.store.header.views + view
+        pixels = self.cache.get(slot) if self.cache else None
+        if pixels is None:
+            pixels = render(self.store, self.images, image, record, (self.size, self.size))
+            if self.cache:
+                self.cache.put(slot, pixels)
+        return pixels
+
+
+def render(
+    store: SoftLabelStore, images: ImageFiles, image: int, record: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Make a recorded view again: ``(H, W, 3)`` u8.
+
+    Raises:
+        InputError: The image cannot be read, or is not the one that was labelled.
+    """
+    try:
+        picture = decode(store.manifest.read(images, image, f"the store {store.path}"))
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise InputError(f"cannot read image {images.root / store.manifest[image]}: {error}") from error
+    try:
+        return np.asarray(apply(picture, ViewParams.unpack(record.tobytes()), size))
+    except InputError as error:
+        raise InputError(f"{images.root / store.manifest[image]}: {error}") from error
+
+
+class ViewSchedule(Sampler):
+    """The endless order of ``(image, view)``: pass ``e`` is a permutation of the images, each with view ``e mod V``.
+
+    Position ``p`` of the stream is a pure function of the seed, so that a resumed run goes on exactly where it was
+    whatever was prefetched (:meth:`skip` is mmengine's way to say so).
+
+    Args:
+        images: Ordinals of the readable images.
+        views: V.
+        seed: Of the permutations.
+    """
+
+    def __init__(self, images: np.ndarray, views: int, seed: int) -> None:
+        self.images, self.views, self.seed = images, views, seed
+        self.position = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def skip(self, count: int) -> None:
+        """Go ``count`` places forward."""
+        self.position += count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, offset = divmod(self.position, len(self.images))
+        while True:
+            order = self.order(epoch)[offset:]
+            yield from ((int(image), epoch % self.views) for image in order)
+            epoch, offset = epoch + 1, 0
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The images in the order of one pass."""
+        key = np.array([self.seed, epoch], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key)).permutation(self.images)
+
+
+def open_for_training(
+    labels: str | Path, data: str | Path, teacher: str | None, pixel_check: str
+) -> tuple[SoftLabelStore, ImageFiles]:
+    """Open a store and its images, and check that they belong together.
+
+    Args:
+        labels: The store.
+        data: Folder or zip of images.
+        teacher: The teacher's name, or ``None`` for any.
+        pixel_check: ``error``, ``warn`` or ``ignore``.
+
+    Raises:
+        InputError: The store is incomplete or of another teacher, the images are not those that were labelled, or
+            this machine makes other pixels of them than the teacher saw.
+    """
+    images = ImageFiles(data)
+    store = SoftLabelStore(labels)
+    made_by = store.header.teacher["name"]
+    if teacher is not None and teacher != made_by:
+        raise InputError(f"{store.path} was labelled by teacher {made_by!r}, and the config asks for {teacher!r}")
+    store.require_complete()
+    store.manifest.check_images(images, f"the store {store.path}")
+    if pixel_check != "ignore":
+        problem = pixel_problem(store, images)
+        if problem and pixel_check == "error":
+            raise InputError(f"{problem}; use those versions, label again, or set pixel_check to 'warn'")
+        if problem:
+            say(f"warning: {problem}")
+    return store, images
+
+
+def pixel_problem(store: SoftLabelStore, images: ImageFiles, checks: int = _PIXEL_CHECKS) -> str | None:
+    """Make a sample of the hashed views again.
+
+    Returns:
+        A sentence when some have other pixels than the teacher saw, with the library versions on both sides.
+    """
+    shards = list(store.shards())
+    every = max(1, len(shards) // checks)
+    chosen = shards[::every][:checks]
+    per_shard = max(1, checks // len(chosen))
+    looked_at, different = 0, []
+    height, width = store.header.augmentation["hash_size"]
+    for shard in chosen:
+        hash_rows, hashes = store.pixel_hashes(shard)
+        ordinals, views = shard.places()
+        step = max(1, len(hash_rows) // per_shard)
+        for row, expected in zip(hash_rows[::step][:per_shard], hashes[::step][:per_shard], strict=True):
+            record = store.rows([ordinals[row]], [views[row]])[0]["params"]
+            pixels = render(store, images, int(ordinals[row]), record, (height, width))
+            looked_at += 1
+            if pixel_hash(pixels) != int(expected):
+                different.append(f"image {ordinals[row]}, view {views[row]}")
+    if not different:
+        return None
+    versions = store.library_difference() or "although the image libraries have the same versions"
+    return (
+        f"{len(different)} of {looked_at} views checked have other pixels here than the teacher of {store.path} saw "
+        f"(first: {different[0]}): {versions}"
+    )
+
+
+def make_cache(setting: bool | str, store: SoftLabelStore, size: int, samples: int) -> ViewCache | None:
+    """The cache that a config asks for; ``auto``: when views come again and a quarter of free memory holds them."""
+    count = store.header.images * store.header.views
+    if setting == "auto":
+        setting = samples > count and count * size * size * 3 <= free_memory() // 4
+    return ViewCache(count, size) if setting else None
+
+
+def free_memory() -> int:
+    """Bytes that this machine could still give out; 0 where it does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def identity(batch: Any) -> Any:
+    """The dataset gives whole batches already."""
+    return batch
