@@ -1,6 +1,28 @@
-"""TinyViT and DeiT in MMDetection."""
+"""TinyViT and DeiT in MMDetection, and a detector trained, evaluated and used from a COCO-layout folder.
+
+Importing this package provides ``mmcv._ext`` where mmcv was installed without compiled operators (:mod:`.mmcv_ext`)
+and registers ``tinyvit.TinyViT``, ``tinyvit.DeiT``, ``tinyvit.SimpleFeaturePyramid``, ``tinyvit.CocoMetric`` and
+``tinyvit.LayerDecayOptimWrapperConstructor``; a config needs ``custom_imports=dict(imports=['tinyvit.detection'])``.
+mmdet itself is imported when one of the functions is called.
+
+The functions, in the order of a run::
+
+    from tinyvit.detection import evaluate, load_config, predict, set_schedule, train
+
+    cfg = load_config("retinanet_tiny_vit_5m_fpn_1x_coco", data_root="my_coco_folder", img_size=448,
+                      overrides={"optim_wrapper.optimizer.lr": 2e-4})
+    set_schedule(cfg, epochs=12, batch_size=4)
+    run = train(cfg, "runs/a", weights="tiny_vit_5m.pth")        # dict: checkpoint, losses, metrics, seconds, ...
+    metrics = evaluate(cfg, run["checkpoint"], "runs/a/test")    # {"bbox_mAP": 0.31, "bbox_mAP_50": 0.52, ...}
+    found = predict(cfg, run["checkpoint"], ["street.jpg"], "runs/a/pictures")
+
+They raise :class:`tinyvit.backbones.errors.InputError` for bad input, with one sentence.
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .mmcv_ext import MissingOperatorError, mmcv_ops_in_use
 from .mmcv_ext import install as _install
@@ -8,14 +30,46 @@ from .mmcv_ext import install as _install
 # Before anything of mmcv.ops or mmdet.models is imported, by us or by a user of this package.
 _install()
 
-from .backbones import DeiT, SimpleFeaturePyramid, TinyViT
-from .optim import LayerDecayOptimWrapperConstructor
+from .backbones import DeiT, SimpleFeaturePyramid, TinyViT  # noqa: E402
+from .optim import LayerDecayOptimWrapperConstructor  # noqa: E402
+from .runtime import StopOnBadLossHook  # noqa: E402
+
+if TYPE_CHECKING:
+    from .config import list_configs, load_config, set_schedule
+    from .inference import Predictor, draw_detections, predict
+    from .run import evaluate, train
+
+_HOME = {
+    "Predictor": "inference",
+    "draw_detections": "inference",
+    "evaluate": "run",
+    "list_configs": "config",
+    "load_config": "config",
+    "predict": "inference",
+    "set_schedule": "config",
+    "train": "run",
+}
 
 __all__ = [
     "DeiT",
     "LayerDecayOptimWrapperConstructor",
     "MissingOperatorError",
+    "Predictor",
     "SimpleFeaturePyramid",
+    "StopOnBadLossHook",
     "TinyViT",
+    "draw_detections",
+    "evaluate",
+    "list_configs",
+    "load_config",
     "mmcv_ops_in_use",
+    "predict",
+    "set_schedule",
+    "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -328,7 +328,10 @@ class SimpleFeaturePyramid(BaseModule):
             raise InputError(f"num_outs of SimpleFeaturePyramid is {num_outs}; use 4 or 5")
         c = in_channels
         twice = nn.Sequential(
-            nn.ConvTranspose2d(c, c // 2, 2, 2), _LayerNorm2d(c // 2), nn.GELU(), nn.ConvTranspose2d(c // 2, c // 4, 2, 2)
+            nn.ConvTranspose2d(c, c // 2, 2, 2),
+            _LayerNorm2d(c // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(c // 2, c // 4, 2, 2),
         )
         scales = [twice, nn.ConvTranspose2d(c, c // 2, 2, 2), nn.Identity(), nn.MaxPool2d(2, 2, ceil_mode=True)]
         self.scales = nn.ModuleList(scales)

@@ -1,0 +1,216 @@
+"""COCO-layout folders: where their files lie, and what is checked before a detector sees them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones.errors import InputError
+from ..backbones.runs import write_json
+
+#: Names that the two splits go by in published data sets.
+_SPLIT_NAMES = {"train": ("train2017", "train"), "val": ("val2017", "val", "valid", "validation")}
+_ANNOTATION_PATTERNS = (
+    "annotations/instances_{}.json",
+    "annotations/{}.json",
+    "annotations/annotations_{}.json",
+    "{}/_annotations.coco.json",
+    "{}/annotations.json",
+    "instances_{}.json",
+    "{}.json",
+)
+_IMAGE_PATTERNS = ("{}", "images/{}", "{}/images", "images", "")
+
+
+@dataclass(frozen=True)
+class CocoSplit:
+    """One split of a data set: checked annotations and the folder of their images.
+
+    Attributes:
+        annotations: The annotation file.
+        images: The folder that the file's ``file_name`` entries are relative to.
+        classes: Names of the categories, in the file's order, which is the order of mmdet's labels.
+        num_images: Images in the file.
+        num_annotated: Images with at least one object that is no crowd.
+    """
+
+    annotations: Path
+    images: Path
+    classes: tuple[str, ...]
+    num_images: int
+    num_annotated: int
+
+
+def find_split(data_root: str | Path, split: str) -> CocoSplit | None:
+    """Find one split in a COCO-layout folder and check it.
+
+    Known are COCO's own names (``annotations/instances_train2017.json`` beside ``train2017/``), the same without the
+    year, ``annotations/train.json``, ``train/_annotations.coco.json`` and images below ``images/``.
+
+    Args:
+        data_root: The folder.
+        split: ``train`` or ``val``.
+
+    Returns:
+        The split, or ``None`` when the folder has no annotation file for it.
+
+    Raises:
+        InputError: The folder is missing, the annotation file is damaged, or its images are not to be found.
+    """
+    root = Path(data_root)
+    if not root.is_dir():
+        raise InputError(f"--data-root {root} is no folder")
+    for name in _SPLIT_NAMES[split]:
+        for pattern in _ANNOTATION_PATTERNS:
+            annotations = root / pattern.format(name)
+            if annotations.is_file():
+                return read_split(annotations, [root / folder.format(name) for folder in _IMAGE_PATTERNS])
+    return None
+
+
+def missing_split(data_root: str | Path, split: str) -> InputError:
+    """The error for a folder without a split that is needed."""
+    tried = ", ".join(pattern.format(_SPLIT_NAMES[split][0]) for pattern in _ANNOTATION_PATTERNS[:2])
+    return InputError(
+        f"{data_root} holds no {split} annotations in COCO layout; looked for {tried} and their usual variants"
+    )
+
+
+def read_split(annotations: Path, image_folders: Iterable[Path]) -> CocoSplit:
+    """Read and check an annotation file, and choose the folder that holds its images.
+
+    Raises:
+        InputError: What is wrong with the file, or which image is missing.
+    """
+    document = load_annotations(annotations)
+    images = _find_images(annotations, document["images"], list(image_folders))
+    annotated = {ann["image_id"] for ann in document["annotations"] if not ann.get("iscrowd")}
+    return CocoSplit(
+        annotations=annotations.resolve(),
+        images=images.resolve(),
+        classes=tuple(category["name"] for category in document["categories"]),
+        num_images=len(document["images"]),
+        num_annotated=len(annotated),
+    )
+
+
+def load_annotations(path: Path) -> dict[str, Any]:
+    """Load an annotation file in COCO's instance format and check what a detector would trip over.
+
+    Raises:
+        InputError: No JSON, a missing list or key, a category that is listed twice or not at all.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"annotation file {path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"annotation file {path} holds a {type(document).__name__}, not COCO's object of lists")
+    keys = {
+        "images": ("id", "file_name", "height", "width"),
+        "annotations": ("id", "image_id", "category_id", "bbox", "area"),
+        "categories": ("id", "name"),
+    }
+    for name, required in keys.items():
+        if not isinstance(document.get(name), list):
+            raise InputError(f"annotation file {path} has no list {name!r}, which COCO's instance format needs")
+        for entry in document[name]:
+            missing = [key for key in required if key not in entry]
+            if missing:
+                raise InputError(f"annotation file {path}: entry {entry.get('id')} of {name!r} has no {missing[0]!r}")
+    _check_references(path, document)
+    return document
+
+
+def _check_references(path: Path, document: dict[str, Any]) -> None:
+    for name in ("images", "categories"):
+        if not document[name]:
+            raise InputError(f"annotation file {path} lists no {name}")
+    names = [category["name"] for category in document["categories"]]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise InputError(f"annotation file {path} lists category {double!r} twice")
+    images = {image["id"] for image in document["images"]}
+    categories = {category["id"] for category in document["categories"]}
+    for ann in document["annotations"]:
+        if ann["image_id"] not in images:
+            raise InputError(
+                f"annotation file {path}: object {ann['id']} names image {ann['image_id']}, which is not listed"
+            )
+        if ann["category_id"] not in categories:
+            raise InputError(
+                f"annotation file {path}: object {ann['id']} names category {ann['category_id']}, which is not listed"
+            )
+
+
+def _find_images(annotations: Path, images: list[dict[str, Any]], folders: list[Path]) -> Path:
+    """The folder that holds the first image; then all others must be there too."""
+    first = images[0]["file_name"]
+    folder = next((folder for folder in folders if (folder / first).is_file()), None)
+    if folder is None:
+        looked = ", ".join(str(folder) for folder in dict.fromkeys(folders))
+        raise InputError(f"{annotations} names the image {first}, which lies in none of {looked}")
+    lost = [image["file_name"] for image in images if not (folder / image["file_name"]).is_file()]
+    if lost:
+        raise InputError(f"{annotations} names {len(lost)} images that are not in {folder}, the first being {lost[0]}")
+    return folder
+
+
+def check_same_classes(one: Sequence[str], one_name: str, other: Sequence[str], other_name: str) -> None:
+    """Two lists of classes must be equal, order included: a label is a position in the list.
+
+    Raises:
+        InputError: Names both sides and the first difference.
+    """
+    if tuple(one) == tuple(other):
+        return
+    only_one = [name for name in one if name not in set(other)]
+    only_other = [name for name in other if name not in set(one)]
+    if only_one or only_other:
+        parts = [
+            f"{_some(names)} only in the {side}"
+            for names, side in ((only_one, "first"), (only_other, "second"))
+            if names
+        ]
+        difference = " and ".join(parts)
+    else:
+        at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+        difference = f"the order differs from number {at + 1} on ({one[at]!r}, {other[at]!r})"
+    raise InputError(
+        f"the {len(one)} classes of {one_name} are not the {len(other)} classes of {other_name}: {difference}"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def write_subset(split: CocoSplit, count: int, path: Path) -> CocoSplit:
+    """Write an annotation file with the first ``count`` images that have objects, in the order of their ids.
+
+    Args:
+        split: The split to take them from.
+        count: Number of images, at least 1.
+        path: The new annotation file.
+
+    Returns:
+        The subset, with the same classes and the same image folder.
+
+    Raises:
+        InputError: The split has fewer annotated images, or ``count`` is below 1.
+    """
+    if not 1 <= count <= split.num_annotated:
+        raise InputError(
+            f"--limit-images is {count}, but {split.annotations} has {split.num_annotated} images with objects"
+        )
+    document = load_annotations(split.annotations)
+    annotated = {ann["image_id"] for ann in document["annotations"] if not ann.get("iscrowd")}
+    chosen = set(sorted(annotated)[:count])
+    document["images"] = [image for image in document["images"] if image["id"] in chosen]
+    document["annotations"] = [ann for ann in document["annotations"] if ann["image_id"] in chosen]
+    write_json(path, document)
+    return CocoSplit(path.resolve(), split.images, split.classes, count, count)

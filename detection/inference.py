@@ -1,0 +1,224 @@
+"""Detections of pictures: as data, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image, ImageDraw, ImageFont
+
+from ..backbones.errors import InputError
+from ..backbones.progress import track
+from ..backbones.runs import make_work_dir, write_json
+from .config import config_classes, make_palette
+from .coco import check_same_classes
+from .runtime import import_mmdet, load_detector, read_detector
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class Predictor:
+    """A detector with its weights, ready for pictures.
+
+    Args:
+        cfg: A config of :func:`tinyvit.detection.load_config`.
+        weights: The detector's checkpoint; it must fit the config whole.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Attributes:
+        classes: Names of the classes, from the checkpoint or else the config.
+
+    Raises:
+        InputError: A checkpoint that does not fit.
+    """
+
+    def __init__(self, cfg: Config, weights: str | Path, *, device: str = "cpu") -> None:
+        state, trained = read_detector(weights)
+        stated = config_classes(cfg)
+        if trained is not None and stated is not None:
+            check_same_classes(trained, f"checkpoint {weights}", stated, "the config")
+        self.classes = trained or stated or ()
+        import_mmdet()
+        from mmcv.transforms import Compose
+        from mmdet.registry import MODELS
+
+        self.model: Any = MODELS.build(cfg.model)
+        load_detector(self.model, state, weights)
+        self.model.to(device).eval()
+        steps = [step for step in _test_pipeline(cfg) if not step["type"].startswith("LoadAnnotations")]
+        steps[0] = {"type": "mmdet.LoadImageFromNDArray"}
+        self.pipeline = Compose(steps)
+
+    def __call__(self, image: np.ndarray) -> list[dict[str, Any]]:
+        """Detect on one picture.
+
+        Args:
+            image: RGB, uint8, (height, width, 3).
+
+        Returns:
+            Detections by falling score: ``bbox`` (x, y, width, height in pixels), ``score``, ``label``, ``category`` and, from
+            detectors with masks, ``segmentation`` (COCO's run-length code, as text).
+        """
+        import torch
+
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        sample: Any = self.pipeline({"img": bgr, "img_id": 0})
+        with torch.no_grad():
+            result = self.model.test_step({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]})[0]
+        return list(self._detections(result.pred_instances.cpu()))
+
+    def _detections(self, found: Any) -> Iterator[dict[str, Any]]:
+        masks = found.masks if "masks" in found else None
+        for i in found.scores.argsort(descending=True).tolist():
+            x1, y1, x2, y2 = found.bboxes[i].tolist()
+            label = int(found.labels[i])
+            detection: dict[str, Any] = {
+                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(float(found.scores[i]), 5),
+                "label": label,
+                "category": self.classes[label] if label < len(self.classes) else str(label),
+            }
+            if masks is not None:
+                detection["segmentation"] = _encode(masks[i].numpy())
+            yield detection
+
+
+def _test_pipeline(cfg: Config) -> list[Any]:
+    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
+    if not loader:
+        raise InputError("the config has no test_dataloader, whose pipeline says how a picture is prepared")
+    dataset = loader["dataset"]
+    while "pipeline" not in dataset and "dataset" in dataset:
+        dataset = dataset["dataset"]
+    return [dict(step) for step in dataset["pipeline"]]
+
+
+def _encode(mask: np.ndarray) -> dict[str, Any]:
+    from pycocotools import mask as coder
+
+    code: Any = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
+
+
+def predict(
+    cfg: Config,
+    weights: str | Path,
+    images: str | Path | Sequence[str | Path],
+    work_dir: str | Path,
+    *,
+    score_threshold: float = 0.3,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Detect on pictures; write an annotated copy of each and one ``predictions.json``.
+
+    A file that is no readable picture is reported and left out; the others are done.
+
+    Args:
+        cfg: A config of :func:`tinyvit.detection.load_config`.
+        weights: The detector's checkpoint.
+        images: Picture files, folders of them, or one of either.
+        work_dir: Folder for ``predictions.json`` and ``pictures/``.
+        score_threshold: Detections below this score are left out, in the JSON and in the pictures.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        The document of ``predictions.json``: ``classes``, ``score_threshold``, ``images`` (each ``file``, ``width``, ``height``,
+        ``picture``, ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
+
+    Raises:
+        InputError: No picture at all, a missing file, or a checkpoint that does not fit.
+    """
+    files = list(find_images([images] if isinstance(images, (str, Path)) else images))
+    work_dir = make_work_dir("detect-predict", work_dir)
+    predictor = Predictor(cfg, weights, device=device)
+    (work_dir / "pictures").mkdir(exist_ok=True)
+    document: dict[str, Any] = {
+        "classes": list(predictor.classes),
+        "score_threshold": score_threshold,
+        "images": [],
+        "unreadable": {},
+    }
+    for number, file in enumerate(track(files, "Detecting")):
+        try:
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            document["unreadable"][str(file)] = f"{type(error).__name__}: {error}"
+            continue
+        detections = [found for found in predictor(np.asarray(image)) if found["score"] >= score_threshold]
+        picture = work_dir / "pictures" / f"{number:05d}-{file.stem}.jpg"
+        draw_detections(image, detections).save(picture, quality=92)
+        entry = {"file": str(file), "width": image.width, "height": image.height, "picture": str(picture)}
+        document["images"].append({**entry, "detections": detections})
+    if not document["images"]:
+        raise InputError(f"none of the {len(files)} files is a readable picture; the first was {files[0]}")
+    write_json(work_dir / "predictions.json", document)
+    return document
+
+
+def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """The picture files among files and folders (not below sub-folders), sorted within each folder.
+
+    Raises:
+        InputError: A path that does not exist, or a folder without pictures.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise InputError(f"folder {path} holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
+            yield from inside
+        elif path.is_file():
+            yield path
+        else:
+            raise InputError(f"picture {path} does not exist")
+
+
+def draw_detections(
+    image: Image.Image, detections: Sequence[dict[str, Any]], colours: Sequence[tuple[int, int, int]] | None = None
+) -> Image.Image:
+    """A copy of a picture with boxes, class names, scores and, where there are any, translucent masks.
+
+    Args:
+        image: The picture.
+        detections: As :class:`Predictor` gives them.
+        colours: One per label; default: :func:`tinyvit.detection.config.make_palette`.
+    """
+    colours = colours or make_palette(max((found["label"] for found in detections), default=0) + 1)
+    canvas = image.convert("RGB")
+    for found in detections:
+        if "segmentation" in found:
+            canvas = _tint(canvas, found["segmentation"], colours[found["label"] % len(colours)])
+    draw = ImageDraw.Draw(canvas)
+    stroke = max(2, round(max(canvas.size) / 320))
+    font = ImageFont.load_default(size=max(11, round(max(canvas.size) / 45)))
+    # The best detection is drawn last, on top of the others.
+    for found in reversed(detections):
+        _draw_box(draw, found, colours[found["label"] % len(colours)], stroke, font)
+    return canvas
+
+
+def _tint(canvas: Image.Image, segmentation: dict[str, Any], colour: tuple[int, int, int]) -> Image.Image:
+    from pycocotools import mask as coder
+
+    where: Any = coder.decode(segmentation)  # pyright: ignore[reportArgumentType]
+    mask = Image.fromarray((where * 110).astype(np.uint8), mode="L")
+    return Image.composite(Image.new("RGB", canvas.size, colour), canvas, mask)
+
+
+def _draw_box(
+    draw: ImageDraw.ImageDraw, found: dict[str, Any], colour: tuple[int, int, int], stroke: int, font: Any
+) -> None:
+    x, y, width, height = found["bbox"]
+    draw.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=colour, width=stroke)
+    text = f"{found['category']} {found['score']:.2f}"
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    line = bottom + 4
+    at = (x, y - line if y >= line else y)
+    draw.rectangle((at[0], at[1], at[0] + right - left + 6, at[1] + line), fill=colour)
+    # Black on a light colour, white on a dark one (luma of the sRGB values).
+    luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    draw.text((at[0] + 3, at[1] + 1), text, font=font, fill=(0, 0, 0) if luma > 128 else (255, 255, 255))

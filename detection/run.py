@@ -1,0 +1,191 @@
+"""Training and evaluation of a detector on mmengine's Runner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ..backbones.errors import InputError
+from ..backbones.runs import make_work_dir
+from ..backbones.weights import read_checkpoint
+from .coco import check_same_classes
+from .config import config_classes
+from .runtime import (
+    fit_to_machine,
+    import_mmdet,
+    is_detector,
+    launcher,
+    load_detector,
+    on_device,
+    quiet_console,
+    read_detector,
+)
+
+
+def train(
+    cfg: Config,
+    work_dir: str | Path,
+    *,
+    weights: str | Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Train the detector of a config; checkpoints and logs go to ``work_dir``.
+
+    Args:
+        cfg: A config of :func:`tinyvit.detection.load_config`; it is not changed.
+        work_dir: Folder for checkpoints, logs and mmengine's copy of the config.
+        weights: A backbone's checkpoint of any known naming, or a whole detector's (which must fit the config,
+            classes included). ``None``: what the config names, else random weights.
+        resume: Go on from the last checkpoint in ``work_dir``: weights, optimiser, schedule and position.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
+
+    Returns:
+        ``checkpoint`` (path of the last one), ``init`` (where the weights came from), ``iterations``, ``seconds``,
+        ``lr`` and ``batch_size`` as used, ``losses`` (``first`` and ``last``: mean total loss of the first and last
+        tenth of this run's iterations), and ``metrics`` of the last validation (empty where none was run).
+
+    Raises:
+        InputError: Weights that do not fit, nothing to resume, or a config without training data.
+        CheckFailedError: A loss became NaN or infinite.
+    """
+    if cfg.get("train_cfg") is None:
+        raise InputError("the config has no training data; the data folder has validation annotations only")
+    cfg, work_dir = cfg.copy(), make_work_dir("detect-train", work_dir)
+    if resume and not (work_dir / "last_checkpoint").is_file():
+        raise InputError(f"--resume: {work_dir} holds no checkpoint to go on from")
+    detector, init = (None, "resumed") if resume else _place_weights(cfg, weights)
+    cfg.resume = resume
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "tinyvit.StopOnBadLossHook"}]
+    with on_device(device):
+        runner = _make_runner(cfg, work_dir)
+        if init == "random":
+            print_log("the backbone starts from random weights; give trained ones with --weights FILE", "current")
+        if detector is not None:
+            _load_into(runner, detector, weights, cfg)
+        start, started = runner.iter, time.monotonic()
+        runner.train()
+        seconds = time.monotonic() - started
+    return {
+        "checkpoint": (work_dir / "last_checkpoint").read_text().strip(),
+        "init": init,
+        "iterations": runner.iter,
+        "seconds": round(seconds, 1),
+        "lr": runner.optim_wrapper.optimizer.defaults["lr"],
+        "batch_size": cfg.train_dataloader.batch_size,
+        "losses": _loss_summary(runner, runner.iter - start),
+        "metrics": _last_metrics(runner),
+    }
+
+
+def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: str | None = None) -> dict[str, float]:
+    """Evaluate a detector's checkpoint on the test data of a config with COCO's numbers.
+
+    Args:
+        cfg: A config of :func:`tinyvit.detection.load_config`; it is not changed.
+        weights: The detector's checkpoint. It must fit the config whole, and its classes must be those of the data.
+        work_dir: Folder for logs and the detections in COCO's result format (``detections.bbox.json``, and
+            ``detections.segm.json`` for masks).
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
+
+    Returns:
+        Name -> value; for boxes ``bbox_mAP``, ``bbox_mAP_50`` and the other ten of
+        :class:`tinyvit.detection.metrics.CocoMetric`, for masks also ``segm_...``. In 0..1; -1 where no object has that size.
+
+    Raises:
+        InputError: A checkpoint that does not fit, or a config without test data.
+    """
+    if cfg.get("test_cfg") is None:
+        raise InputError("the config has no test data; the data folder has training annotations only")
+    state, classes = read_detector(weights)
+    _check_classes(cfg, classes, weights)
+    cfg, work_dir = cfg.copy(), make_work_dir("detect-test", work_dir)
+    # Nothing is trained: what only training needs would be built, and could fail, for nothing.
+    for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+        cfg[name] = None
+    cfg.pop("auto_scale_lr", None)
+    for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
+        if str(evaluator.get("type")).endswith("CocoMetric"):
+            evaluator["outfile_prefix"] = str(work_dir / "detections")
+    with on_device(device):
+        runner = _make_runner(cfg, work_dir)
+        load_detector(_unwrapped(runner), state, weights)
+        found = runner.test()
+    return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
+
+
+def _make_runner(cfg: Config, work_dir: Path) -> Any:
+    from mmengine.device import get_device
+    from mmengine.runner import Runner
+
+    import_mmdet()
+    cfg.work_dir = str(work_dir)
+    cfg.launcher = launcher()
+    # One name a run: mmengine keeps visualisers and loggers of a process by name and would hand out the old ones.
+    cfg.experiment_name = f"{work_dir.name}-{time.time_ns()}"
+    if cfg.get("visualizer"):
+        cfg.visualizer["name"] = cfg.experiment_name
+    fit_to_machine(cfg, get_device())
+    runner = Runner.from_cfg(cfg)
+    quiet_console()
+    return runner
+
+
+def _place_weights(cfg: Config, weights: str | Path | None) -> tuple[dict[str, Tensor] | None, str]:
+    """Decide what ``weights`` are. A backbone's go into the config; a detector's are returned. Also: what they were."""
+    backbone = cfg.model.get("backbone") or {}
+    if weights is None:
+        named = backbone.get("weights") or (backbone.get("init_cfg") or {}).get("checkpoint") or cfg.get("load_from")
+        return None, str(named or "random")
+    checkpoint = read_checkpoint(weights)
+    state = checkpoint.get("state_dict", checkpoint)
+    if is_detector(state):
+        return read_detector(weights)[0], f"detector {weights}"
+    if not str(backbone.get("type", "")).startswith("tinyvit."):
+        raise InputError(
+            f"--weights {weights} holds a backbone, and the config's backbone is {backbone.get('type')}, which loads its "
+            "own with init_cfg; only tinyvit.TinyViT and tinyvit.DeiT take it from here"
+        )
+    backbone.pop("init_cfg", None)
+    backbone["weights"] = str(weights)
+    return None, f"backbone {weights}"
+
+
+def _load_into(runner: Any, state: dict[str, Tensor], weights: str | Path | None, cfg: Config) -> None:
+    assert weights is not None
+    _check_classes(cfg, read_detector(weights)[1], weights)
+    load_detector(_unwrapped(runner), state, weights)
+    # mmengine would initialise the weights again at the start of the training.
+    _unwrapped(runner).init_weights = lambda: None
+
+
+def _unwrapped(runner: Any) -> nn.Module:
+    from mmengine.model import is_model_wrapper
+
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _check_classes(cfg: Config, classes: tuple[str, ...] | None, weights: str | Path) -> None:
+    ours = config_classes(cfg)
+    if classes is not None and ours is not None:
+        check_same_classes(classes, f"checkpoint {weights}", ours, "the data")
+
+
+def _loss_summary(runner: Any, iterations: int) -> dict[str, float]:
+    """Mean loss of the first and the last tenth of the iterations of this run."""
+    history, _ = runner.message_hub.get_scalar("train/loss").data
+    losses = [float(value) for value in history[-iterations:]]
+    tenth = max(1, len(losses) // 10)
+    return {"first": sum(losses[:tenth]) / tenth, "last": sum(losses[-tenth:]) / tenth}
+
+
+def _last_metrics(runner: Any) -> dict[str, float]:
+    scalars: Mapping[str, Any] = runner.message_hub.log_scalars
+    start = "val/coco/"
+    return {name.removeprefix(start): float(s.current()) for name, s in scalars.items() if name.startswith(start)}

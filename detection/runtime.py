@@ -1,0 +1,172 @@
+"""What a run needs around mmengine's Runner: quiet imports, a device, readable logs, weights that load whole."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from torch import Tensor, nn
+
+from ..backbones.errors import CheckFailedError, InputError
+from ..backbones.runs import available_cpus
+from ..backbones.weights import read_checkpoint
+from .mmcv_ext import mmcv_ops_in_use
+from .registry import HOOKS
+
+#: Lines that mmengine writes once per parameter; they are in the log file.
+_LOG_NOISE = ("paramwise_options --", "is skipped since its requires_grad", "The value is the same before and after")
+
+
+def import_mmdet() -> None:
+    """Import mmdet's models and datasets (about five seconds), without what they print about optional packages.
+
+    Raises:
+        MissingExtraError: MMDetection is not installed.
+    """
+    from ..backbones.errors import require
+
+    if "mmdet.datasets" not in sys.modules:
+        require("mmdet", "detection")
+        with contextlib.redirect_stdout(io.StringIO()):
+            import mmdet.datasets
+            import mmdet.models  # noqa: F401
+    from mmengine.registry import DefaultScope
+
+    if DefaultScope.get_current_instance() is None:
+        DefaultScope.get_instance("tinyvit-detection", scope_name="mmdet")
+
+
+@contextlib.contextmanager
+def on_device(device: str | None) -> Iterator[None]:
+    """Make mmengine use ``cpu``, ``cuda`` or ``cuda:N`` for the duration; ``None`` leaves its choice."""
+    import torch
+    from mmengine.device import utils
+
+    before = utils.DEVICE
+    if device is not None:
+        utils.DEVICE = torch.device(device).type
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)
+    try:
+        yield
+    finally:
+        utils.DEVICE = before
+
+
+class _NoiseFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(noise in record.getMessage() for noise in _LOG_NOISE)
+
+
+def quiet_console() -> None:
+    """Keep mmengine's line-per-parameter messages off the console; its log file still gets them."""
+    from mmengine.logging import MMLogger
+
+    for handler in MMLogger.get_current_instance().handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.addFilter(_NoiseFilter())
+
+
+def fit_to_machine(cfg: Config, device: str) -> None:
+    """Set the number of data-loading processes to what the machine has to spare, in place.
+
+    On the CPU the model itself takes the cores. Where processes are spawned, not forked, and mmcv runs on
+    torchvision's operators, a worker could not import mmdet: it never imports this package first.
+    """
+    spare = max(1, available_cpus() // 4) if device == "cpu" else available_cpus()
+    forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
+    if not forks and mmcv_ops_in_use()["kind"] != "compiled":
+        spare = 0
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = cfg.get(name)
+        if loader:
+            loader["num_workers"] = min(loader.get("num_workers", 0), spare)
+            if not loader["num_workers"]:
+                loader["persistent_workers"] = False
+    if not forks and cfg.get("env_cfg"):
+        cfg.env_cfg["mp_cfg"] = {"mp_start_method": "spawn", "opencv_num_threads": 0}
+
+
+def launcher() -> str:
+    """``pytorch`` in a process that ``torchrun`` started, else ``none``."""
+    return "pytorch" if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys() else "none"
+
+
+@HOOKS.register_module()
+class StopOnBadLossHook(Hook):
+    """End a run at the first loss that is no finite number.
+
+    Raises:
+        CheckFailedError: Names the iteration and the losses.
+    """
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Look at the losses of this iteration."""
+        losses = {name: float(value) for name, value in (outputs or {}).items() if name.startswith("loss")}
+        bad = [name for name, value in losses.items() if value != value or abs(value) == float("inf")]
+        if bad:
+            raise CheckFailedError(
+                f"training stopped at iteration {runner.iter + 1}: {', '.join(bad)} became {losses[bad[0]]}; "
+                "lower optim_wrapper.optimizer.lr or clip gradients"
+            )
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------
+
+
+def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """State dict and classes of a detector's checkpoint.
+
+    Returns:
+        The state dict, and the classes that it was trained on where the file says so.
+
+    Raises:
+        InputError: The file cannot be read, or holds no detector.
+    """
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.get("state_dict", checkpoint)
+    if not is_detector(state):
+        raise InputError(
+            f"{path} holds no detector (no parameter starts with 'backbone.' beside those of a head); "
+            "a backbone's weights go to 'tinyvit detect train --weights'"
+        )
+    meta = checkpoint.get("meta") or {}
+    classes = (meta.get("dataset_meta") or {}).get("classes")
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors, tuple(classes) if classes else None
+
+
+def is_detector(state: Any) -> bool:
+    """Whether a state dict is a whole detector's: it has a backbone and, beside it, a box or query head."""
+    names = [str(name) for name in state] if isinstance(state, Mapping) else []
+    heads = ("bbox_head.", "roi_head.", "rpn_head.", "mask_head.", "neck.", "decoder.")
+    return any(name.startswith("backbone.") for name in names) and any(name.startswith(heads) for name in names)
+
+
+def load_detector(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Load a detector's state dict whole or not at all.
+
+    Raises:
+        InputError: A parameter is missing, unknown or of another shape; the model is then unchanged.
+    """
+    target = model.state_dict()
+    missing = [name for name in target if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in target]
+    shapes = [name for name in target if name in state and state[name].shape != target[name].shape]
+    parts = [
+        f"{len(names)} parameters {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for names, what in ((missing, "are missing"), (unknown, "are unknown"), (shapes, "have another shape"))
+        if names
+    ]
+    if parts:
+        raise InputError(f"{origin} does not fit the detector of the config: {', '.join(parts)}")
+    model.load_state_dict(state, strict=False)
