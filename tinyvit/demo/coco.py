@@ -60,14 +60,14 @@ def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
         if row.split != "detect-test":
             _save(_shrink(picture, limits.pool_px, min), folder / "pool" / f"{row.image['id']}.jpg")
             counts["pool"] += 1
-        counts[_PROBE_SPLIT[row.split]] += _write_crops(folder / _PROBE_SPLIT[row.split], picture, row, chosen, limits)
-        _add_scene(
-            folder / "scenes" / row.split, tables[row.split], _shrink(picture, limits.scene_px, max), picture, row
-        )
+        probe = _PROBE_SPLIT[row.split]
+        counts[probe] += _write_crops(folder / probe, picture, row, chosen, limits)
+        scene = _shrink(picture, limits.scene_px, max)
+        _add_scene(folder / "scenes" / scene_folder(row.split), tables[row.split], scene, picture, row)
     for split, table in tables.items():
         counts[split] = len(table["images"])
         counts[f"boxes {split}"] = len(table["annotations"])
-        path = folder / "scenes" / "annotations" / f"instances_{scene_folder(f'detect-{split}')}.json"
+        path = folder / "scenes" / "annotations" / f"instances_{scene_folder(split)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**table, "categories": categories})
     notes = (
