@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import math
@@ -187,7 +188,8 @@ def pretrain(
     if checkpoint is not None:
         runner._load_from, runner._resume = str(checkpoint), True
     start = time.monotonic()
-    with log.bar:
+    # mmengine prints some of its log; standard output belongs to the caller's result.
+    with log.bar, contextlib.redirect_stdout(io.StringIO()):
         runner.train()
     seconds = time.monotonic() - start
     path = work_dir / STUDENT_NAME
@@ -267,7 +269,7 @@ def _make_runner(
     clip = {"max_norm": recipe.clip_grad} if recipe.clip_grad else None
     runner_class = type("DistillRunner", (_Runner,), {"device": device})
     config = Config(recipe.binding())
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with contextlib.redirect_stdout(io.StringIO()):
         runner = runner_class(
             model=distiller,
             work_dir=str(work_dir),
@@ -400,7 +402,7 @@ class TrainLog(Hook):
         show: Report on the console.
     """
 
-    priority = "LOW"
+    priority = "NORMAL"  # before the scheduler moves on: the logged rate is the one that was used
 
     def __init__(self, path: Path, recipe: Recipe, plan: Plan, show: bool) -> None:
         self.path, self.recipe, self.plan = path, recipe, plan

@@ -1,9 +1,206 @@
-"""Not yet written."""
+"""``tinyvit label`` and ``tinyvit labels``: a teacher's soft labels, made and looked after."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+
+if TYPE_CHECKING:
+    from tinyvit.backbones.images import ImageFiles
+
+_group = typer.Typer(no_args_is_help=True, help="Look into a soft-label store, and verify it.")
+
+StoreArgument = Annotated[Path, typer.Argument(help="Folder of the soft-label store.")]
+TeacherWeightsOption = Annotated[
+    Path | None, typer.Option(help="The teacher's checkpoint; efficientnet_lite1 and 2 bring their own.")
+]
+TeacherSizeOption = Annotated[int | None, typer.Option(help="The teacher's input side. [default: the model's]")]
+TEACHER_HELP = "efficientnet_lite2, efficientnet_lite1, timm:NAME, or one of `tinyvit models`."
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this room to the front door."""
+    """Add ``label`` and the ``labels`` group to the front door."""
+    app.command("label")(label)
+    app.add_typer(_group, name="labels")
+
+
+def label(
+    data: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
+    store: Annotated[Path, typer.Argument(help="Folder of the soft-label store; one that was begun is finished.")],
+    teacher: Annotated[str, typer.Option(help=TEACHER_HELP)],
+    teacher_weights: TeacherWeightsOption = None,
+    teacher_size: TeacherSizeOption = None,
+    views: Annotated[int, typer.Option(help="Augmented views of each image.")] = 1,
+    topk: Annotated[int, typer.Option(help="Classes stored of each label.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
+    crop_scale: Annotated[
+        tuple[float, float], typer.Option(help="Smallest and largest share of the image in a crop.")
+    ] = (0.08, 1.0),
+    flip: Annotated[bool, typer.Option(help="Mirror half of the views.")] = True,
+    centre: Annotated[bool, typer.Option("--centre", help="No augmentation: the centre crop of evaluation.")] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with file and class_index. [default: labels.csv in or beside DATA]")
+    ] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Images a shard. [default: 16 shards or more]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Views a teacher batch. [default: 64]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that decode and augment. [default: processors]")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    device: DeviceOption = "auto",
+    work_dir: WorkDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a teacher label views of images, once for all students.
+
+    A run that was stopped, even by a kill, goes on where it was: give the same command again. Images that cannot be
+    read are reported, skipped and counted. Where true classes are known, the teacher's own top-1 is printed first.
+
+    Example: tinyvit label photos store --teacher efficientnet_lite2 --views 2 --topk 10
+    """
+    arguments = dict(locals())
+    from tinyvit.backbones.allocator import tune_allocator
+    from tinyvit.backbones.distill.augment import ViewSampler
+    from tinyvit.backbones.distill.label import LabelOptions, label_store
+    from tinyvit.backbones.distill.teachers import load_teacher
+    from tinyvit.backbones.images import ImageFiles
+    from tinyvit.backbones.runs import make_work_dir, write_result
+
+    images = ImageFiles(data)
+    sampler = ViewSampler(
+        seed=seed, kind="centre" if centre else "random", scale=crop_scale, flip=0.5 if flip and not centre else 0.0
+    )
+    options = LabelOptions(
+        views=views, topk=topk, sampler=sampler, shard_images=shard_size, batch_size=batch_size, workers=workers
+    )
+    allocator = tune_allocator()
+    model = load_teacher(
+        teacher, weights=teacher_weights, size=teacher_size, device=resolve_device(device), precision=precision
+    )
+    summary = label_store(images, store, model, options, truth=_truth(images, labels, model.num_classes))
+    folder = make_work_dir("label", work_dir or store)
+    metrics = {**summary.to_dict(), "allocator": allocator}
+    document = write_result(folder, "label", arguments, metrics)
+    if as_json:
+        print_json(document)
+        return
+    if summary.teacher_top1 is not None:
+        print(f"teacher top-1 on {summary.teacher_top1_images} un-augmented views: {summary.teacher_top1:.1%}")
+    if summary.rows_made:
+        print(
+            f"labelled {summary.rows_made} views in {summary.seconds:.1f} s: {summary.images_per_second:.0f} img/s, "
+            f"the teacher waited for pictures {summary.waiting_share:.0%} of the time"
+        )
+    print(
+        f"{summary.store}: {summary.images} images x {summary.views} views, {summary.shards} shards "
+        f"({summary.shards_made} made now), {len(summary.invalid)} images unreadable"
+    )
+    for key, reason in summary.invalid:
+        print(f"  unreadable: {key} ({reason})")
+
+
+def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[int, int] | None:
+    """True classes from the CSV that was given, or from one that lies at hand and names these images."""
+    from tinyvit.backbones.distill.truth import find_labels, match_labels, read_labels, true_classes
+
+    if labels is not None:
+        return true_classes(images, labels, num_classes)
+    found = find_labels(images.root)
+    if found is None:
+        return None
+    if not match_labels(images, read_labels(found)):
+        print(f"{found} names no image of {images.root}: the teacher's accuracy is not measured", file=sys.stderr)
+        return None
+    return true_classes(images, found, num_classes)
+
+
+@_group.command("info")
+def info(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Show what a store holds: images, views, teacher, augmentation, size on disk.
+
+    Example: tinyvit labels info store
+    """
+    from tinyvit.backbones.distill.store import SoftLabelStore
+    from tinyvit.backbones.distill.verify import describe_store
+
+    document = describe_store(SoftLabelStore(store))
+    if as_json:
+        print_json(document)
+    else:
+        _print_info(document)
+
+
+def _print_info(document: dict[str, Any]) -> None:
+    shards, teacher, views = document["shards"], document["teacher"], document["augmentation"]
+    state = "complete" if document["complete"] else "INCOMPLETE"
+    lines = {
+        "store": f"{document['store']} ({document['store_id'][:12]})",
+        "images": f"{document['images']} x {document['views']} views, {len(document['unreadable'])} images unreadable",
+        "shards": f"{shards['finished']} of {shards['of']} finished, {shards['images']} images each: {state}",
+        "labels": f"top {document['topk']} of {document['classes']} classes, {document['row_bytes']} bytes a row, "
+        f"{document['disk_bytes'] / 1e6:.2f} MB on disk",
+        "teacher": f"{teacher['name']} at {teacher['preprocess']['size'][0]} px, {teacher['precision']}, "
+        f"weights {teacher['weights_sha256'][:12]}",
+        "views": f"{views['kind']}, scale {views['scale'][0]:g} to {views['scale'][1]:g}, flip {views['flip']:g}, "
+        f"seed {views['seed']}, op table {views['op_table']}",
+    }
+    if document["residual"]:
+        residual = document["residual"]
+        lines["residual"] = f"mean {residual['mean']:.4f}, largest {residual['largest']:.4f} outside the top K"
+    if document["libraries_differ"]:
+        lines["note"] = document["libraries_differ"]
+    for name, text in lines.items():
+        print(f"{name:9s}{text}")
+    for key, reason in document["unreadable"].items():
+        print(f"  unreadable: {key} ({reason})")
+
+
+@_group.command("verify")
+def verify(
+    store: StoreArgument,
+    data: Annotated[Path | None, typer.Option(help="Its images: compare list, files and pixels too.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Its teacher: label a sample of rows again.")] = None,
+    teacher_weights: TeacherWeightsOption = None,
+    teacher_size: TeacherSizeOption = None,
+    sample: Annotated[int, typer.Option(min=1, help="Rows that the teacher labels again.")] = 64,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a store: the checksum of every row, and on request the images and the teacher behind it.
+
+    Exit code 1 when something is wrong; every shard and row that fails is named.
+
+    Example: tinyvit labels verify store --data photos --teacher efficientnet_lite2
+    """
+    from tinyvit.backbones.distill.store import SoftLabelStore
+    from tinyvit.backbones.distill.teachers import load_teacher
+    from tinyvit.backbones.distill.verify import verify_store
+    from tinyvit.backbones.errors import CheckFailedError, InputError
+    from tinyvit.backbones.images import ImageFiles
+
+    opened = SoftLabelStore(store)
+    if teacher is not None and data is None:
+        raise InputError("--teacher needs --data: the teacher looks at the images again")
+    model = None
+    if teacher is not None:
+        size = teacher_size or opened.header.augmentation["hash_size"][0]
+        precision = opened.header.teacher["precision"]
+        model = load_teacher(
+            teacher, weights=teacher_weights, size=size, device=resolve_device(device), precision=precision
+        )
+    report = verify_store(opened, ImageFiles(data) if data else None, model, sample=sample)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        for problem in report.problems:
+            print(problem)
+        moved = "" if report.teacher_distance is None else f" (largest distance {report.teacher_distance:.4f})"
+        print(
+            f"{report.rows} rows of {report.finished} shards verified, {report.pixels} views made again, "
+            f"{report.teacher_rows} rows labelled again{moved}: {len(report.problems)} problems"
+        )
+    if report.problems:
+        raise CheckFailedError(f"{store} has {len(report.problems)} problems; the first: {report.problems[0]}")

@@ -1,9 +1,138 @@
-"""Not yet written."""
+"""``tinyvit pretrain`` and ``tinyvit evaluate``: a student from a store, and what a classifier is worth."""
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this room to the front door."""
+    """Add ``pretrain`` and ``evaluate`` to the front door."""
+    app.command("pretrain")(pretrain)
+    app.command("evaluate")(evaluate)
+
+
+def pretrain(
+    config: Annotated[str, typer.Argument(help="A config file, or the name of a shipped one: tiny_vit_5m_distill.")],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[K=V]...", help="Further --cfg-options, as in '--cfg-options a=1 b=2'."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder or zip of the images that were labelled.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="The soft-label store.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the images.")] = None,
+    max_iters: Annotated[int | None, typer.Option(help="Iterations, instead of epochs.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --work-dir.")] = False,
+    cfg_options: Annotated[
+        list[str] | None,
+        typer.Option("--cfg-options", metavar="K=V", help="Change a key of the config; repeatable."),
+    ] = None,
+    work_dir: WorkDirOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Distil a student from a soft-label store alone: no teacher in memory, no true labels.
+
+    Example: tinyvit pretrain tiny_vit_5m_distill --data photos --labels store --cfg-options student.img_size=96
+    """
+    arguments = dict(locals())
+    from tinyvit.backbones.allocator import tune_allocator
+    from tinyvit.backbones.distill.recipe import load_recipe
+    from tinyvit.backbones.errors import InputError
+    from tinyvit.backbones.runs import make_work_dir, write_result
+
+    if resume and work_dir is None:
+        raise InputError("--resume needs the --work-dir of the run to go on with")
+    if epochs is not None and max_iters is not None:
+        raise InputError("give either --epochs or --max-iters, not both")
+    overrides = _overrides([*(cfg_options or []), *(more or [])])
+    given = {"data": data, "labels": labels, "epochs": epochs, "max_iters": max_iters}
+    overrides |= {key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value}
+    recipe = load_recipe(config, **overrides)
+    from tinyvit.backbones.distill.train import pretrain as run
+
+    allocator = tune_allocator()
+    folder = make_work_dir("pretrain", work_dir)
+    summary = run(recipe, folder, resume=resume, device=resolve_device(device))
+    metrics = {**summary.to_dict(), "allocator": allocator, "recipe": recipe.binding()}
+    document = write_result(folder, "pretrain", arguments, metrics)
+    if as_json:
+        print_json(document)
+        return
+    print(
+        f"loss {summary.first_loss:.4f} -> {summary.last_loss:.4f} in {summary.iterations} iterations "
+        f"({summary.epochs:.2f} epochs), {summary.seconds:.0f} s, {summary.images_per_second:.0f} img/s"
+    )
+    print(f"student: {summary.student}\nloss curve: {summary.log}")
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    """``key=value`` texts; a value that reads as a Python literal is one, else it is text."""
+    from tinyvit.backbones.errors import InputError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--cfg-options {pair!r} is not of the form key=value")
+        try:
+            found[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[key] = text
+    return found
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="One of `tinyvit models`, timm:NAME, or efficientnet_lite1 / 2.")],
+    data: Annotated[Path, typer.Option(help="Folder or zip of images: CLASS/NAME.jpg, or flat with a labels CSV.")],
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint; efficientnet_lite1 and 2 bring their own.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with file and class_index. [default: labels.csv in or beside DATA]")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Input side in pixels. [default: the model's]")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    device: DeviceOption = "auto",
+    work_dir: WorkDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure top-1 and top-5 accuracy on images whose classes are known.
+
+    Classes come from a CSV, else from the first folder of each path, counted in sorted order.
+
+    Example: tinyvit evaluate tiny_vit_5m_224 --data imagenet/val --weights tiny_vit_5m_22kto1k_distill.pth
+    """
+    arguments = dict(locals())
+    from tinyvit.backbones.allocator import tune_allocator
+    from tinyvit.backbones.distill.label import evaluate_top
+    from tinyvit.backbones.distill.teachers import load_teacher
+    from tinyvit.backbones.distill.truth import true_classes
+    from tinyvit.backbones.errors import InputError
+    from tinyvit.backbones.images import ImageFiles
+    from tinyvit.backbones.runs import make_work_dir, write_result
+
+    images = ImageFiles(data)
+    allocator = tune_allocator()
+    classifier = load_teacher(model, weights=weights, size=size, device=resolve_device(device), precision=precision)
+    truth = true_classes(images, labels, classifier.num_classes)
+    correct, seen = evaluate_top(classifier, images, truth)
+    if not seen:
+        raise InputError(f"none of the {len(truth)} labelled images of {data} can be read")
+    metrics = {
+        "model": classifier.fingerprint,
+        "top1": correct[0] / seen,
+        "top5": correct[1] / seen,
+        "images": seen,
+        "unreadable": len(truth) - seen,
+        "allocator": allocator,
+    }
+    folder = make_work_dir("evaluate", work_dir)
+    document = write_result(folder, "evaluate", arguments, metrics)
+    if as_json:
+        print_json(document)
+        return
+    print(f"{classifier.name} on {seen} images: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}")

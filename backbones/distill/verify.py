@@ -1,0 +1,230 @@
+"""Is a store what it says? Checksums, the images behind it, the pixels, and the teacher run again on a sample."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..images import ImageFiles
+from ..runs import available_cpus
+from .augment import pixel_hash
+from .console import RateBar
+from .data import render
+from .manifest import MANIFEST_NAME, Manifest
+from .rows import SoftLabels, encode_logits, restore
+from .store import Shard, SoftLabelStore
+from .teachers import Teacher
+
+#: Largest total-variation distance between a stored soft label and the teacher's label today. Another processor,
+#: thread count or batch moves bf16 logits by about 0.01; a wrong teacher or a wrong view moves them by tenths.
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was looked at, and everything that is wrong.
+
+    Args:
+        shards: Shards in all.
+        finished: Shards that are finished.
+        rows: Rows whose checksum was verified.
+        pixels: Views that were made again and compared by hash.
+        teacher_rows: Rows that the teacher labelled again.
+        teacher_distance: Largest distance found there (total variation, 0..1), or ``None``.
+        problems: One phrase each, naming file and row.
+    """
+
+    shards: int
+    finished: int
+    rows: int
+    pixels: int
+    teacher_rows: int
+    teacher_distance: float | None
+    problems: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def verify_store(
+    store: SoftLabelStore,
+    images: ImageFiles | None = None,
+    teacher: Teacher | None = None,
+    *,
+    sample: int = 64,
+    show: bool = True,
+) -> VerifyReport:
+    """Verify a store.
+
+    Args:
+        store: The store, complete or not.
+        images: Its images: list, files and recorded pixel hashes are compared too.
+        teacher: Its teacher: ``sample`` rows are labelled again, unless something is wrong already; needs ``images``.
+        sample: How many rows.
+        show: Report progress.
+
+    Raises:
+        InputError: ``images`` or ``teacher`` are not those of the store.
+    """
+    shards = list(store.shards())
+    finished = [shard for shard in shards if store.is_finished(shard)]
+    problems: list[str] = []
+    if len(finished) < len(shards):
+        missing = next(shard.name for shard in shards if not store.is_finished(shard))
+        problems.append(
+            f"{store.path}: {len(finished)} of {len(shards)} shards are finished; the first missing one is {missing}"
+        )
+    manifest = store.path / MANIFEST_NAME
+    if Manifest.open(manifest).sha256 != store.header.manifest_sha256:
+        problems.append(f"{manifest} is damaged: its hash is not the one in the header")
+    whole: list[Shard] = []
+    with RateBar("verify", sum(shard.rows for shard in finished), "rows", show) as bar:
+        for shard in finished:
+            found = store.damaged_rows(shard)
+            problems.extend(found)
+            if not found:
+                whole.append(shard)
+            bar.advance(shard.rows)
+    pixels, distance, chosen = 0, None, []
+    if images is not None:
+        store.manifest.check_images(images, f"the store {store.path}")
+        problems.extend(_changed_files(store, images))
+        pixels = 0 if problems else _verify_pixels(store, images, whole, problems)
+        if teacher is not None and not problems:
+            _require_teacher(store, teacher)
+            chosen = _spread(store, whole, sample)
+            distance = _verify_teacher(store, images, teacher, chosen, problems)
+    rows = sum(shard.rows for shard in finished)
+    return VerifyReport(len(shards), len(finished), rows, pixels, len(chosen), distance, problems)
+
+
+def _changed_files(store: SoftLabelStore, images: ImageFiles) -> list[str]:
+    """Read every image and compare its hash with the manifest's."""
+
+    def look(ordinal: int) -> str | None:
+        try:
+            store.manifest.read(images, ordinal, f"the store {store.path}")
+        except InputError as error:
+            return str(error)
+        except OSError:  # unreadable when it was labelled, too, or the row would not be invalid
+            return None if ordinal in invalid else f"{images.root / store.manifest[ordinal]} cannot be read any more"
+        return None
+
+    invalid = store.invalid_images()
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        return [problem for problem in pool.map(look, range(len(images))) if problem]
+
+
+def _verify_pixels(store: SoftLabelStore, images: ImageFiles, shards: list[Shard], problems: list[str]) -> int:
+    height, width = store.header.augmentation["hash_size"]
+    count, different = 0, []
+    for shard in shards:
+        ordinals, views = shard.places()
+        rows = store.map_shard(shard)
+        for row, expected in zip(*store.pixel_hashes(shard), strict=True):
+            pixels = render(store, images, int(ordinals[row]), rows[row]["params"], (height, width))
+            count += 1
+            if pixel_hash(pixels) != int(expected):
+                different.append(f"{store.shard_path(shard)}: row {row} (image {ordinals[row]}, view {views[row]})")
+    why = store.library_difference() or "the image libraries have the same versions"
+    problems.extend(f"{place} has other pixels here than its teacher saw; {why}" for place in different)
+    return count
+
+
+def _require_teacher(store: SoftLabelStore, teacher: Teacher) -> None:
+    made = store.header.teacher
+    for key, value in teacher.fingerprint.items():
+        if key != "code" and made[key] != value:
+            raise InputError(
+                f"{store.path} was labelled with teacher {key} {made[key]}, and the teacher here has {value}"
+            )
+
+
+def _spread(store: SoftLabelStore, shards: list[Shard], sample: int) -> list[tuple[int, int]]:
+    """About ``sample`` places, evenly over the valid rows of whole shards."""
+    total = sum(shard.rows for shard in shards)
+    wanted = set(np.linspace(0, total - 1, min(sample, total)).astype(int).tolist()) if total else set()
+    places, start = [], 0
+    for shard in shards:
+        rows, (images, views) = store.map_shard(shard), shard.places()
+        for row in range(shard.rows):
+            if start + row in wanted and store.valid_rows(rows[row : row + 1])[0]:
+                places.append((int(images[row]), int(views[row])))
+        start += shard.rows
+    return places
+
+
+def _verify_teacher(
+    store: SoftLabelStore, images: ImageFiles, teacher: Teacher, places: list[tuple[int, int]], problems: list[str]
+) -> float | None:
+    worst = None
+    size = store.header.batch_size
+    for start in range(0, len(places), size):
+        chunk = places[start : start + size]
+        stored = store.rows([image for image, _ in chunk], [view for _, view in chunk])
+        views = zip(chunk, stored, strict=True)
+        pixels = np.stack([render(store, images, place[0], row["params"], teacher.size) for place, row in views])
+        again = encode_logits(teacher(torch.from_numpy(pixels)), store.layout)
+        distance = label_distance(restore(stored, store.layout), restore(again, store.layout), store.header.num_classes)
+        worst = max(worst or 0.0, float(distance.max()))
+        problems.extend(
+            f"{store.path}: image {image}, view {view}: the teacher's label has moved by {d:.3f} "
+            f"(total variation; tolerance {TOLERANCE})"
+            for (image, view), d in zip(chunk, distance.tolist(), strict=True)
+            if d > TOLERANCE
+        )
+    return worst
+
+
+def label_distance(one: SoftLabels, other: SoftLabels, num_classes: int) -> torch.Tensor:
+    """Total-variation distance between soft labels, ``(B,)``, 0 (equal) to 1."""
+
+    def dense(labels: SoftLabels) -> torch.Tensor:
+        rest = labels.residual / max(num_classes - labels.index.shape[1], 1)
+        full = rest[:, None].expand(-1, num_classes).clone()
+        return full.scatter_(1, labels.index, labels.probability)
+
+    return (dense(one) - dense(other)).abs().sum(1) / 2
+
+
+def describe_store(store: SoftLabelStore) -> dict[str, Any]:
+    """What a store holds, as plain JSON values."""
+    header = store.header
+    shards = list(store.shards())
+    finished = [shard for shard in shards if store.is_finished(shard)]
+    document = header.to_document()
+    return {
+        "store": str(store.path),
+        "store_id": header.store_id,
+        "complete": len(finished) == len(shards),
+        "shards": {"finished": len(finished), "of": len(shards), "images": header.shard_images},
+        "images": header.images,
+        "views": header.views,
+        "unreadable": {store.manifest[image]: reason for image, reason in store.invalid_images().items()},
+        "classes": header.num_classes,
+        "topk": header.topk,
+        "row_bytes": document["row"]["bytes"],
+        "disk_bytes": sum(path.stat().st_size for path in Path(store.path).rglob("*") if path.is_file()),
+        "teacher": header.teacher,
+        "augmentation": header.augmentation,
+        "residual": _residual(store, finished),
+        "made_with": header.made_with,
+        "libraries_differ": store.library_difference(),
+    }
+
+
+def _residual(store: SoftLabelStore, finished: list[Shard]) -> dict[str, float] | None:
+    """Mean and largest probability outside the top K, from up to 64 shards."""
+    values = []
+    for shard in finished[:: max(1, len(finished) // 64)]:
+        rows = np.array(store.map_shard(shard))
+        values.append(rows["residual"][store.valid_rows(rows), 0])
+    residual = np.concatenate(values) if values else np.empty(0)
+    return {"mean": float(residual.mean()), "largest": float(residual.max())} if len(residual) else None
