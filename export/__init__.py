@@ -1,1 +1,60 @@
-"""To be written."""
+"""ONNX: writing a model, checking the file against the model, running it without torch.
+
+Public names are loaded on first use: :class:`OnnxModel` and what it needs import no torch, the rest does.
+
+    from tinyvit.export import OnnxModel, export_onnx, verify_onnx
+
+    export_onnx("tiny_vit_5m_224", "tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors")
+    report = verify_onnx("tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors", sizes=[224, (256, 320)])
+    logits, = OnnxModel("tiny_vit_5m.onnx")(batch)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .metadata import ModelCard, Output
+    from .onnx import ExportReport, export_onnx
+    from .runtime import OnnxModel, classify, summarize
+    from .source import Source, load_source
+    from .verify import VerifyReport, verify_onnx
+
+_HOME = {
+    "ExportReport": "onnx",
+    "ModelCard": "metadata",
+    "OnnxModel": "runtime",
+    "Output": "metadata",
+    "Source": "source",
+    "VerifyReport": "verify",
+    "classify": "runtime",
+    "export_onnx": "onnx",
+    "load_source": "source",
+    "summarize": "runtime",
+    "verify_onnx": "verify",
+}
+
+__all__ = [
+    "ExportReport",
+    "ModelCard",
+    "OnnxModel",
+    "Output",
+    "Source",
+    "VerifyReport",
+    "classify",
+    "export_onnx",
+    "load_source",
+    "summarize",
+    "verify_onnx",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

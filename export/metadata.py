@@ -1,0 +1,142 @@
+"""What an exported file says about itself: the key-value pairs in its ``metadata_props``.
+
+One file is enough to run a model: names of the classes, how to prepare a picture, what goes in and what comes out.
+Needs no torch and no onnx.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..backbones.errors import InputError
+from ..backbones.preprocess import Preprocess
+
+FORMAT_VERSION = 1
+
+#: What the graph takes -> (layout, element type, range). ``normalized`` is what the module itself takes.
+INPUT_FORMATS = {
+    "normalized": ("NCHW", "float32", "(x / 255 - mean) / std"),
+    "unit": ("NCHW", "float32", "0..1"),
+    "uint8": ("NHWC", "uint8", "0..255"),
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the graph.
+
+    Args:
+        name: ``logits``, or ``strideN`` for a feature map.
+        channels: Length of its second dimension.
+        stride: Input pixels per position of a feature map; 0 for logits.
+    """
+
+    name: str
+    channels: int
+    stride: int = 0
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything an exported file says about itself.
+
+    Args:
+        model: Name of the model, as the command line takes it.
+        task: ``classifier`` or ``features``.
+        input_format: A key of :data:`INPUT_FORMATS`.
+        preprocess: How a picture is prepared.
+        outputs: In the graph's order.
+        classes: Name of each class; empty when the names are not known.
+        weights: File name of the weights, ``random (seed N)``, or ``module`` for a module given as it was.
+        weights_sha256: Of that file; empty when there is none.
+        state_sha256: Of the parameters and buffers in the model.
+        arguments: The arguments of :func:`tinyvit.export.load_source` that build the model again, without weights.
+        opset: Version of the ONNX operators.
+        tinyvit_version: That wrote the file.
+        torch_version: That traced the model.
+        format_version: Of these fields.
+    """
+
+    model: str
+    task: str
+    input_format: str
+    preprocess: Preprocess
+    outputs: tuple[Output, ...]
+    weights: str
+    weights_sha256: str
+    state_sha256: str
+    opset: int
+    classes: tuple[str, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+    tinyvit_version: str = ""
+    torch_version: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def to_props(self) -> dict[str, str]:
+        """As ``metadata_props``: strings, JSON where a value is no string; the preprocessing one key a setting."""
+        layout, dtype, value_range = INPUT_FORMATS[self.input_format]
+        document: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        document |= {"layout": layout, "input_dtype": dtype, "input_range": value_range, **self.preprocess.to_dict()}
+        document["outputs"] = [vars(output) for output in self.outputs]
+        del document["preprocess"]
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in document.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        document = {item.name: getattr(self, item.name) for item in fields(self)}
+        document["preprocess"] = self.preprocess.to_dict()
+        document["outputs"] = [vars(output) for output in self.outputs]
+        document["classes"] = list(self.classes)
+        return document
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str], origin: str) -> ModelCard:
+        """Read back what :meth:`to_props` made.
+
+        Args:
+            props: The file's ``metadata_props``.
+            origin: The file, for messages.
+
+        Raises:
+            InputError: The file was written by something else, or by a later version.
+        """
+        if "format_version" not in props or "model" not in props:
+            raise InputError(f"{origin} says nothing about itself; it was not written by `tinyvit export onnx`")
+        if props["format_version"] != str(FORMAT_VERSION):
+            raise InputError(
+                f"{origin} has metadata of version {props['format_version']}, but this tinyvit reads version "
+                f"{FORMAT_VERSION}; run the tinyvit that wrote it"
+            )
+        try:
+            values = {item.name: _read(props, item.name) for item in fields(cls) if item.name != "preprocess"}
+            values["preprocess"] = Preprocess(**{item.name: _read(props, item.name) for item in fields(Preprocess)})
+            values["outputs"] = tuple(Output(**output) for output in values["outputs"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the metadata of {origin} is damaged: {type(error).__name__} {error}") from error
+
+
+#: Fields that are text as they are; all others are JSON.
+_TEXT = {"model", "task", "input_format", "weights", "weights_sha256", "state_sha256"}
+_TEXT |= {"tinyvit_version", "torch_version", "crop_mode", "interpolation"}
+
+
+def _read(props: Mapping[str, str], key: str) -> Any:
+    value = props[key] if key in _TEXT else json.loads(props[key])
+    return tuple(value) if isinstance(value, list) and key != "outputs" else value
+
+
+def check_classes(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """The names of the classes, as many as the model has.
+
+    Raises:
+        InputError: Their number is not the model's.
+    """
+    if classes is None:
+        return ()
+    if len(classes) != num_classes:
+        raise InputError(f"{len(classes)} class names were given, but the model has {num_classes} classes")
+    return tuple(str(name) for name in classes)

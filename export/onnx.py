@@ -1,0 +1,363 @@
+"""Writing a model as one ONNX file: free batch, height and width, everything a user needs in its metadata, checked.
+
+A file exists only if it passed: it is written beside its final place, opened again, looked at, run in onnxruntime at
+a batch and at sizes that it was not traced at, compared with the model, and then renamed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.distill.teachers import file_sha256
+from ..backbones.errors import CheckFailedError, InputError, require, unknown_name
+from ..backbones.preprocess import Preprocess
+from .metadata import INPUT_FORMATS, ModelCard, check_classes
+from .runtime import OnnxModel
+from .source import Source, SourceOptions, load_source, state_sha256
+from .verify import VerifyReport, compare, default_sizes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+INPUT_NAME = "image"
+TRACED_BATCH = 2
+#: The first with a GELU operator (older ones spell it out and run slower), and the one most runtimes have. From 23 on
+#: attention is one operator: a smaller graph, the same speed, fewer runtimes.
+DEFAULT_OPSET = 20
+OPSETS = range(18, 25)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Args:
+        path: The file.
+        card: What it says about itself.
+        sha256: Of the file.
+        size_bytes: Of the file.
+        nodes: Operators in the graph.
+        seconds: That it took, the checks included.
+        check: The comparison with the model; ``None`` when it was not asked for.
+    """
+
+    path: Path
+    card: ModelCard
+    sha256: str
+    size_bytes: int
+    nodes: int
+    seconds: float
+    check: VerifyReport | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "size_bytes": self.size_bytes,
+            "nodes": self.nodes,
+            "seconds": round(self.seconds, 2),
+            "card": self.card.to_dict(),
+            "check": self.check.to_dict() if self.check else None,
+        }
+
+
+def export_onnx(
+    model: str | nn.Module | Source,
+    path: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    input_format: str = "normalized",
+    dynamic_size: bool = True,
+    opset: int = DEFAULT_OPSET,
+    check: bool = True,
+    **options: Unpack[SourceOptions],
+) -> ExportReport:
+    """Write a classifier (output ``logits``) or feature maps (outputs ``stride4``, ``stride8``, ...) as ONNX.
+
+    Args:
+        model: A name with ``options``, or a module, or a :class:`Source`.
+        path: The file to write, replaced whole or not at all.
+        classes: Name of each class, kept in the file.
+        input_format: A key of :data:`tinyvit.export.metadata.INPUT_FORMATS`: ``normalized`` (NCHW float, as the
+            module takes it), ``unit`` (NCHW float 0..1, normalised in the graph) or ``uint8`` (NHWC bytes, likewise).
+        dynamic_size: Leave height and width free; else they are fixed to the model's. The batch is always free.
+        opset: Version of the ONNX operators, 18 to 24.
+        check: Compare with the model in onnxruntime before the file gets its name. The shapes of the written file's
+            inputs and outputs are looked at in any case.
+        **options: Arguments of :func:`load_source` for a name; a module takes ``size`` alone.
+
+    Raises:
+        InputError: Bad arguments, or a model whose height and width cannot be free.
+        CheckFailedError: The file does not do what it should; nothing is left at ``path``.
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    started = time.perf_counter()
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require(module, "export")
+    if opset not in OPSETS:
+        raise InputError(f"opset {opset} is not supported; use {OPSETS[0]} to {OPSETS[-1]}")
+    if input_format not in INPUT_FORMATS:
+        raise unknown_name("input format", input_format, INPUT_FORMATS)
+    path = _check_path(path)
+    source = _as_source(model, options)
+    card = _describe(source, check_classes(classes, source.num_classes), input_format, opset)
+    proto = _to_proto(source, input_format, opset, dynamic_size)
+    _tidy(proto, source, dynamic_size)
+    for key, value in card.to_props().items():
+        proto.metadata_props.add(key=key, value=value)
+    with _written(proto, path) as temporary:
+        runner = OnnxModel(temporary)
+        _check_shapes(runner, card, dynamic_size)
+        report = None
+        if check:
+            sizes = default_sizes(source.preprocess.size)[1:] if dynamic_size else [source.preprocess.size]
+            report = compare(source, runner, sizes=sizes, batches=(1, TRACED_BATCH + 1))
+            report.raise_if_failed(f"the export of {source.name}")
+        del runner
+    size_bytes = path.stat().st_size
+    seconds = time.perf_counter() - started
+    return ExportReport(path, card, file_sha256(path), size_bytes, len(proto.graph.node), seconds, report)
+
+
+def _check_path(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of the file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"folder {path.parent} does not exist")
+    return path
+
+
+def _as_source(model: str | nn.Module | Source, options: SourceOptions) -> Source:
+    if isinstance(model, str):
+        return load_source(model, **options)
+    if isinstance(model, Source):
+        if options:
+            raise InputError(f"{', '.join(options)} belong to a model given by name")
+        return model
+    if set(options) - {"size"}:
+        raise InputError(f"{', '.join(set(options) - {'size'})} belong to a model given by name")
+    return Source.from_module(model, options.get("size"))
+
+
+def _describe(source: Source, classes: tuple[str, ...], input_format: str, opset: int) -> ModelCard:
+    return ModelCard(
+        model=source.name,
+        task=source.task,
+        input_format=input_format,
+        preprocess=source.preprocess,
+        outputs=source.outputs,
+        classes=classes,
+        weights=source.weights,
+        weights_sha256=source.weights_sha256,
+        state_sha256=state_sha256(source.module),
+        arguments=source.arguments,
+        opset=opset,
+        tinyvit_version=importlib.metadata.version("tinyvit"),
+        torch_version=torch.__version__,
+    )
+
+
+class _Graph(nn.Module):
+    """What is traced: the model, with the normalisation before it when the graph is to do that."""
+
+    def __init__(self, module: nn.Module, preprocess: Preprocess, input_format: str) -> None:
+        super().__init__()
+        self.module = module
+        self.input_format = input_format
+        self.register_buffer("mean", torch.tensor(preprocess.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None], persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """``image`` in the input format -> logits, or feature maps."""
+        if self.input_format == "uint8":
+            image = image.permute(0, 3, 1, 2).float() / 255
+        if self.input_format != "normalized":
+            image = (image - self.mean) / self.std
+        found = self.module(image)
+        return found if isinstance(found, Tensor) else tuple(found)
+
+
+def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool) -> Any:
+    """Trace and translate. ``torch.onnx.export`` on a module would fix the batch without a word if it had to.
+
+    ``torch.export`` comes first and on its own, because it refuses where a dimension cannot be free.
+    """
+    height, width = source.preprocess.size
+    # Unequal sides, so that a graph which mixes them up does not get through.
+    traced = (height, width + 32) if dynamic_size and height == width else (height, width)
+    free: Any = torch.export.Dim.DYNAMIC
+    rows_at = 1 if input_format == "uint8" else 2
+    shapes = {0: free} | ({rows_at: free, rows_at + 1: free} if dynamic_size else {})
+    if input_format == "uint8":
+        example = torch.zeros(TRACED_BATCH, *traced, 3, dtype=torch.uint8)
+    else:
+        example = torch.zeros(TRACED_BATCH, 3, *traced)
+    graph = _Graph(source.module, source.preprocess, input_format).eval()
+    names = [output.name for output in source.outputs]
+    # Gradients stay off for both steps: attention takes another path with them, and the second step's shapes would
+    # no longer be the first one's.
+    with torch.no_grad(), _quiet():
+        try:
+            program = torch.export.export(graph, (example,), dynamic_shapes={INPUT_NAME: shapes}, strict=False)
+        except Exception as error:  # torch.export has many kinds, most of them private
+            if dynamic_size:
+                raise InputError(
+                    f"{source.name} cannot be exported with free height and width ({_reason(error)}); fix its size"
+                ) from error
+            raise CheckFailedError(f"{source.name} cannot be traced: {_reason(error)}") from error
+        try:
+            done = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=names,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise CheckFailedError(f"{source.name} cannot be translated to ONNX: {_reason(error)}") from error
+    if done is None:
+        raise CheckFailedError(f"{source.name} cannot be translated to ONNX")
+    return done.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's chatter away: its warnings are about its own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """The telling line of an exporter's long message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if re.match(r"(<class|Constraints violated|Could not|.*Error:)", line)]
+    return re.sub(r"\s+", " ", (telling or lines or [type(error).__name__])[0])[:300].rstrip(".!")
+
+
+# --- the graph --------------------------------------------------------------------------------------------------
+
+
+def _tidy(proto: Any, source: Source, dynamic_size: bool) -> None:
+    """Leave in the file what a runtime needs.
+
+    Shapes of inner values go: with free sizes they are stale or formulas, and onnxruntime's quantiser trips over
+    them. So do traces of our source code that the exporter hangs on every node.
+    """
+    graph = proto.graph
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    _share_equal_weights(graph)
+    _name_dimensions(graph, source, dynamic_size)
+    proto.producer_name, proto.producer_version = "tinyvit", importlib.metadata.version("tinyvit")
+    proto.doc_string = f"{source.name}, {source.task}; see metadata_props"
+
+
+def _share_equal_weights(graph: Any) -> None:
+    """Keep one of several equal tensors: each block brings its own copy of the same attention index."""
+    kept: dict[bytes, str] = {}
+    renamed: dict[str, str] = {}
+    for tensor in list(graph.initializer):
+        content = tensor.__class__()
+        content.CopyFrom(tensor)
+        content.ClearField("name")
+        key = content.SerializeToString()
+        if len(key) < 1024:  # scalars and shapes; not worth the reading
+            continue
+        if key in kept:
+            renamed[tensor.name] = kept[key]
+            graph.initializer.remove(tensor)
+        else:
+            kept[key] = tensor.name
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+
+
+def _name_dimensions(graph: Any, source: Source, dynamic_size: bool) -> None:
+    """Give free dimensions names for people: batch, height, width, stride8_height, ..."""
+    (image,) = graph.input
+    dims = image.type.tensor_type.shape.dim
+    rows_at = 1 if dims[3].dim_value == 3 else 2
+    names = {0: "batch"} | ({rows_at: "height", rows_at + 1: "width"} if dynamic_size else {})
+    for axis, name in names.items():
+        if dims[axis].dim_param:  # a number here is a dimension that was fixed; the check after this finds it
+            dims[axis].dim_param = name
+    for output, value in zip(source.outputs, graph.output, strict=True):
+        out = value.type.tensor_type.shape.dim
+        out_names = ["batch", "", f"{output.name}_height", f"{output.name}_width"]
+        for axis, dim in enumerate(out):
+            if dim.dim_param:
+                dim.dim_param = out_names[axis]
+
+
+# --- the file ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _written(proto: Any, path: Path) -> Iterator[Path]:
+    """Write beside ``path``; rename when the block ends well, remove when it does not."""
+    import onnx
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            onnx.checker.check_model(proto)
+        except onnx.checker.ValidationError as error:
+            raise CheckFailedError(f"the exporter made an invalid graph: {_reason(error)}") from error
+        with temporary.open("wb") as stream:
+            stream.write(proto.SerializeToString())
+            stream.flush()
+            os.fsync(stream.fileno())
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_shapes(runner: OnnxModel, card: ModelCard, dynamic_size: bool) -> None:
+    """The re-opened file's input and outputs: free where they should be, and named as they should be.
+
+    Raises:
+        CheckFailedError: A dimension that was to be free is a number, or the other way round.
+    """
+    height, width = card.preprocess.size
+    rows: list[int | str] = ["height", "width"] if dynamic_size else [height, width]
+    wanted = ["batch", *rows, 3] if card.input_format == "uint8" else ["batch", 3, *rows]
+    if runner.input_shape != wanted or runner.input_name != INPUT_NAME:
+        raise CheckFailedError(f"the exported graph takes {runner.input_name} {runner.input_shape}, not {wanted}")
+    for output, value in zip(card.outputs, runner.session.get_outputs(), strict=True):
+        shape = list(value.shape)
+        is_map = output.stride > 0
+        free_rows = not is_map or all(isinstance(side, str) == dynamic_size for side in shape[2:])
+        if value.name != output.name or shape[:2] != ["batch", output.channels] or not free_rows:
+            raise CheckFailedError(f"the exported graph gives {value.name} {shape}, not {output}")

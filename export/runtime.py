@@ -1,0 +1,191 @@
+"""Running an exported file with onnxruntime, numpy and Pillow, where there is no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..backbones.errors import InputError, require
+from ..backbones.images import decode
+from ..backbones.preprocess import Preprocess
+from .metadata import ModelCard
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxModel:
+    """An ONNX file, loaded and ready to run.
+
+    Any file with one input works; :attr:`card` and what needs it want one of ``tinyvit export onnx``.
+
+    Args:
+        path: The file.
+        threads: Processor threads; onnxruntime's choice (all cores) when not given.
+        providers: onnxruntime's execution providers, best first; the CPU's when not given.
+
+    Attributes:
+        session: The ``onnxruntime.InferenceSession``.
+        input_shape: Of the input; an integer where a dimension is fixed, a name where it is free.
+        output_names: In the order that a call returns them.
+
+    Raises:
+        InputError: The file is missing or no ONNX model, or a provider is not there.
+        MissingExtraError: onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"ONNX file {self.path} does not exist")
+        onnxruntime = require("onnxruntime", "export")
+        chosen = list(providers or (CPU,))
+        if missing := sorted(set(chosen) - set(onnxruntime.get_available_providers())):
+            known = ", ".join(onnxruntime.get_available_providers())
+            raise InputError(f"this onnxruntime has no {', '.join(missing)}; it has {known}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only; they come as exceptions too
+        try:
+            self.session: Any = onnxruntime.InferenceSession(str(self.path), options, providers=chosen)
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            raise InputError(f"{self.path} cannot be loaded as an ONNX model: {_first_line(error)}") from error
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            raise InputError(f"{self.path} has {len(inputs)} inputs; models of one picture batch are run")
+        self.input_name: str = inputs[0].name
+        self.input_shape: list[int | str] = list(inputs[0].shape)
+        self.input_type: str = inputs[0].type
+        self.output_names: list[str] = [output.name for output in self.session.get_outputs()]
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """What the file says about itself.
+
+        Raises:
+            InputError: It was not written by ``tinyvit export onnx``.
+        """
+        return ModelCard.from_props(self.session.get_modelmeta().custom_metadata_map, str(self.path))
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width when the graph takes no others, else ``None``."""
+        layout_nhwc = self.input_type == "tensor(uint8)"
+        height, width = self.input_shape[1:3] if layout_nhwc else self.input_shape[2:4]
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run the graph.
+
+        Args:
+            batch: In the form the file asks for, see :data:`tinyvit.export.metadata.INPUT_FORMATS`:
+                ``(B, 3, H, W)`` float32, or ``(B, H, W, 3)`` uint8.
+
+        Returns:
+            The outputs, in the order of :attr:`output_names`.
+
+        Raises:
+            InputError: The batch has a shape or an element type that the graph does not take.
+        """
+        try:
+            return self.session.run(None, {self.input_name: batch})
+        except Exception as error:
+            raise InputError(
+                f"{self.path.name} takes {self.input_type} {self.input_shape}, and {batch.dtype} {list(batch.shape)} "
+                f"does not run in it: {_first_line(error)}"
+            ) from error
+
+    def encode(self, image: Image.Image) -> np.ndarray:
+        """A cropped RGB picture in the form that the graph takes, without the batch dimension."""
+        return encode(image, self.card.preprocess, self.card.input_format)
+
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
+        """A picture of any size and mode -> a batch of one.
+
+        Args:
+            image: The picture.
+            size: Height and width to resize and crop to, in pixels; the file's own when not given.
+
+        Raises:
+            InputError: The graph takes one size only, and this is another.
+        """
+        if size is not None and self.fixed_size not in (None, size):
+            height, width = self.fixed_size or (0, 0)
+            raise InputError(f"{self.path.name} takes pictures of {height}x{width} only, not {size[0]}x{size[1]}")
+        preprocess = replace(self.card.preprocess, size=size) if size else self.card.preprocess
+        return self.encode(preprocess.crop(image))[None]
+
+
+def encode(image: Image.Image, preprocess: Preprocess, input_format: str) -> np.ndarray:
+    """A cropped RGB picture (H, W) as ``normalized`` or ``unit`` ``(3, H, W)`` float32, or ``uint8`` ``(H, W, 3)``."""
+    if input_format == "normalized":
+        return np.ascontiguousarray(preprocess.normalize_array(image))
+    pixels = np.array(image, dtype=np.uint8)
+    if input_format == "uint8":
+        return pixels
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class of a picture.
+
+    Args:
+        index: Of the class.
+        name: Of the class, or its index as text where the file knows no names.
+        probability: Softmax of the logits, 0 to 1.
+    """
+
+    index: int
+    name: str
+    probability: float
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode a picture to RGB, whole.
+
+    Raises:
+        InputError: It is missing or damaged.
+    """
+    try:
+        return decode(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"image {path} does not exist") from error
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise InputError(f"cannot read image {path}: {_first_line(error)}") from error
+
+
+def classify(model: OnnxModel, image: Image.Image, topk: int = 5, size: tuple[int, int] | None = None) -> list[Guess]:
+    """The most probable classes of a picture, best first.
+
+    Raises:
+        InputError: The file holds no classifier.
+    """
+    if model.card.task != "classifier":
+        raise InputError(f"{model.path} gives feature maps, not classes")
+    logits = model(model.prepare(image, size))[0][0].astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    names = model.card.classes
+    order = np.argsort(-probabilities, kind="stable")[:topk]
+    return [Guess(int(i), names[i] if names else str(i), float(probabilities[i])) for i in order]
+
+
+def summarize(model: OnnxModel, image: Image.Image, size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+    """Shape and statistics of each output for a picture: ``name``, ``shape``, ``mean``, ``std``, ``min``, ``max``."""
+    outputs = model(model.prepare(image, size))
+    return [
+        {"name": name, "shape": list(value.shape)}
+        | {key: float(getattr(value, key)()) for key in ("mean", "std", "min", "max")}
+        for name, value in zip(model.output_names, outputs, strict=True)
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

