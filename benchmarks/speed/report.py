@@ -73,8 +73,7 @@ class SubjectResult:
 
     def images_per_second(self) -> float | None:
         """Batch size over the median."""
-        latency = self.latency()
-        return None if latency is None else self.subject.batch_size / latency["median"]
+        return self.subject.batch_size / quantile(self.samples, 0.5) if self.rounds else None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, raw samples included."""

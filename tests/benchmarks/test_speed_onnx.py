@@ -1,0 +1,70 @@
+"""ONNX files as subjects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tinyvit.backbones.errors import InputError
+from tinyvit.benchmarks.speed import Plan, Subject, measure
+from tinyvit.benchmarks.speed.engines import _concrete_shape, build_engine
+
+
+@pytest.mark.parametrize(
+    ("shape", "work", "filled"),
+    [
+        (["batch", 3, "height", "width"], {"batch_size": 2, "size": 64}, (2, 3, 64, 64)),
+        (["batch", 3, 160, 160], {"batch_size": 4}, (4, 3, 160, 160)),
+        (["batch", "height", "width", 3], {}, (1, 224, 224, 3)),
+    ],
+)
+def test_free_dimensions_take_the_asked_work(shape: list, work: dict, filled: tuple) -> None:
+    assert _concrete_shape(shape, Subject("m.onnx", **work)) == filled
+
+
+@pytest.mark.parametrize(
+    ("shape", "work", "message"),
+    [
+        ([1, 3, 224, 224], {"batch_size": 2}, "dimension 0 cannot be 2"),
+        (["batch", 3, 224, 224], {"size": 64}, "dimension 2 cannot be 64"),
+        (["batch", 10], {}, "4 dimensions"),
+        (["batch", 1, 28, 28], {}, "3 colours"),
+    ],
+)
+def test_fixed_dimensions_are_not_overruled(shape: list, work: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _concrete_shape(shape, Subject("m.onnx", **work))
+
+
+def write_network(path: Path) -> None:
+    """A global average over each colour, batch and size free."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    shape = ["batch", 3, "height", "width"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("GlobalAveragePool", ["image"], ["mean"])],
+        "mean",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["batch", 3, 1, 1])],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def test_a_file_is_measured_with_onnxruntime(tmp_path: Path) -> None:
+    path = tmp_path / "mean.onnx"
+    write_network(path)
+    plan = Plan(rounds=1, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0)
+    report = measure([Subject(str(path), batch_size=2, size=32, threads=1)], plan)
+    result = report.subjects[0]
+    assert result.error is None
+    assert (result.subject.engine, result.label) == ("onnxruntime", "mean.onnx")
+    assert result.facts["input_shape"] == [2, 3, 32, 32]
+    assert len(result.samples) == 1
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not a network")
+    with pytest.raises(InputError, match=r"onnxruntime cannot load .*broken\.onnx"):
+        build_engine(Subject(str(path)).resolved())

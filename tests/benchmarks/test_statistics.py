@@ -1,0 +1,91 @@
+"""Quantiles, intervals and verdicts on samples whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tinyvit.benchmarks.statistics import (
+    CANNOT_TELL,
+    FASTER,
+    SLOWER,
+    Interval,
+    median_interval,
+    paired_ratio,
+    quantile,
+    verdict,
+    wilson_interval,
+)
+
+
+def test_quantile_is_linear_between_neighbours() -> None:
+    assert quantile([4.0, 1.0, 3.0, 2.0], 0.5) == pytest.approx(2.5)
+    assert quantile(list(range(101)), 0.99) == pytest.approx(99.0)
+    with pytest.raises(ValueError, match="at least one"):
+        quantile([], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    # Worked by hand from Wilson's formula with z = 1.96.
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (10, 10, 0.7225, 1.0)],
+)
+def test_wilson_interval(right: int, total: int, low: float, high: float) -> None:
+    interval = wilson_interval(right, total)
+    assert interval.low == pytest.approx(low, abs=2e-4)
+    assert interval.high == pytest.approx(high, abs=2e-4)
+
+
+def test_wilson_refuses_what_is_no_proportion() -> None:
+    for right, total in ((1, 0), (-1, 5), (6, 5)):
+        with pytest.raises(ValueError, match="not a proportion"):
+            wilson_interval(right, total)
+
+
+def test_median_interval_covers_the_median_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for run in range(100):
+        # Rounds of a common disturbance: samples within a round are far from independent.
+        rounds = [1.0 + generator.normal(0, 0.1) + generator.normal(0, 0.01, size=20) for _ in range(15)]
+        interval = median_interval(rounds, seed=run, resamples=100)
+        covered += interval.low <= 1.0 <= interval.high
+    assert covered >= 88  # a bootstrap of 15 rounds is a little narrow; taking 300 samples for independent covers 30
+
+
+def test_median_interval_of_one_value_is_that_value() -> None:
+    assert median_interval([[2.0, 2.0], [], [2.0]]).to_list() == [2.0, 2.0]
+    with pytest.raises(ValueError, match="at least one"):
+        median_interval([[], []])
+
+
+def test_a_subject_slowed_by_five_percent_is_found_slower() -> None:
+    generator = np.random.default_rng(1)
+    common = 1 + np.abs(generator.normal(0, 0.5, size=15))  # a drifting machine, the same for both
+    base = common * generator.normal(1, 0.01, size=15)
+    slowed = common * generator.normal(1.05, 0.01, size=15)
+    ratio = paired_ratio(slowed, base)
+    assert ratio.verdict == SLOWER
+    assert ratio.interval.low < 1.05 < ratio.interval.high
+    assert paired_ratio(base, slowed).verdict == FASTER
+
+
+def test_the_same_subject_twice_is_undecided() -> None:
+    generator = np.random.default_rng(2)
+    verdicts = [
+        paired_ratio(generator.normal(1, 0.02, size=15), generator.normal(1, 0.02, size=15)).verdict for _ in range(100)
+    ]
+    assert verdicts.count(CANNOT_TELL) >= 95
+
+
+def test_few_rounds_and_small_differences_decide_nothing() -> None:
+    assert verdict(Interval(0.5, 0.6), rounds=5) == CANNOT_TELL
+    assert verdict(Interval(0.5, 0.6), rounds=6) == FASTER
+    assert verdict(Interval(1.002, 1.006), rounds=100) == CANNOT_TELL
+    assert verdict(Interval(1.002, 1.006), rounds=100, margin=0) == SLOWER
+
+
+def test_paired_ratio_refuses_what_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="paired rounds"):
+        paired_ratio([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="not positive"):
+        paired_ratio([1.0, 0.0], [1.0, 1.0])
