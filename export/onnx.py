@@ -175,6 +175,9 @@ def _describe(source: Source, classes: tuple[str, ...], input_format: str, opset
 class _Graph(nn.Module):
     """What is traced: the model, with the normalisation before it when the graph is to do that."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, module: nn.Module, preprocess: Preprocess, input_format: str) -> None:
         super().__init__()
         self.module = module
@@ -217,7 +220,8 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
         except Exception as error:  # torch.export has many kinds, most of them private
             if dynamic_size:
                 raise InputError(
-                    f"{source.name} cannot be exported with free height and width ({_reason(error)}); fix its size"
+                    f"{source.name} cannot be exported with free height and width ({_reason(error)}); "
+                    f"fix its size (--fixed-size)"
                 ) from error
             raise CheckFailedError(f"{source.name} cannot be traced: {_reason(error)}") from error
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..backbones.errors import InputError, require
 from ..backbones.images import decode
@@ -157,6 +157,8 @@ def open_image(path: str | Path) -> Image.Image:
         return decode(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"image {path} does not exist") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"cannot read image {path}: it is damaged, or of no kind that Pillow knows") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise InputError(f"cannot read image {path}: {_first_line(error)}") from error
 

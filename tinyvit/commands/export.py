@@ -64,14 +64,23 @@ def onnx(
 
     Example: tinyvit export onnx tiny_vit_5m_224 --weights student.safetensors --out student.onnx
     """
+    arguments = {key: value for key, value in locals().items() if value is not None}
+    _need("torch", "onnx", "onnxscript", "onnxruntime")
     from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.runs import make_work_dir, write_result
-    from tinyvit.export.onnx import export_onnx
+    from tinyvit.export import export_onnx, load_source
 
-    arguments = dict(locals())
-    arguments = {key: value for key, value in arguments.items() if isinstance(value, str | int | Path)}
-    names = _read_classes(classes) if classes else None
     allocator = tune_allocator()
+    names = _read_classes(classes) if classes else None
+    source = load_source(
+        model,
+        weights=weights,
+        random_weights=random_weights,
+        num_classes=num_classes,
+        features=features,
+        out_indices=_read_indices(out_indices),
+        size=size,
+    )
     # With --out alone nothing but that file is written; a work directory also keeps result.json.
     folder = make_work_dir("export-onnx", work_dir) if work_dir or not out else None
     path = out or _in(folder, model, features)
@@ -79,19 +88,13 @@ def onnx(
         _warn(f"RANDOM WEIGHTS: {model} was not trained; {path} shows that the export works and knows nothing")
     _warn("tracing, translating and checking; about half a minute on two cores")
     report = export_onnx(
-        model,
+        source,
         path,
         classes=names,
         input_format=input_format,
         dynamic_size=not fixed_size,
         opset=opset,
         check=not no_verify,
-        weights=weights,
-        random_weights=random_weights,
-        num_classes=num_classes,
-        features=features,
-        out_indices=_read_indices(out_indices),
-        size=size,
     )
     metrics = report.to_dict() | {"allocator": allocator}
     if folder:
@@ -123,12 +126,12 @@ def verify(
 
     Example: tinyvit export verify student.onnx --weights student.safetensors --sizes 224,256x320 --photos pictures
     """
+    arguments = {key: value for key, value in locals().items() if value is not None}
+    _need("torch", "onnxruntime")
     from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.runs import make_work_dir, write_result
-    from tinyvit.export.verify import verify_onnx
+    from tinyvit.export import verify_onnx
 
-    arguments = dict(locals())
-    arguments = {key: value for key, value in arguments.items() if isinstance(value, str | int | float | Path)}
     allocator = tune_allocator()
     report = verify_onnx(
         file,
@@ -219,6 +222,13 @@ def _read_classes(path: Path) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise InputError(f"{path} must hold one class name a line, or a JSON list of names")
     return names
+
+
+def _need(*modules: str) -> None:
+    from tinyvit.backbones.errors import require
+
+    for module in modules:
+        require(module, "export")
 
 
 def _in(folder: Path | None, model: str, features: bool) -> Path:
