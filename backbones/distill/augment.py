@@ -229,7 +229,7 @@ def apply(image: Image.Image, params: ViewParams, size: tuple[int, int]) -> Imag
 
 def pixel_hash(view: np.ndarray) -> int:
     """The 64-bit hash of a view's pixels, ``(H, W, 3)`` u8."""
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(view), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(view.tobytes(), digest_size=8).digest(), "little")
 
 
 def library_versions() -> dict[str, str]:

@@ -147,12 +147,14 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
             for name in (one, other):
                 document.pop(name, None)
     document.merge_from_dict(overrides)
-    values = document.to_dict()
+    values: dict[str, Any] = document.to_dict()
     known = {entry.name for entry in fields(Recipe)} - {"source"}
     for name in values:
         if name not in known:
             raise unknown_name("config key", name, known)
-    values = {name: tuple(value) if name in ("betas", "mean", "std") else value for name, value in values.items()}
+    for name in ("betas", "mean", "std"):
+        if name in values:
+            values[name] = tuple(values[name])
     return Recipe(**values, source=source)
 
 

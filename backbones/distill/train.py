@@ -46,6 +46,9 @@ class Distiller(BaseModel):
         precision: ``fp32`` or ``bf16``.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, student: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], precision: str) -> None:
         super().__init__()
         self.student = student
@@ -56,7 +59,7 @@ class Distiller(BaseModel):
     def init_weights(self) -> None:
         """Nothing: the student is initialised when it is made, and mmengine must not do it again."""
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: Tensor, index: Tensor, probability: Tensor, residual: Tensor, mode: str = "loss"
     ) -> dict[str, Tensor]:
         """The loss of one batch.
@@ -183,7 +186,7 @@ def pretrain(
         pin_memory=torch.device(device).type == "cuda",
     )
     log = TrainLog(work_dir / LOG_NAME, recipe, plan, show)
-    hooks = [ExactRandomness(recipe.seed), Checkpoints(recipe, store.header.store_id), log]
+    hooks: list[Hook | dict] = [ExactRandomness(recipe.seed), Checkpoints(recipe, store.header.store_id), log]
     runner = _make_runner(recipe, plan, student, loader, hooks, work_dir, device)
     if checkpoint is not None:
         runner._load_from, runner._resume = str(checkpoint), True
@@ -250,7 +253,8 @@ class _Runner(Runner):
     device = "cpu"
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
-        return model.to(self.device, memory_format=torch.channels_last)
+        moved: Any = model
+        return moved.to(self.device, memory_format=torch.channels_last)
 
 
 def _make_runner(
@@ -258,7 +262,7 @@ def _make_runner(
     plan: Plan,
     student: nn.Module,
     loader: DataLoader,
-    hooks: list[Hook],
+    hooks: list[Hook | dict],
     work_dir: Path,
     device: str,
 ) -> Runner:
@@ -277,7 +281,7 @@ def _make_runner(
             train_cfg={"by_epoch": False, "max_iters": plan.iterations, "val_interval": plan.iterations + 1},
             optim_wrapper=OptimWrapper(optimizer, clip_grad=clip),
             param_scheduler=_schedule(recipe, plan),
-            default_hooks={"logger": None, "checkpoint": None, "sampler_seed": None},
+            default_hooks=dict.fromkeys(("logger", "checkpoint", "sampler_seed")),  # pyright: ignore[reportArgumentType]
             custom_hooks=hooks,
             randomness={"seed": recipe.seed},
             experiment_name=f"pretrain-{uuid.uuid4().hex[:8]}",
@@ -435,13 +439,14 @@ class TrainLog(Hook):
         self.bar.advance(self.recipe.batch_size, note)
         if iteration % self.recipe.log_interval and iteration != self.plan.iterations:
             return
+        optimizer: Any = runner.optim_wrapper
         loss = torch.stack(self._losses).mean().item()
         now = time.monotonic()
         entry = {
             "iter": iteration,
             "epoch": round(iteration * self.recipe.batch_size / self.plan.images, 4),
             "loss": loss,
-            "lr": runner.optim_wrapper.get_lr()["lr"][0],
+            "lr": optimizer.get_lr()["lr"][0],
             "images_per_second": round(len(self._losses) * self.recipe.batch_size / (now - self._since), 1),
         }
         self._write(entry)
