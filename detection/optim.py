@@ -39,7 +39,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not 0 < self.layer_decay_rate <= 1:
             raise InputError(f"layer_decay_rate is {self.layer_decay_rate}; it must lie in (0, 1]")
         # An empty dict would make mmengine put all parameters into one group.
-        super().__init__(optim_wrapper_cfg, paramwise_cfg or {"norm_decay_mult": 1.0})
+        super().__init__(optim_wrapper_cfg, paramwise_cfg or {"bias_lr_mult": 1.0})
 
     def add_params(
         self,

@@ -1,0 +1,286 @@
+"""Configs, data folders and classes: what is found, what is set, and what is refused with one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tinyvit.backbones import InputError
+from tinyvit.detection import list_configs, load_config, set_schedule
+from tinyvit.detection.coco import check_same_classes, find_split, write_subset
+from tinyvit.detection.config import config_classes, make_palette, parse_override
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"
+MASK_RCNN = "mask-rcnn_tiny_vit_5m_fpn_1x_coco"
+
+
+def edit(path: Path, change) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_a_shipped_config_says_how_it_was_made(name: str) -> None:
+    text = (Path(__file__).parents[2] / "detection" / "configs" / f"{name}.py").read_text()
+    for word in ("Command:", "Recipe:", "Expected:"):
+        assert word in text.split('"""')[1]
+    cfg = load_config(name)
+    assert cfg.custom_imports.imports == ["tinyvit.detection"]
+    assert cfg.model.backbone.type == "tinyvit.TinyViT"
+    assert cfg.test_evaluator.type == "tinyvit.CocoMetric"
+
+
+@pytest.mark.parametrize("name", [RETINANET, MASK_RCNN])
+def test_norms_biases_and_attention_biases_do_not_decay(name: str) -> None:
+    """With the optimiser that mmengine makes of the config."""
+    import torch
+    from mmengine.optim import build_optim_wrapper
+
+    from tinyvit.detection import TinyViT
+
+    model = torch.nn.Module()
+    model.backbone = TinyViT("5m")
+    model.norm = torch.nn.LayerNorm(3)
+    groups = build_optim_wrapper(model, load_config(name).optim_wrapper).optimizer.param_groups
+    by_id = {id(group["params"][0]): group["weight_decay"] for group in groups}
+    decay = {name: by_id[id(p)] for name, p in model.named_parameters()}
+    free = {n for n in decay if n.endswith(("bias", "attention_biases")) or ".bn." in n or "norm." in n}
+    assert {name for name, value in decay.items() if value == 0} == free
+    assert set(decay.values()) == {0.0, 0.05}
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations"),
+    [
+        ("train2017", "annotations/instances_train2017.json"),
+        ("train", "annotations/instances_train.json"),
+        ("train", "annotations/train.json"),
+        ("train", "train/_annotations.coco.json"),
+        ("images/train", "annotations/instances_train.json"),
+        ("images", "annotations/instances_train.json"),
+        ("train", "train.json"),
+    ],
+)
+def test_usual_layouts_are_found(tmp_path, draw, images: str, annotations: str) -> None:
+    draw(tmp_path, images, annotations, ["a", "b"], 3)
+    split = find_split(tmp_path, "train")
+    assert split is not None
+    assert split.classes == ("a", "b")
+    assert (split.images / "000.png").is_file()
+    assert (split.num_images, split.num_annotated) == (3, 3)
+    assert find_split(tmp_path, "val") is None
+
+
+def test_a_data_folder_fills_in_files_and_classes(make_coco) -> None:
+    root = make_coco(classes=("red", "green"))
+    cfg = load_config(MASK_RCNN, data_root=root)
+    assert cfg.train_dataloader.dataset.metainfo.classes == ("red", "green")
+    assert cfg.train_dataloader.dataset.ann_file == str(root / "annotations/instances_train2017.json")
+    assert cfg.test_evaluator.ann_file == str(root / "annotations/instances_val2017.json")
+    assert cfg.model.roi_head.bbox_head.num_classes == 2
+    assert cfg.model.roi_head.mask_head.num_classes == 2
+    assert "num_classes" not in cfg.model.backbone
+    assert len(cfg.train_dataloader.dataset.metainfo.palette) == 2
+
+
+def test_the_80_classes_of_coco_keep_their_palette(make_coco) -> None:
+    classes = config_classes(load_config(RETINANET))
+    assert classes is not None
+    cfg = load_config(RETINANET, data_root=make_coco(classes=classes), classes_from="config")
+    assert "palette" not in cfg.train_dataloader.dataset.metainfo
+    assert cfg.model.bbox_head.num_classes == 80
+
+
+def test_categories_that_do_not_match_the_config(make_coco, tmp_path) -> None:
+    root = make_coco(classes=("red", "green"))
+    with pytest.raises(InputError, match=r"the 80 classes of config .* are not the 2 classes of .*'person'.*'red'"):
+        load_config(RETINANET, data_root=root, classes_from="config")
+    own = tmp_path / "own.py"
+    base = f"_base_ = [{str(Path(__file__).parents[2] / 'detection/configs' / f'{RETINANET}.py')!r}]\n"
+    own.write_text(base + "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('green', 'red'))))\n")
+    with pytest.raises(InputError, match="the order differs from number 1 on"):
+        load_config(own, data_root=root)
+    own.write_text(base + "model = dict(bbox_head=dict(num_classes=5))\n")
+    with pytest.raises(InputError, match=r"bbox_head.num_classes to 5, but .* has 2 categories"):
+        load_config(own, data_root=root)
+    with pytest.raises(InputError, match=r"num_classes is 7, but the data of config .* has 2 classes"):
+        load_config(RETINANET, data_root=root, overrides={"model.bbox_head.num_classes": 7})
+    with pytest.raises(InputError, match=r"3 classes of the checkpoint are not the 2"):
+        load_config(RETINANET, data_root=root, classes=("red", "green", "blue"))
+
+
+def test_train_and_val_must_list_the_same_categories(make_coco) -> None:
+    root = make_coco(classes=("red", "green"))
+    edit(root / "annotations/instances_val2017.json", lambda d: d["categories"].reverse())
+    with pytest.raises(InputError, match="order differs"):
+        load_config(RETINANET, data_root=root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("categories"), "no list 'categories'"),
+        (lambda d: d["categories"].append(dict(d["categories"][0], id=99)), "'red' twice"),
+        (lambda d: d["annotations"][0].pop("area"), "has no 'area'"),
+        (lambda d: d["annotations"][0].update(category_id=77), "category 77, which is not listed"),
+        (lambda d: d["annotations"][0].update(image_id=77), "image 77, which is not listed"),
+        (lambda d: d["images"][1].update(file_name="gone.png"), "1 images that are not in .*gone.png"),
+        (lambda d: d["images"][0].update(file_name="gone.png"), "gone.png, which lies in none of"),
+        (lambda d: d.update(images=[]), "lists no images"),
+    ],
+)
+def test_damaged_annotations(make_coco, change, message: str) -> None:
+    root = make_coco()
+    edit(root / "annotations/instances_train2017.json", change)
+    with pytest.raises(InputError, match=message):
+        load_config(RETINANET, data_root=root)
+
+
+def test_other_bad_data_folders(make_coco, tmp_path) -> None:
+    with pytest.raises(InputError, match="nowhere is no folder"):
+        load_config(RETINANET, data_root=tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no train annotations in COCO layout"):
+        load_config(RETINANET, data_root=tmp_path / "empty")
+    root = make_coco()
+    (root / "annotations/instances_train2017.json").write_text("{'no': json")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(RETINANET, data_root=root)
+
+
+def test_unknown_and_broken_configs(tmp_path) -> None:
+    with pytest.raises(InputError, match="did you mean retinanet_tiny_vit_5m_fpn_1x_coco"):
+        load_config("retinanet_tiny_vit_5m")
+    with pytest.raises(InputError, match=r"config file .*absent.py does not exist"):
+        load_config(tmp_path / "absent.py")
+    (tmp_path / "broken.py").write_text("model = dict(\n")
+    with pytest.raises(InputError, match=r"broken.py cannot be read"):
+        load_config(tmp_path / "broken.py")
+    (tmp_path / "other.py").write_text("learning_rate = 1\n")
+    with pytest.raises(InputError, match="has no 'model'"):
+        load_config(tmp_path / "other.py")
+
+
+def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(f"{RETINANET}.py").model.type == "RetinaNet"
+
+
+def test_overrides_reach_in_and_misspelt_ones_are_refused() -> None:
+    overrides = dict(
+        parse_override(text)
+        for text in ("optim_wrapper.optimizer.lr=0.5", "train_dataloader.dataset.pipeline.3.prob=0", "model.backbone.arch=11m")
+    )
+    cfg = load_config(RETINANET, overrides=overrides)
+    assert cfg.optim_wrapper.optimizer.lr == 0.5
+    assert cfg.train_dataloader.dataset.pipeline[3] == {**cfg.train_dataloader.dataset.pipeline[3], "prob": 0}
+    assert cfg.model.backbone.arch == "11m"
+    with pytest.raises(InputError, match="did you mean optimizer"):
+        load_config(RETINANET, overrides={"optim_wrapper.optimiser.lr": 1})
+    with pytest.raises(InputError, match="no position in a list of 5"):
+        load_config(RETINANET, overrides={"train_dataloader.dataset.pipeline.9.prob": 1})
+    with pytest.raises(InputError, match="has no parts"):
+        load_config(RETINANET, overrides={"model.type.name": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a.b=1e-4", 1e-4), ("a.b=true", True), ("a.b=None", None), ("a.b=(1, 2)", (1, 2)), ("a.b=x=y", "x=y")],
+)
+def test_override_values_are_python_or_text(text: str, value) -> None:
+    assert parse_override(text) == ("a.b", value)
+
+
+def test_an_override_without_a_value_is_refused() -> None:
+    with pytest.raises(InputError, match="is no KEY=VALUE"):
+        parse_override("photo.jpg")
+
+
+def test_image_size_reaches_both_pipelines() -> None:
+    cfg = load_config(RETINANET, img_size=448)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        scales = [step.scale for step in loader.dataset.pipeline if step.type == "Resize"]
+        assert scales == [(448, 448)]
+    with pytest.raises(InputError, match="multiple of 32"):
+        load_config(RETINANET, img_size=450)
+
+
+def test_schedule_in_epochs_moves_milestones_and_caps_the_warm_up(make_coco) -> None:
+    cfg = load_config(RETINANET, data_root=make_coco(train=8))
+    set_schedule(cfg, epochs=24, batch_size=4)
+    assert cfg.train_cfg.max_epochs == 24
+    warm_up, steps = cfg.param_scheduler
+    assert steps.milestones == [16, 22]
+    assert (steps.end, steps.by_epoch) == (24, True)
+    assert warm_up.end == 4  # a tenth of 24 epochs x 2 iterations
+    assert cfg.train_dataloader.batch_size == 4
+    assert cfg.default_hooks.logger.interval == 4
+
+
+def test_schedule_in_iterations_counts_in_iterations(make_coco) -> None:
+    cfg = load_config(RETINANET, data_root=make_coco())
+    set_schedule(cfg, max_iters=60)
+    assert cfg.train_cfg == {"type": "IterBasedTrainLoop", "max_iters": 60, "val_interval": 60}
+    warm_up, steps = cfg.param_scheduler
+    assert (steps.milestones, steps.end, steps.by_epoch) == ([40, 55], 60, False)
+    assert warm_up.end == 6
+    assert not cfg.default_hooks.checkpoint.by_epoch
+    with pytest.raises(InputError, match="not both"):
+        set_schedule(cfg, epochs=1, max_iters=1)
+    with pytest.raises(InputError, match="at least 1"):
+        set_schedule(cfg, epochs=0)
+
+
+def test_a_cosine_schedule_is_stretched() -> None:
+    from tinyvit.detection.config import _fit_scheduler, _Length
+
+    cosine = {"type": "CosineAnnealingLR", "begin": 6, "end": 12, "T_max": 6, "by_epoch": True, "convert_to_iter_based": True}
+    in_epochs = dict(cosine)
+    _fit_scheduler(in_epochs, _Length(120, 12), _Length(60, 6))
+    assert in_epochs == {**cosine, "begin": 3, "end": 6, "T_max": 3}
+    in_iterations = dict(cosine)
+    _fit_scheduler(in_iterations, _Length(120, 12), _Length(60, None))
+    expected = {"type": "CosineAnnealingLR", "begin": 30, "end": 60, "T_max": 30, "by_epoch": False}
+    assert in_iterations == expected
+
+
+def test_a_subset_keeps_classes_and_whole_images(make_coco, tmp_path) -> None:
+    split = find_split(make_coco(train=6), "train")
+    assert split is not None
+    subset = write_subset(split, 2, tmp_path / "subset.json")
+    document = json.loads((tmp_path / "subset.json").read_text())
+    assert [image["id"] for image in document["images"]] == [1, 2]
+    assert {ann["image_id"] for ann in document["annotations"]} == {1, 2}
+    assert subset.classes == split.classes
+    with pytest.raises(InputError, match="has 6 images with objects"):
+        write_subset(split, 7, tmp_path / "subset.json")
+
+
+def test_evaluation_on_the_training_images(make_coco, tmp_path) -> None:
+    cfg = load_config(RETINANET, data_root=make_coco(), limit_images=(4, tmp_path), eval_on_train=True)
+    assert cfg.train_dataloader.dataset.ann_file == str(tmp_path / "train-4-images.json")
+    assert cfg.test_evaluator.ann_file == cfg.val_dataloader.dataset.ann_file == cfg.train_dataloader.dataset.ann_file
+    with pytest.raises(InputError, match="need --data-root"):
+        load_config(RETINANET, eval_on_train=True)
+
+
+def test_same_classes_in_the_same_order_pass() -> None:
+    check_same_classes(["a", "b"], "one", ("a", "b"), "other")
+    with pytest.raises(InputError, match="'c' only in the second"):
+        check_same_classes(["a"], "one", ["a", "c"], "other")
+
+
+def test_a_palette_has_distinct_colours() -> None:
+    assert len(set(make_palette(100))) == 100
+
+
+def test_real_data_has_cocos_classes(test_data) -> None:
+    cfg = load_config(MASK_RCNN, data_root=test_data / "coco-mini", classes_from="config")
+    assert cfg.model.roi_head.mask_head.num_classes == 80
+    split = find_split(test_data / "coco-mini", "train")
+    assert split is not None
+    assert split.num_images == 80

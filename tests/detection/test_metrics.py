@@ -1,0 +1,111 @@
+"""COCO's twelve numbers, against pycocotools and where nothing was found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import tinyvit.detection  # noqa: F401  (provides mmcv._ext)
+from tinyvit.detection.runtime import import_mmdet
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+NAMES = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100"]
+
+
+@pytest.fixture
+def metric(make_coco):
+    """A function that makes the metric for a drawn data set, as a config would name it."""
+    import_mmdet()
+    from mmdet.registry import METRICS
+
+    root = make_coco(classes=("red", "green", "blue"), train=0, val=5)
+
+    def make(**options):
+        options.setdefault("type", "tinyvit.CocoMetric")
+        made = METRICS.build({"ann_file": str(root / "annotations/instances_val2017.json"), **options})
+        made.dataset_meta = {"classes": ("red", "green", "blue")}
+        return made
+
+    return make
+
+
+def feed(metric, jitter: float, keep: bool = True) -> None:
+    """Detections made of the annotations, moved by some pixels; or none."""
+    rng = np.random.default_rng(0)
+    coco = metric._coco_api
+    categories = coco.get_cat_ids()
+    for image in coco.load_imgs(coco.get_img_ids()):
+        anns = coco.load_anns(coco.get_ann_ids(img_ids=[image["id"]])) if keep else []
+        boxes = np.array([[*a["bbox"][:2], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]] for a in anns])
+        boxes = torch.tensor(boxes.reshape(-1, 4) + rng.normal(0, jitter, (len(anns), 4)), dtype=torch.float32)
+        masks = torch.zeros(len(anns), image["height"], image["width"], dtype=torch.bool)
+        for i, (x1, y1, x2, y2) in enumerate(boxes.round().int().tolist()):
+            masks[i, max(y1, 0) : y2, max(x1, 0) : x2] = True
+        found = {
+            "bboxes": boxes,
+            "scores": torch.linspace(0.9, 0.5, len(anns)),
+            "labels": torch.tensor([categories.index(a["category_id"]) for a in anns], dtype=torch.long),
+            "masks": masks,
+        }
+        sample = {"img_id": image["id"], "ori_shape": (image["height"], image["width"]), "pred_instances": found}
+        metric.process({}, [sample])
+
+
+def test_perfect_detections_are_perfect(metric) -> None:
+    made = metric(metric=["bbox", "segm"])
+    feed(made, jitter=0.0)
+    found = made.evaluate(5)
+    assert list(found) == [f"coco/{kind}_{name}" for kind in ("bbox", "segm") for name in NAMES]
+    assert found["coco/bbox_mAP"] == found["coco/segm_mAP"] == found["coco/bbox_AR@100"] == 1.0
+    assert found["coco/bbox_mAP_l"] == -1.0  # no object is that large
+
+
+def test_the_numbers_are_pycocotools(metric) -> None:
+    from pycocotools.cocoeval import COCOeval
+
+    made = metric(metric="bbox", outfile_prefix=None)
+    feed(made, jitter=3.0)
+    results = [(gt, {**result}) for gt, result in made.results]
+    found = made.evaluate(5)
+    coco, detections = made._coco_api, []
+    for _, result in results:
+        for box, score, label in zip(result["bboxes"], result["scores"], result["labels"], strict=True):
+            detections.append(
+                {
+                    "image_id": result["img_id"],
+                    "category_id": coco.get_cat_ids()[label],
+                    "bbox": [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])],
+                    "score": float(score),
+                }
+            )
+    theirs = COCOeval(coco, coco.loadRes(detections), "bbox")
+    theirs.evaluate()
+    theirs.accumulate()
+    theirs.summarize()
+    assert 0.1 < found["coco/bbox_mAP"] < 0.99
+    np.testing.assert_allclose(list(found.values()), theirs.stats, atol=5.1e-4)
+
+
+def test_nothing_found_is_zero(metric) -> None:
+    from pycocotools.cocoeval import COCOeval
+
+    made = metric(metric=["bbox", "segm"])
+    feed(made, jitter=0.0, keep=False)
+    found = made.evaluate(5)
+    assert list(found) == [f"coco/{kind}_{name}" for kind in ("bbox", "segm") for name in NAMES]
+    coco = made._coco_api
+    # One worthless detection is the nearest that pycocotools can evaluate.
+    nearly = [{"image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, 0.5, 0.5], "score": 0.0}]
+    theirs = COCOeval(coco, coco.loadRes(nearly), "bbox")
+    theirs.evaluate()
+    theirs.accumulate()
+    theirs.summarize()
+    for kind in ("bbox", "segm"):
+        assert [found[f"coco/{kind}_{name}"] for name in NAMES] == list(theirs.stats)
+
+
+def test_other_items_are_left_as_mmdet_has_them(metric) -> None:
+    made = metric(metric="bbox", metric_items=["mAP", "AR@300"], proposal_nums=(10, 100, 300))
+    feed(made, jitter=0.0)
+    assert list(made.evaluate(5)) == ["coco/bbox_mAP", "coco/bbox_AR@300"]
