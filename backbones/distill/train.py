@@ -492,5 +492,5 @@ def export_student(student: nn.Module, recipe: Recipe, store: SoftLabelStore, pa
     }
     state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(state, temporary, {"tinyvit": json.dumps(document), "format": "pt"})
+    save_file(state, temporary, {"tinyvit": json.dumps(document)})  # one key: the library's order of several varies
     temporary.replace(path)

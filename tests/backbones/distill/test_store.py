@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-
 from tinyvit.backbones.distill.manifest import Manifest, content_hash
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors

@@ -1,0 +1,150 @@
+"""The commands of this room: one walk along the road, and bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from tinyvit.cli import main
+
+SMALL = "student.embed_dims=(8,16,16,32) student.depths=(1,1,1,1) student.num_heads=(1,1,1,1) student.img_size=32"
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def data(pictures, tmp_path_factory) -> Path:
+    """The pictures with labels beside them, one of them damaged."""
+    folder = Path(shutil.copytree(pictures, tmp_path_factory.mktemp("data") / "images"))
+    (folder / "04.jpg").write_bytes((folder / "04.jpg").read_bytes()[:150])
+    names = sorted(path.name for path in folder.iterdir())
+    lines = [f"{name},{index % 20}" for index, name in enumerate(names)]
+    (folder.parent / "labels.csv").write_text("\n".join(["file,class_index", *lines]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "teacher.pth"
+    torch.save(timm.create_model("test_efficientnet", num_classes=20).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def label(data, weights):
+    def command(store: Path, *more: object) -> list[object]:
+        teacher = ("--teacher", "timm:test_efficientnet", "--teacher-weights", weights, "--teacher-size", 64)
+        return ["label", data, store, *teacher, "--topk", 5, "--views", 2, "--shard-size", 8, "--device", "cpu", *more]
+
+    return command
+
+
+def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_path, capsys):
+    store, work = tmp_path / "store", tmp_path / "run"
+    code, out, err = run(capsys, *label(store))
+    assert code == 0
+    assert "teacher top-1 on 22 un-augmented views: " in out
+    assert "23 images x 2 views, 3 shards (3 made now), 1 images unreadable" in out
+    assert "unreadable: 04.jpg" in out
+    assert "skipped unreadable image" in err
+    assert json.loads((store / "result.json").read_text())["metrics"]["rows_made"] == 46
+    assert "(0 made now)" in run(capsys, *label(store))[1]
+
+    code, out, _ = run(capsys, "labels", "info", store)
+    assert code == 0
+    assert "3 of 3 finished, 8 images each: complete" in out
+    assert "timm:test_efficientnet at 64 px, fp32" in out
+    teacher = ("--teacher", "timm:test_efficientnet", "--teacher-weights", weights, "--sample", 10)
+    code, out, _ = run(capsys, "labels", "verify", store, "--data", data, *teacher, "--device", "cpu", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["rows"], report["pixels"], report["problems"]) == (46, 3, [])
+    assert report["teacher_distance"] < 0.01
+    assert report["teacher_rows"] >= 8
+
+    train = ["pretrain", "tiny_vit_5m_distill", "--data", data, "--labels", store, "--device", "cpu"]
+    train += ["--cfg-options", "input_size=32", *SMALL.split(), "batch_size=4", "workers=0", "log_interval=2"]
+    code, out, _ = run(capsys, *train, "--epochs", 6, "--work-dir", work, "--json")
+    assert code == 0
+    metrics = json.loads(out)["metrics"]
+    assert metrics["iterations"] == 33
+    assert Path(metrics["student"]).is_file()
+    code, out, _ = run(capsys, "evaluate", "tiny_vit_5m_224", "--data", data, "--weights", metrics["student"],
+                       "--device", "cpu", "--work-dir", tmp_path / "evaluate", "--json")  # fmt: skip
+    assert code == 0
+    result = json.loads(out)["metrics"]
+    assert (result["images"], result["unreadable"]) == (22, 1)
+    assert result["model"]["preprocess"]["size"] == [32, 32]
+    assert 0 <= result["top1"] <= result["top5"] <= 1
+
+
+def test_damaged_store_fails_verification_and_names_shard_and_row(data, label, tmp_path, capsys):
+    store = tmp_path / "store"
+    run(capsys, *label(store))
+    shard = sorted((store / "shards").glob("*.safetensors"))[1]
+    content = bytearray(shard.read_bytes())
+    content[-9] ^= 1
+    shard.write_bytes(bytes(content))
+    code, out, err = run(capsys, "labels", "verify", store)
+    assert code == 1
+    assert f"{shard.name}: row 15 (image 15, view 1) fails its checksum" in out
+    assert err.count("\n") == 1
+    shard.write_bytes(bytes(content)[:-100])
+    code, out, _ = run(capsys, "labels", "verify", store)
+    assert code == 1
+    assert f"{shard.name} is truncated" in out
+    arguments = ["pretrain", "tiny_vit_5m_distill", "--data", data, "--labels", store, "--work-dir", tmp_path / "run"]
+    code, _, err = run(capsys, *arguments, "--device", "cpu", "--cfg-options", *SMALL.split(), "workers=0")
+    assert code == 2
+    assert f"{shard.name} is truncated" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["label", "{tmp}/none", "{tmp}/s", "--teacher", "efficientnet_lite2"], "none does not exist"),
+        (["label", "{data}", "{tmp}/s", "--teacher", "efficientnet_lyte2"], "did you mean"),
+        (["label", "{data}", "{tmp}/s", "--teacher", "timm:test_vit"], "needs a weights file"),
+        (["label", "{data}", "{tmp}/s", "--teacher", "efficientnet_lite2", "--crop-scale", "0.5", "0.1"], "crop scale"),
+        (["labels", "info", "{tmp}/none"], "has no store.json"),
+        (["labels", "verify", "{tmp}"], "has no store.json"),
+        (["pretrain", "tiny_vit_5m_distil"], "did you mean tiny_vit_5m_distill"),
+        (["pretrain", "tiny_vit_5m_distill"], "needs the images and the store"),
+        (["pretrain", "tiny_vit_5m_distill", "--data", "{data}", "--labels", "{tmp}"], "has no store.json"),
+        (["pretrain", "tiny_vit_5m_distill", "--resume"], "--resume needs the --work-dir"),
+        (["pretrain", "tiny_vit_5m_distill", "--cfg-options", "lr"], "not of the form key=value"),
+        (["evaluate", "tiny_vit_5m_225", "--data", "{data}"], "did you mean"),
+        (["evaluate", "tiny_vit_5m_224", "--data", "{data}", "--weights", "{tmp}/none.pth"], "none.pth does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *(text.format(tmp=tmp_path, data=data) for text in arguments))
+    assert code == 2
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("tinyvit: ")
+    assert message in last
+    assert "Traceback" not in err
+
+
+def test_store_of_another_teacher_is_refused(label, tmp_path, capsys):
+    store = tmp_path / "store"
+    run(capsys, *label(store))
+    code, _, err = run(capsys, *label(store, "--topk", 4))
+    assert code == 2
+    assert "was labelled with topk 5, and this run asks for 4" in err
+    code, _, err = run(capsys, *label(store, "--teacher-size", 96))
+    assert code == 2
+    assert "teacher.preprocess.size [64, 64], and this run asks for [96, 96]" in err
