@@ -40,6 +40,7 @@ def stage(name, seconds):
 
 METRICS = {
     "seed": 0,
+    "plan": "full",
     "device": "cpu",
     "command": "tinyvit demo",
     "allocator": "glibc-tuned",
@@ -119,6 +120,7 @@ METRICS = {
         "runs": 30,
         "px": 64,
         "threads": 2,
+        "comparison": "ONNX Runtime against PyTorch: faster",
         "rows": [
             {"engine": "torch", "title": "PyTorch", "role": "neutral", "median_ms": 9.1, "low_ms": 9.0, "high_ms": 9.4},
             {

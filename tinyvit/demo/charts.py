@@ -54,7 +54,8 @@ class Axes:
         x_label: Below the chart.
         y_label: Above the chart's left edge.
         y_range: Lowest and highest value shown.
-        log_x: Whether x is spaced by its logarithm, with a tick at every point of the first series.
+        log_x: Whether x is spaced by its logarithm, with a tick at every point of the first series, and the series set
+            slightly apart.
         y_text: How a tick of y is written.
         reference: A horizontal line and its name, or ``None``.
     """
@@ -111,8 +112,9 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
         y = place(xs[0], value)[1]
         parts.append(f'<line class="reference" x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(_WIDTH - right - 4, y - 6, name, "axis", "end"))
-    for line in series:
-        parts.append(_line(line, place))
+    for number, line in enumerate(series):
+        # Intervals at the same x would hide each other.
+        parts.append(_line(line, place, 5 * (number - (len(series) - 1) / 2) if axes.log_x else 0.0))
     ends = [place(*line.points[-1])[1] for line in series]
     for line, y in zip(series, _spread(ends, _FONT + 3), strict=True):
         parts.append(_text(_WIDTH - right + 9, y + 4, line.name, f"name {line.role}"))
@@ -144,13 +146,13 @@ def bar_chart(title: str, bars: Sequence[Bar], high: float) -> str:
     return _svg(title, _WIDTH, len(bars) * _ROW + 6, parts)
 
 
-def _line(line: Series, place: Callable[[float, float], tuple[float, float]]) -> str:
-    spots = [place(x, y) for x, y in line.points]
+def _line(line: Series, place: Callable[[float, float], tuple[float, float]], shift: float) -> str:
+    spots = [(x + shift, y) for x, y in (place(*point) for point in line.points)]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
     parts = [f'<path class="line {line.role}" d="{path}"/>']
     for (x, _), (low, high) in zip(line.points, line.intervals, strict=False):
         (column, bottom), (_, top) = place(x, low), place(x, high)
-        parts.append(f'<path class="whisker {line.role}" d="M{column:.1f} {bottom:.1f}V{top:.1f}"/>')
+        parts.append(f'<path class="whisker {line.role}" d="M{column + shift:.1f} {bottom:.1f}V{top:.1f}"/>')
     if line.dots:
         parts += [f'<circle class="{line.role}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in spots]
     return "".join(parts)

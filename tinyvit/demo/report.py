@@ -95,18 +95,18 @@ def _headline(metrics: Metrics) -> str:
             "Detection",
             _ap(detection["random"]["ap"]),
             _ap(detection["distilled"]["ap"]),
-            f"COCO box AP on {metrics['data']['counts']['detect-test']:,} pictures, {detection['random']['epochs']} "
-            "epochs each",
+            f"COCO box AP on {metrics['data']['counts']['detect-test']:,} pictures, "
+            f"{_epochs(detection['random']['epochs'])} each",
         ),
     ]
     latency = {row["engine"]: row for row in metrics["latency"]["rows"]}
     if {"torch", "onnxruntime"} <= latency.keys():
         cards.append(
             _card(
-                "One picture on the processor",
+                "Latency of one picture",
                 _milliseconds(latency["torch"]["median_ms"]),
                 _milliseconds(latency["onnxruntime"]["median_ms"]),
-                f"median at {metrics['latency']['px']} px",
+                f"median on the processor at {metrics['latency']['px']} px",
                 ("PyTorch", "neutral"),
                 ("ONNX Runtime", "distilled"),
             )
@@ -257,9 +257,10 @@ def _detection(metrics: Metrics) -> str:
     counts = metrics["data"]["counts"]
     text = (
         f"{escape(detection['detector'])}, {counts['detect-train']:,} pictures at {detection['px']} px, "
-        f"{arms['random']['epochs']} epochs, the same pictures in the same order for both. Each arm has the learning "
-        "rate that suited it best on tuning pictures."
+        f"{_epochs(arms['random']['epochs'])}, the same pictures in the same order for both."
     )
+    if metrics["plan"] in ("full", "small"):
+        text += " Each arm has the learning rate that suited it best on tuning pictures."
     return (
         f"<section><h2>Detection</h2><p>{text}</p><figure>{bar_chart('Average precision', bars, high)}</figure>"
         f"{_table(heads, rows, 'lnnnnnn')}{_pictures(detection)}</section>"
@@ -325,7 +326,7 @@ def _edge(metrics: Metrics) -> str:
         f"The distilled student as ONNX ({export['megabytes']:.1f} MB), run in ONNX Runtime and compared with PyTorch. "
         f"Largest difference: {escape(checks)}. Times are medians of {latency['runs']} interleaved runs at "
         f"{latency['px']} px, one picture at a time, {latency['threads']} threads; whiskers are 95 % intervals of the "
-        "median. A quick look on a machine that was just busy, not a benchmark."
+        f"median. {latency['comparison']}. A quick look on a machine that was just busy, not a benchmark."
     )
     return (
         f"<section><h2>On the edge</h2><p>{text}</p>"
@@ -409,6 +410,10 @@ def _dot(role: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def _ap(value: float) -> str:

@@ -252,7 +252,7 @@ def _stage_rows(road: Road, setting: stages.Setting, card: DataCard, found: dict
         f"KL {found['distil']['constant_kl']:.2f} for a constant answer, {found['distil']['final_kl']:.2f} at the end",
         "probe": f"{', '.join(f'{count:,}' for count in found['probe']['labels'])} labels; random, distilled, teacher",
         "control": f"{sum(plan.probe.control_steps):,} steps from random weights",
-        "detect": f"{plan.detect.epochs} epochs each, {stages.threads_for(2)} thread each, at the same time",
+        "detect": f"{plan.detect.epochs} epochs each, one process each, at the same time",
         "export": "; ".join(f"{check['title']} differ by {check['max_difference']:.0e}" for check in _checks(found)),
         "latency": f"{plan.latency_rounds} rounds in turns",
     }

@@ -253,9 +253,7 @@ def control(setting: Setting) -> dict[str, Any]:
         _control_run(setting, train.take(rows), test, steps, lr, None)
         for rows, steps, lr in zip(subsets, plan.control_steps, plan.control_lr, strict=True)
     ]
-    found: dict[str, Any] = {
-        "supervised": {"accuracy": [a for a, _ in scratch], "interval": [i for _, i in scratch]}
-    }
+    found: dict[str, Any] = {"supervised": {"accuracy": [a for a, _ in scratch], "interval": [i for _, i in scratch]}}
     if plan.finetune_labels in plan.labels:
         at = plan.labels.index(plan.finetune_labels)
         rows, steps = subsets[at], plan.control_steps[at]
@@ -367,7 +365,7 @@ def export(setting: Setting) -> dict[str, Any]:
     for title, path, features in (
         ("classifier", setting.onnx, False),
         ("feature maps", setting.onnx.with_name("features.onnx"), True),
-    ):
+    )[: 1 if setting.plan.name == "quick" else 2]:
         options: Any = {"features": True} if features else {}
         report = export_onnx(STUDENT, path, weights=setting.student, check=False, **options)
         verified = verify_onnx(path, weights=setting.student, sizes=sizes, photos=setting.data / "pool")
@@ -395,9 +393,9 @@ def latency(setting: Setting) -> dict[str, Any]:
         Subject(str(setting.onnx), engine="onnxruntime", size=px, threads=threads, label="ONNX Runtime"),
     ]
     speed = SpeedPlan(rounds=plan.latency_rounds, round_seconds=plan.latency_seconds, warmup_seconds=0.5)
-    report = measure(subjects, speed)
+    report = measure(subjects, speed, against=subjects[0])
     rows = []
-    for result, role in zip(report.results, ("neutral", "distilled"), strict=True):
+    for result, role in zip(report.subjects, ("neutral", "distilled"), strict=True):
         found = result.latency()
         if found is None:
             raise RuntimeError(f"{result.label} could not be measured: {result.error}")
@@ -415,7 +413,14 @@ def latency(setting: Setting) -> dict[str, Any]:
                 "disturbed_rounds": sum(turn.disturbed for turn in result.rounds),
             }
         )
-    return {"px": px, "threads": threads, "runs": plan.latency_rounds, "rows": rows}
+    return {
+        "px": px,
+        "threads": threads,
+        "runs": plan.latency_rounds,
+        "rows": rows,
+        "comparison": report.comparisons[0].sentence(),
+        "contention": report.contention(),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- samples
