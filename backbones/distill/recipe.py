@@ -89,6 +89,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if "name" not in self.student:
             raise InputError("config key student needs a name: student = dict(name='tiny_vit_5m_224')")
+        if "num_classes" in self.student:
+            raise InputError("config key student must not set num_classes: the student has the classes of the store")
         if (self.epochs is None) == (self.max_iters is None):
             raise InputError("give exactly one of the config keys epochs and max_iters")
         if self.warmup_epochs is not None and self.warmup_iters is not None:

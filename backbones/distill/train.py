@@ -191,9 +191,7 @@ def pretrain(
     if checkpoint is not None:
         runner._load_from, runner._resume = str(checkpoint), True
     start = time.monotonic()
-    # mmengine prints some of its log; standard output belongs to the caller's result.
-    with log.bar, contextlib.redirect_stdout(io.StringIO()):
-        runner.train()
+    _train(runner, log)
     seconds = time.monotonic() - start
     path = work_dir / STUDENT_NAME
     export_student(student, recipe, store, path)
@@ -211,6 +209,16 @@ def pretrain(
         parameters=count_parameters(student),
         store_id=store.header.store_id,
     )
+
+
+def _train(runner: Runner, log: TrainLog) -> None:
+    try:
+        # mmengine prints some of its log; standard output belongs to the caller's result.
+        with log.bar, contextlib.redirect_stdout(io.StringIO()):
+            runner.train()
+    except InputError as error:
+        # From a worker process torch hands over a whole traceback as the message; ours is its last line.
+        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ", 1)[-1]) from error
 
 
 def _find_checkpoint(work_dir: Path, resume: bool, show: bool) -> Path | None:

@@ -113,6 +113,18 @@ def test_changed_image_is_refused_while_training(store, pictures, tmp_path):
         StoredViews(store, ImageFiles(other), 20).__getitems__([(3, 0)])
 
 
+def test_error_in_a_worker_process_is_one_sentence(store, pictures, tmp_path):
+    other = Path(shutil.copytree(pictures, tmp_path / "other"))
+    data = bytearray((other / "03.jpg").read_bytes())
+    data[-10] ^= 1
+    (other / "03.jpg").write_bytes(bytes(data))
+    run = recipe(store, other, workers=1, pixel_check="ignore")
+    with pytest.raises(
+        InputError, match=rf"^{other / '03.jpg'} is not the file that the store .* its content differs$"
+    ):
+        pretrain(run, tmp_path / "run", show=False)
+
+
 @pytest.fixture
 def other_pixels(store, tmp_path) -> SoftLabelStore:
     """A store whose teacher saw other pixels than this machine makes."""
@@ -292,6 +304,7 @@ def test_stores_that_do_not_fit_are_refused(store, pictures, tmp_path):
         ({"lr": -1.0}, "must be above 0"),
         ({"min_lr": 1.0}, "must lie between"),
         ({"student": {}}, "student needs a name"),
+        ({"student": {**STUDENT, "num_classes": 5}}, "must not set num_classes"),
     ],
 )
 def test_configs_that_make_no_sense_are_refused(store, pictures, changes, message):
