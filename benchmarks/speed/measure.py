@@ -71,6 +71,12 @@ def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: S
     sensor = ContentionSensor()
     with ExitStack() as stack:
         workers = [stack.enter_context(WorkerProcess(result.subject)) for result in results]
+        for result, worker in zip(results, workers, strict=True):
+            worker.start()
+            worker.send({"do": "imports", "subject": result.subject.to_dict()})
+        # Only when all have done their imports does the first one load: its load time is reported.
+        for result, worker in zip(results, workers, strict=True):
+            _receive_imports(result, worker, plan)
         for result, worker in track([*zip(results, workers, strict=True)], "loading"):
             _prepare(result, worker, plan)
         for index, order in enumerate(track(_orders(len(results), plan), "measuring")):
@@ -121,19 +127,24 @@ def _orders(count: int, plan: Plan) -> list[list[int]]:
     return orders
 
 
+def _receive_imports(result: SubjectResult, worker: WorkerProcess, plan: Plan) -> None:
+    """A missing package ends the whole measurement, anything else only this subject."""
+    try:
+        worker.receive(plan.timeout)
+    except (WorkerFailedError, WorkerDiedError) as error:
+        _refuse_or_give_up(result, worker, error, "while it started")
+
+
 def _prepare(result: SubjectResult, worker: WorkerProcess, plan: Plan) -> None:
     """Load and warm up; bad input ends the whole measurement, anything else only this subject."""
+    if result.error is not None:
+        return
     try:
-        worker.start()
-        reply = worker.ask({"do": "load", "subject": result.subject.to_dict()}, plan.timeout)
+        reply = worker.ask({"do": "load"}, plan.timeout)
         result.facts, result.load_seconds = reply["facts"], reply["load_seconds"]
         result.first_seconds = worker.ask({"do": "warm", "seconds": plan.warmup_seconds}, plan.timeout)["first_seconds"]
-    except WorkerFailedError as error:
-        if error.kind == "input":
-            raise InputError(str(error)) from error
-        _give_up(result, worker, f"while it was loaded: {error}")
-    except WorkerDiedError as error:
-        _give_up(result, worker, f"while it was loaded: {error}")
+    except (WorkerFailedError, WorkerDiedError) as error:
+        _refuse_or_give_up(result, worker, error, "while it was loaded")
 
 
 def _take_turn(
@@ -161,6 +172,14 @@ def _finish(result: SubjectResult, worker: WorkerProcess, plan: Plan) -> None:
         result.params, result.macs, result.mac_counter = counts["params"], counts["macs"], counts["mac_counter"]
     except (WorkerFailedError, WorkerDiedError) as error:
         _give_up(result, worker, f"after it was measured: {error}")
+
+
+def _refuse_or_give_up(
+    result: SubjectResult, worker: WorkerProcess, error: WorkerFailedError | WorkerDiedError, when: str
+) -> None:
+    if isinstance(error, WorkerFailedError) and error.kind == "input":
+        raise InputError(str(error)) from error
+    _give_up(result, worker, f"{when}: {error}")
 
 
 def _give_up(result: SubjectResult, worker: WorkerProcess, reason: str) -> None:

@@ -80,22 +80,30 @@ class WorkerProcess:
         self._replies.put(None)
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Send one request and wait for its reply.
+        """Send one request and wait for its reply; raises as :meth:`receive`."""
+        self.send(request)
+        return self.receive(timeout)
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Send one request. Whether the worker is still there shows when its reply is received."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
+
+    def receive(self, timeout: float) -> dict[str, Any]:
+        """Wait for the reply to the last request.
 
         Raises:
             WorkerFailedError: The worker says that it could not.
             WorkerDiedError: There is no worker any more, or no answer within ``timeout`` seconds.
         """
-        if self._process is None or self._process.stdin is None:
+        if self._process is None:
             raise WorkerDiedError("it was never started")
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
             line = self._replies.get(timeout=timeout)
         except queue.Empty:
             raise WorkerDiedError(f"no answer for {timeout:.0f} seconds") from None
-        except OSError:
-            line = None
         if line is None:
             raise WorkerDiedError(self._cause_of_death())
         reply = json.loads(line)

@@ -2,7 +2,8 @@
 
 Run as ``python -m tinyvit.benchmarks.speed.worker``. Requests and replies, one line each::
 
-    {"do": "load", "subject": {...}}                 -> {"ok": true, "facts": {...}, "load_seconds": ...}
+    {"do": "imports", "subject": {...}}              -> {"ok": true}
+    {"do": "load"}                                   -> {"ok": true, "facts": {...}, "load_seconds": ...}
     {"do": "warm", "seconds": s}                     -> {"ok": true, "first_seconds": ..., "iterations": n}
     {"do": "round", "seconds": s, "iterations": n}   -> {"ok": true, "samples": [...], ...}
     {"do": "memory"}                                 -> {"ok": true, "peak_mib": ..., ...}
@@ -31,12 +32,14 @@ class Worker:
     """Answers the requests; holds the one engine."""
 
     def __init__(self) -> None:
+        self.subject: Subject | None = None
         self.engine: Engine | None = None
         self.memory: MemoryWatch | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do one request."""
         handlers = {
+            "imports": self.imports,
             "load": self.load,
             "warm": self.warm,
             "round": self.round,
@@ -46,14 +49,20 @@ class Worker:
         arguments = {key: value for key, value in request.items() if key != "do"}
         return handlers[request["do"]](**arguments)
 
-    def load(self, subject: dict[str, Any]) -> dict[str, Any]:
+    def imports(self, subject: dict[str, Any]) -> dict[str, Any]:
+        """Import what the subject needs; all workers do this at once, as nothing of it is measured."""
+        self.subject = Subject(**subject)
+        import_engine(self.subject)
+        return {}
+
+    def load(self) -> dict[str, Any]:
         """Build the subject; memory is counted from just before."""
-        what = Subject(**subject)
-        allocator = tune_allocator() if what.allocator == "tuned" else "default (as asked)"
-        import_engine(what)
-        self.memory = MemoryWatch(what.device)
+        if self.subject is None:
+            raise InputError("load was asked for before imports")
+        allocator = tune_allocator() if self.subject.allocator == "tuned" else "default (as asked)"
+        self.memory = MemoryWatch(self.subject.device)
         start = time.perf_counter()
-        self.engine = build_engine(what)
+        self.engine = build_engine(self.subject)
         return {"facts": self.engine.facts | {"allocator": allocator}, "load_seconds": time.perf_counter() - start}
 
     def warm(self, seconds: float) -> dict[str, Any]:

@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from tinyvit.backbones import create_model
 from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.speed import Plan, Report, Subject, measure
-from tinyvit.benchmarks.speed.measure import _orders
+from tinyvit.benchmarks.speed.engines import _count_module, build_engine
+from tinyvit.benchmarks.speed.measure import _add_reference, _distinct_labels, _orders
+from torch import nn
+from torch.nn import functional as F
 
 SUBJECTS = """
 import os, signal, sys
@@ -128,30 +133,45 @@ def test_order_changes_and_either_of_two_goes_first_equally_often() -> None:
     assert sum(order.index(0) < order.index(2) for order in orders) == 20
 
 
-def test_real_models_with_their_counts() -> None:
-    """Ours and timm's on the same work, and the multiply-adds that both must have."""
-    plan = Plan(rounds=2, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0, timeout=240)
-    report = measure([Subject("tiny_vit_5m_224", threads=1)], plan, against=Subject("timm:tiny_vit_5m_224", threads=1))
-    assert report.failed == []
-    ours, theirs = report.subjects
-    assert ours.facts["weights"] == "random (seed 0)"
-    assert ours.params == theirs.params == 5_392_764  # with the head of 1,000 classes on both sides
-    assert ours.macs is not None
-    assert theirs.macs is not None
-    assert ours.macs / 1e9 == pytest.approx(1.26, abs=0.02)
-    assert theirs.macs == pytest.approx(ours.macs, rel=0.01)
-    assert ours.memory["peak_mib"] > 15  # its parameters alone are 21 MiB
-    assert report.comparisons[0].against == "timm:tiny_vit_5m_224"
+def test_a_real_model_with_its_weights_and_memory(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(create_model("tiny_vit_5m_224", num_classes=1000).state_dict(), weights)
+    plan = Plan(rounds=1, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0, timeout=240)
+    result = measure([Subject("tiny_vit_5m_224", threads=1, size=64, weights=str(weights))], plan).subjects[0]
+    assert result.error is None
+    assert result.facts["input_shape"] == [1, 3, 64, 64]
+    assert result.facts["weights"] == str(weights)
+    assert result.memory["peak_mib"] > 15  # its parameters alone are 21 MiB
 
 
-def test_a_model_against_itself_runs_twice_but_is_not_repeated_in_a_list(folder: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
-        plan = Plan(rounds=1, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0)
-        one = Subject("bench_subjects:sums", size=8, threads=1)
-        report = measure([one], plan, against=one)
-    assert [result.label for result in report.subjects] == ["bench_subjects:sums", "bench_subjects:sums #2"]
-    assert len(report.comparisons) == 1
+def test_counts_are_of_the_same_work_on_both_sides() -> None:
+    ours, theirs = (
+        build_engine(Subject(name, threads=torch.get_num_threads()).resolved()).count()
+        for name in ("tiny_vit_5m_224", "timm:tiny_vit_5m_224")
+    )
+    assert ours["params"] == theirs["params"] == 5_392_764  # with the head of 1,000 classes on both sides
+    assert ours["macs"] == theirs["macs"]
+    assert ours["macs"] / 1e9 == pytest.approx(1.26, abs=0.01)
+
+
+def test_attention_is_counted_as_two_matrix_products() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+    counts = _count_module(Attention(), torch.randn(1, 2, 49, 16))
+    assert counts["macs"] == 2 * (2 * 49 * 49 * 16)  # heads x (q k' + weights v)
+
+
+def test_a_model_against_itself_runs_twice_but_is_not_repeated_in_a_list() -> None:
+    one, other = Subject("a").resolved(), Subject("b").resolved()
+    for chosen, against, labels, reference in [
+        ([one], one, ["a", "a #2"], 1),
+        ([one, other], one, ["a", "b"], 0),
+        ([one], other, ["a", "b"], 1),
+    ]:
+        assert _add_reference(chosen, against) == reference
+        assert [subject.label for subject in _distinct_labels(chosen)] == labels
 
 
 @pytest.mark.parametrize(
