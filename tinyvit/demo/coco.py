@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 from PIL import Image
 
-from ..backbones.errors import InputError
-from ..backbones.images import decode
-from ..backbones.progress import track
-from ..backbones.runs import write_json
-from ..detection.coco import check_same_classes, find_split, load_annotations, missing_split
+from tinyvit.backbones.errors import InputError
+from tinyvit.backbones.images import decode
+from tinyvit.backbones.progress import track
+from tinyvit.backbones.runs import write_json
+from tinyvit.detection.coco import check_same_classes, find_split, load_annotations, missing_split
+
 from .layout import JPEG_QUALITY, DataCard, scene_folder
 
 
@@ -153,9 +154,10 @@ def _write_crops(folder: Path, picture: Image.Image, row: _Row, chosen: dict[int
     for annotation in objects:
         x, y, width, height = annotation["bbox"]
         dx, dy = 0.1 * width, 0.1 * height
-        box = (max(x - dx, 0), max(y - dy, 0), min(x + width + dx, picture.width), min(y + height + dy, picture.height))
+        left, top = round(max(x - dx, 0)), round(max(y - dy, 0))
+        right, bottom = round(min(x + width + dx, picture.width)), round(min(y + height + dy, picture.height))
         name = f"{row.image['id']}-{annotation['id']}.jpg"
-        _save(picture.crop(tuple(round(edge) for edge in box)), folder / chosen[annotation["category_id"]] / name)
+        _save(picture.crop((left, top, right, bottom)), folder / chosen[annotation["category_id"]] / name)
     return len(objects)
 
 

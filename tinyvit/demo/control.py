@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..backbones import create_model
-from ..backbones.distill.augment import ViewSampler, apply
-from ..backbones.distill.train import parameter_groups
-from ..backbones.preprocess import Preprocess
-from ..benchmarks.probe import LabelledImages
+from tinyvit.backbones import create_model
+from tinyvit.backbones.distill.augment import ViewSampler, apply
+from tinyvit.backbones.distill.train import parameter_groups
+from tinyvit.backbones.preprocess import Preprocess
+from tinyvit.benchmarks.probe import LabelledImages
+
 from .plan import STUDENT
 
 

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backbones.errors import CheckFailedError, InputError
-from ..backbones.runs import available_cpus, write_json
+from tinyvit.backbones.errors import CheckFailedError, InputError
+from tinyvit.backbones.runs import available_cpus, write_json
 
 CONFIG = Path(__file__).parent / "configs" / "atss_tiny_vit_5m_demo.py"
 RESULT = "arm.json"
@@ -29,7 +29,7 @@ class ArmJob:
     """One detector to train.
 
     Args:
-        scenes: Data root with ``train`` and ``val`` (or ``tune``) pictures.
+        scenes: Data root with ``train`` and ``val`` pictures; the latter are for testing.
         work_dir: Folder for checkpoints, logs and ``arm.json``; a run that was killed there goes on.
         weights: The backbone's weights, or ``None`` for random ones.
         lr: Highest learning rate.
@@ -39,7 +39,6 @@ class ArmJob:
         seed: Of the head, the order of pictures, and random weights.
         device: ``cpu`` or ``cuda``.
         threads: Of torch, on the processor.
-        test_split: ``val``, or ``tune`` for choosing settings.
         pictures: The first so many test pictures are predicted and kept for the report.
     """
 
@@ -53,7 +52,6 @@ class ArmJob:
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
-    test_split: str = "val"
     pictures: int = 0
 
 
@@ -117,8 +115,8 @@ def run_arm(job: ArmJob) -> dict[str, Any]:
     """
     import torch
 
-    from ..backbones.allocator import tune_allocator
-    from ..detection.run import evaluate, train
+    from tinyvit.backbones.allocator import tune_allocator
+    from tinyvit.detection.run import evaluate, train
 
     tune_allocator()
     torch.set_num_threads(job.threads)
@@ -143,16 +141,12 @@ def run_arm(job: ArmJob) -> dict[str, Any]:
 
 
 def _config(job: ArmJob) -> Any:
-    from ..detection.config import load_config, set_schedule
+    from tinyvit.detection.config import load_config, set_schedule
 
-    scenes = Path(job.scenes)
-    cfg: Any = load_config(CONFIG, data_root=scenes, img_size=job.px, overrides={"optim_wrapper.optimizer.lr": job.lr})
+    cfg: Any = load_config(
+        CONFIG, data_root=job.scenes, img_size=job.px, overrides={"optim_wrapper.optimizer.lr": job.lr}
+    )
     set_schedule(cfg, epochs=job.epochs, batch_size=job.batch)
-    if job.test_split != "val":
-        annotations = str(scenes / "annotations" / f"instances_{job.test_split}.json")
-        pictures = {"img": f"{scenes / job.test_split}/"}
-        cfg.test_dataloader.dataset.update(ann_file=annotations, data_prefix=pictures)
-        cfg.test_evaluator.ann_file = annotations
     cfg.randomness = {"seed": job.seed}
     cfg.default_hooks.checkpoint.interval = max(1, job.epochs // 3)
     return cfg
@@ -169,9 +163,9 @@ def _pictures(cfg: Any, checkpoint: str, job: ArmJob) -> list[dict[str, Any]]:
     import numpy as np
     from PIL import Image
 
-    from ..detection.inference import Predictor
+    from tinyvit.detection.inference import Predictor
 
-    folder = Path(job.scenes) / job.test_split
+    folder = Path(job.scenes) / "val"
     predictor = Predictor(cfg, checkpoint, device=job.device) if job.pictures else None
     found = []
     for path in sorted(folder.iterdir())[: job.pictures]:

@@ -22,16 +22,16 @@ def draw(folder: Path, seed: int, counts: dict[str, int], scene_px: int = 192) -
     Args:
         folder: Created; pictures that are there already are drawn over with the same bytes.
         seed: Of all pictures.
-        counts: Pictures for each split of :data:`shapes.SPLITS`.
+        counts: Pictures for each split of :data:`shapes.SPLITS`; a split of none leaves nothing on disk.
         scene_px: Side of a scene, in pixels.
     """
     # Here, because the drawing processes import this module too and must not wait for torch.
-    from ..backbones.progress import track
-    from ..backbones.runs import available_cpus, write_json
+    from tinyvit.backbones.progress import track
+    from tinyvit.backbones.runs import available_cpus, write_json
 
     annotations: dict[str, list[tuple[int, list[dict]]]] = defaultdict(list)
     jobs = []
-    for split in shapes.SPLITS:
+    for split in filter(counts.get, shapes.SPLITS):
         _make_folders(folder, split)
         jobs += [
             (folder, seed, split, first, min(first + _CHUNK, counts[split]), scene_px)
@@ -43,7 +43,7 @@ def draw(folder: Path, seed: int, counts: dict[str, int], scene_px: int = 192) -
         for split, rows in track(done, "drawing pictures", total=len(jobs)):
             annotations[split] += rows
     boxes = {}
-    for split in shapes.SPLITS:
+    for split in filter(counts.get, shapes.SPLITS):
         if split.startswith("detect-"):
             name = scene_folder(split)
             document = _coco_document(sorted(annotations[split], key=lambda row: row[0]), shapes.CLASSES, scene_px)

@@ -49,7 +49,7 @@ def _loss(metrics: Metrics) -> str:
     if share <= 0.02:
         return (
             f"The student had not yet learned anything from the teacher that depends on the picture: its loss "
-            f"({distil['final_kl']:.2f}) is that of a constant answer ({distil['constant_kl']:.2f})."
+            f"({distil['final_kl']:.2f}) is no better than a constant answer's ({distil['constant_kl']:.2f})."
         )
     return (
         f"The student learned from stored labels alone: it closed {100 * share:.0f} % of the way from a constant "
@@ -102,7 +102,7 @@ def _detection(metrics: Metrics) -> str:
     random, distilled = arms["random"]["ap"], arms["distilled"]["ap"]
     epochs = arms["random"]["epochs"]
     if max(random, distilled) < 0.01:
-        return f"Neither detector found anything worth counting in {epochs} epochs (AP below 1)."
+        return f"Neither detector found anything worth counting (AP below 1; epochs: {epochs})."
     return (
         f"After {epochs} epochs on the same pictures the detector that started from distilled weights reached AP "
         f"{100 * distilled:.1f}, the one from random weights AP {100 * random:.1f}."

@@ -14,6 +14,7 @@ COCO's name on disk) are only reported.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 JPEG_QUALITY = 92
 
@@ -37,6 +38,12 @@ class DataCard:
     probe_classes: tuple[str, ...]
     counts: dict[str, int]
     notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> DataCard:
+        """From plain JSON values, which have no tuples."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+        return cls(**values)
 
 
 def scene_folder(split: str) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from ..backbones import create_model
-from ..backbones.distill.teachers import load_teacher
-from ..backbones.runs import available_cpus
+from tinyvit.backbones import create_model
+from tinyvit.backbones.distill.teachers import load_teacher
+from tinyvit.backbones.runs import available_cpus
+
 from .plan import FULL, SMALL, STUDENT, TEACHER, Plan
 
 BUDGET_SECONDS = 660.0

@@ -40,7 +40,7 @@ def write_report(path: Path, document: Mapping[str, Any]) -> Path:
         _settings(metrics),
         _environment(document, environment),
     ]
-    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    style = resources.files("tinyvit.demo").joinpath("report.css").read_text(encoding="utf-8")
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

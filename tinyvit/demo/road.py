@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backbones.errors import InputError
-from ..backbones.runs import write_json
+from tinyvit.backbones.errors import InputError
+from tinyvit.backbones.runs import write_json
 
 SCHEMA = 1
 

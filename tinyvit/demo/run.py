@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backbones.allocator import tune_allocator
-from ..backbones.errors import require
-from ..backbones.runs import make_work_dir, write_result
+from tinyvit.backbones.allocator import tune_allocator
+from tinyvit.backbones.errors import require
+from tinyvit.backbones.runs import make_work_dir, write_result
+
 from . import stages
 from .coco import CocoLimits, from_coco
 from .drawn import draw
@@ -125,7 +126,7 @@ def _pace(job: DemoJob, precision: str, reason: str) -> dict[str, Any]:
 def _walk(road: Road, setting: stages.Setting, job: DemoJob) -> tuple[DataCard, dict[str, Any]]:
     """All stages in order; returns the data's card and what each stage found."""
     made = road.walk("data", _TITLES["data"], lambda: _make_data(setting, job))
-    card = DataCard(**{key: tuple(value) if isinstance(value, list) else value for key, value in made["card"].items()})
+    card = DataCard.from_dict(made["card"])
     found: dict[str, Any] = {"samples": made["samples"]}
     found["label"] = road.walk("label", _TITLES["label"], lambda: stages.label(setting))
     entropy, constant = found["label"]["label_entropy"], found["label"]["constant_kl"]

@@ -19,26 +19,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..backbones import create_model
-from ..backbones.distill.augment import ViewSampler
-from ..backbones.distill.label import LabelOptions, label_store
-from ..backbones.distill.recipe import Recipe
-from ..backbones.distill.rows import restore
-from ..backbones.distill.store import SoftLabelStore
-from ..backbones.distill.teachers import load_teacher
-from ..backbones.distill.train import pretrain
-from ..backbones.images import ImageFiles
-from ..backbones.preprocess import Preprocess
-from ..backbones.runs import available_cpus
-from ..benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
-from ..benchmarks.speed import Plan as SpeedPlan
-from ..benchmarks.speed import Subject, measure
-from ..benchmarks.statistics import wilson_interval
-from ..export import export_onnx, verify_onnx
+from tinyvit.backbones import create_model
+from tinyvit.backbones.distill.augment import ViewSampler
+from tinyvit.backbones.distill.label import LabelOptions, label_store
+from tinyvit.backbones.distill.recipe import Recipe
+from tinyvit.backbones.distill.rows import restore
+from tinyvit.backbones.distill.store import SoftLabelStore
+from tinyvit.backbones.distill.teachers import load_teacher
+from tinyvit.backbones.distill.train import pretrain
+from tinyvit.backbones.images import ImageFiles
+from tinyvit.backbones.preprocess import Preprocess
+from tinyvit.backbones.runs import available_cpus
+from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
+from tinyvit.benchmarks.speed import Plan as SpeedPlan
+from tinyvit.benchmarks.speed import Subject, measure
+from tinyvit.benchmarks.statistics import wilson_interval
+from tinyvit.export import export_onnx, verify_onnx
+
 from .control import ControlOptions, accuracy, train_on_labels
 from .detector import SCORE_THRESHOLD, ArmJob, run_arms, threads_for
 from .layout import DataCard
-from .plan import STUDENT, TEACHER, Plan
+from .plan import STUDENT, TEACHER, DetectPlan, Plan
 
 _BATCH_NORM_PICTURES = 512
 _REPORT_PICTURES = 4
@@ -250,21 +251,22 @@ def control(setting: Setting) -> dict[str, Any]:
     train, test = (labelled(setting, split) for split in ("probe-train", "probe-test"))
     subsets = label_subsets(train, plan.labels, setting.seed)
     scratch = [
-        _control_run(setting, train.take(rows), test, steps, lr, None)
+        control_run(setting, train.take(rows), test, steps, lr, None)
         for rows, steps, lr in zip(subsets, plan.control_steps, plan.control_lr, strict=True)
     ]
     found: dict[str, Any] = {"supervised": {"accuracy": [a for a, _ in scratch], "interval": [i for _, i in scratch]}}
     if plan.finetune_labels in plan.labels:
         at = plan.labels.index(plan.finetune_labels)
         rows, steps = subsets[at], plan.control_steps[at]
-        share, interval = _control_run(setting, train.take(rows), test, steps, plan.finetune_lr, setting.student)
+        share, interval = control_run(setting, train.take(rows), test, steps, plan.finetune_lr, setting.student)
         found["finetuned"] = {"labels": len(rows), "accuracy": share, "interval": interval}
     return found
 
 
-def _control_run(
+def control_run(
     setting: Setting, train: LabelledImages, test: LabelledImages, steps: int, lr: float, start: Path | None
 ) -> tuple[float, list[float]]:
+    """Train the network on labelled pictures; its accuracy on test pictures, and Wilson's interval of it."""
     plan = setting.plan
     options = ControlOptions(
         px=plan.distil.student_px,
@@ -304,10 +306,31 @@ def label_subsets(images: LabelledImages, counts: tuple[int, ...], seed: int) ->
 def detect(setting: Setting) -> dict[str, Any]:
     """Two detectors at the same time, alike but for the weights of their backbones."""
     plan = setting.plan.detect
-    jobs = {
+    arms = run_arms(arm_jobs(setting, plan, setting.data / "scenes", "detect", _REPORT_PICTURES))
+    pictures = {name: arm.pop("pictures") for name, arm in arms.items()}
+    return {
+        "detector": "MMDetection's ATSS with a 64-channel FPN",
+        "px": plan.px,
+        "threshold": SCORE_THRESHOLD,
+        "arms": arms,
+        "pictures": _annotated(setting.data / "scenes", pictures),
+    }
+
+
+def arm_jobs(setting: Setting, plan: DetectPlan, scenes: Path, folder: str, pictures: int = 0) -> dict[str, ArmJob]:
+    """The two detectors, alike but for weights and learning rate.
+
+    Args:
+        setting: The run.
+        plan: Of the detectors.
+        scenes: Data root with ``train`` and ``val`` pictures.
+        folder: Below the work directory, for both.
+        pictures: Test pictures whose detections are kept.
+    """
+    return {
         name: ArmJob(
-            scenes=str(setting.data / "scenes"),
-            work_dir=str(setting.folder / "detect" / name),
+            scenes=str(scenes),
+            work_dir=str(setting.folder / folder / name),
             weights=str(weights),
             lr=plan.lr[name],
             epochs=plan.epochs,
@@ -316,18 +339,9 @@ def detect(setting: Setting) -> dict[str, Any]:
             seed=setting.seed,
             device=setting.device,
             threads=threads_for(2),
-            pictures=_REPORT_PICTURES,
+            pictures=pictures,
         )
         for name, weights in (("random", setting.random), ("distilled", setting.student))
-    }
-    arms = run_arms(jobs)
-    pictures = {name: arm.pop("pictures") for name, arm in arms.items()}
-    return {
-        "detector": "MMDetection's ATSS with a 64-channel FPN",
-        "px": plan.px,
-        "threshold": SCORE_THRESHOLD,
-        "arms": arms,
-        "pictures": _annotated(setting.data / "scenes", pictures),
     }
 
 

@@ -1,0 +1,170 @@
+"""The sweeps that the demo's settings come from, on tuning pictures of seeds that the demo does not use by default.
+
+    python -m tinyvit.demo.tune runs/tune --seeds 101 102 --out benchmarks/results/demo_tuning.json
+
+For each seed: draw, label and distil as the demo does; then, on ``detect-tune`` and ``probe-val`` pictures only, train
+the detector at several learning rates from random and from distilled weights, and the supervised control and the
+fine-tuned student at several learning rates and lengths. A sweep that was stopped goes on in the same folder. About 25
+minutes a seed on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tinyvit.backbones.allocator import tune_allocator
+from tinyvit.backbones.runs import environment, write_json
+from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
+
+from . import stages
+from .drawn import draw
+from .pace import arithmetic
+from .plan import FULL, STUDENT
+from .road import Road
+
+DETECTOR_LRS = (3e-4, 1e-3, 2e-3, 4e-3)
+CONTROL_LRS = (5e-4, 1e-3, 2e-3)
+CONTROL_STEPS = {50: (100, 200), 200: (200, 400), 1000: (400,)}
+FINETUNE_LRS = (2e-4, 5e-4, 1e-3)
+FINETUNE_LABELS = 200
+
+_COUNTS = {**FULL.counts, "probe-val": 1000, "detect-tune": 250, "probe-test": 0, "detect-test": 0}
+
+
+def sweep(folder: Path, seed: int, device: str = "cpu") -> dict[str, Any]:
+    """All sweeps of one seed.
+
+    Args:
+        folder: Where everything of this seed lies; a stopped sweep goes on there.
+        seed: Of pictures and training.
+        device: A torch device.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    precision, reason = arithmetic(device)
+    plan = replace(FULL, name="tune", counts=_COUNTS)
+    road = Road(folder, {"tune": plan.to_dict(), "seed": seed, "device": device}, _say)
+    setting = stages.Setting(folder, plan, seed, device, precision, show=False)
+    road.walk("data", "draw", lambda: asdict(draw(setting.data, seed, dict(_COUNTS))))
+    label = road.walk("label", "label", lambda: stages.label(setting))
+    distil = road.walk("distil", "distil", lambda: stages.distil(setting, label["label_entropy"], label["constant_kl"]))
+    if not setting.random.is_file():
+        stages.save_start(setting)
+    probe = road.walk("probe", "probe", lambda: _probe(setting))
+    detectors = [
+        road.walk(f"detect-{lr:g}", f"detectors, lr {lr:g}", lambda lr=lr: _detectors(setting, lr))
+        for lr in DETECTOR_LRS
+    ]
+    controls = [
+        road.walk(f"control-{n}-{steps}-{lr:g}", f"control, {n} labels, {steps} steps, lr {lr:g}", work)
+        for n, choices in CONTROL_STEPS.items()
+        for steps in choices
+        for lr in CONTROL_LRS
+        for work in [lambda n=n, steps=steps, lr=lr: _control(setting, n, steps, lr, None)]
+    ]
+    tuned = [
+        road.walk(
+            f"finetune-{lr:g}",
+            f"fine-tuning, lr {lr:g}",
+            lambda lr=lr: _control(setting, FINETUNE_LABELS, CONTROL_STEPS[FINETUNE_LABELS][0], lr, setting.student),
+        )
+        for lr in FINETUNE_LRS
+    ]
+    return {
+        "seed": seed,
+        "precision": reason,
+        "constant_kl": label["constant_kl"],
+        "final_kl": distil["final_kl"],
+        "probe": probe,
+        "detector": detectors,
+        "control": controls,
+        "finetune": tuned,
+        "seconds": {stage.name: round(stage.seconds, 1) for stage in road.stages},
+    }
+
+
+def _probe(setting: stages.Setting) -> dict[str, Any]:
+    train, test = _splits(setting)
+    subsets = stages.label_subsets(train, setting.plan.probe.labels, setting.seed)
+    found: dict[str, Any] = {"labels": [len(rows) for rows in subsets]}
+    for name, weights in (("random", setting.random), ("distilled", setting.student)):
+        model = load_feature_model(
+            STUDENT,
+            weights=weights,
+            size=setting.plan.distil.student_px,
+            pool="stages34",
+            device=setting.device,
+        )
+        x, y = (extract_features(model, part.files, part.keys) for part in (train, test))
+        found[name] = [
+            linear_probe(x[rows], train.labels[rows], y, test.labels, options=ProbeOptions(seed=setting.seed)).accuracy
+            for rows in subsets
+        ]
+    return found
+
+
+def _detectors(setting: stages.Setting, lr: float) -> dict[str, Any]:
+    plan = replace(setting.plan.detect, lr={"random": lr, "distilled": lr})
+    jobs = stages.arm_jobs(setting, plan, _tuning_scenes(setting), f"detect-{lr:g}")
+    arms = stages.run_arms(jobs)
+    return {"lr": lr, **{name: {key: arm[key] for key in ("ap", "ap50", "seconds")} for name, arm in arms.items()}}
+
+
+def _tuning_scenes(setting: stages.Setting) -> Path:
+    """A data root whose ``val`` pictures are those of ``detect-tune``."""
+    scenes, root = setting.data / "scenes", setting.folder / "tuning-scenes"
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    for name, source in (("train", "train"), ("val", "tune")):
+        shutil.copy(
+            scenes / "annotations" / f"instances_{source}.json", root / "annotations" / f"instances_{name}.json"
+        )
+        if not (root / name).exists():
+            (root / name).symlink_to((scenes / source).resolve())
+    return root
+
+
+def _control(setting: stages.Setting, labels: int, steps: int, lr: float, start: Path | None) -> dict[str, Any]:
+    train, test = _splits(setting)
+    rows = stages.label_subsets(train, (labels,), setting.seed)[0]
+    share, _ = stages.control_run(setting, train.take(rows), test, steps, lr, start)
+    return {"labels": labels, "steps": steps, "lr": lr, "accuracy": share}
+
+
+def _splits(setting: stages.Setting) -> tuple[LabelledImages, LabelledImages]:
+    return stages.labelled(setting, "probe-train"), stages.labelled(setting, "probe-val")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Sweep each seed and write one file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102])
+    parser.add_argument("--out", type=Path, default=Path("demo_tuning.json"))
+    options = parser.parse_args(arguments)
+    allocator = tune_allocator()
+    runs = [sweep(options.folder / f"seed-{seed}", seed) for seed in options.seeds]
+    seeds = " ".join(map(str, options.seeds))
+    write_json(
+        options.out,
+        {
+            "schema_version": 1,
+            "command": f"python -m tinyvit.demo.tune FOLDER --seeds {seeds} --out {options.out.name}",
+            "pictures": "probe-val and detect-tune of these seeds; the demo reports probe-test and detect-test",
+            "allocator": allocator,
+            "environment": environment(),
+            "runs": runs,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
