@@ -83,32 +83,37 @@ def _create_module(subject: Subject) -> tuple[Callable[..., Any], int]:
     """The model in eval mode on its device, and its native input size."""
     import torch
 
+    from ...backbones.distill.teachers import PACKAGED, load_classifier
+
     if is_function(subject.model):
         made = _call_function(subject.model)
         return (made.to(subject.device).eval() if isinstance(made, torch.nn.Module) else made), 224
-    sized: dict[str, Any] = {} if subject.size is None else {"img_size": subject.size}
-    # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same work.
-    sized["num_classes"] = 1000
-    if subject.model.startswith("timm:"):
-        import timm
-
-        name = subject.model.removeprefix("timm:")
-        if not timm.is_model(name):
-            raise unknown_name("timm model", name, timm.list_models())
-        try:
-            model = timm.create_model(name, **sized)
-        except TypeError:  # convolutional models take any size and know no such argument
-            model = timm.create_model(name, num_classes=1000)
-    else:
-        from ...backbones import create_model
-
-        model = create_model(subject.model, **sized)
-    if subject.weights is not None:
-        from ...backbones import load_weights
-
-        load_weights(model, subject.weights)
+    if subject.weights is not None or subject.model in PACKAGED:
+        classifier = load_classifier(subject.model, weights=subject.weights, size=subject.size)
+        return classifier.module.to(subject.device).eval(), classifier.preprocess.size[0]
+    model = _create_random(subject)
     config: Any = getattr(model, "pretrained_cfg", {})
     return model.to(subject.device).eval(), int(config.get("input_size", (3, 224, 224))[-1])
+
+
+def _create_random(subject: Subject) -> Any:
+    """One of our models or timm's, without weights."""
+    # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same work.
+    options: dict[str, Any] = {"num_classes": 1000}
+    sized: dict[str, Any] = options if subject.size is None else options | {"img_size": subject.size}
+    if not subject.model.startswith("timm:"):
+        from ...backbones import create_model
+
+        return create_model(subject.model, **sized)
+    import timm
+
+    name = subject.model.removeprefix("timm:")
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+    try:
+        return timm.create_model(name, **sized)
+    except TypeError:  # convolutional models take any size and know no such argument
+        return timm.create_model(name, **options)
 
 
 def _call_function(spec: str) -> Any:
@@ -139,38 +144,23 @@ def _count_module(model: Any, image: Any) -> dict[str, Any]:
 def _build_onnxruntime(subject: Subject) -> Engine:
     import numpy as np
 
-    onnxruntime = require("onnxruntime", "export")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = subject.threads or 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Between its turns a worker must not burn the processor that another one is measured on.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    providers = ["CPUExecutionProvider"]
-    if subject.device != "cpu":
-        providers = ["CUDAExecutionProvider"]
-        if providers[0] not in onnxruntime.get_available_providers():
-            raise InputError(f"this onnxruntime has no CUDA; {subject.model} can be measured with --device cpu")
-    try:
-        session = onnxruntime.InferenceSession(subject.model, options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise InputError(f"onnxruntime cannot load {subject.model}: {error}") from error
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise InputError(f"{subject.model} has {len(inputs)} inputs; only models of one picture batch are measured")
-    shape = _concrete_shape(inputs[0].shape, subject)
+    from ...export.runtime import OnnxModel
+
+    providers = ["CPUExecutionProvider"] if subject.device == "cpu" else ["CUDAExecutionProvider"]
+    model = OnnxModel(subject.model, threads=subject.threads, providers=providers)
+    shape = _concrete_shape(model.input_shape, subject)
     generator = np.random.default_rng(0)
-    if inputs[0].type == "tensor(uint8)":
+    if model.input_type == "tensor(uint8)":
         batch = generator.integers(0, 256, shape, dtype=np.uint8)
     else:
-        precision = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+        precision = np.float16 if model.input_type == "tensor(float16)" else np.float32
         batch = generator.standard_normal(shape).astype(precision)
-    feed = {inputs[0].name: batch}
+    feed = {model.input_name: batch}
 
     def step() -> None:
-        session.run(None, feed)
+        model.session.run(None, feed)
 
-    facts = {"input_shape": list(shape), "precision": inputs[0].type, "weights": "in the file"}
+    facts = {"input_shape": list(shape), "precision": model.input_type, "weights": "in the file"}
     return Engine(step, lambda: {"params": None, "macs": None, "mac_counter": None}, facts)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ...backbones.errors import InputError
 from ...backbones.progress import track
 from ..statistics import paired_ratio, quantile
+from .exported import export_if_needed
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
 from .report import Comparison, Report, Round, SubjectResult
 from .sensor import ContentionSensor
@@ -70,10 +73,12 @@ def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: S
     results = [SubjectResult(subject) for subject in _distinct_labels(chosen)]
     sensor = ContentionSensor()
     with ExitStack() as stack:
-        workers = [stack.enter_context(WorkerProcess(result.subject)) for result in results]
-        for result, worker in zip(results, workers, strict=True):
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyvit-bench-")))
+        runnable = [export_if_needed(result.subject, folder) for result in results]
+        workers = [stack.enter_context(WorkerProcess(subject)) for subject in runnable]
+        for subject, worker in zip(runnable, workers, strict=True):
             worker.start()
-            worker.send({"do": "imports", "subject": result.subject.to_dict()})
+            worker.send({"do": "imports", "subject": subject.to_dict()})
         # Only when all have done their imports does the first one load: its load time is reported.
         for result, worker in zip(results, workers, strict=True):
             _receive_imports(result, worker, plan)

@@ -20,7 +20,8 @@ class Subject:
     Args:
         model: One of our names, ``timm:NAME``, a ``.onnx`` file, or ``MODULE:FUNCTION``, a function without
             arguments that returns a module or a callable on a batch ``(B, 3, H, W)``.
-        engine: ``eager`` (PyTorch as it is), ``onnxruntime``, or ``auto``: onnxruntime for a file, else eager.
+        engine: ``eager`` (PyTorch as it is), ``onnxruntime`` (a name is exported first), or ``auto``: onnxruntime for a
+            file, else eager.
         batch_size: Pictures in one forward pass.
         size: Input height and width; the model's own when not given.
         threads: Processor threads of the engine; all that this process may use when not given.
@@ -64,10 +65,6 @@ class Subject:
             engine = "onnxruntime" if self.is_onnx_file else "eager"
         if self.is_onnx_file and engine != "onnxruntime":
             raise InputError(f"{self.model} is an ONNX file, which the engine {engine!r} cannot run; use onnxruntime")
-        if engine == "onnxruntime" and not self.is_onnx_file:
-            raise InputError(
-                f"the engine onnxruntime needs an ONNX file, not {self.model!r}: run `tinyvit export onnx` first"
-            )
         if self.is_onnx_file and not Path(self.model).is_file():
             raise InputError(f"ONNX file {self.model} does not exist")
         if self.is_onnx_file and self.weights is not None:

@@ -178,7 +178,6 @@ def test_a_model_against_itself_runs_twice_but_is_not_repeated_in_a_list() -> No
     ("arguments", "message"),
     [
         ({"model": "tiny_vit_5m_224", "engine": "onnxruntim"}, "did you mean onnxruntime"),
-        ({"model": "tiny_vit_5m_224", "engine": "onnxruntime"}, "needs an ONNX file"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx does not exist"),
         ({"model": "nowhere.onnx", "engine": "eager"}, "use onnxruntime"),
         ({"model": "tiny_vit_5m_224", "allocator": "best"}, "unknown allocator"),
