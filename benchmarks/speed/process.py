@@ -113,7 +113,8 @@ class WorkerProcess:
 
     def _cause_of_death(self) -> str:
         """Exit status and the last line on standard error."""
-        code = None if self._process is None else self._process.wait()
+        self.stop()
+        code = None if self._process is None else self._process.returncode
         if code is not None and code < 0:
             ended = f"the process was ended by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:

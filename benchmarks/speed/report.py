@@ -184,7 +184,8 @@ class Report:
         parts = [_table(self.subjects)]
         parts += [f"failed: {result.label}: {result.error}" for result in self.failed]
         parts += [comparison.sentence() for comparison in self.comparisons]
-        parts.append(self._contention_sentence())
+        if any(result.rounds for result in self.subjects):
+            parts.append(self._contention_sentence())
         return "\n".join(parts)
 
     def _contention_sentence(self) -> str:
