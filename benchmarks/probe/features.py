@@ -7,7 +7,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def load_feature_model(
     *,
     weights: str | Path | None = None,
     size: int | None = None,
+    crop_pct: float | None = None,
     pool: str = "penultimate",
     device: str = "cpu",
     seed: int = 0,
@@ -72,6 +73,8 @@ def load_feature_model(
             (``efficientnet_lite1``, ``efficientnet_lite2``).
         weights: A checkpoint; without one our models and timm's get random weights drawn with ``seed``.
         size: Input height and width; the model's own when not given.
+        crop_pct: Share of the resized picture that the centre crop keeps, above 0 and up to 1; by default the model's own.
+            Models made for photographs crop their border away, which small pictures can ill afford: 1 keeps all.
         pool: ``penultimate`` (what the classifier would see) or ``stages34`` (the mean over positions of the last two
             feature maps, side by side).
         device: A torch device.
@@ -84,6 +87,8 @@ def load_feature_model(
 
     if pool not in POOLS:
         raise unknown_name("pool", pool, POOLS)
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise InputError(f"the crop must keep a share above 0 and up to 1 of the picture, not {crop_pct}")
     if weights is not None or name in PACKAGED:
         classifier = load_classifier(name, weights=weights, size=size)
         module, preprocess = classifier.module, classifier.preprocess
@@ -93,6 +98,8 @@ def load_feature_model(
         module = _create(name, size)
         preprocess = Preprocess.from_config(getattr(module, "pretrained_cfg", {}), size)
         origin = f"random (seed {seed})"
+    if crop_pct is not None:
+        preprocess = replace(preprocess, crop_pct=crop_pct)
     pooled = PooledFeatures(module, pool).to(device).eval().requires_grad_(False)
     return FeatureModel(name, pooled, preprocess, origin, pool, device)
 

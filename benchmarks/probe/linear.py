@@ -385,7 +385,9 @@ def fit_logistic(
         residual = (log_p.exp() - targets) / rows
         theta.grad[:-1] = torch.addmm(weight, x.T, residual, beta=strength).mul_(scales)  # pyright: ignore[reportOptionalSubscript]
         theta.grad[-1] = residual.sum(0)  # pyright: ignore[reportOptionalSubscript]
-        return -(log_p * targets).sum() / rows + 0.5 * strength * weight.square().sum()
+        # Sums in float64: near the optimum the line search compares losses that differ in the eighth digit.
+        wrong, size = -(log_p * targets).sum(dtype=torch.float64), weight.square().sum(dtype=torch.float64)
+        return wrong / rows + 0.5 * strength * size
 
     solver = torch.optim.LBFGS(
         [theta],

@@ -20,6 +20,7 @@ class ProbeJob:
         data: A data set that :func:`~tinyvit.benchmarks.probe.open_labelled` understands.
         weights: A checkpoint, or ``None`` for random weights (teachers bring their own).
         size: Input height and width; the model's own when not given.
+        crop_pct: Share of the resized picture that the centre crop keeps; the model's own when not given.
         pool: Which features, ``penultimate`` or ``stages34``.
         train_limit: At most so many training pictures, evenly over the classes.
         test_limit: The same for test pictures.
@@ -34,6 +35,7 @@ class ProbeJob:
     data: Path
     weights: Path | None = None
     size: int | None = None
+    crop_pct: float | None = None
     pool: str = "penultimate"
     train_limit: int | None = None
     test_limit: int | None = None
@@ -58,7 +60,13 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
         for part, limit in zip(open_labelled(job.data, seed=job.seed), (job.train_limit, job.test_limit), strict=True)
     )
     model = load_feature_model(
-        job.model, weights=job.weights, size=job.size, pool=job.pool, device=job.device, seed=job.seed
+        job.model,
+        weights=job.weights,
+        size=job.size,
+        crop_pct=job.crop_pct,
+        pool=job.pool,
+        device=job.device,
+        seed=job.seed,
     )
     features = [
         extract_features(model, part.files, part.keys, batch_size=job.batch_size, workers=job.workers, cache=job.cache)

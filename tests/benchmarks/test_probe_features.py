@@ -127,6 +127,13 @@ def test_teacher_features_are_what_its_classifier_sees() -> None:
     assert rows.shape == (2, 1280)
 
 
+def test_the_transform_is_the_model_s_own_unless_asked_otherwise() -> None:
+    own = load_feature_model("timm:resnet18")
+    asked = load_feature_model("timm:resnet18", size=64, crop_pct=1.0)
+    assert (own.preprocess.size, own.preprocess.crop_pct) == ((224, 224), 0.95)
+    assert (asked.preprocess.size, asked.preprocess.crop_pct) == ((64, 64), 1.0)
+
+
 def test_unknown_names_are_refused_with_close_matches() -> None:
     with pytest.raises(InputError, match="tiny_vit_5m_224"):
         load_feature_model("tiny_vit_5m_22")

@@ -40,6 +40,9 @@ def linear(
     ] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Use so many test pictures, evenly.")] = None,
     size: Annotated[int | None, typer.Option(min=32, help="Input height and width. [default: the model's]")] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(help="Share that the centre crop keeps; 1: all. [default: the model's]")
+    ] = None,
     pool: Annotated[
         str, typer.Option(help="Features: penultimate (before the classifier) or stages34 (last two maps, averaged).")
     ] = "penultimate",
