@@ -186,7 +186,7 @@ def open_for_training(
     made_by = store.header.teacher["name"]
     if teacher is not None and teacher != made_by:
         raise InputError(f"{store.path} was labelled by teacher {made_by!r}, and the config asks for {teacher!r}")
-    store.require_complete()
+    store.require_whole()
     store.manifest.check_images(images, f"the store {store.path}")
     if pixel_check != "ignore":
         problem = pixel_problem(store, images)

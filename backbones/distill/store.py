@@ -249,6 +249,20 @@ class SoftLabelStore:
                 "run the same `tinyvit label` again to finish it"
             )
 
+    def require_whole(self) -> None:
+        """Check that the store is complete and that every shard has its full length, without reading the rows.
+
+        Raises:
+            InputError: A shard is not finished, missing, or truncated; the message names it.
+        """
+        self.require_complete()
+        for shard in self.shards():
+            path, expected = self.shard_path(shard), self.report(shard)["bytes"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != expected:
+                what = "is missing" if size is None else f"is truncated or damaged: {size} of {expected} bytes"
+                raise InputError(f"{path} {what}; delete its .json and run the same `tinyvit label` again")
+
     def invalid_images(self) -> dict[int, str]:
         """Ordinal and reason of every image that could not be read while labelling."""
         invalid: dict[int, str] = {}

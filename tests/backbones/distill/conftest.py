@@ -20,6 +20,15 @@ CLASSES = 20
 COUNT = 23
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads, and lose minutes to them where the processors are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def tiny_teacher(name: str = "toy", seed: int = 0, size: int = 16) -> Teacher:
     """A linear classifier on 4 x 4 averages: another seed is another teacher."""
     generator = torch.Generator().manual_seed(seed)

@@ -75,7 +75,8 @@ def test_bytes_do_not_depend_on_workers_or_on_what_was_finished(store, pictures,
 
 
 KILLED = """
-import sys, time
+import sys, time, torch
+torch.set_num_threads(1)
 import tinyvit.backbones.distill.label as label
 from tinyvit.backbones.images import ImageFiles
 sys.path.insert(0, sys.argv[3])

@@ -247,3 +247,22 @@ def test_incomplete_store_says_how_many_shards(copy):
         opened.require_complete()
     with pytest.raises(InputError, match="is not finished"):
         opened.rows([0], [0])
+
+
+def test_shard_that_lost_bytes_is_found_without_reading_rows_and_can_be_made_again(copy, pictures, teacher):
+    from tinyvit.backbones.distill.label import label_store
+
+    from .conftest import options
+
+    shard = sorted((copy / "shards").glob("*.safetensors"))[-1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=rf"{shard.name} is truncated or damaged: \d+ of {len(content)} bytes"):
+        SoftLabelStore(copy).require_whole()
+    shard.unlink()
+    with pytest.raises(InputError, match=rf"{shard.name} is missing"):
+        SoftLabelStore(copy).require_whole()
+    shard.with_suffix(".json").unlink()
+    label_store(ImageFiles(pictures), copy, teacher, options(), show=False)
+    SoftLabelStore(copy).require_whole()
+    assert shard.read_bytes() == content

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +34,9 @@ SMALL = {"embed_dims": (8, 16, 16, 32), "depths": (1, 1, 1, 1), "num_heads": (1,
 STUDENT = {"name": "tiny_vit_5m_224", "img_size": 32, "drop_path_rate": 0.3, **SMALL}
 
 
+SHARED = {"checkpoint_interval": 5, "log_interval": 1, "workers": 0, "cache": False}
+
+
 def recipe(store: SoftLabelStore, pictures: Path, **changes):
     keys = {
         "student": STUDENT,
@@ -39,10 +47,7 @@ def recipe(store: SoftLabelStore, pictures: Path, **changes):
         "max_iters": 12,
         "warmup_iters": 3,
         "lr": 2e-3,
-        "checkpoint_interval": 5,
-        "log_interval": 1,
-        "workers": 0,
-        "cache": False,
+        **SHARED,
     }
     return load_recipe({**keys, **changes})
 
@@ -194,6 +199,38 @@ def test_stopped_and_resumed_run_is_the_undisturbed_run_bit_for_bit(
     assert resumed.resumed_from == 5
     assert curve(tmp_path) == curve(work_dir)
     assert resumed.student.read_bytes() == summary.student.read_bytes()
+
+
+KILLED = """
+import sys, time, torch
+torch.set_num_threads(1)
+from pathlib import Path
+import tinyvit.backbones.distill.train as train
+from tinyvit.backbones.distill.recipe import load_recipe
+original = train.sparse_soft_cross_entropy
+def slow(*arguments):
+    time.sleep(0.2)
+    return original(*arguments)
+train.sparse_soft_cross_entropy = slow
+train.pretrain(load_recipe(Path(sys.argv[1])), sys.argv[2], show=False)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_killed_and_resumed_run_is_the_undisturbed_run_bit_for_bit(store, pictures, whole_run, tmp_path):
+    config = tmp_path / "config.py"
+    values = {**recipe(store, pictures).binding(), **SHARED, "data": str(pictures), "labels": str(store.path)}
+    config.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items() if value is not None))
+    work_dir = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(config), str(work_dir)])
+    while not (work_dir / "checkpoints" / "iter_00000005.pth").is_file() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    resumed = pretrain(load_recipe(config), work_dir, resume=True, show=False)
+    assert 5 <= resumed.resumed_from < 12
+    assert curve(work_dir) == curve(whole_run[1])
+    assert resumed.student.read_bytes() == whole_run[0].student.read_bytes()
 
 
 def test_resume_without_a_checkpoint_starts_from_the_beginning(store, pictures, whole_run, tmp_path):
