@@ -220,7 +220,7 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
         except Exception as error:  # torch.export has many kinds, most of them private
             if dynamic_size:
                 raise InputError(
-                    f"{source.name} cannot be exported with free height and width ({_reason(error)}); "
+                    f"{source.name} cannot be exported with free batch, height and width ({_reason(error)}); "
                     f"fix its size (--fixed-size)"
                 ) from error
             raise CheckFailedError(f"{source.name} cannot be traced: {_reason(error)}") from error

@@ -56,8 +56,8 @@ class Comparison:
     centred_cosine: float
     top1_agreement: float | None
 
-    def problem(self, tolerance: float) -> str | None:
-        """What is wrong, in words, or ``None``."""
+    def problem(self, tolerance: float, min_cosine: float = MIN_CENTRED_COSINE) -> str | None:
+        """What is wrong, in words, or ``None``; limits as in :class:`VerifyReport`."""
         where = f"{self.output} at {self.size[0]}x{self.size[1]}, batch {self.batch}"
         if not math.isfinite(self.max_abs_diff):
             return f"{where} is not finite"
@@ -66,7 +66,7 @@ class Comparison:
                 f"{where} differs by {self.max_abs_diff:.2e}, more than {tolerance:g} of its largest value "
                 f"{self.scale:.3g}"
             )
-        if not self.centred_cosine >= MIN_CENTRED_COSINE:  # also when it is not a number
+        if not self.centred_cosine >= min_cosine:  # also when it is not a number
             return f"{where} agrees in its mean only: the part that varies with the picture has cosine " + (
                 f"{self.centred_cosine:.4f}"
             )
@@ -81,21 +81,27 @@ class VerifyReport:
         comparisons: One per size, batch and output.
         pictures: How many, and of what kind.
         tolerance: Largest difference allowed, as a share of the output's largest value.
+        min_cosine: Smallest centred cosine allowed.
     """
 
     comparisons: tuple[Comparison, ...]
     pictures: str
     tolerance: float
+    min_cosine: float
 
     @property
     def max_abs_diff(self) -> float:
         """The largest difference of all."""
         return max(comparison.max_abs_diff for comparison in self.comparisons)
 
+    def problem(self, comparison: Comparison) -> str | None:
+        """What is wrong with one of them, in words, or ``None``."""
+        return comparison.problem(self.tolerance, self.min_cosine)
+
     @property
     def problems(self) -> list[str]:
         """What is wrong, in words."""
-        return [text for comparison in self.comparisons if (text := comparison.problem(self.tolerance))]
+        return [text for comparison in self.comparisons if (text := self.problem(comparison))]
 
     def raise_if_failed(self, what: str) -> None:
         """Raise :class:`CheckFailedError` with the first problem, if there is one."""
@@ -109,7 +115,7 @@ class VerifyReport:
             "holds": not self.problems,
             "max_abs_diff": self.max_abs_diff,
             "tolerance": self.tolerance,
-            "min_centred_cosine": MIN_CENTRED_COSINE,
+            "min_cosine": self.min_cosine,
             "pictures": self.pictures,
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
         }
@@ -130,6 +136,7 @@ def verify_onnx(
     batches: Sequence[int] = DEFAULT_BATCHES,
     photos: str | Path | None = None,
     tolerance: float = DEFAULT_TOLERANCE,
+    min_cosine: float = MIN_CENTRED_COSINE,
 ) -> VerifyReport:
     """Compare an exported file with its model.
 
@@ -141,6 +148,7 @@ def verify_onnx(
         batches: Pictures in one run.
         photos: Folder or zip of pictures; drawn ones when not given.
         tolerance: Largest difference allowed, as a share of the output's largest value.
+        min_cosine: Smallest centred cosine allowed, see :class:`Comparison`.
 
     Returns:
         The report; :meth:`VerifyReport.raise_if_failed` turns a failure into an error.
@@ -155,7 +163,9 @@ def verify_onnx(
         wanted = [runner.fixed_size] if runner.fixed_size else default_sizes(card.preprocess.size)
     else:
         wanted = [(size, size) if isinstance(size, int) else size for size in sizes]
-    return compare(source, runner, sizes=wanted, batches=batches, photos=photos, tolerance=tolerance)
+    return compare(
+        source, runner, sizes=wanted, batches=batches, photos=photos, tolerance=tolerance, min_cosine=min_cosine
+    )
 
 
 def _model_of(card: ModelCard, path: str | Path, model: nn.Module | None, weights: str | Path | None) -> Source:
@@ -182,6 +192,7 @@ def compare(
     batches: Sequence[int] = DEFAULT_BATCHES,
     photos: str | Path | None = None,
     tolerance: float = DEFAULT_TOLERANCE,
+    min_cosine: float = MIN_CENTRED_COSINE,
 ) -> VerifyReport:
     """Run file and model on the same pictures; arguments as in :func:`verify_onnx`."""
     if not sizes or not batches or min(batches) < 1 or min(min(size) for size in sizes) < 1:
@@ -203,17 +214,18 @@ def compare(
             for output, reference, value in zip(source.outputs, expected, found, strict=True):
                 comparisons.append(_compare(output.name, size, batch, reference, value))
     kind = f"photographs of {Path(photos).name}" if photos else "drawn pictures"
-    return VerifyReport(tuple(comparisons), f"{count} {kind}", tolerance)
+    return VerifyReport(tuple(comparisons), f"{count} {kind}", tolerance, min_cosine)
 
 
 def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.ndarray) -> Comparison:
     if expected.shape != found.shape:
-        raise CheckFailedError(
-            f"{name} at {size[0]}x{size[1]} has shape {found.shape}, but the model's {expected.shape}"
-        )
+        where = f"{name} at {size[0]}x{size[1]}"
+        raise CheckFailedError(f"{where} has shape {list(found.shape)}, but the model's is {list(expected.shape)}")
     a, b = (value.reshape(len(value), -1).astype(np.float64) for value in (expected, found))
     is_logits = expected.ndim == 2
     agreement = float((a.argmax(1) == b.argmax(1)).mean()) if is_logits else None
+    if not np.isfinite(b).all():
+        return Comparison(size, batch, name, expected.shape, math.inf, float(np.abs(a).max()), math.nan, agreement)
     scale, difference = float(np.abs(a).max()), float(np.abs(a - b).max())
     return Comparison(size, batch, name, expected.shape, difference, scale, _centred_cosine(a, b), agreement)
 

@@ -119,6 +119,9 @@ def verify(
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Largest difference, as a share of an output's largest value.")
     ] = 1e-4,
+    min_cosine: Annotated[
+        float, typer.Option(min=-1.0, max=1.0, help="Smallest cosine of the parts that vary from picture to picture.")
+    ] = 0.999,
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,6 +143,7 @@ def verify(
         batches=_read_numbers(batches, "--batches"),
         photos=photos,
         tolerance=tolerance,
+        min_cosine=min_cosine,
     )
     metrics = report.to_dict() | {"allocator": allocator}
     if work_dir:
@@ -264,7 +268,7 @@ def _print_verify(report: VerifyReport) -> None:
     )
     for row in report.comparisons:
         agreement = "" if row.top1_agreement is None else f"{100 * row.top1_agreement:.0f} %"
-        mark = "  DIFFERS" if row.problem(report.tolerance) else ""
+        mark = "  DIFFERS" if report.problem(row) else ""
         typer.echo(
             f"{row.size[0]:>6}x{row.size[1]:<4}{row.batch:>5}  {row.output:<10} {row.max_abs_diff:>9.1e} "
             f"{row.scale:>8.3g} {row.centred_cosine:>11.7f} {agreement:>6}{mark}"

@@ -1,0 +1,165 @@
+"""Running a file: without torch, on pictures, and on what is no picture or no file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from tinyvit.backbones.errors import InputError
+from tinyvit.backbones.preprocess import Preprocess
+from tinyvit.export import OnnxModel, classify, summarize
+from tinyvit.export.runtime import encode
+
+#: Runs the command line in a Python that can import none of the heavy packages.
+WITHOUT_TORCH = """
+import sys
+FORBIDDEN = {"torch", "torchvision", "timm", "safetensors", "huggingface_hub", "mmengine", "onnx", "onnxscript"}
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in FORBIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
+sys.meta_path.insert(0, Blocker())
+from tinyvit.cli import main
+main(sys.argv[1:])
+"""
+
+
+def run_without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_predict_without_torch(classifier, photo):
+    done = run_without_torch("export", "predict", classifier.path, photo, "--topk", 3, "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["images"]
+    preprocess = Preprocess(size=(96, 96), crop_pct=0.9, mean=(0.4, 0.5, 0.6))
+    with torch.no_grad():
+        expected = classifier.model(preprocess(Image.open(photo))[None])[0].softmax(0)
+    best = expected.topk(3)
+    assert [guess["index"] for guess in found["classes"]] == best.indices.tolist()
+    assert [guess["name"] for guess in found["classes"]] == [classifier.class_names[i] for i in best.indices.tolist()]
+    assert [guess["probability"] for guess in found["classes"]] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_predict_without_torch_on_a_file_of_feature_maps(features, photo):
+    done = run_without_torch("export", "predict", features.path, photo, "--size", "64x160")
+    assert done.returncode == 0, done.stderr
+    assert "1x48x2x5" in done.stdout
+    assert "mean" in done.stdout
+
+
+def test_what_needs_torch_says_so_without_torch(classifier):
+    for arguments in (("onnx", "tiny_vit_5m_224", "--random-weights"), ("verify", classifier.path)):
+        done = run_without_torch("export", *arguments)
+        assert done.returncode == 2
+        assert "needs the package 'torch'" in done.stderr
+        assert "tinyvit[export]" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+@pytest.mark.parametrize("size", [(211, 157), (60, 100), (96, 96)])
+@pytest.mark.parametrize("settings", [{}, {"crop_mode": "squash", "interpolation": "bilinear", "std": (0.3, 0.2, 0.1)}])
+def test_preprocessing_equals_the_trainings_bit_for_bit(mode, size, settings):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    preprocess = Preprocess(size=(64, 96), **settings)
+    expected = preprocess(image).numpy()
+    assert expected.dtype == np.float32
+    np.testing.assert_array_equal(encode(preprocess.crop(image), preprocess, "normalized"), expected)
+    unit = encode(preprocess.crop(image), preprocess, "unit")
+    by_hand = (unit - np.float32(preprocess.mean)[:, None, None]) / np.float32(preprocess.std)[:, None, None]
+    np.testing.assert_array_equal(by_hand, expected)
+    codes = encode(preprocess.crop(image), preprocess, "uint8")
+    np.testing.assert_array_equal(codes.transpose(2, 0, 1) / np.float32(255), unit)
+
+
+def test_probabilities_are_sorted_and_sum_to_one(classifier, photo):
+    guesses = classify(OnnxModel(classifier.path, threads=1), Image.open(photo), topk=100)
+    assert len(guesses) == len(classifier.class_names)
+    assert sum(guess.probability for guess in guesses) == pytest.approx(1)
+    assert guesses == sorted(guesses, key=lambda guess: -guess.probability)
+
+
+def test_classes_without_names_are_numbers(classifier, photo):
+    model = OnnxModel(classifier.path)
+    model.__dict__["card"] = replace(model.card, classes=())
+    assert all(guess.name == str(guess.index) for guess in classify(model, Image.open(photo)))
+
+
+def test_statistics_of_maps_are_the_maps(features, photo):
+    model = OnnxModel(features.path)
+    maps = model(model.prepare(Image.open(photo)))
+    for row, value in zip(summarize(model, Image.open(photo)), maps, strict=True):
+        assert row["shape"] == list(value.shape)
+        assert row["mean"] == pytest.approx(float(value.mean()))
+        assert row["max"] == float(value.max())
+
+
+def test_feature_maps_are_not_classified(features, photo):
+    with pytest.raises(InputError, match="gives feature maps, not classes"):
+        classify(OnnxModel(features.path), Image.open(photo))
+
+
+def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "half.png").write_bytes(photo.read_bytes()[:2000])
+    half = tmp_path / "half.onnx"
+    half.write_bytes(classifier.path.read_bytes()[:20000])
+    for file, image, message in (
+        (tmp_path / "none.onnx", photo, "none.onnx does not exist"),
+        (tmp_path, photo, "does not exist"),
+        (tmp_path / "text.onnx", photo, "text.onnx cannot be loaded as an ONNX model"),
+        (half, photo, "half.onnx cannot be loaded as an ONNX model"),
+        (classifier.path, tmp_path / "none.jpg", "none.jpg does not exist"),
+        (classifier.path, tmp_path / "text.jpg", "cannot read image"),
+        (classifier.path, tmp_path / "half.png", "cannot read image"),
+    ):
+        code, out, err = run_cli("export", "predict", file, image)
+        assert code == 2
+        assert message in err
+        assert len(err.splitlines()) == 1
+        assert not out
+
+
+def test_a_file_of_another_tool_runs_but_says_nothing_about_itself(classifier, photo, tmp_path, run_cli):
+    proto = onnx.load(classifier.path)
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "bare.onnx")
+    model = OnnxModel(tmp_path / "bare.onnx")
+    assert model(np.zeros((2, 3, 64, 64), np.float32))[0].shape == (2, 7)
+    code, _, err = run_cli("export", "predict", model.path, photo)
+    assert code == 2
+    assert "was not written by `tinyvit export onnx`" in err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("format_version", "2", "metadata of version 2"), ("mean", "[0.4, 0.5", "metadata of .* is damaged")],
+)
+def test_metadata_of_another_version_or_damaged(classifier, key, value, message, tmp_path):
+    proto = onnx.load(classifier.path)
+    next(item for item in proto.metadata_props if item.key == key).value = value
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match=message):
+        _ = OnnxModel(tmp_path / "other.onnx").card
+
+
+def test_a_batch_of_the_wrong_kind_is_named(classifier):
+    model = OnnxModel(classifier.path)
+    with pytest.raises(InputError, match=r"takes tensor\(float\) .* and uint8 \[1, 64, 64, 3\] does not run"):
+        model(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+def test_a_provider_that_is_not_there(classifier):
+    with pytest.raises(InputError, match=r"has no NoSuchProvider; it has .*CPUExecutionProvider"):
+        OnnxModel(classifier.path, providers=["NoSuchProvider"])
