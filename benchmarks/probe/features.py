@@ -73,7 +73,7 @@ def load_feature_model(
             (``efficientnet_lite1``, ``efficientnet_lite2``).
         weights: A checkpoint; without one our models and timm's get random weights drawn with ``seed``.
         size: Input height and width; the model's own when not given.
-        crop_pct: Share of the resized picture that the centre crop keeps, above 0 and up to 1; by default the model's own.
+        crop_pct: Share of the resized picture that the centre crop keeps, in (0, 1]; the model's own when not given.
             Models made for photographs crop their border away, which small pictures can ill afford: 1 keeps all.
         pool: ``penultimate`` (what the classifier would see) or ``stages34`` (the mean over positions of the last two
             feature maps, side by side).
