@@ -28,7 +28,7 @@ from .teachers import Teacher
 from .truth import topk_correct
 
 _MAX_SHARD_ROWS = 65_536
-_MIN_SHARDS = 16
+_WANTED_SHARDS = 16
 _CHECK_NAME = "teacher-check.json"
 
 
@@ -40,7 +40,7 @@ class LabelOptions:
         views: V, views of each image.
         topk: K, classes stored of each label.
         sampler: Where the views come from; it holds the store's seed.
-        shard_images: Images a shard; by default at least 16 shards, each of at most 65,536 rows.
+        shard_images: Images a shard; by default whole batches, about 16 shards, each of at most 65,536 rows.
         views_per_shard: Views a shard holds at most.
         batch_size: Rows a teacher batch; by default 64, or the store's own when it exists.
         hash_every: One row of so many carries a hash of its pixels.
@@ -214,7 +214,7 @@ def _wanted_header(
 
 
 def _default_shard_images(images: int, block: int, batch_size: int) -> int:
-    wanted = math.ceil(images / _MIN_SHARDS / batch_size) * batch_size
+    wanted = math.ceil(images / _WANTED_SHARDS / batch_size) * batch_size
     return max(1, min(wanted, _MAX_SHARD_ROWS // block))
 
 

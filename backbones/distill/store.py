@@ -399,12 +399,12 @@ class SoftLabelStore:
         """Verify every checksum of a finished shard.
 
         Returns:
-            One phrase for each thing that is wrong; empty when the shard is whole.
+            One phrase for each row that is wrong; empty when the shard is whole.
+
+        Raises:
+            InputError: The shard is truncated, or belongs to another store.
         """
-        try:
-            rows = np.array(self.map_shard(shard))
-        except InputError as error:
-            return [str(error)]
+        rows = np.array(self.map_shard(shard))
         images, views = shard.places()
         problems = [
             f"{self.shard_path(shard)}: row {row} (image {images[row]}, view {views[row]}) fails its checksum"

@@ -85,9 +85,14 @@ def verify_store(
     if Manifest.open(manifest).sha256 != store.header.manifest_sha256:
         problems.append(f"{manifest} is damaged: its hash is not the one in the header")
     whole: list[Shard] = []
+    rows = 0
     with RateBar("verify", sum(shard.rows for shard in finished), "rows", show) as bar:
         for shard in finished:
-            found = store.damaged_rows(shard)
+            try:
+                found = store.damaged_rows(shard)
+                rows += shard.rows
+            except InputError as error:
+                found = [str(error)]
             problems.extend(found)
             if not found:
                 whole.append(shard)
@@ -101,7 +106,6 @@ def verify_store(
             _require_teacher(store, teacher)
             chosen = _spread(store, whole, sample)
             distance = _verify_teacher(store, images, teacher, chosen, problems)
-    rows = sum(shard.rows for shard in finished)
     return VerifyReport(len(shards), len(finished), rows, pixels, len(chosen), distance, problems)
 
 

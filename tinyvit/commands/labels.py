@@ -46,7 +46,9 @@ def label(
     labels: Annotated[
         Path | None, typer.Option(help="CSV with file and class_index. [default: labels.csv in or beside DATA]")
     ] = None,
-    shard_size: Annotated[int | None, typer.Option(help="Images a shard. [default: 16 shards or more]")] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Images a shard. [default: about 16 shards of whole batches]")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Views a teacher batch. [default: 64]")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that decode and augment. [default: processors]")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
