@@ -241,3 +241,17 @@ def test_timms_tools_accept_it():
 def test_impossible_shapes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         TinyViT(**{**SMALL, **change})
+
+
+def test_timms_own_registry_is_left_alone():
+    """Importing the official code replaces timm's ``tiny_vit_*`` entries by its own."""
+    assert type(timm.create_model("tiny_vit_5m_224", **SMALL)).__module__ == "timm.models.tiny_vit"
+
+
+def test_fresh_blocks_start_as_the_official_ones():
+    """MBConv's last BatchNorm scales by zero, so a fresh block passes its input through; biases start at zero."""
+    state = TinyViT(**SMALL).state_dict()
+    assert all(
+        not value.any() for name, value in state.items() if name.endswith("conv3.bn.weight") and "stages.0" in name
+    )
+    assert all(not value.any() for name, value in state.items() if name.endswith("attention_biases"))
