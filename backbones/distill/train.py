@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -168,7 +169,9 @@ def pretrain(
     checkpoint = _find_checkpoint(work_dir, resume, show)
     store, images = open_for_training(recipe.labels, recipe.data, recipe.teacher, recipe.pixel_check)
     invalid = store.invalid_images()
-    readable = torch.tensor([i for i in range(store.header.images) if i not in invalid]).numpy()
+    readable = np.setdiff1d(np.arange(store.header.images), list(invalid))
+    if not len(readable):
+        raise InputError(f"{store.path} holds no label: none of its {len(invalid)} images could be read")
     plan = Plan.of(recipe, len(readable))
 
     torch.manual_seed(recipe.seed)
@@ -176,15 +179,7 @@ def pretrain(
     cache = make_cache(recipe.cache, store, recipe.input_size, plan.iterations * recipe.batch_size)
     if show:
         _announce(recipe, plan, store, student, len(invalid), cache is not None, device)
-    dataset = StoredViews(store, images, recipe.input_size, cache)
-    loader = DataLoader(
-        dataset,
-        recipe.batch_size,
-        sampler=ViewSchedule(readable, store.header.views, recipe.seed),
-        num_workers=recipe.workers,
-        collate_fn=identity,
-        pin_memory=torch.device(device).type == "cuda",
-    )
+    loader = _make_loader(recipe, StoredViews(store, images, recipe.input_size, cache), readable, device)
     log = TrainLog(work_dir / LOG_NAME, recipe, plan, show)
     hooks: list[Hook | dict] = [ExactRandomness(recipe.seed), Checkpoints(recipe, store.header.store_id), log]
     runner = _make_runner(recipe, plan, student, loader, hooks, work_dir, device)
@@ -208,6 +203,17 @@ def pretrain(
         images_per_second=done * recipe.batch_size / seconds,
         parameters=count_parameters(student),
         store_id=store.header.store_id,
+    )
+
+
+def _make_loader(recipe: Recipe, dataset: StoredViews, readable: np.ndarray, device: str) -> DataLoader:
+    return DataLoader(
+        dataset,
+        recipe.batch_size,
+        sampler=ViewSchedule(readable, dataset.store.header.views, recipe.seed),
+        num_workers=recipe.workers,
+        collate_fn=identity,
+        pin_memory=torch.device(device).type == "cuda",
     )
 
 
