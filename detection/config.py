@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import colorsys
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +106,16 @@ def _find_config(config: str | Path) -> Path:
 
 
 def _read_config(path: Path) -> Config:
+    return copy.deepcopy(_read_shipped(path)) if path.parent == CONFIG_FOLDER else _read_file(path)
+
+
+@cache
+def _read_shipped(path: Path) -> Config:
+    """Read once a process: each ``mmdet::`` base makes mmengine look through a hundred metadata files."""
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> Config:
     try:
         cfg = Config.fromfile(str(path))
     except Exception as error:  # a config is a Python program: it can raise anything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..backbones.errors import InputError
+from ..backbones.errors import InputError, TinyVitError
 from ..backbones.runs import make_work_dir
 from ..backbones.weights import read_checkpoint
 from .coco import check_same_classes
@@ -57,14 +58,14 @@ def train(
     """
     if cfg.get("train_cfg") is None:
         raise InputError("the config has no training data; the data folder has validation annotations only")
-    cfg, work_dir = cfg.copy(), make_work_dir("detect-train", work_dir)
+    cfg, work_dir = copy.deepcopy(cfg), make_work_dir("detect-train", work_dir)
     if resume and not (work_dir / "last_checkpoint").is_file():
         raise InputError(f"--resume: {work_dir} holds no checkpoint to go on from")
     detector, init = (None, "resumed") if resume else _place_weights(cfg, weights)
     cfg.resume = resume
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "tinyvit.StopOnBadLossHook"}]
     with on_device(device):
-        runner = _make_runner(cfg, work_dir)
+        runner = _make_runner(cfg, work_dir, ("train", "val"))
         if init == "random":
             print_log("the backbone starts from random weights; give trained ones with --weights FILE", "current")
         if detector is not None:
@@ -77,7 +78,8 @@ def train(
         "init": init,
         "iterations": runner.iter,
         "seconds": round(seconds, 1),
-        "lr": runner.optim_wrapper.optimizer.defaults["lr"],
+        # After scaling to the batch size, before any schedule; the highest where layers differ.
+        "lr": max(group["initial_lr"] for group in runner.optim_wrapper.optimizer.param_groups),
         "batch_size": cfg.train_dataloader.batch_size,
         "losses": _loss_summary(runner, runner.iter - start),
         "metrics": _last_metrics(runner),
@@ -105,7 +107,7 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
         raise InputError("the config has no test data; the data folder has training annotations only")
     state, classes = read_detector(weights)
     _check_classes(cfg, classes, weights)
-    cfg, work_dir = cfg.copy(), make_work_dir("detect-test", work_dir)
+    cfg, work_dir = copy.deepcopy(cfg), make_work_dir("detect-test", work_dir)
     # Nothing is trained: what only training needs would be built, and could fail, for nothing.
     for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg[name] = None
@@ -114,13 +116,14 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
         if str(evaluator.get("type")).endswith("CocoMetric"):
             evaluator["outfile_prefix"] = str(work_dir / "detections")
     with on_device(device):
-        runner = _make_runner(cfg, work_dir)
+        runner = _make_runner(cfg, work_dir, ("test",))
         load_detector(_unwrapped(runner), state, weights)
         found = runner.test()
     return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
 
 
-def _make_runner(cfg: Config, work_dir: Path) -> Any:
+def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
+    """The runner with its model and data built, so that a setting that cannot be built is an input error."""
     from mmengine.device import get_device
     from mmengine.runner import Runner
 
@@ -132,8 +135,16 @@ def _make_runner(cfg: Config, work_dir: Path) -> Any:
     if cfg.get("visualizer"):
         cfg.visualizer["name"] = cfg.experiment_name
     fit_to_machine(cfg, get_device())
-    runner = Runner.from_cfg(cfg)
-    quiet_console()
+    try:
+        runner = Runner.from_cfg(cfg)
+        quiet_console()
+        for loop in loops:
+            if cfg.get(f"{loop}_cfg"):
+                getattr(runner, f"{loop}_loop")
+    except TinyVitError:
+        raise
+    except Exception as error:  # mmengine, mmdet and the user's own modules raise all kinds
+        raise InputError(f"the config cannot be built: {type(error).__name__}: {error}") from error
     return runner
 
 

@@ -170,6 +170,11 @@ def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch) -> Non
     assert load_config(f"{RETINANET}.py").model.type == "RetinaNet"
 
 
+def test_a_config_that_was_changed_leaves_the_next_one_alone() -> None:
+    load_config(RETINANET).model.bbox_head.num_classes = 3
+    assert load_config(RETINANET).model.bbox_head.num_classes == 80
+
+
 def test_overrides_reach_in_and_misspelt_ones_are_refused() -> None:
     overrides = dict(
         parse_override(text)

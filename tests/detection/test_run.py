@@ -1,0 +1,265 @@
+"""Training, evaluation and prediction: from Python, from the command line, and by mmdet's own script."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tinyvit.backbones import CheckFailedError, InputError, create_model
+from tinyvit.cli import main
+from tinyvit.detection import Predictor, draw_detections, evaluate, load_config, predict, set_schedule, train
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"
+CONFIG_FOLDER = Path(__file__).parents[2] / "detection" / "configs"
+METRICS = {"mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100"}
+
+
+@pytest.fixture
+def small_config(tmp_path, shrink) -> Path:
+    """A user's config file: the shipped RetinaNet, written out, with a small model."""
+    cfg = load_config(RETINANET)
+    shrink(cfg)
+    cfg.randomness = {"seed": 0}
+    path = tmp_path / "small.py"
+    cfg.dump(str(path))
+    return path
+
+
+def run_cli(*arguments: object) -> int:
+    """The exit code of the command line."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def learned(make_coco, small_config, tmp_path) -> dict:
+    """A detector that was trained until it knows its eight pictures."""
+    torch.manual_seed(0)
+    root = make_coco(train=8, val=4)
+    fast = {"auto_scale_lr.enable": False, "optim_wrapper.optimizer.lr": 3e-3, "optim_wrapper.clip_grad": {"max_norm": 10}}
+    cfg = load_config(small_config, data_root=root, img_size=128, eval_on_train=True, overrides=fast)
+    set_schedule(cfg, epochs=30, batch_size=4)
+    cfg.train_cfg.val_interval = 30
+    before = cfg.pretty_text
+    run = train(cfg, tmp_path / "run", device="cpu")
+    assert cfg.pretty_text == before
+    return {"root": root, "cfg": cfg, "run": run}
+
+
+def test_a_detector_learns_what_it_sees(learned, tmp_path) -> None:
+    run, cfg = learned["run"], learned["cfg"]
+    assert run["init"] == "random"
+    assert (run["iterations"], run["batch_size"], run["lr"]) == (60, 4, 3e-3)
+    assert run["losses"]["last"] < 0.4 * run["losses"]["first"]
+    assert run["metrics"]["bbox_mAP_50"] > 0.8
+
+    metrics = evaluate(cfg, run["checkpoint"], tmp_path / "test", device="cpu")
+    assert set(metrics) == {f"bbox_{name}" for name in METRICS}
+    assert metrics == pytest.approx(run["metrics"])
+    results = json.loads((tmp_path / "test" / "detections.bbox.json").read_text())
+    assert {"image_id", "category_id", "bbox", "score"} <= set(results[0])
+
+    picture = learned["root"] / "train2017" / "000.png"
+    found = Predictor(cfg, run["checkpoint"])(np.asarray(Image.open(picture).convert("RGB")))
+    document = json.loads((learned["root"] / "annotations/instances_train2017.json").read_text())
+    truth = document["annotations"][0]
+    assert found[0]["category"] == document["categories"][found[0]["label"]]["name"] == "red"
+    assert np.abs(np.subtract(found[0]["bbox"], truth["bbox"])).max() < 6
+
+    # The classes of a checkpoint and of the data must be the same.
+    other = load_config(RETINANET, data_root=learned["root"])
+    other.model = cfg.model
+    for dataset in (other.test_dataloader.dataset, other.train_dataloader.dataset):
+        dataset.metainfo.classes = ("red", "green", "pink")
+    with pytest.raises(InputError, match=r"checkpoint .*epoch_30.pth are not the 3 classes of the data: 'blue' only"):
+        evaluate(other, run["checkpoint"], tmp_path / "test")
+
+    # A whole detector is a start too, and a perfect fit keeps what it knows.
+    set_schedule(cfg, max_iters=1)
+    cfg.optim_wrapper.optimizer.lr = 1e-9
+    again = train(cfg, tmp_path / "again", weights=run["checkpoint"], device="cpu")
+    assert again["init"].startswith("detector ")
+    assert again["metrics"]["bbox_mAP_50"] > 0.8
+
+
+def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp_path, capsys) -> None:
+    root = make_coco()
+    work, common = tmp_path / "work", ("--data-root", root, "--img-size", 96, "--device", "cpu")
+    train_it = ("detect", "train", small_config, *common, "--work-dir", work)
+    assert run_cli(*train_it, "--max-iters", 4) == 0
+    first = json.loads((work / "result.json").read_text())
+    assert first["metrics"]["iterations"] == 4
+    assert first["metrics"]["mmcv_ops"]["kind"] in ("compiled", "torchvision")
+
+    assert run_cli(*train_it, "--max-iters", 6, "--resume", "--json") == 0
+    capsys.readouterr()
+    second = json.loads((work / "result.json").read_text())
+    assert (second["metrics"]["iterations"], second["metrics"]["init"]) == (6, "resumed")
+    state = torch.load(work / "iter_6.pth", weights_only=False)
+    assert state["message_hub"]["log_scalars"]["train/loss"]._count_history.sum() == 6  # the curve goes on
+    steps = {int(value["step"]) for value in state["optimizer"]["state"].values()}
+    assert steps == {6}
+
+    tested = tmp_path / "tested"
+    arguments = ("detect", "test", small_config, *common, "--weights", work / "iter_6.pth", "--work-dir", tested, "--json")
+    assert run_cli(*arguments) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tested / "result.json").read_text())
+    assert {f"bbox_{name}" for name in METRICS} <= set(printed["metrics"])
+
+    (root / "val2017" / "bad.jpg").write_bytes(b"no picture")
+    shown = tmp_path / "shown"
+    arguments = ("detect", "predict", small_config, root / "val2017", "--weights", work / "iter_6.pth", "--score", 0.0)
+    assert run_cli(*arguments, "--img-size", 96, "--work-dir", shown, "--device", "cpu") == 0
+    document = json.loads((shown / "predictions.json").read_text())
+    assert document["classes"] == ["red", "green", "blue"]
+    assert len(document["images"]) == 4
+    assert list(document["unreadable"]) == [str(root / "val2017" / "bad.jpg")]
+    for entry in document["images"]:
+        assert Image.open(entry["picture"]).size == (entry["width"], entry["height"])
+
+
+def test_a_backbones_weights_are_a_start(make_coco, small_config, tmp_path) -> None:
+    from tinyvit.detection import TinyViT
+
+    root = make_coco()
+    cfg = load_config(small_config, data_root=root, img_size=96)
+    set_schedule(cfg, max_iters=1)
+    # Statistics tell a loaded backbone from a random one even after a step.
+    backbone = TinyViT(cfg.model.backbone.arch)
+    backbone.patch_embed.conv1.bn.running_mean.fill_(3.0)
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
+    run = train(cfg, tmp_path / "run", weights=tmp_path / "backbone.pth", device="cpu")
+    assert run["init"].startswith("backbone ")
+    state = torch.load(run["checkpoint"], weights_only=False)["state_dict"]
+    assert state["backbone.patch_embed.conv1.bn.running_mean"].min() > 2.0
+    with pytest.raises(InputError, match="holds no detector"):
+        evaluate(cfg, tmp_path / "backbone.pth", tmp_path / "test")
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_path, capsys) -> None:
+    root = make_coco()
+    torch.save(create_model("tiny_vit_21m_224", num_classes=2).state_dict(), tmp_path / "other.pth")
+    torch.save({"state_dict": {"backbone.a": torch.zeros(1), "neck.a": torch.zeros(1)}}, tmp_path / "half.pth")
+    flip = "train_dataloader.dataset.pipeline.3.prob"
+    cases = [
+        (("train", "no_such_config", "--data-root", root), "unknown config 'no_such_config'"),
+        (("train", small_config, "--data-root", tmp_path / "absent"), "absent is no folder"),
+        (("train", small_config, "--data-root", root, "--classes-from", "config"), "the 80 classes of config"),
+        (("train", small_config, "--data-root", root, "--resume", "--work-dir", tmp_path / "w"), "no checkpoint to go on"),
+        (("train", small_config, "--data-root", root, "--resume"), "--resume needs the --work-dir"),
+        (("train", small_config, "--data-root", root, "--weights", tmp_path / "other.pth"), "checkpoint of another variant?"),
+        (("train", small_config, "--data-root", root, "--cfg-options", "a=1", "b"), "'b' is no KEY=VALUE"),
+        (("train", small_config, "--data-root", root, "--cfg-options", f"{flip}=much"), "the config cannot be built"),
+        (("test", small_config, "--data-root", root, "--weights", tmp_path / "none.pth"), "none.pth does not exist"),
+        (("test", small_config, "--data-root", root, "--weights", tmp_path / "half.pth"), "does not fit the detector"),
+        (("predict", small_config, tmp_path / "none.jpg", "--weights", tmp_path / "half.pth"), "none.jpg does not exist"),
+    ]
+    for arguments, message in cases:
+        assert run_cli("detect", *arguments, "--device", "cpu") == 2, arguments
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("tinyvit: "), arguments
+        assert message in error, arguments
+
+
+def test_a_loss_that_is_no_number_ends_the_run(make_coco, small_config, tmp_path) -> None:
+    cfg = load_config(small_config, data_root=make_coco(), img_size=96)
+    cfg.auto_scale_lr.enable = False
+    cfg.optim_wrapper.optimizer = {"type": "SGD", "lr": 1e30, "weight_decay": 0.0}
+    cfg.param_scheduler = [{"type": "ConstantLR", "factor": 1.0}]
+    set_schedule(cfg, max_iters=5)
+    with pytest.raises(CheckFailedError, match=r"stopped at iteration \d: loss"):
+        train(cfg, tmp_path / "run", device="cpu")
+
+
+def test_a_folder_without_validation_data_can_be_trained_on(make_coco, small_config, tmp_path) -> None:
+    root = make_coco(val=0)
+    cfg = load_config(small_config, data_root=root, img_size=96)
+    set_schedule(cfg, max_iters=1)
+    assert train(cfg, tmp_path / "run", device="cpu")["metrics"] == {}
+    with pytest.raises(InputError, match="no test data"):
+        evaluate(cfg, tmp_path / "any.pth", tmp_path / "test")
+
+
+def test_mmdets_own_script_trains_the_shipped_config(make_coco, tmp_path) -> None:
+    """Nothing but the config's custom_imports brings tinyvit in."""
+    import mmdet
+
+    root = make_coco(train=2, val=1)
+    classes = "('red', 'green', 'blue')"
+    folder, val = "train_dataloader.dataset", "val_dataloader.dataset"
+    options = [
+        f"{folder}.data_root={root}/",
+        f"{folder}.metainfo.classes={classes}",
+        f"{folder}.pipeline.2.scale=(64, 64)",
+        f"{val}.data_root={root}/",
+        f"{val}.metainfo.classes={classes}",
+        f"{val}.pipeline.1.scale=(64, 64)",
+        f"val_evaluator.ann_file={root}/annotations/instances_val2017.json",
+        "model.bbox_head.num_classes=3",
+        "train_cfg.max_epochs=1",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False",
+        "val_dataloader.num_workers=0",
+        "val_dataloader.persistent_workers=False",
+    ]
+    script = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
+    work = tmp_path / "work"
+    command = [sys.executable, script, CONFIG_FOLDER / f"{RETINANET}.py", "--work-dir", work, "--cfg-options", *options]
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "coco/bbox_mAP: " in done.stdout + done.stderr
+    state = torch.load(work / "epoch_1.pth", weights_only=False)
+    assert any(name.startswith("backbone.stages.3.") for name in state["state_dict"])
+
+
+def test_pictures_show_boxes_and_masks() -> None:
+    from pycocotools import mask as coder
+
+    plain = Image.new("RGB", (120, 80), (10, 10, 10))
+    shape = np.zeros((80, 120), dtype=np.uint8, order="F")
+    shape[30:60, 20:90] = 1
+    code = coder.encode(shape)
+    segmentation = {"size": code["size"], "counts": code["counts"].decode()}
+    box = {"bbox": [20, 30, 70, 30], "score": 0.9, "label": 0, "category": "thing", "segmentation": segmentation}
+    drawn = np.asarray(draw_detections(plain, [box], colours=[(250, 0, 0)]))
+    assert drawn.shape == (80, 120, 3)
+    assert tuple(drawn[30, 50]) == (250, 0, 0)  # the frame
+    assert 60 < drawn[45, 50, 0] < 200  # the tint
+    assert tuple(drawn[70, 110]) == (10, 10, 10)
+    assert np.array_equal(np.asarray(plain)[45, 50], (10, 10, 10))  # the original is left alone
+
+
+def test_predict_on_real_photographs(test_data, tmp_path) -> None:
+    from tinyvit.detection.runtime import import_mmdet
+
+    import_mmdet()
+    from mmdet.registry import MODELS
+
+    cfg = load_config("mask-rcnn_tiny_vit_5m_fpn_1x_coco", data_root=test_data / "coco-mini", img_size=224)
+    cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
+    torch.manual_seed(0)
+    torch.save({"state_dict": MODELS.build(cfg.model).state_dict()}, tmp_path / "random.pth")
+    photographs = sorted((test_data / "coco-mini" / "val2017").glob("*.jpg"))[:2]
+    document = predict(cfg, tmp_path / "random.pth", photographs, tmp_path / "shown", score_threshold=0.0)
+    assert [len(entry["detections"]) for entry in document["images"]] == [5, 5]
+    first = document["images"][0]["detections"][0]
+    assert first["category"] in document["classes"]
+    assert first["segmentation"]["size"] == [document["images"][0]["height"], document["images"][0]["width"]]
