@@ -35,6 +35,7 @@ def import_engine(subject: Subject) -> None:
     """Import what an engine needs, before memory is read for the first time."""
     if subject.engine == "onnxruntime":
         require("onnxruntime", "export")
+        importlib.import_module("...export.runtime", __package__)
     else:
         importlib.import_module("torch")
         if not is_function(subject.model):
