@@ -130,7 +130,7 @@ def _checked_indices(out_indices: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 @MODELS.register_module()
-class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):
+class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMethodOverride]
     """TinyViT as a detection backbone: an image of any size -> feature maps at strides 4, 8, 16, 32.
 
     The maps are tapped before the next stage's downsample. What no map needs (later stages, the classifier) is not
@@ -168,8 +168,8 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):
         weights: str | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
-        self_arch = _arch_name(arch, "tiny_vit_") if isinstance(arch, str) else None
-        shape = dict(_tiny_vit.VARIANTS[self_arch] if self_arch else arch)  # pyright: ignore[reportArgumentType]
+        name = _arch_name(arch, "tiny_vit_") if isinstance(arch, str) else None
+        shape: dict[str, Any] = dict(_tiny_vit.VARIANTS[name]) if name else {**arch}  # pyright: ignore[reportGeneralTypeIssues]
         shape.pop("img_size", None)
         if window_sizes is not None:
             shape["window_sizes"] = tuple(window_sizes)
@@ -177,7 +177,7 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):
             super().__init__(num_classes=0, drop_path_rate=drop_path_rate, **shape)
         except (TypeError, ValueError) as error:
             raise InputError(f"arch {arch!r} describes no TinyViT: {error}") from error
-        self.arch, self.weights, self.init_cfg = self_arch, weights, init_cfg
+        self.arch, self.weights, self.init_cfg = name, weights, init_cfg
         self.out_indices = _checked_indices(out_indices, len(self.stages))
         if not -1 <= frozen_stages <= len(self.stages):
             raise InputError(f"frozen_stages is {frozen_stages}; use -1 to {len(self.stages)}")
@@ -191,7 +191,7 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Image (B, 3, H, W) -> maps (B, out_channels[i], H/strides[i], W/strides[i]), sizes rounded up."""
-        maps = self.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
+        maps: Any = self.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
         return tuple(maps)
 
     def train(self, mode: bool = True) -> TinyViT:
@@ -227,7 +227,7 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):
 
 
 @MODELS.register_module()
-class DeiT(BackboneMixin, BaseModule):
+class DeiT(BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMethodOverride]
     """DeiT as a detection backbone: one scale, stride 16, for images of any size.
 
     ``tinyvit.SimpleFeaturePyramid`` makes the usual strides of it.
@@ -339,7 +339,7 @@ class SimpleFeaturePyramid(BaseModule):
         self.extra = nn.MaxPool2d(1, 2) if num_outs == 5 else None
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One map (B, in_channels, H, W) in a sequence -> maps (B, out_channels, 4H, 4W) to (B, out_channels, H/2, W/2)."""
+        """One map (B, in_channels, H, W) in a sequence -> maps (B, out_channels, ...) from 4H x 4W to H/2 x W/2."""
         outputs = [conv(scale(inputs[-1])) for scale, conv in zip(self.scales, self.convs, strict=True)]
         return tuple(outputs if self.extra is None else [*outputs, self.extra(outputs[-1])])
 

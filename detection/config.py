@@ -50,7 +50,7 @@ def load_config(
 
     Args:
         config: A config file, or the name of a shipped one (:func:`list_configs`).
-        data_root: A COCO-layout folder (:func:`tinyvit.detection.coco.find_split` says which). ``None`` keeps the config's.
+        data_root: A COCO-layout folder (see :func:`tinyvit.detection.coco.find_split`). ``None``: the config's.
         overrides: Dotted keys and values, put into the config last: ``{"optim_wrapper.optimizer.lr": 2e-4}``.
         img_size: Longest side that images are resized to, in training and in testing; a multiple of 32.
         classes: Classes that the data must have, for example those of a checkpoint.

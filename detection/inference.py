@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ..backbones.errors import InputError
 from ..backbones.progress import track
 from ..backbones.runs import make_work_dir, write_json
-from .config import config_classes, make_palette
 from .coco import check_same_classes
+from .config import config_classes, make_palette
 from .runtime import import_mmdet, load_detector, read_detector
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -59,8 +59,8 @@ class Predictor:
             image: RGB, uint8, (height, width, 3).
 
         Returns:
-            Detections by falling score: ``bbox`` (x, y, width, height in pixels), ``score``, ``label``, ``category`` and, from
-            detectors with masks, ``segmentation`` (COCO's run-length code, as text).
+            Detections by falling score: ``bbox`` (x, y, width, height in pixels), ``score``, ``label``, ``category``
+            and, from detectors with masks, ``segmentation`` (COCO's run-length code, as text).
         """
         import torch
 
@@ -125,8 +125,8 @@ def predict(
         device: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns:
-        The document of ``predictions.json``: ``classes``, ``score_threshold``, ``images`` (each ``file``, ``width``, ``height``,
-        ``picture``, ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
+        The document of ``predictions.json``: ``classes``, ``score_threshold``, ``images`` (each ``file``, ``width``,
+        ``height``, ``picture``, ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
 
     Raises:
         InputError: No picture at all, a missing file, or a checkpoint that does not fit.
@@ -215,7 +215,7 @@ def _draw_box(
     x, y, width, height = found["bbox"]
     draw.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=colour, width=stroke)
     text = f"{found['category']} {found['score']:.2f}"
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    left, _, right, bottom = draw.textbbox((0, 0), text, font=font)
     line = bottom + 4
     at = (x, y - line if y >= line else y)
     draw.rectangle((at[0], at[1], at[0] + right - left + 6, at[1] + line), fill=colour)

@@ -1,9 +1,9 @@
 """Stands in for ``mmcv._ext`` where mmcv was installed without its compiled operators.
 
 ``mmcv.ops`` imports ``mmcv._ext`` at once, and ``mmdet.models`` imports ``mmcv.ops``, so a pure-Python mmcv cannot
-even build a model. :func:`install` puts a module of that name into ``sys.modules``, made of :mod:`.mmcv_ops`. It does so
-only when a compiled one cannot be imported: a compiled one always wins, and one that fails to load (a library that was
-built against another torch) counts as missing, with its reason kept for :func:`mmcv_ops_in_use`.
+even build a model. :func:`install` puts a module of that name into ``sys.modules``, made of :mod:`.mmcv_ops`. It does
+so only when a compiled one cannot be imported: a compiled one always wins, and one that fails to load (a library that
+was built against another torch) counts as missing, with its reason kept for :func:`mmcv_ops_in_use`.
 
 An operator that is not covered has a name too, because ``mmcv.ops`` checks all of them when it is imported; calling
 it raises :class:`MissingOperatorError`.
@@ -120,8 +120,8 @@ def mmcv_ops_in_use() -> dict[str, str]:
     """Which operators mmcv runs on in this process.
 
     Returns:
-        ``kind`` (``"compiled"`` or ``"torchvision"``), ``mmcv`` (its distribution and version), ``torchvision`` (version),
-        and for ``"torchvision"`` also ``reason``: why no compiled module could be imported.
+        ``kind`` (``"compiled"`` or ``"torchvision"``), ``mmcv`` (its distribution and version), ``torchvision``
+        (version), and for ``"torchvision"`` also ``reason``: why no compiled module could be imported.
 
     Raises:
         MissingExtraError: mmcv is not installed at all.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -98,7 +99,8 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
 
     Returns:
         Name -> value; for boxes ``bbox_mAP``, ``bbox_mAP_50`` and the other ten of
-        :class:`tinyvit.detection.metrics.CocoMetric`, for masks also ``segm_...``. In 0..1; -1 where no object has that size.
+        :class:`tinyvit.detection.metrics.CocoMetric`, for masks also ``segm_...``. In 0..1; -1 where no object has that
+        size.
 
     Raises:
         InputError: A checkpoint that does not fit, or a config without test data.
@@ -149,7 +151,7 @@ def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
 
 
 def _place_weights(cfg: Config, weights: str | Path | None) -> tuple[dict[str, Tensor] | None, str]:
-    """Decide what ``weights`` are. A backbone's go into the config; a detector's are returned. Also: what they were."""
+    """Put a backbone's weights into the config, or return a detector's; and say what they were."""
     backbone = cfg.model.get("backbone") or {}
     if weights is None:
         named = backbone.get("weights") or (backbone.get("init_cfg") or {}).get("checkpoint") or cfg.get("load_from")
@@ -160,8 +162,8 @@ def _place_weights(cfg: Config, weights: str | Path | None) -> tuple[dict[str, T
         return read_detector(weights)[0], f"detector {weights}"
     if not str(backbone.get("type", "")).startswith("tinyvit."):
         raise InputError(
-            f"--weights {weights} holds a backbone, and the config's backbone is {backbone.get('type')}, which loads its "
-            "own with init_cfg; only tinyvit.TinyViT and tinyvit.DeiT take it from here"
+            f"--weights {weights} holds a backbone, but the config's is {backbone.get('type')}, which loads its own by "
+            "init_cfg; only tinyvit.TinyViT and tinyvit.DeiT take one from here"
         )
     backbone.pop("init_cfg", None)
     backbone["weights"] = str(weights)
@@ -172,8 +174,11 @@ def _load_into(runner: Any, state: dict[str, Tensor], weights: str | Path | None
     assert weights is not None
     _check_classes(cfg, read_detector(weights)[1], weights)
     load_detector(_unwrapped(runner), state, weights)
-    # mmengine would initialise the weights again at the start of the training.
-    _unwrapped(runner).init_weights = lambda: None
+    # It fits. mmengine initialises all weights once more when the training starts, and then loads this, into its
+    # averaged model too where there is one; it is given the checked tensors alone, without the file's other objects.
+    start = Path(runner.work_dir) / "start.pth"
+    torch.save({"state_dict": state}, start)
+    runner._load_from = str(start)
 
 
 def _unwrapped(runner: Any) -> nn.Module:

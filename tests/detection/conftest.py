@@ -14,7 +14,12 @@ from PIL import Image
 COLOURS = [(220, 30, 30), (30, 200, 40), (40, 60, 230), (230, 210, 40), (200, 40, 200)]
 
 #: A TinyViT of four stages that runs in milliseconds.
-SMALL_ARCH = {"embed_dims": (16, 24, 32, 48), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 3), "window_sizes": (7,) * 4}
+SMALL_ARCH = {
+    "embed_dims": (16, 24, 32, 48),
+    "depths": (1, 1, 1, 1),
+    "num_heads": (1, 2, 2, 3),
+    "window_sizes": (7,) * 4,
+}
 
 
 def draw_split(root: Path, images: str, annotations: str, classes: Sequence[str], count: int, size: int = 96) -> dict:
@@ -58,7 +63,9 @@ def draw_split(root: Path, images: str, annotations: str, classes: Sequence[str]
 def make_coco(tmp_path: Path) -> Callable[..., Path]:
     """A function that draws a data set in COCO's own layout and returns its folder."""
 
-    def make(classes: Sequence[str] = ("red", "green", "blue"), train: int = 8, val: int = 4, name: str = "data") -> Path:
+    def make(
+        classes: Sequence[str] = ("red", "green", "blue"), train: int = 8, val: int = 4, name: str = "data"
+    ) -> Path:
         root = tmp_path / name
         if train:
             draw_split(root, "train2017", "annotations/instances_train2017.json", classes, train)

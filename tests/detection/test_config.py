@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from tinyvit.backbones import InputError
 from tinyvit.detection import list_configs, load_config, set_schedule
 from tinyvit.detection.coco import check_same_classes, find_split, write_subset
@@ -39,7 +38,6 @@ def test_norms_biases_and_attention_biases_do_not_decay(name: str) -> None:
     """With the optimiser that mmengine makes of the config."""
     import torch
     from mmengine.optim import build_optim_wrapper
-
     from tinyvit.detection import TinyViT
 
     model = torch.nn.Module()
@@ -178,7 +176,11 @@ def test_a_config_that_was_changed_leaves_the_next_one_alone() -> None:
 def test_overrides_reach_in_and_misspelt_ones_are_refused() -> None:
     overrides = dict(
         parse_override(text)
-        for text in ("optim_wrapper.optimizer.lr=0.5", "train_dataloader.dataset.pipeline.3.prob=0", "model.backbone.arch=11m")
+        for text in (
+            "optim_wrapper.optimizer.lr=0.5",
+            "train_dataloader.dataset.pipeline.3.prob=0",
+            "model.backbone.arch=11m",
+        )
     )
     cfg = load_config(RETINANET, overrides=overrides)
     assert cfg.optim_wrapper.optimizer.lr == 0.5
@@ -243,7 +245,14 @@ def test_schedule_in_iterations_counts_in_iterations(make_coco) -> None:
 def test_a_cosine_schedule_is_stretched() -> None:
     from tinyvit.detection.config import _fit_scheduler, _Length
 
-    cosine = {"type": "CosineAnnealingLR", "begin": 6, "end": 12, "T_max": 6, "by_epoch": True, "convert_to_iter_based": True}
+    cosine = {
+        "type": "CosineAnnealingLR",
+        "begin": 6,
+        "end": 12,
+        "T_max": 6,
+        "by_epoch": True,
+        "convert_to_iter_based": True,
+    }
     in_epochs = dict(cosine)
     _fit_scheduler(in_epochs, _Length(120, 12), _Length(60, 6))
     assert in_epochs == {**cosine, "begin": 3, "end": 6, "T_max": 3}

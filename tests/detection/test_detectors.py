@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
-
 import tinyvit.detection  # noqa: F401  (registers the backbones)
+import torch
 from tinyvit.detection.runtime import import_mmdet
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -122,7 +121,7 @@ def test_prediction_at_an_odd_size(head: str, small_arch) -> None:
     inputs = batch(detector, [[3, 97, 131]], training=False)
     with torch.no_grad():
         found = detector(**inputs, mode="predict")[0].pred_instances
-    assert 0 < len(found)
+    assert len(found) > 0
     assert found.bboxes.isfinite().all()
     height, width = inputs["data_samples"][0].ori_shape
     assert found.bboxes.min() >= 0
@@ -156,7 +155,6 @@ def test_deit_under_a_feature_pyramid_learns() -> None:
 def test_shipped_configs_have_agreeing_strides_and_no_idle_parameters(name: str) -> None:
     """At full width, on backbone and neck; the heads are mmdet's own."""
     from mmdet.registry import MODELS
-
     from tinyvit.detection import load_config
 
     detector = MODELS.build(load_config(name).model).train()
@@ -164,7 +162,9 @@ def test_shipped_configs_have_agreeing_strides_and_no_idle_parameters(name: str)
     if hasattr(detector, "roi_head"):
         assert detector.roi_head.bbox_roi_extractor.featmap_strides == list(detector.backbone.strides)
     features = detector.extract_feat(torch.randn(1, 3, 64, 96))
-    assert [round(96 / f.shape[3]) for f in features[: len(detector.backbone.strides)]] == list(detector.backbone.strides)
+    assert [round(96 / f.shape[3]) for f in features[: len(detector.backbone.strides)]] == list(
+        detector.backbone.strides
+    )
     sum(f.square().mean() for f in features).backward()
     parts = ("backbone.", "neck.")
     assert [n for n, p in detector.named_parameters() if n.startswith(parts) and p.grad is None] == []

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-
 import tinyvit.detection  # noqa: F401  (provides mmcv._ext)
+import torch
 from tinyvit.detection.runtime import import_mmdet
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-NAMES = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100"]
+NAMES = [
+    "mAP",
+    "mAP_50",
+    "mAP_75",
+    "mAP_s",
+    "mAP_m",
+    "mAP_l",
+    "AR@1",
+    "AR@10",
+    "AR@100",
+    "AR_s@100",
+    "AR_m@100",
+    "AR_l@100",
+]
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import sys
 import textwrap
 
 import pytest
-import torch
-
 import tinyvit.detection
+import torch
 from tinyvit.detection import MissingOperatorError, mmcv_ops_in_use
 from tinyvit.detection.mmcv_ext import compile_command, install
 

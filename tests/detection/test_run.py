@@ -12,15 +12,28 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from tinyvit.backbones import CheckFailedError, InputError, create_model
-from tinyvit.cli import main
 from tinyvit.detection import Predictor, draw_detections, evaluate, load_config, predict, set_schedule, train
+
+from tinyvit.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"
 CONFIG_FOLDER = Path(__file__).parents[2] / "detection" / "configs"
-METRICS = {"mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100"}
+METRICS = {
+    "mAP",
+    "mAP_50",
+    "mAP_75",
+    "mAP_s",
+    "mAP_m",
+    "mAP_l",
+    "AR@1",
+    "AR@10",
+    "AR@100",
+    "AR_s@100",
+    "AR_m@100",
+    "AR_l@100",
+}
 
 
 @pytest.fixture
@@ -46,7 +59,11 @@ def learned(make_coco, small_config, tmp_path) -> dict:
     """A detector that was trained until it knows its eight pictures."""
     torch.manual_seed(0)
     root = make_coco(train=8, val=4)
-    fast = {"auto_scale_lr.enable": False, "optim_wrapper.optimizer.lr": 3e-3, "optim_wrapper.clip_grad": {"max_norm": 10}}
+    fast = {
+        "auto_scale_lr.enable": False,
+        "optim_wrapper.optimizer.lr": 3e-3,
+        "optim_wrapper.clip_grad": {"max_norm": 10},
+    }
     cfg = load_config(small_config, data_root=root, img_size=128, eval_on_train=True, overrides=fast)
     set_schedule(cfg, epochs=30, batch_size=4)
     cfg.train_cfg.val_interval = 30
@@ -111,7 +128,17 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp
     assert steps == {6}
 
     tested = tmp_path / "tested"
-    arguments = ("detect", "test", small_config, *common, "--weights", work / "iter_6.pth", "--work-dir", tested, "--json")
+    arguments = (
+        "detect",
+        "test",
+        small_config,
+        *common,
+        "--weights",
+        work / "iter_6.pth",
+        "--work-dir",
+        tested,
+        "--json",
+    )
     assert run_cli(*arguments) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tested / "result.json").read_text())
@@ -156,14 +183,23 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
         (("train", "no_such_config", "--data-root", root), "unknown config 'no_such_config'"),
         (("train", small_config, "--data-root", tmp_path / "absent"), "absent is no folder"),
         (("train", small_config, "--data-root", root, "--classes-from", "config"), "the 80 classes of config"),
-        (("train", small_config, "--data-root", root, "--resume", "--work-dir", tmp_path / "w"), "no checkpoint to go on"),
+        (
+            ("train", small_config, "--data-root", root, "--resume", "--work-dir", tmp_path / "w"),
+            "no checkpoint to go on",
+        ),
         (("train", small_config, "--data-root", root, "--resume"), "--resume needs the --work-dir"),
-        (("train", small_config, "--data-root", root, "--weights", tmp_path / "other.pth"), "checkpoint of another variant?"),
+        (
+            ("train", small_config, "--data-root", root, "--weights", tmp_path / "other.pth"),
+            "checkpoint of another variant?",
+        ),
         (("train", small_config, "--data-root", root, "--cfg-options", "a=1", "b"), "'b' is no KEY=VALUE"),
         (("train", small_config, "--data-root", root, "--cfg-options", f"{flip}=much"), "the config cannot be built"),
         (("test", small_config, "--data-root", root, "--weights", tmp_path / "none.pth"), "none.pth does not exist"),
         (("test", small_config, "--data-root", root, "--weights", tmp_path / "half.pth"), "does not fit the detector"),
-        (("predict", small_config, tmp_path / "none.jpg", "--weights", tmp_path / "half.pth"), "none.jpg does not exist"),
+        (
+            ("predict", small_config, tmp_path / "none.jpg", "--weights", tmp_path / "half.pth"),
+            "none.jpg does not exist",
+        ),
     ]
     for arguments, message in cases:
         assert run_cli("detect", *arguments, "--device", "cpu") == 2, arguments
