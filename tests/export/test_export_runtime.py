@@ -52,7 +52,7 @@ def test_predict_without_torch(classifier, photo):
 def test_predict_without_torch_on_a_file_of_feature_maps(features, photo):
     done = run_without_torch("export", "predict", features.path, photo, "--size", "64x160")
     assert done.returncode == 0, done.stderr
-    assert "1x48x2x5" in done.stdout
+    assert "1x32x4x10" in done.stdout
     assert "mean" in done.stdout
 
 

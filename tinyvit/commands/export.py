@@ -172,9 +172,8 @@ def predict(
 
     runner = OnnxModel(file, threads=threads)
     wanted = _read_size(size) if size else None
-    # All are opened first: a damaged one is said before anything is printed.
-    opened = [(path, open_image(path)) for path in images]
-    found = [_predict(runner, path, image, topk, wanted) for path, image in opened]
+    # Printed only when all are done: a damaged picture is said instead of, not after, half of the answer.
+    found = [_predict(runner, path, open_image(path), topk, wanted) for path in images]
     if as_json:
         print_json({"file": str(file), "model": runner.card.model, "task": runner.card.task, "images": found})
     else:
