@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .errors import InputError
 
@@ -96,6 +96,14 @@ class ImageFiles(Sequence[str]):
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode an encoded picture to RGB, whole: a truncated file is an error, not a grey corner."""
-    image = Image.open(io.BytesIO(data))
+    """Decode an encoded picture to RGB, whole: a truncated file is an error, not a grey corner.
+
+    Raises:
+        ValueError: The bytes are no picture of a known format. Damaged pictures raise what Pillow raises.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        # Pillow's own message shows the address of the buffer, which tells a user nothing.
+        raise ValueError("no picture of a known format") from None
     return image.convert("RGB")

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+
 from tinyvit.backbones import InputError, create_model, describe, list_models
 from tinyvit.backbones.registry import PRETRAINED_TAGS
 

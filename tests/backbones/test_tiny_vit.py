@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+
 from tinyvit.backbones import TinyViT, create_model
 from tinyvit.backbones.tiny_vit import VARIANTS, bias_indices
 

@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models.tiny_vit import checkpoint_filter_fn
+
 from tinyvit.backbones import InputError, create_model, load_weights
 from tinyvit.backbones.weights import read_checkpoint, read_num_classes, to_timm_names
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.probe import open_labelled, stratified_subset
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+
 from tinyvit.backbones import create_model
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.images import ImageFiles
 from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.probe import FeatureModel, extract_features, features, load_feature_model
-from torch import nn
 
 
 class Mean(nn.Module):

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from tinyvit.backbones import create_model
 from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.speed import Plan, Report, Subject, measure
 from tinyvit.benchmarks.speed.engines import _count_module, build_engine
 from tinyvit.benchmarks.speed.measure import _add_reference, _distinct_labels, _orders
-from torch import nn
-from torch.nn import functional as F
 
 SUBJECTS = """
 import os, signal, sys

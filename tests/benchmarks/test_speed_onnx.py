@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 import tinyvit.export
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.preprocess import Preprocess

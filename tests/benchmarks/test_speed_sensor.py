@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from tinyvit.benchmarks.speed.sensor import ContentionSensor, read_process, read_processors
 
 STAT = """cpu  60 0 30 900 10 0 0 7 0 0

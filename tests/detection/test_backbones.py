@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from tinyvit.backbones import InputError, create_model
 from tinyvit.detection import DeiT, LayerDecayOptimWrapperConstructor, SimpleFeaturePyramid, TinyViT
-from torch.nn.modules.batchnorm import _BatchNorm
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

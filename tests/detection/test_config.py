@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tinyvit.backbones import InputError
 from tinyvit.detection import list_configs, load_config, set_schedule
 from tinyvit.detection.coco import check_same_classes, find_split, write_subset
@@ -38,6 +39,7 @@ def test_norms_biases_and_attention_biases_do_not_decay(name: str) -> None:
     """With the optimiser that mmengine makes of the config."""
     import torch
     from mmengine.optim import build_optim_wrapper
+
     from tinyvit.detection import TinyViT
 
     model = torch.nn.Module()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import tinyvit.detection  # noqa: F401  (registers the backbones)
 import torch
+
+import tinyvit.detection  # noqa: F401  (registers the backbones)
 from tinyvit.detection.runtime import import_mmdet
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -155,6 +156,7 @@ def test_deit_under_a_feature_pyramid_learns() -> None:
 def test_shipped_configs_have_agreeing_strides_and_no_idle_parameters(name: str) -> None:
     """At full width, on backbone and neck; the heads are mmdet's own."""
     from mmdet.registry import MODELS
+
     from tinyvit.detection import load_config
 
     detector = MODELS.build(load_config(name).model).train()

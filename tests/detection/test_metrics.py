@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tinyvit.detection  # noqa: F401  (provides mmcv._ext)
 import torch
+
+import tinyvit.detection  # noqa: F401  (provides mmcv._ext)
 from tinyvit.detection.runtime import import_mmdet
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -7,8 +7,9 @@ import sys
 import textwrap
 
 import pytest
-import tinyvit.detection
 import torch
+
+import tinyvit.detection
 from tinyvit.detection import MissingOperatorError, mmcv_ops_in_use
 from tinyvit.detection.mmcv_ext import compile_command, install
 

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-import tinyvit.detection  # first: it provides mmcv._ext
 import torch
 import torch.nn.functional as F
 import torchvision.ops as tv
+
+import tinyvit.detection  # first: it provides mmcv._ext
 from tinyvit.detection.mmcv_ext import mmcv_ops_in_use
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

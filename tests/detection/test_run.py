@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tinyvit.backbones import CheckFailedError, InputError, create_model
-from tinyvit.detection import Predictor, draw_detections, evaluate, load_config, predict, set_schedule, train
 
+from tinyvit.backbones import CheckFailedError, InputError, create_model
 from tinyvit.cli import main
+from tinyvit.detection import Predictor, draw_detections, evaluate, load_config, predict, set_schedule, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"

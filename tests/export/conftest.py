@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tinyvit.backbones import create_model
 from torch import nn
 
+from tinyvit.backbones import create_model
 from tinyvit.cli import main
 
 #: A narrow TinyViT of one block a stage; windows of 3 and 6 make most sizes need padding.

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
+
 from tinyvit.backbones.errors import CheckFailedError, InputError
 from tinyvit.export import OnnxModel, Source, export_onnx, load_source
 from tinyvit.export.metadata import ModelCard, Output
 from tinyvit.export.onnx import _check_shapes
-from torch import nn
 
 
 class Pooled(nn.Module):

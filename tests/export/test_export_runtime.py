@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.export import OnnxModel, classify, summarize

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+
 from tinyvit.backbones.errors import CheckFailedError, InputError
 from tinyvit.export import verify_onnx
 from tinyvit.export.verify import _compare, default_sizes

@@ -91,6 +91,7 @@ def test_labels_say_as_much_as_a_dense_computation_finds(quick):
 
 def test_the_random_arm_is_where_the_student_started(quick):
     import torch
+
     from tinyvit.backbones import create_model
 
     folder, _ = quick

@@ -80,7 +80,7 @@ def train(
         raise InputError("--resume needs the --work-dir of the run to go on with")
     folder = make_work_dir("detect-train", work_dir)
     with _session(as_json, device) as where:
-        from tinyvit import detection
+        import tinyvit.detection as detection
 
         cfg = detection.load_config(
             config,
@@ -123,7 +123,7 @@ def test(
 
     folder = make_work_dir("detect-test", work_dir)
     with _session(as_json, device) as where:
-        from tinyvit import detection
+        import tinyvit.detection as detection
 
         cfg = detection.load_config(
             config,
@@ -159,7 +159,7 @@ def predict(
 
     folder = make_work_dir("detect-predict", work_dir)
     with _session(as_json, device) as where:
-        from tinyvit import detection
+        import tinyvit.detection as detection
         from tinyvit.detection.config import set_classes
         from tinyvit.detection.runtime import read_detector
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+
 from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label import LabelOptions, label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import Classifier, Teacher
 from tinyvit.backbones.images import ImageFiles
 from tinyvit.backbones.preprocess import Preprocess
-from torch import nn
 
 CLASSES = 20
 COUNT = 23

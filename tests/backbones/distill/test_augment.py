@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+
 from tinyvit.backbones.distill.augment import ViewParams, ViewSampler, apply, pixel_hash, uniforms
 from tinyvit.backbones.errors import InputError
 

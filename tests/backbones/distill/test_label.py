@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from tinyvit.backbones.distill.augment import ViewParams, ViewSampler, apply, pixel_hash
 from tinyvit.backbones.distill.label import LabelOptions, label_store
 from tinyvit.backbones.distill.rows import restore

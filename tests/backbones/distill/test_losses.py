@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.loss import SoftTargetCrossEntropy
+
 from tinyvit.backbones.distill.losses import sparse_soft_cross_entropy
 from tinyvit.backbones.distill.rows import RowLayout, encode_logits, restore
 

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+
 from tinyvit.backbones.distill.rows import RowLayout, damaged, encode_logits, restore, seal
 from tinyvit.backbones.errors import InputError
 

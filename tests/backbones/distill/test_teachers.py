@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+
 from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.label import evaluate_top
 from tinyvit.backbones.distill.teachers import Teacher, file_sha256, load_classifier, load_teacher

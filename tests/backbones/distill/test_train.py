@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from tinyvit.backbones import create_model, load_weights
 from tinyvit.backbones.distill.augment import ViewParams, apply
 from tinyvit.backbones.distill.data import StoredViews, ViewCache, ViewSchedule, make_cache, pixel_problem
