@@ -147,7 +147,7 @@ def _make_data(setting: stages.Setting, job: DemoJob) -> dict[str, Any]:
     shutil.rmtree(setting.data, ignore_errors=True)
     if job.data_root:
         limits = (
-            CocoLimits(max_images=12, min_per_class=2) if job.quick else CocoLimits(scene_px=setting.plan.detect.px)
+            CocoLimits(max_images=40, min_per_class=3) if job.quick else CocoLimits(scene_px=setting.plan.detect.px)
         )
         card = from_coco(setting.data, job.data_root, limits)
     else:
