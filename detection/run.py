@@ -19,13 +19,13 @@ from ..backbones.weights import read_checkpoint
 from .coco import check_same_classes
 from .config import config_classes
 from .runtime import (
+    QuietRunner,
     fit_to_machine,
     import_mmdet,
     is_detector,
     launcher,
     load_detector,
     on_device,
-    quiet_console,
     read_detector,
 )
 
@@ -127,7 +127,6 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
 def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
     """The runner with its model and data built, so that a setting that cannot be built is an input error."""
     from mmengine.device import get_device
-    from mmengine.runner import Runner
 
     import_mmdet()
     cfg.work_dir = str(work_dir)
@@ -138,8 +137,7 @@ def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
         cfg.visualizer["name"] = cfg.experiment_name
     fit_to_machine(cfg, get_device())
     try:
-        runner = Runner.from_cfg(cfg)
-        quiet_console()
+        runner = QuietRunner.from_cfg(cfg)
         for loop in loops:
             if cfg.get(f"{loop}_cfg"):
                 getattr(runner, f"{loop}_loop")

@@ -14,6 +14,8 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..backbones.errors import CheckFailedError, InputError
@@ -22,8 +24,14 @@ from ..backbones.weights import read_checkpoint
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 
-#: Lines that mmengine writes once per parameter; they are in the log file.
-_LOG_NOISE = ("paramwise_options --", "is skipped since its requires_grad", "The value is the same before and after")
+#: What mmengine writes once per parameter or on many pages; it is in the log file.
+_LOG_NOISE = (
+    "paramwise_options --",
+    "is skipped since its requires_grad",
+    "System environment:",
+    "Config:\n",
+    "Hooks will be executed in the following order",
+)
 
 
 def import_mmdet() -> None:
@@ -67,13 +75,16 @@ class _NoiseFilter(logging.Filter):
         return not any(noise in record.getMessage() for noise in _LOG_NOISE)
 
 
-def quiet_console() -> None:
-    """Keep mmengine's line-per-parameter messages off the console; its log file still gets them."""
-    from mmengine.logging import MMLogger
+class QuietRunner(Runner):
+    """mmengine's Runner with its longest messages in the log file alone, not on the console."""
 
-    for handler in MMLogger.get_current_instance().handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.addFilter(_NoiseFilter())
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """The logger of this run."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_NoiseFilter())
+        return logger
 
 
 def fit_to_machine(cfg: Config, device: str) -> None:
@@ -111,7 +122,11 @@ class StopOnBadLossHook(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Look at the losses of this iteration."""
-        losses = {name: float(value) for name, value in (outputs or {}).items() if name.startswith("loss")}
+        losses = {
+            name: float(value.detach() if isinstance(value, Tensor) else value)
+            for name, value in (outputs or {}).items()
+            if name.startswith("loss")
+        }
         bad = [name for name, value in losses.items() if value != value or abs(value) == float("inf")]
         if bad:
             raise CheckFailedError(

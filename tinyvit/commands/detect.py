@@ -212,6 +212,14 @@ def _finish(folder: Path, command: str, arguments: dict[str, Any], metrics: dict
     if as_json:
         print_json(document)
         return
-    for name, value in metrics.items():
-        typer.echo(f"{name:16} {value:.3f}" if isinstance(value, float) else f"{name:16} {value}")
-    typer.echo(f"{'result':16} {folder / 'result.json'}")
+    _print_rows(metrics)
+    _print_rows({"result": folder / "result.json"})
+
+
+def _print_rows(values: dict[str, Any], start: str = "") -> None:
+    """A line a value; those of a dict below its name."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _print_rows(value, f"{start}{name}.")
+        else:
+            typer.echo(f"{start + name:24} {value:.4g}" if isinstance(value, float) else f"{start + name:24} {value}")
