@@ -82,6 +82,7 @@ METRICS = {
         "batch": 32,
         "losses": [[1, 2.4], [700, 1.7], [1400, 1.4]],
         "constant_kl": 2.02,
+        "parameters": 5_390_000,
         "final_kl": 1.41,
         "seconds": 230.0,
     },

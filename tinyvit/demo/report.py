@@ -141,10 +141,33 @@ def _road(metrics: Metrics) -> str:
             f"<span class='seconds'>{_duration(stage['seconds'])}</span></li>"
         )
     return (
-        "<section><h2>The road</h2><ol class='road'>" + "".join(steps) + "</ol>"
+        f"<section><h2>The road</h2>{_flow(metrics)}<ol class='road'>" + "".join(steps) + "</ol>"
         f"<p class='note'>All stages together: {_duration(metrics['total_seconds'])}, imports and this page included. "
         "The two detectors are trained at the same time.</p></section>"
     )
+
+
+def _flow(metrics: Metrics) -> str:
+    """The road at a glance: what becomes what, and in how many seconds."""
+    seconds = {stage["name"]: stage["seconds"] for stage in metrics["stages"]}
+    label, detection = metrics["label"], metrics["detection"]["arms"]
+
+    def box(title: str, text: str, time: float | None, role: str = "") -> str:
+        clock = "" if time is None else f"<b>{_duration(time)}</b>"
+        return f"<div class='box {role}'><strong>{escape(title)}</strong><span>{escape(text)}</span>{clock}</div>"
+
+    ends = [
+        box("Probe", _percent(metrics["probe"]["arms"]["distilled"]["accuracy"][-1]), seconds.get("probe")),
+        box("Detector", f"AP {_ap(detection['distilled']['ap'])}", seconds.get("detect")),
+        box("ONNX", f"{metrics['export']['megabytes']:.0f} MB", seconds.get("export")),
+    ]
+    parts = [
+        box("Pictures", f"{label['images']:,}, no labels", seconds.get("data")),
+        box("Teacher", f"{label['views_total']:,} descriptions", seconds.get("label"), "teacher"),
+        box("Student", f"{metrics['distil']['parameters'] / 1e6:.1f} M parameters", seconds.get("distil"), "distilled"),
+        f"<div class='ends'>{''.join(ends)}</div>",
+    ]
+    return "<div class='flow'>" + "<i class='arrow'></i>".join(parts) + "</div>"
 
 
 def _data(metrics: Metrics) -> str:
