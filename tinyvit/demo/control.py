@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def train_on_labels(images: LabelledImages, options: ControlOptions, start: Path
         options.device, memory_format=torch.channels_last
     )
     if start is not None:
-        # Left as it comes from the file's head otherwise when the numbers of classes happen to agree.
+        # The file's own classifier would be kept where the numbers of classes happen to agree.
         model.reset_classifier(len(images.class_names))
         model.to(options.device)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=options.lr)
@@ -91,7 +92,7 @@ def train_on_labels(images: LabelledImages, options: ControlOptions, start: Path
     return model.eval()
 
 
-def _places(count: int, options: ControlOptions) -> Any:
+def _places(count: int, options: ControlOptions) -> Iterator[tuple[int, int]]:
     """``(epoch, picture)`` without end, each epoch in a new order."""
     generator = np.random.default_rng(options.seed)
     epoch = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from .drawn import draw
 from .findings import costs, findings
 from .layout import DataCard
 from .pace import arithmetic, choose_plan
-from .plan import COCO, FULL, QUICK, Plan
+from .plan import COCO, FULL, QUICK, SMALL, Plan
 from .report import write_report
 from .road import Road
 
@@ -88,13 +90,13 @@ def run_demo(job: DemoJob, say: Callable[[str], None], started: float | None = N
     allocator = tune_allocator()
     folder = make_work_dir("demo", job.work_dir)
     data_root = job.data_root.resolve() if job.data_root else None
+    plans = {plan.name: plan for plan in (FULL, SMALL, QUICK, COCO)}
     asked = {"quick": job.quick, "data_root": data_root and str(data_root), "device": job.device, "seed": job.seed}
-    road = Road(folder, asked, say)
+    road = Road(folder, {**asked, "version of the settings": _digest(plans)}, say)
 
     precision, reason = arithmetic(job.device)
     pace = road.walk("pace", _TITLES["pace"], lambda: _pace(job, precision, reason))
-    plan = {plan.name: plan for plan in _all_plans()}[pace["plan"]]
-    setting = stages.Setting(folder, plan, job.seed, job.device, pace["precision"])
+    setting = stages.Setting(folder, plans[pace["plan"]], job.seed, job.device, pace["precision"])
     card, found = _walk(road, setting, job)
     metrics = _metrics(job, road, setting, card, found, pace)
     metrics["allocator"] = allocator
@@ -106,10 +108,10 @@ def run_demo(job: DemoJob, say: Callable[[str], None], started: float | None = N
     return document
 
 
-def _all_plans() -> list[Plan]:
-    from .plan import SMALL
-
-    return [FULL, SMALL, QUICK, COCO]
+def _digest(plans: Mapping[str, Plan]) -> str:
+    """A short hash of all settings: a folder that was begun with others does not go on."""
+    text = json.dumps({name: plan.to_dict() for name, plan in plans.items()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _pace(job: DemoJob, precision: str, reason: str) -> dict[str, Any]:
@@ -254,7 +256,8 @@ def _stage_rows(road: Road, setting: stages.Setting, card: DataCard, found: dict
         "probe": f"{', '.join(f'{count:,}' for count in found['probe']['labels'])} labels; random, distilled, teacher",
         "control": f"{sum(plan.probe.control_steps):,} steps from random weights",
         "detect": f"{plan.detect.epochs} epochs each, one process each, at the same time",
-        "export": "; ".join(f"{check['title']} differ by {check['max_difference']:.0e}" for check in _checks(found)),
+        "export": "largest difference "
+        + ", ".join(f"{check['max_difference']:.0e} ({check['title']})" for check in found["export"]["checks"]),
         "latency": f"{plan.latency_rounds} rounds in turns",
     }
     return [
@@ -267,10 +270,6 @@ def _stage_rows(road: Road, setting: stages.Setting, card: DataCard, found: dict
         }
         for stage in road.stages
     ]
-
-
-def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return found["export"]["checks"]
 
 
 def show_summary(document: dict[str, Any]) -> list[str]:
