@@ -18,6 +18,9 @@ from collections.abc import Iterable
 from types import ModuleType
 
 
+_SHOWN_NAMES = 20
+
+
 class TinyVitError(Exception):
     """Base of all errors that tinyvit raises on purpose."""
 
@@ -58,5 +61,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not in a list, with its closest matches."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"
+    shown = [*names[:_SHOWN_NAMES], f"... ({len(names)} in all)"] if len(names) > _SHOWN_NAMES else names
+    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(shown)}"
     return InputError(f"unknown {kind} {name!r}; {hint}")

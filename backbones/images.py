@@ -48,7 +48,8 @@ class ImageFiles(Sequence[str]):
         if self.is_zip:
             with zipfile.ZipFile(self.root) as archive:
                 return archive.namelist()
-        return [path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()]
+        # A dangling link is kept: reading it fails, and is reported like any other damaged picture.
+        return [path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if not path.is_dir()]
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -145,8 +145,12 @@ class ViewSampler:
             raise InputError(f"crop scale {self.scale} must be two numbers with 0 < smallest <= largest <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise InputError(f"crop ratio {self.ratio} must be two numbers with 0 < smallest <= largest")
-        if not (0 <= self.flip <= 1 and 0 < self.crop_pct <= 1 and 0 <= self.seed < 2**64):
-            raise InputError("flip must lie in 0..1, crop_pct above 0 and up to 1, the seed in 0..2**64-1")
+        if not 0 <= self.flip <= 1:
+            raise InputError(f"flip is {self.flip}; it must lie in 0..1")
+        if not 0 < self.crop_pct <= 1:
+            raise InputError(f"crop_pct is {self.crop_pct}; it must be above 0 and at most 1")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed is {self.seed}; it must lie in 0..2**64-1")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, with the op table."""

@@ -30,6 +30,13 @@ def test_help_loads_nothing_heavy():
     assert out.strip().endswith("[]")
 
 
+@pytest.mark.parametrize("group", [[], ["detect"], ["labels"]], ids=str)
+def test_no_command_shows_the_help_page(group, capsys):
+    code, _, err = run(capsys, *group)
+    assert code == 2
+    assert len(err.splitlines()) > 5
+
+
 # The whole surface. A change here is a change that users see: it belongs into CHANGELOG.md.
 COMMANDS = [
     "models",

@@ -36,7 +36,10 @@ def report_errors(run: Callable[[], Any]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except _UsageProblem as error:
-        _complain(error.format_message())
+        if type(error).__name__ == "NoArgsIsHelpError":  # no command was given: its message is the help page
+            print(error.format_message(), file=sys.stderr)
+        else:
+            _complain(error.format_message())
         return 2
     except (typer.Abort, KeyboardInterrupt):
         _complain("interrupted")
