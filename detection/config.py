@@ -6,6 +6,7 @@ import ast
 import colorsys
 import copy
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -406,7 +407,9 @@ def _length(cfg: Config) -> _Length:
     document = load_annotations(Path(dataset.get("data_root") or "") / dataset["ann_file"])
     images = len({ann["image_id"] for ann in document["annotations"] if not ann.get("iscrowd")})
     epochs = cfg.train_cfg.max_epochs
-    return _Length(epochs * math.ceil(images / cfg.train_dataloader.batch_size), epochs)
+    # torchrun says how many processes share an epoch.
+    at_once = cfg.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    return _Length(epochs * math.ceil(images / at_once), epochs)
 
 
 def _replace_loop(cfg: Config, length: int, by_epoch: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import barrier
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -23,10 +24,10 @@ from .runtime import (
     fit_to_machine,
     import_mmdet,
     is_detector,
-    launcher,
     load_detector,
     on_device,
     read_detector,
+    set_launcher,
 )
 
 
@@ -73,6 +74,7 @@ def train(
             _load_into(runner, detector, weights, cfg)
         start, started = runner.iter, time.monotonic()
         runner.train()
+        barrier()  # the first process of several writes the checkpoint
         seconds = time.monotonic() - started
     return {
         "checkpoint": (work_dir / "last_checkpoint").read_text().strip(),
@@ -130,12 +132,12 @@ def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
 
     import_mmdet()
     cfg.work_dir = str(work_dir)
-    cfg.launcher = launcher()
     # One name a run: mmengine keeps visualisers and loggers of a process by name and would hand out the old ones.
     cfg.experiment_name = f"{work_dir.name}-{time.time_ns()}"
     if cfg.get("visualizer"):
         cfg.visualizer["name"] = cfg.experiment_name
     fit_to_machine(cfg, get_device())
+    set_launcher(cfg, get_device())
     try:
         runner = QuietRunner.from_cfg(cfg)
         for loop in loops:

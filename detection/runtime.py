@@ -107,9 +107,25 @@ def fit_to_machine(cfg: Config, device: str) -> None:
         cfg.env_cfg["mp_cfg"] = {"mp_start_method": "spawn", "opencv_num_threads": 0}
 
 
-def launcher() -> str:
-    """``pytorch`` in a process that ``torchrun`` started, else ``none``."""
-    return "pytorch" if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys() else "none"
+def set_launcher(cfg: Config, device: str) -> None:
+    """In a process that ``torchrun`` started, train with the others, in place.
+
+    mmengine joins processes with a GPU each; processes on the CPU are joined here.
+    """
+    if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
+        cfg.launcher = "none"
+        return
+    cfg.launcher = "pytorch"
+    if device == "cpu":
+        from torch import distributed
+
+        if not distributed.is_initialized():
+            distributed.init_process_group("gloo")
+        cfg.model_wrapper_cfg = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": False,
+        }
 
 
 @HOOKS.register_module()

@@ -80,6 +80,22 @@ def test_what_no_map_needs_is_not_kept(small_arch) -> None:
     assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize("kind", ["TinyViT", "DeiT"])
+def test_distributed_training_finds_no_unused_parameter(small_arch, tmp_path, kind: str) -> None:
+    """Without ``find_unused_parameters`` the second iteration raises if a parameter of the first got no gradient."""
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    backbone = TinyViT(small_arch, out_indices=(1, 2)) if kind == "TinyViT" else DeiT("tiny", frozen_stages=10)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(backbone)
+        for _ in range(2):
+            sum(m.square().mean() for m in model(torch.randn(1, 3, 64, 64))).backward()
+    finally:
+        distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

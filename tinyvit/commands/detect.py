@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,11 +75,10 @@ def train(
     """
     arguments = dict(locals())
     from tinyvit.backbones.errors import InputError
-    from tinyvit.backbones.runs import make_work_dir
 
     if resume and work_dir is None:
         raise InputError("--resume needs the --work-dir of the run to go on with")
-    folder = make_work_dir("detect-train", work_dir)
+    folder = _work_dir("detect-train", work_dir)
     with _session(as_json, device) as where:
         import tinyvit.detection as detection
 
@@ -119,9 +119,7 @@ def test(
     Example: tinyvit detect test retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO --weights runs/a/epoch_12.pth
     """
     arguments = dict(locals())
-    from tinyvit.backbones.runs import make_work_dir
-
-    folder = make_work_dir("detect-test", work_dir)
+    folder = _work_dir("detect-test", work_dir)
     with _session(as_json, device) as where:
         import tinyvit.detection as detection
 
@@ -155,9 +153,7 @@ def predict(
     Example: tinyvit detect predict retinanet_tiny_vit_5m_fpn_1x_coco street.jpg --weights runs/a/epoch_12.pth
     """
     arguments = dict(locals())
-    from tinyvit.backbones.runs import make_work_dir
-
-    folder = make_work_dir("detect-predict", work_dir)
+    folder = _work_dir("detect-predict", work_dir)
     with _session(as_json, device) as where:
         import tinyvit.detection as detection
         from tinyvit.detection.config import set_classes
@@ -175,6 +171,16 @@ def predict(
         "predictions": str(folder / "predictions.json"),
     }
     _finish(folder, "detect predict", arguments, metrics, as_json)
+
+
+def _work_dir(command: str, work_dir: Path | None) -> Path:
+    """The folder of the artefacts; the processes of torchrun must agree on it."""
+    from tinyvit.backbones.errors import InputError
+    from tinyvit.backbones.runs import make_work_dir
+
+    if work_dir is None and "LOCAL_RANK" in os.environ:
+        raise InputError("several processes need one folder: give --work-dir under torchrun")
+    return make_work_dir(command, work_dir)
 
 
 @contextlib.contextmanager
@@ -208,6 +214,8 @@ def _finish(folder: Path, command: str, arguments: dict[str, Any], metrics: dict
     from tinyvit.backbones.runs import write_result
     from tinyvit.detection import mmcv_ops_in_use
 
+    if os.environ.get("RANK", "0") != "0":
+        return  # one process of several reports
     document = write_result(folder, command, arguments, {**metrics, "mmcv_ops": mmcv_ops_in_use()})
     if as_json:
         print_json(document)
