@@ -17,7 +17,6 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-
 _SHOWN_NAMES = 20
 
 

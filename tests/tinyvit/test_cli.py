@@ -113,6 +113,7 @@ def test_models_env_says_which_operators_are_in_use(capsys):
         (["detect", "train", "no_such_config"], "no_such_config"),
         (["pretrain", "no_such_config"], "no_such_config"),
         (["demo", "--data-root", "no/such/folder"], "no/such/folder"),
+        (["bench", "tiny_vit_5m_224", "--work-dir", "/proc/nobody/writes/here"], "/proc/nobody"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )

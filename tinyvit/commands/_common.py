@@ -48,6 +48,12 @@ def report_errors(run: Callable[[], Any]) -> int:
         # The reader of our output went away (`tinyvit models | head`); leave without a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A path that cannot be read or written, a full disk: the system's own words name the path and the reason.
+        if error.filename is None and error.errno is None:
+            raise
+        _complain(f"{error.filename or 'the system'}: {error.strerror}")
+        return 2
     return code if isinstance(code, int) else 0
 
 
