@@ -312,10 +312,12 @@ def _set_split(cfg: Config, loader: str, split: CocoSplit) -> None:
 
 
 def _evaluators(cfg: Config, name: str) -> list[Any]:
-    evaluator = cfg.get(name)
-    if not evaluator:
-        return []
-    return list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
+    return _as_list(cfg.get(name))
+
+
+def _as_list(value: Any) -> list[Any]:
+    """mmengine takes one of a thing or a list of them; nothing is an empty list."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
 
 def _use_full_metric(cfg: Config) -> None:
@@ -384,9 +386,9 @@ def set_schedule(
     if epochs or max_iters:
         _replace_loop(cfg, epochs or max_iters or 1, by_epoch=max_iters is None)
     new = _length(cfg)
-    for scheduler in cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]:
+    for scheduler in _as_list(cfg.get("param_scheduler")):
         _fit_scheduler(scheduler, old, new)
-    logger = cfg.default_hooks.get("logger")
+    logger = (cfg.get("default_hooks") or {}).get("logger")
     if logger:
         logger["interval"] = max(1, min(logger.get("interval", 50), new.iterations // 10))
 
@@ -403,8 +405,12 @@ def _length(cfg: Config) -> _Length:
     """Epochs are counted on the annotation file, before mmdet leaves out very small images."""
     if cfg.train_cfg.get("max_iters"):
         return _Length(cfg.train_cfg.max_iters, None)
-    dataset = _datasets(cfg, "train_dataloader")[0]
-    document = load_annotations(Path(dataset.get("data_root") or "") / dataset["ann_file"])
+    datasets = _datasets(cfg, "train_dataloader")
+    if not datasets:
+        raise InputError(
+            "train_dataloader of the config has no dataset with an annotation file, so an epoch has no length"
+        )
+    document = load_annotations(Path(datasets[0].get("data_root") or "") / datasets[0]["ann_file"])
     images = len({ann["image_id"] for ann in document["annotations"] if not ann.get("iscrowd")})
     epochs = cfg.train_cfg.max_epochs
     # torchrun says how many processes share an epoch.
@@ -419,7 +425,7 @@ def _replace_loop(cfg: Config, length: int, by_epoch: bool) -> None:
     else:
         cfg.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": length, "val_interval": length}
         interval = max(1, length // 2)
-    checkpoint = cfg.default_hooks.get("checkpoint")
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint")
     if checkpoint:
         checkpoint.update(by_epoch=by_epoch, interval=interval, save_last=True)
     if cfg.get("log_processor"):
