@@ -134,7 +134,7 @@ def label_store(
     store = _open_or_create(images, Path(store_path), teacher, options)
     correct = check_teacher(store, images, teacher, truth, show) if truth else None
     shards = list(store.shards())
-    pending = [shard for shard in shards if not store.is_finished(shard)]
+    pending = _pending(store, shards, show)
     if show and len(pending) < len(shards):
         say(f"{store.path}: {len(shards) - len(pending)} of {len(shards)} shards are finished already")
     labeller = _Labeller(store, images, teacher, options, show)
@@ -157,6 +157,18 @@ def label_store(
         teacher_top1=correct[0] / correct[1] if correct else None,
         teacher_top1_images=correct[1] if correct else 0,
     )
+
+
+def _pending(store: SoftLabelStore, shards: list[Shard], show: bool) -> list[Shard]:
+    """The shards to make: those that are not finished, and finished ones whose file has been damaged since."""
+    pending = []
+    for shard in shards:
+        damage = store.damage(shard) if store.is_finished(shard) else "not finished"
+        if damage:
+            pending.append(shard)
+        if damage and store.is_finished(shard) and show:
+            say(f"{damage}; it is made again")
+    return pending
 
 
 # --- the header --------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class StoreHeader:
         Raises:
             InputError: Unknown format or version, or a key is missing or contradicts another.
         """
-        if document.get("format") != _FORMAT:
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise InputError(f"{path} is not the header of a soft-label store")
         if document.get("schema_version") != SCHEMA_VERSION:
             version = document.get("schema_version")
@@ -107,8 +107,14 @@ class StoreHeader:
                 view_blocks=tuple((block[0], block[1]) for block in document["view_blocks"]),
                 made_with=document["made_with"],
             )
-        except (KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{path} is damaged: {error!r} is missing or of a wrong kind") from error
+        except KeyError as error:
+            raise InputError(f"{path} is damaged: it has no key {error}") from error
+        except (TypeError, IndexError) as error:
+            raise InputError(f"{path} is damaged: a value is of a wrong kind ({error})") from error
+        for key in ("num_classes", "topk", "images", "shard_images", "batch_size"):
+            value = getattr(header, key)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{path} is damaged: {key} is {value!r}, which is no count")
         if document["row"] != header.layout.describe():
             raise InputError(f"{path} is damaged: its row layout does not fit K = {header.topk}")
         return header
@@ -136,6 +142,8 @@ class StoreHeader:
 
 def _difference(key: str, mine: Any, theirs: Any) -> str:
     """What differs, as deep as it can be named: ``teacher.name "a", and this run asks for "b"``."""
+    if key == "view_blocks" and mine[-1][1] != theirs[-1][1]:
+        return f"{mine[-1][1]} views, and this run asks for {theirs[-1][1]}"
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for name in [*mine, *(name for name in theirs if name not in mine)]:
             if mine.get(name) != theirs.get(name):
@@ -257,11 +265,20 @@ class SoftLabelStore:
         """
         self.require_complete()
         for shard in self.shards():
-            path, expected = self.shard_path(shard), self.report(shard)["bytes"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != expected:
-                what = "is missing" if size is None else f"is truncated or damaged: {size} of {expected} bytes"
-                raise InputError(f"{path} {what}; delete its .json and run the same `tinyvit label` again")
+            if damage := self.damage(shard):
+                raise InputError(f"{damage}; run the same `tinyvit label` again to make it anew")
+
+    def damage(self, shard: Shard) -> str | None:
+        """What is wrong with a finished shard as far as the length of its file tells, or ``None``."""
+        try:
+            expected = self.report(shard)["bytes"]
+        except (InputError, KeyError, TypeError):
+            return f"{self._report_path(shard)} is damaged"
+        path = self.shard_path(shard)
+        size = path.stat().st_size if path.is_file() else None
+        if size == expected:
+            return None
+        return f"{path} " + ("is missing" if size is None else f"is truncated or damaged: {size} of {expected} bytes")
 
     def invalid_images(self) -> dict[int, str]:
         """Ordinal and reason of every image that could not be read while labelling."""

@@ -105,7 +105,9 @@ class Plan:
         if warmup is None:
             warmup = round((recipe.warmup_epochs or 0) * per_epoch)
         if warmup >= iterations:
-            raise InputError(f"warm-up takes {warmup} of {iterations} iterations; leave some for training")
+            raise InputError(
+                f"warmup_iters takes {warmup} of {iterations} iterations; set it lower, or max_iters higher"
+            )
         return cls(images, iterations, warmup, iterations / per_epoch)
 
 

@@ -174,7 +174,9 @@ def test_no_store(tmp_path):
         ("format", "other", "not the header of a soft-label store"),
         ("schema_version", 2, "schema version 2; this tinyvit reads version 1"),
         ("topk", 6, "row layout does not fit K = 6"),
-        ("teacher", None, "missing or of a wrong kind"),
+        ("teacher", None, "it has no key 'teacher'"),
+        ("topk", "five", "topk is 'five', which is no count"),
+        ("view_blocks", 3, "of a wrong kind"),
     ],
 )
 def test_header_that_cannot_be_used(copy, key, value, message):
@@ -185,6 +187,12 @@ def test_header_that_cannot_be_used(copy, key, value, message):
         del document[key]
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match=message):
+        SoftLabelStore(copy)
+
+
+def test_header_that_is_no_object(copy):
+    (copy / "store.json").write_text("[]")
+    with pytest.raises(InputError, match="not the header of a soft-label store"):
         SoftLabelStore(copy)
 
 

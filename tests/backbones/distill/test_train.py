@@ -351,7 +351,7 @@ def test_configs_that_make_no_sense_are_refused(store, pictures, changes, messag
 
 
 def test_warmup_longer_than_the_run_is_refused(store, pictures, tmp_path):
-    with pytest.raises(InputError, match="warm-up takes 12 of 12"):
+    with pytest.raises(InputError, match="warmup_iters is 12, but training takes 12"):
         pretrain(recipe(store, pictures, warmup_iters=12), tmp_path, show=False)
 
 
