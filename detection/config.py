@@ -85,7 +85,7 @@ def load_config(
     if img_size is not None:
         _set_size(cfg, img_size)
     if overrides:
-        _apply_overrides(cfg, overrides)
+        apply_overrides(cfg, overrides)
     if data_root is not None or classes is not None:
         _check_heads(cfg, path, classes)
     return cfg
@@ -145,7 +145,12 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
-def _apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
+def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
+    """Put dotted keys and values into a config, in place.
+
+    Raises:
+        InputError: The parent of a key does not exist.
+    """
     for key, value in overrides.items():
         node: Any = cfg
         parents = key.split(".")[:-1]

@@ -113,7 +113,8 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp
     root = make_coco()
     work, common = tmp_path / "work", ("--data-root", root, "--img-size", 96, "--device", "cpu")
     train_it = ("detect", "train", small_config, *common, "--work-dir", work)
-    assert run_cli(*train_it, "--max-iters", 4) == 0
+    assert run_cli(*train_it, "--max-iters", 4, "--cfg-options", "default_hooks.checkpoint.interval=3") == 0
+    assert (work / "iter_3.pth").is_file()  # an option stands above what the schedule derives, which is 2
     first = json.loads((work / "result.json").read_text())
     assert first["metrics"]["iterations"] == 4
     assert first["metrics"]["mmcv_ops"]["kind"] in ("compiled", "torchvision")

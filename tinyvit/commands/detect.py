@@ -81,11 +81,13 @@ def train(
     folder = _work_dir("detect-train", work_dir)
     with _session(as_json, device) as where:
         import tinyvit.detection as detection
+        from tinyvit.detection.config import apply_overrides
 
+        overrides = _overrides(cfg_options, more)
         cfg = detection.load_config(
             config,
             data_root=data_root,
-            overrides=_overrides(cfg_options, more),
+            overrides=overrides,
             img_size=img_size,
             classes_from=_classes_from(classes_from),
             limit_images=(limit_images, folder) if limit_images is not None else None,
@@ -93,6 +95,8 @@ def train(
         )
         if cfg.get("train_cfg"):
             detection.set_schedule(cfg, epochs=epochs, max_iters=max_iters, batch_size=batch_size)
+            # Once more: what is asked for by name stands above what the schedule derives.
+            apply_overrides(cfg, overrides)
         found = detection.train(cfg, folder, weights=weights, resume=resume, device=where)
     _finish(folder, "detect train", arguments, found, as_json)
 
