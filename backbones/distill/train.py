@@ -105,9 +105,7 @@ class Plan:
         if warmup is None:
             warmup = round((recipe.warmup_epochs or 0) * per_epoch)
         if warmup >= iterations:
-            raise InputError(
-                f"warmup_iters takes {warmup} of {iterations} iterations; set it lower, or max_iters higher"
-            )
+            raise InputError(f"warmup_iters is {warmup}, but training takes {iterations} iterations; set it lower")
         return cls(images, iterations, warmup, iterations / per_epoch)
 
 
