@@ -1,8 +1,9 @@
 """Every setting of the demo, for the full run, a smaller one for slow machines, a quick walk, and real COCO data.
 
-The full settings were chosen on ``probe-val`` and ``detect-tune`` pictures of seeds that the demo does not use by
-default, never on the pictures that a run reports; ``benchmarks/results/demo_tuning.json`` has the tables and
-``python -m tinyvit.demo.tune`` makes them again.
+The learning rates of both detectors and of the supervised control were chosen on ``detect-tune`` and ``probe-val``
+pictures of another seed, never on the pictures that a run reports; ``benchmarks/results/demo_tuning.json`` has the table
+and ``python -m tinyvit.demo.tune`` makes it again. The other settings were fixed before, on other
+drawings of such shapes.
 """
 
 from __future__ import annotations
