@@ -63,6 +63,8 @@ def train(
     cfg, work_dir = copy.deepcopy(cfg), make_work_dir("detect-train", work_dir)
     if resume and not (work_dir / "last_checkpoint").is_file():
         raise InputError(f"--resume: {work_dir} holds no checkpoint to go on from")
+    if not resume and (work_dir / "last_checkpoint").is_file():
+        raise InputError(f"{work_dir} holds a run already; add --resume to go on with it, or give another --work-dir")
     detector, init = (None, "resumed") if resume else _place_weights(cfg, weights)
     cfg.resume = resume
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "tinyvit.StopOnBadLossHook"}]
@@ -82,7 +84,8 @@ def train(
         "iterations": runner.iter,
         "seconds": round(seconds, 1),
         # After scaling to the batch size, before any schedule; the highest where layers differ.
-        "lr": max(group["initial_lr"] for group in runner.optim_wrapper.optimizer.param_groups),
+        # Without a schedule there is no initial rate.
+        "lr": max(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.optimizer.param_groups),
         "batch_size": cfg.train_dataloader.batch_size,
         "losses": _loss_summary(runner, runner.iter - start),
         "metrics": _last_metrics(runner),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -87,6 +88,7 @@ class Recipe:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         if "name" not in self.student:
             raise InputError("config key student needs a name: student = dict(name='tiny_vit_5m_224')")
         if "num_classes" in self.student:
@@ -98,6 +100,10 @@ class Recipe:
         for name in ("input_size", "batch_size", "lr", "log_interval", "checkpoint_interval", "keep_checkpoints"):
             if getattr(self, name) <= 0:
                 raise InputError(f"config key {name} is {getattr(self, name)}; it must be above 0")
+        if self.workers < 0:
+            raise InputError(f"config key workers is {self.workers}; it must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"config key seed is {self.seed}; it must lie in 0..2**63-1")
         for name in ("epochs", "max_iters"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise InputError(f"config key {name} is {getattr(self, name)}; it must be above 0")
@@ -118,6 +124,30 @@ class Recipe:
         for name in (*FREE_FIELDS, "source"):
             values.pop(name)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "dict": (dict,),
+    "tuple": (tuple,),
+    "None": (type(None),),
+}
+
+
+def _check_kinds(recipe: Recipe) -> None:
+    """Check each key against its annotation, which is a union of plain names: config files carry no types."""
+    for entry in fields(recipe):
+        value = getattr(recipe, entry.name)
+        names = [part.strip().split("[")[0] for part in str(entry.type).split("|")]
+        known = tuple(kind for name in names for kind in _KINDS.get(name, (object,)))
+        fits = isinstance(value, known) and (not isinstance(value, bool) or bool in known or object in known)
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            wanted = " or ".join(name for name in names if name != "None")
+            kind = "a finite number" if "float" in names else f"of type {wanted}"
+            raise InputError(f"config key {entry.name} is {value!r}; it must be {kind}")
 
 
 def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Recipe:
@@ -155,7 +185,7 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
         if name not in known:
             raise unknown_name("config key", name, known)
     for name in ("betas", "mean", "std"):
-        if name in values:
+        if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     return Recipe(**values, source=source)
 

@@ -105,7 +105,10 @@ class Plan:
         if warmup is None:
             warmup = round((recipe.warmup_epochs or 0) * per_epoch)
         if warmup >= iterations:
-            raise InputError(f"warmup_iters is {warmup}, but training takes {iterations} iterations; set it lower")
+            raise InputError(
+                f"warmup_iters is {warmup}, but training takes {iterations} iterations; set it lower, for example "
+                f"--cfg-options warmup_iters={iterations // 10}"
+            )
         return cls(images, iterations, warmup, iterations / per_epoch)
 
 

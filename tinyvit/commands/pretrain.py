@@ -52,7 +52,9 @@ def pretrain(
         raise InputError("give either --epochs or --max-iters, not both")
     overrides = _overrides([*(cfg_options or []), *(more or [])])
     given = {"data": data, "labels": labels, "epochs": epochs, "max_iters": max_iters}
-    overrides |= {key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value}
+    overrides |= {
+        key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
+    }
     recipe = load_recipe(config, **overrides)
     from tinyvit.backbones.distill.train import pretrain as run
 
