@@ -4,17 +4,19 @@
 
 For each seed: draw, label and distil as the demo does; then, on ``detect-tune`` and ``probe-val`` pictures only, train
 the detector at several learning rates from random and from distilled weights, and the supervised control at several
-learning rates. A sweep that was stopped goes on in the same folder. About 20
-minutes a seed on two cores.
+learning rates. A sweep that was stopped goes on in the same folder; ``--collect`` only gathers what is finished, and
+names what is not. About 20 minutes a seed on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ CONTROL_STEPS = dict(zip(FULL.probe.labels, FULL.probe.control_steps, strict=Tru
 _COUNTS = {**FULL.counts, "probe-val": 1000, "detect-tune": 250, "probe-test": 0, "detect-test": 0}
 
 
-def sweep(folder: Path, seed: int, device: str = "cpu") -> dict[str, Any]:
+def sweep(folder: Path, seed: int, device: str = "cpu") -> None:
     """All sweeps of one seed.
 
     Args:
@@ -44,36 +46,53 @@ def sweep(folder: Path, seed: int, device: str = "cpu") -> dict[str, Any]:
         device: A torch device.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    precision, reason = arithmetic(device)
+    precision, _ = arithmetic(device)
     plan = replace(FULL, name="tune", counts=_COUNTS)
     road = Road(folder, {"tune": plan.to_dict(), "seed": seed, "device": device}, _say)
     setting = stages.Setting(folder, plan, seed, device, precision, show=False)
     road.walk("data", "draw", lambda: asdict(draw(setting.data, seed, dict(_COUNTS))))
     label = road.walk("label", "label", lambda: stages.label(setting))
-    distil = road.walk("distil", "distil", lambda: stages.distil(setting, label["label_entropy"], label["constant_kl"]))
+    road.walk("distil", "distil", lambda: stages.distil(setting, label["label_entropy"], label["constant_kl"]))
     if not setting.random.is_file():
         stages.save_start(setting)
-    probe = road.walk("probe", "probe", lambda: _probe(setting))
-    detectors = [
-        road.walk(f"detect-{lr:g}", f"detectors, lr {lr:g}", lambda lr=lr: _detectors(setting, lr))
-        for lr in DETECTOR_LRS
-    ]
-    controls = [
-        road.walk(f"control-{n}-{steps}-{lr:g}", f"control, {n} labels, {steps} steps, lr {lr:g}", work)
-        for n, steps in CONTROL_STEPS.items()
-        for lr in CONTROL_LRS
-        for work in [lambda n=n, steps=steps, lr=lr: _control(setting, n, steps, lr)]
-    ]
-    return {
-        "seed": seed,
-        "precision": reason,
-        "constant_kl": label["constant_kl"],
-        "final_kl": distil["final_kl"],
-        "probe": probe,
-        "detector": detectors,
-        "control": controls,
-        "seconds": {stage.name: round(stage.seconds, 1) for stage in road.stages},
+    road.walk("probe", "probe", lambda: _probe(setting))
+    for lr in DETECTOR_LRS:
+        road.walk(_detector_stage(lr), f"detectors, lr {lr:g}", lambda lr=lr: _detectors(setting, lr))
+    for labels, steps in CONTROL_STEPS.items():
+        for lr in CONTROL_LRS:
+            title = f"control, {labels} labels, lr {lr:g}"
+            work = partial(_control, setting, labels, steps, lr)
+            road.walk(_control_stage(labels, steps, lr), title, work)
+
+
+def _detector_stage(lr: float) -> str:
+    return f"detect-{lr:g}"
+
+
+def _control_stage(labels: int, steps: int, lr: float) -> str:
+    return f"control-{labels}-{steps}-{lr:g}"
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """What the sweep of one seed found so far; ``unfinished`` names the stages that are missing."""
+    stages_of: dict[str, list[str]] = {
+        "probe": ["probe"],
+        "detector": [_detector_stage(lr) for lr in DETECTOR_LRS],
+        "control": [_control_stage(n, steps, lr) for n, steps in CONTROL_STEPS.items() for lr in CONTROL_LRS],
     }
+    found: dict[str, Any] = {"seed": json.loads((folder / "road.json").read_text(encoding="utf-8"))["seed"]}
+    for part, names in stages_of.items():
+        found[part] = [stage["found"] for name in names if (stage := _finished(folder, name))]
+    found["unfinished"] = [n for names in stages_of.values() for n in names if not _finished(folder, n)]
+    for name, keys in (("label", ("constant_kl", "precision")), ("distil", ("final_kl",))):
+        stage = _finished(folder, name)
+        found |= {key: stage["found"][key] for key in keys} if stage else {}
+    return found
+
+
+def _finished(folder: Path, name: str) -> dict[str, Any] | None:
+    path = folder / "stages" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _probe(setting: stages.Setting) -> dict[str, Any]:
@@ -137,9 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101])
     parser.add_argument("--out", type=Path, default=Path("demo_tuning.json"))
+    parser.add_argument("--collect", action="store_true", help="only gather what earlier sweeps finished")
     options = parser.parse_args(arguments)
+    folders = {seed: options.folder / f"seed-{seed}" for seed in options.seeds}
     allocator = tune_allocator()
-    runs = [sweep(options.folder / f"seed-{seed}", seed) for seed in options.seeds]
+    if not options.collect:
+        for seed, folder in folders.items():
+            sweep(folder, seed)
     seeds = " ".join(map(str, options.seeds))
     write_json(
         options.out,
@@ -149,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "pictures": "probe-val and detect-tune of these seeds; the demo reports probe-test and detect-test",
             "allocator": allocator,
             "environment": environment(),
-            "runs": runs,
+            "runs": [collect(folder) for folder in folders.values()],
         },
     )
 
