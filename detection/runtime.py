@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,10 @@ def import_mmdet() -> None:
             import mmdet.models  # noqa: F401
     from mmengine.registry import DefaultScope
 
-    if DefaultScope.get_current_instance() is None:
-        DefaultScope.get_instance("tinyvit-detection", scope_name="mmdet")
+    # Any runner of another package (our own pretrainer's, say) leaves its scope behind, in which no detector is found.
+    current = DefaultScope.get_current_instance()
+    if current is None or current.scope_name != "mmdet":
+        DefaultScope.get_instance(f"tinyvit-detection-{time.time_ns()}", scope_name="mmdet")
 
 
 @contextlib.contextmanager

@@ -170,3 +170,14 @@ def test_shipped_configs_have_agreeing_strides_and_no_idle_parameters(name: str)
     sum(f.square().mean() for f in features).backward()
     parts = ("backbone.", "neck.")
     assert [n for n, p in detector.named_parameters() if n.startswith(parts) and p.grad is None] == []
+
+
+def test_a_detector_is_found_after_a_runner_of_another_package():
+    """mmengine keeps the scope of the last runner of a process; the pretrainer's is mmengine's own."""
+    from mmengine.registry import DefaultScope
+
+    DefaultScope.get_instance("a-run-of-something-else", scope_name="mmengine")
+    import_mmdet()
+    from mmdet.registry import MODELS
+
+    assert type(MODELS.build({"type": "FPN", "in_channels": [8], "out_channels": 8, "num_outs": 1})).__name__ == "FPN"
