@@ -32,6 +32,8 @@ class FeatureBackbone(nn.Module):
         super().__init__()
         self.model: Any = model
         count = len(self.model.feature_info)
+        if not out_indices:
+            raise InputError(f"out_indices is empty; this backbone has maps 0 to {count - 1}")
         for index in out_indices:
             if not -count <= index < count:
                 raise InputError(f"out_indices holds {index}, but this backbone has maps 0 to {count - 1}")

@@ -76,6 +76,8 @@ def create_model(
     if num_classes is None:
         num_classes = (read_num_classes(weights) if weights else None) or 1000
 
+    if num_classes < 0:
+        raise InputError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
     model = _build(name, num_classes, img_size, kwargs)
     model.pretrained_cfg = pretrained_cfg(name, tag or None, num_classes, img_size)
     if features_only:

@@ -62,10 +62,15 @@ class Predictor:
             Detections by falling score: ``bbox`` (x, y, width, height in pixels), ``score``, ``label``, ``category``
             and, from detectors with masks, ``segmentation`` (COCO's run-length code, as text).
         """
+        import cv2
         import torch
 
         bgr = np.ascontiguousarray(image[..., ::-1])
-        sample: Any = self.pipeline({"img": bgr, "img_id": 0})
+        try:
+            sample: Any = self.pipeline({"img": bgr, "img_id": 0})
+        except cv2.error as error:  # a side that becomes less than a pixel, say
+            height, width = image.shape[:2]
+            raise InputError(f"a picture of {width} x {height} pixels cannot be resized to the input") from error
         with torch.no_grad():
             result = self.model.test_step({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]})[0]
         return list(self._detections(result.pred_instances.cpu()))
@@ -148,7 +153,11 @@ def predict(
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             document["unreadable"][str(file)] = f"{type(error).__name__}: {error}"
             continue
-        detections = [found for found in predictor(np.asarray(image)) if found["score"] >= score_threshold]
+        try:
+            detections = [found for found in predictor(np.asarray(image)) if found["score"] >= score_threshold]
+        except InputError as error:
+            document["unreadable"][str(file)] = str(error)
+            continue
         picture = work_dir / "pictures" / f"{number:05d}-{file.stem}.jpg"
         draw_detections(image, detections).save(picture, quality=92)
         entry = {"file": str(file), "width": image.width, "height": image.height, "picture": str(picture)}

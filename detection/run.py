@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,7 +76,7 @@ def train(
         if detector is not None:
             _load_into(runner, detector, weights, cfg)
         start, started = runner.iter, time.monotonic()
-        runner.train()
+        _train(runner)
         barrier()  # the first process of several writes the checkpoint
         seconds = time.monotonic() - started
     return {
@@ -90,6 +91,21 @@ def train(
         "losses": _loss_summary(runner, runner.iter - start),
         "metrics": _last_metrics(runner),
     }
+
+
+def _train(runner: Any) -> None:
+    """Train; a training picture that cannot be read ends it with the file's name."""
+    try:
+        runner.train()
+    except AssertionError as error:
+        # mmcv's loader asserts, in a worker process whose traceback comes along as text.
+        unreadable = re.findall(r"failed to load image: (.+)", str(error))
+        if not unreadable:
+            raise
+        # The last one: the text may show the loader's source line first.
+        raise InputError(
+            f"training picture {unreadable[-1].strip()} cannot be read; mend it or take it out of the annotations"
+        ) from error
 
 
 def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: str | None = None) -> dict[str, float]:

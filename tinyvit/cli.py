@@ -8,9 +8,11 @@ it. Exit codes: 0 done; 1 ran, and what was checked does not hold; 2 bad input.
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from . import __version__
 from .commands import bench, demo, detect, export, labels, models, pretrain, probe
 from .commands._common import report_errors
 
@@ -22,6 +24,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tinyvit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def front_door(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """From a large teacher to a deployed small vision transformer."""
+
+
 for room in (models, labels, pretrain, detect, probe, bench, export, demo):
     room.register(app)
 

@@ -144,7 +144,9 @@ def load_classifier(name: str, *, weights: str | Path | None = None, size: int |
     if not is_ours and not timm.is_model(short):
         raise unknown_name("model", name, [*ours, *PACKAGED, *timm.list_models()])
     if weights is None:
-        raise InputError(f"{name} needs a weights file: give one, .safetensors or .pth")
+        raise InputError(
+            f"{name} needs a weights file (.safetensors or .pth): --teacher-weights of label, --weights elsewhere"
+        )
     if not Path(weights).is_file():
         raise InputError(f"weights file {weights} does not exist")
     return _ours(name, Path(weights), size) if is_ours else _timm(short, Path(weights), size)

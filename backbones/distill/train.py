@@ -493,7 +493,7 @@ def _parse_line(line: str) -> dict[str, Any] | None:
 
 def export_student(student: nn.Module, recipe: Recipe, store: SoftLabelStore, path: Path) -> None:
     """Write a student's weights, in timm's names, with what is needed to build and feed it again."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     kwargs = {key: value for key, value in recipe.student.items() if key not in ("name", "weights", "pretrained")}
     document = {
@@ -509,5 +509,6 @@ def export_student(student: nn.Module, recipe: Recipe, store: SoftLabelStore, pa
     }
     state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(state, temporary, {"tinyvit": json.dumps(document)})  # one key: the library's order of several varies
+    # One key: the library's order of several varies. Not save_file, which leaves the file to its owner alone.
+    temporary.write_bytes(save(state, {"tinyvit": json.dumps(document)}))
     temporary.replace(path)

@@ -69,6 +69,10 @@ def test_contradicting_arguments():
         create_model("tiny_vit_5m_224", out_indices=(1,))
     with pytest.raises(InputError, match="maps 0 to 3"):
         create_model("tiny_vit_5m_224", features_only=True, out_indices=(4,))
+    with pytest.raises(InputError, match="out_indices is empty"):
+        create_model("tiny_vit_5m_224", features_only=True, out_indices=())
+    with pytest.raises(InputError, match="num_classes is -1"):
+        create_model("tiny_vit_5m_224", num_classes=-1)
 
 
 @pytest.fixture

@@ -119,6 +119,8 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp
     assert first["metrics"]["iterations"] == 4
     assert first["metrics"]["mmcv_ops"]["kind"] in ("compiled", "torchvision")
 
+    assert run_cli(*train_it, "--max-iters", 4) == 2  # a run is never overwritten
+    assert "holds a run already" in capsys.readouterr().err
     assert run_cli(*train_it, "--max-iters", 6, "--resume", "--json") == 0
     capsys.readouterr()
     second = json.loads((work / "result.json").read_text())
@@ -146,13 +148,14 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp
     assert {f"bbox_{name}" for name in METRICS} <= set(printed["metrics"])
 
     (root / "val2017" / "bad.jpg").write_bytes(b"no picture")
+    Image.new("RGB", (2000, 3)).save(root / "val2017" / "wide.png")  # less than a pixel high at 96 px
     shown = tmp_path / "shown"
     arguments = ("detect", "predict", small_config, root / "val2017", "--weights", work / "iter_6.pth", "--score", 0.0)
     assert run_cli(*arguments, "--img-size", 96, "--work-dir", shown, "--device", "cpu") == 0
     document = json.loads((shown / "predictions.json").read_text())
     assert document["classes"] == ["red", "green", "blue"]
     assert len(document["images"]) == 4
-    assert list(document["unreadable"]) == [str(root / "val2017" / "bad.jpg")]
+    assert [Path(file).name for file in document["unreadable"]] == ["bad.jpg", "wide.png"]
     for entry in document["images"]:
         assert Image.open(entry["picture"]).size == (entry["width"], entry["height"])
 
@@ -216,6 +219,16 @@ def test_a_loss_that_is_no_number_ends_the_run(make_coco, small_config, tmp_path
     cfg.param_scheduler = [{"type": "ConstantLR", "factor": 1.0}]
     set_schedule(cfg, max_iters=5)
     with pytest.raises(CheckFailedError, match=r"stopped at iteration \d: loss"):
+        train(cfg, tmp_path / "run", device="cpu")
+
+
+def test_a_training_picture_that_cannot_be_read_is_named(make_coco, small_config, tmp_path) -> None:
+    root = make_coco()
+    damaged = sorted((root / "train2017").iterdir())[0]
+    damaged.write_bytes(b"xx")
+    cfg = load_config(small_config, data_root=root, img_size=96)
+    set_schedule(cfg, epochs=1)
+    with pytest.raises(InputError, match=damaged.name):
         train(cfg, tmp_path / "run", device="cpu")
 
 

@@ -14,6 +14,9 @@ import typer
 # ClickException: typer vendors click from 0.26 on, so the class is reached through what typer exports.
 _UsageProblem: Any = typer.BadParameter.__mro__[2]
 
+# Of the base install, which a torch-free installation of the ONNX runtime leaves out (export/README.md).
+_BASE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine")
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.")]
 WorkDirOption = Annotated[
     Path | None, typer.Option("--work-dir", help="Folder for artefacts and result.json. [default: runs/COMMAND/TIME]")
@@ -48,6 +51,11 @@ def report_errors(run: Callable[[], Any]) -> int:
         # The reader of our output went away (`tinyvit models | head`); leave without a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _BASE_PACKAGES:
+            raise
+        _complain(f"this needs the package {error.name!r}, which is not installed: pip install tinyvit")
+        return 2
     except OSError as error:
         # A path that cannot be read or written, a full disk: the system's own words name the path and the reason.
         if error.filename is None and error.errno is None:

@@ -46,7 +46,7 @@ def linear(
     pool: Annotated[
         str, typer.Option(help="Features: penultimate (before the classifier) or stages34 (last two maps, averaged).")
     ] = "penultimate",
-    seed: Annotated[int, typer.Option(help="Of subsets, folds and random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of subsets, folds and random weights.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
     cache: Annotated[
