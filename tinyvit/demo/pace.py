@@ -59,13 +59,18 @@ def choose_plan(device: str, precision: str) -> tuple[Plan, dict[str, Any]]:
 
 
 def _estimate(plan: Plan, teacher: float, student: float) -> float:
-    """Seconds of the whole road; the weights of the parts were fitted to runs on two cores."""
+    """Seconds of the whole road. The constants are of two quiet cores: probe, exports, latency and imports take 120 s,
+    and a detector's step costs nine times a student's for each picture, two of them running at once.
+    """
+    steps = sum(plan.probe.control_steps)
+    if plan.probe.finetune_labels:
+        steps += plan.probe.control_steps[plan.probe.labels.index(plan.probe.finetune_labels)]
     label = plan.counts["pool"] * plan.distil.views / teacher
     distil = plan.distil.steps * plan.distil.batch / student
-    control = sum(plan.probe.control_steps) * plan.probe.control_batch / student
-    detect = 5.0 * plan.detect.epochs * plan.counts["detect-train"] / student
+    control = steps * plan.probe.control_batch / student
+    detect = 9.0 * plan.detect.epochs * plan.counts["detect-train"] / student
     draw = sum(plan.counts.values()) / (450 * available_cpus())
-    return draw + 1.1 * (label + distil + control) + detect + 75
+    return draw + 1.1 * (label + distil + control) + detect + 120
 
 
 def _teacher_rate(device: str, precision: str) -> float:

@@ -123,7 +123,13 @@ def _counts(*numbers: int) -> dict[str, int]:
 # Splits: pool, probe-train, probe-val, probe-test, detect-train, detect-tune, detect-test.
 # A run does not use the two tuning splits, so it draws none of them; `tune.py` does.
 FULL = Plan("full", _counts(20_000, 1000, 0, 1000, 300, 0, 250))
-SMALL = replace(FULL, name="small", counts={**FULL.counts, "pool": 12_000}, distil=replace(FULL.distil, steps=800))
+SMALL = replace(
+    FULL,
+    name="small",
+    counts={**FULL.counts, "pool": 12_000},
+    distil=replace(FULL.distil, steps=800),
+    probe=replace(FULL.probe, finetune_labels=0),
+)
 QUICK = Plan(
     "quick",
     _counts(48, 40, 0, 20, 8, 0, 4),

@@ -154,7 +154,7 @@ def _make_data(setting: stages.Setting, job: DemoJob) -> dict[str, Any]:
         card = from_coco(setting.data, job.data_root, limits)
     else:
         card = draw(setting.data, job.seed, dict(setting.plan.counts))
-    return {"card": asdict(card), "samples": stages.samples(setting, card)}
+    return {"card": asdict(card), "samples": stages.samples(setting)}
 
 
 def _total(road: Road, started: float) -> float:

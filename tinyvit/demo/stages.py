@@ -38,7 +38,6 @@ from tinyvit.export import export_onnx, verify_onnx
 
 from .control import ControlOptions, accuracy, train_on_labels
 from .detector import SCORE_THRESHOLD, ArmJob, run_arms, threads_for
-from .layout import DataCard
 from .plan import STUDENT, TEACHER, DetectPlan, Plan
 
 _BATCH_NORM_PICTURES = 512
@@ -374,16 +373,16 @@ def export(setting: Setting) -> dict[str, Any]:
     """The distilled student as ONNX: its classifier and its feature maps, each compared with PyTorch."""
     px = setting.plan.distil.student_px
     setting.onnx.parent.mkdir(exist_ok=True)
-    sizes: list[int | tuple[int, int]] = [px, (px + 32, px + 64), (2 * px + 1, px + 23)]
-    if setting.plan.name == "quick":
-        sizes = sizes[1:2]
+    quick = setting.plan.name == "quick"
+    # A graph for free sizes takes three times as long to trace as one for a fixed size.
+    sizes = None if quick else [px, (px + 32, px + 64), (2 * px + 1, px + 23)]
     files, checks = {}, []
     for title, path, features in (
         ("classifier", setting.onnx, False),
         ("feature maps", setting.onnx.with_name("features.onnx"), True),
-    )[: 1 if setting.plan.name == "quick" else 2]:
+    )[: 1 if quick else 2]:
         options: Any = {"features": True} if features else {}
-        report = export_onnx(STUDENT, path, weights=setting.student, check=False, **options)
+        report = export_onnx(STUDENT, path, weights=setting.student, check=False, dynamic_size=not quick, **options)
         verified = verify_onnx(path, weights=setting.student, sizes=sizes, photos=setting.data / "pool")
         verified.raise_if_failed(path.name)
         worst = max(verified.comparisons, key=lambda one: one.max_abs_diff / one.scale)
@@ -442,7 +441,7 @@ def latency(setting: Setting) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------- samples
 
 
-def samples(setting: Setting, card: DataCard) -> str:
+def samples(setting: Setting) -> str:
     """A strip of pictures for the report: unlabelled ones above, the detector's below; JPEG, base64."""
     width, small, large = 1000, 100, 200
     rows = []
