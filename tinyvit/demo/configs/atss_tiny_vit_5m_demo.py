@@ -3,7 +3,7 @@
 Command: ``tinyvit demo``, which puts data, weights, learning rate, size and length into it.
 Recipe: MMDetection's ATSS, cut to 64 channels and the three levels that a small picture has; anchors of 32, 64 and
 128 px instead of 64 to 1024.
-Expected: see ``benchmarks/results/demo.json``.
+Expected: see ``benchmarks/results/demo_tuning.json`` (tuning pictures of one seed; the sweep is not finished).
 """
 
 _base_ = ["mmdet::atss/atss_r50_fpn_1x_coco.py"]
