@@ -115,7 +115,7 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_imports(name):
-    importlib.import_module(name)
+    assert importlib.import_module(name).__doc__, f"{name} does not say what it is"
 
 
 @pytest.mark.parametrize("room", ["backbones", "detection", "benchmarks.probe", "benchmarks.speed", "export"])
