@@ -176,7 +176,7 @@ def describe(name: str) -> dict[str, Any]:
         model(image)
     return {
         "name": name,
-        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "params": count_parameters(model),
         "macs": counter.get_total_flops() // 2,
         "input_size": list(model.pretrained_cfg["input_size"]),
         "channels": features.feature_info.channels(),

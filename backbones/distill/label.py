@@ -163,11 +163,12 @@ def _pending(store: SoftLabelStore, shards: list[Shard], show: bool) -> list[Sha
     """The shards to make: those that are not finished, and finished ones whose file has been damaged since."""
     pending = []
     for shard in shards:
-        damage = store.damage(shard) if store.is_finished(shard) else "not finished"
-        if damage:
+        if not store.is_finished(shard):
             pending.append(shard)
-        if damage and store.is_finished(shard) and show:
-            say(f"{damage}; it is made again")
+        elif damage := store.damage(shard):
+            pending.append(shard)
+            if show:
+                say(f"{damage}; it is made again")
     return pending
 
 
