@@ -21,9 +21,9 @@ They raise :class:`tinyvit.backbones.errors.InputError` for bad input, with one 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..backbones._lazy import lazy_names
 from .mmcv_ext import MissingOperatorError, mmcv_ops_in_use
 from .mmcv_ext import install as _install
 
@@ -68,8 +68,4 @@ __all__ = [
     "train",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

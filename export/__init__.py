@@ -11,8 +11,9 @@ Public names are loaded on first use: :class:`OnnxModel` and what it needs impor
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..backbones._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .metadata import ModelCard, Output
@@ -49,12 +50,4 @@ __all__ = [
     "verify_onnx",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
