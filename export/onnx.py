@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import math
 import os
 import re
 import time
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 INPUT_NAME = "image"
 TRACED_BATCH = 2
+#: Free sides are traced with at least this many pixels: a map of one row or column would be taken for a constant.
+_MIN_TRACED_SIDE = 96
 #: The first with a GELU operator (older ones spell it out and run slower), and the one most runtimes have. From 23 on
 #: attention is one operator: a smaller graph, the same speed, fewer runtimes.
 DEFAULT_OPSET = 20
@@ -124,8 +127,7 @@ def export_onnx(
         _check_shapes(runner, card, dynamic_size)
         report = None
         if check:
-            sizes = default_sizes(source.preprocess.size)[1:] if dynamic_size else [source.preprocess.size]
-            report = compare(source, runner, sizes=sizes, batches=(1, TRACED_BATCH + 1))
+            report = compare(source, runner, sizes=_checked_sizes(source, dynamic_size), batches=(1, TRACED_BATCH + 1))
             report.raise_if_failed(f"the export of {source.name}")
         del runner
     size_bytes = path.stat().st_size
@@ -200,9 +202,7 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
 
     ``torch.export`` comes first and on its own, because it refuses where a dimension cannot be free.
     """
-    height, width = source.preprocess.size
-    # Unequal sides, so that a graph which mixes them up does not get through.
-    traced = (height, width + 32) if dynamic_size and height == width else (height, width)
+    traced = _traced_size(source.preprocess.size) if dynamic_size else source.preprocess.size
     free: Any = torch.export.Dim.DYNAMIC
     rows_at = 1 if input_format == "uint8" else 2
     shapes = {0: free} | ({rows_at: free, rows_at + 1: free} if dynamic_size else {})
@@ -240,6 +240,24 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
     if done is None:
         raise CheckFailedError(f"{source.name} cannot be translated to ONNX")
     return done.model_proto
+
+
+def _traced_size(native: tuple[int, int]) -> tuple[int, int]:
+    """What to trace at when height and width are free: the native size, or a multiple of a small one.
+
+    The sides are unequal, so that a graph which mixes them up does not get through.
+    """
+    height, width = (side * math.ceil(_MIN_TRACED_SIDE / side) for side in native)
+    return (height, width + 32) if height == width else (height, width)
+
+
+def _checked_sizes(source: Source, dynamic_size: bool) -> list[tuple[int, int]]:
+    """Sizes to compare at: where they are free, others than the traced one."""
+    native = source.preprocess.size
+    if not dynamic_size:
+        return [native]
+    was_traced = _traced_size(native)[0] == native[0]
+    return default_sizes(native)[1:] if was_traced else default_sizes(native)
 
 
 @contextmanager
