@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,24 @@ _IMAGE_PATTERNS = ("{}", "images/{}", "{}/images", "images", "")
 
 
 @dataclass(frozen=True)
+class BoxCounts:
+    """What an annotation file has to train on.
+
+    Attributes:
+        boxes: All objects of the file.
+        unusable: Of these, the ones with a side below one pixel, no area, or no part inside their picture. MMDetection
+            leaves them out of training.
+        trainable: The objects that a detector learns from: usable, no crowd, not marked ``ignore``.
+        images: Images with at least one object of any kind, which is what an epoch of MMDetection goes through.
+    """
+
+    boxes: int
+    unusable: int
+    trainable: int
+    images: int
+
+
+@dataclass(frozen=True)
 class CocoSplit:
     """One split of a data set: checked annotations and the folder of their images.
 
@@ -34,7 +54,7 @@ class CocoSplit:
         images: The folder that the file's ``file_name`` entries are relative to.
         classes: Names of the categories, in the file's order, which is the order of mmdet's labels.
         num_images: Images in the file.
-        num_annotated: Images with at least one object that is no crowd.
+        num_annotated: Images with at least one object to train on: no crowd, with an area inside its picture.
     """
 
     annotations: Path
@@ -87,13 +107,12 @@ def read_split(annotations: Path, image_folders: Iterable[Path]) -> CocoSplit:
     """
     document = load_annotations(annotations)
     images = _find_images(annotations, document["images"], list(image_folders))
-    annotated = {ann["image_id"] for ann in document["annotations"] if not ann.get("iscrowd")}
     return CocoSplit(
         annotations=annotations.resolve(),
         images=images.resolve(),
         classes=tuple(category["name"] for category in document["categories"]),
         num_images=len(document["images"]),
-        num_annotated=len(annotated),
+        num_annotated=len(_trainable_images(document)),
     )
 
 
@@ -101,7 +120,8 @@ def load_annotations(path: Path) -> dict[str, Any]:
     """Load an annotation file in COCO's instance format and check what a detector would trip over.
 
     Raises:
-        InputError: No JSON, a missing list or key, a category that is listed twice or not at all.
+        InputError: No JSON, a missing list or key, a box that is not four finite numbers, a category that is listed
+            twice or not at all.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -117,22 +137,71 @@ def load_annotations(path: Path) -> dict[str, Any]:
     for name, required in keys.items():
         if not isinstance(document.get(name), list):
             raise InputError(f"annotation file {path} has no list {name!r}, which COCO's instance format needs")
-        for entry in document[name]:
+        if not document[name]:
+            raise InputError(f"annotation file {path} lists no {name}")
+        for number, entry in enumerate(document[name]):
+            if not isinstance(entry, dict):
+                raise InputError(f"annotation file {path}: entry {number} of {name!r} is {entry!r:.40}, not an object")
             missing = [key for key in required if key not in entry]
             if missing:
                 raise InputError(f"annotation file {path}: entry {entry.get('id')} of {name!r} has no {missing[0]!r}")
+    _check_values(path, document)
     _check_references(path, document)
     return document
 
 
+def _check_values(path: Path, document: dict[str, Any]) -> None:
+    """Ids, names, sizes and boxes are what they have to be."""
+    for name, keys in (
+        ("images", ("id",)),
+        ("annotations", ("id", "image_id", "category_id")),
+        ("categories", ("id",)),
+    ):
+        for entry in document[name]:
+            wrong = next((key for key in keys if not isinstance(entry[key], (int, str))), None)
+            if wrong:
+                raise InputError(
+                    f"annotation file {path}: {wrong!r} of entry {entry['id']} of {name!r} is {entry[wrong]!r}; "
+                    "it must be a whole number"
+                )
+    for image in document["images"]:
+        for side in ("width", "height"):
+            if not _is_finite(image[side]) or image[side] <= 0:
+                raise InputError(
+                    f"annotation file {path}: the {side} of image {image['id']} is {image[side]!r}; it must be a "
+                    "number of pixels above 0"
+                )
+    for name, key in (("images", "file_name"), ("categories", "name")):
+        for entry in document[name]:
+            if not isinstance(entry[key], str):
+                raise InputError(
+                    f"annotation file {path}: {key!r} of entry {entry['id']} of {name!r} is {entry[key]!r}, not text"
+                )
+    for ann in document["annotations"]:
+        box = ann["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+            raise InputError(
+                f"annotation file {path}: 'bbox' of annotation {ann['id']} is {box!r}; it must be four finite numbers: "
+                "x, y, width, height"
+            )
+        if not _is_finite(ann["area"]):
+            raise InputError(
+                f"annotation file {path}: 'area' of annotation {ann['id']} is {ann['area']!r}, not a finite number"
+            )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_references(path: Path, document: dict[str, Any]) -> None:
-    for name in ("images", "categories"):
-        if not document[name]:
-            raise InputError(f"annotation file {path} lists no {name}")
-    names = [category["name"] for category in document["categories"]]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise InputError(f"annotation file {path} lists category {double!r} twice")
+    for name, key in (("categories", "name"), ("categories", "id"), ("images", "id"), ("annotations", "id")):
+        seen = set()
+        for entry in document[name]:
+            if entry[key] in seen:
+                what = {"categories": "category", "images": "image", "annotations": "annotation"}[name]
+                raise InputError(f"annotation file {path} lists {what} {entry[key]!r} twice")
+            seen.add(entry[key])
     images = {image["id"] for image in document["images"]}
     categories = {category["id"] for category in document["categories"]}
     for ann in document["annotations"]:
@@ -144,6 +213,53 @@ def _check_references(path: Path, document: dict[str, Any]) -> None:
             raise InputError(
                 f"annotation file {path}: object {ann['id']} names category {ann['category_id']}, which is not listed"
             )
+
+
+def count_boxes(path: Path) -> BoxCounts:
+    """Check an annotation file and count its objects; a file that has not changed is read once a process.
+
+    Raises:
+        InputError: As :func:`load_annotations`.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise InputError(f"annotation file {path} cannot be read: {error}") from error
+    return _count_unchanged(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _count_unchanged(path: Path, modified_ns: int, size: int) -> BoxCounts:
+    document = load_annotations(path)
+    usable = _usable(document)
+    return BoxCounts(
+        boxes=len(usable),
+        unusable=usable.count(False),
+        trainable=sum(good and _is_learnt(ann) for good, ann in zip(usable, document["annotations"], strict=True)),
+        images=len({ann["image_id"] for ann in document["annotations"]}),
+    )
+
+
+def _usable(document: dict[str, Any]) -> list[bool]:
+    """For each object whether MMDetection's ``CocoDataset`` keeps its box."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in document["images"]}
+    kept = []
+    for ann in document["annotations"]:
+        x, y, width, height = ann["bbox"]
+        across, down = sizes[ann["image_id"]]
+        inside = min(x + width, across) > max(x, 0) and min(y + height, down) > max(y, 0)
+        kept.append(inside and width >= 1 and height >= 1 and ann["area"] > 0)
+    return kept
+
+
+def _is_learnt(ann: dict[str, Any]) -> bool:
+    return not ann.get("iscrowd") and not ann.get("ignore")
+
+
+def _trainable_images(document: dict[str, Any]) -> set[Any]:
+    """Ids of the images with at least one object to train on."""
+    pairs = zip(_usable(document), document["annotations"], strict=True)
+    return {ann["image_id"] for usable, ann in pairs if usable and _is_learnt(ann)}
 
 
 def _find_images(annotations: Path, images: list[dict[str, Any]], folders: list[Path]) -> Path:
@@ -190,7 +306,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def write_subset(split: CocoSplit, count: int, path: Path) -> CocoSplit:
-    """Write an annotation file with the first ``count`` images that have objects, in the order of their ids.
+    """Write an annotation file with the first ``count`` images that have objects to train on, ordered by id.
 
     Args:
         split: The split to take them from.
@@ -203,13 +319,14 @@ def write_subset(split: CocoSplit, count: int, path: Path) -> CocoSplit:
     Raises:
         InputError: The split has fewer annotated images, or ``count`` is below 1.
     """
-    if not 1 <= count <= split.num_annotated:
+    if count < 1:
+        raise InputError(f"--limit-images is {count}; it must be at least 1")
+    if count > split.num_annotated:
         raise InputError(
             f"--limit-images is {count}, but {split.annotations} has {split.num_annotated} images with objects"
         )
     document = load_annotations(split.annotations)
-    annotated = {ann["image_id"] for ann in document["annotations"] if not ann.get("iscrowd")}
-    chosen = set(sorted(annotated)[:count])
+    chosen = set(sorted(_trainable_images(document))[:count])
     document["images"] = [image for image in document["images"] if image["id"] in chosen]
     document["annotations"] = [ann for ann in document["annotations"] if ann["image_id"] in chosen]
     write_json(path, document)

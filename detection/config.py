@@ -16,7 +16,7 @@ from typing import Any, Literal
 from mmengine.config import Config
 
 from ..backbones.errors import InputError, unknown_name
-from .coco import CocoSplit, check_same_classes, find_split, load_annotations, missing_split, write_subset
+from .coco import BoxCounts, CocoSplit, check_same_classes, count_boxes, find_split, missing_split, write_subset
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 
@@ -359,6 +359,57 @@ def _transforms(node: Any) -> Iterator[Any]:
             yield from _transforms(part)
 
 
+def count_training_boxes(cfg: Config) -> dict[Path, BoxCounts]:
+    """Check the annotation files of a config, as far as they are COCO's, before anything is trained on them.
+
+    Returns:
+        Annotation file -> counts, for the training data.
+
+    Raises:
+        InputError: A damaged file, of training or validation data, or training data without a usable box.
+    """
+    counts = _count(cfg, "train_dataloader")
+    if counts and not any(found.trainable for found in counts.values()):
+        names = ", ".join(str(path) for path in counts)
+        raise InputError(
+            f"{names} has no box to train on: of {sum(found.boxes for found in counts.values())} boxes, "
+            f"{sum(found.unusable for found in counts.values())} have no area (a side below 1 pixel) or lie outside "
+            "their picture, and the others are crowds or marked to be ignored"
+        )
+    check_annotations(cfg, "val_dataloader")
+    return counts
+
+
+def check_annotations(cfg: Config, loader: str) -> None:
+    """Check the annotation files of one data loader, as far as they are COCO's.
+
+    Raises:
+        InputError: A damaged file.
+    """
+    _count(cfg, loader)
+
+
+def _count(cfg: Config, loader: str) -> dict[Path, BoxCounts]:
+    """Counts of the annotation files on this machine that mmdet reads as COCO's; others are left to their readers."""
+    from .runtime import import_mmdet
+
+    import_mmdet()
+    from mmdet.datasets import CocoDataset
+    from mmdet.registry import DATASETS
+
+    counts = {}
+    for dataset in _datasets(cfg, loader):
+        kind: Any = DATASETS.get(dataset["type"])
+        path = _annotation_file(dataset)
+        if getattr(kind, "parse_data_info", None) is CocoDataset.parse_data_info and path.is_file():
+            counts[path] = count_boxes(path)
+    return counts
+
+
+def _annotation_file(dataset: Any) -> Path:
+    return Path(dataset.get("data_root") or "") / dataset["ann_file"]
+
+
 # --- schedule ----------------------------------------------------------------------------------------------------
 
 
@@ -415,8 +466,7 @@ def _length(cfg: Config) -> _Length:
         raise InputError(
             "train_dataloader of the config has no dataset with an annotation file, so an epoch has no length"
         )
-    document = load_annotations(Path(datasets[0].get("data_root") or "") / datasets[0]["ann_file"])
-    images = len({ann["image_id"] for ann in document["annotations"] if not ann.get("iscrowd")})
+    images = count_boxes(_annotation_file(datasets[0])).images
     epochs = cfg.train_cfg.max_epochs
     # torchrun says how many processes share an epoch.
     at_once = cfg.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from ..backbones.errors import InputError, TinyVitError
 from ..backbones.runs import make_work_dir
 from ..backbones.weights import read_checkpoint
-from .coco import check_same_classes
-from .config import config_classes
+from .coco import BoxCounts, check_same_classes
+from .config import check_annotations, config_classes, count_training_boxes
 from .runtime import (
     QuietRunner,
     fit_to_machine,
@@ -53,10 +54,11 @@ def train(
     Returns:
         ``checkpoint`` (path of the last one), ``init`` (where the weights came from), ``iterations``, ``seconds``,
         ``lr`` and ``batch_size`` as used, ``losses`` (``first`` and ``last``: mean total loss of the first and last
-        tenth of this run's iterations), and ``metrics`` of the last validation (empty where none was run).
+        tenth of this run's iterations), ``boxes`` of the training data (``total``, and ``unusable``, which were left
+        out) and ``metrics`` of the last validation (empty where none was run).
 
     Raises:
-        InputError: Weights that do not fit, nothing to resume, or a config without training data.
+        InputError: Weights that do not fit, nothing to resume, a config without training data, or damaged annotations.
         CheckFailedError: A loss became NaN or infinite.
     """
     if cfg.get("train_cfg") is None:
@@ -66,11 +68,13 @@ def train(
         raise InputError(f"--resume: {work_dir} holds no checkpoint to go on from")
     if not resume and (work_dir / "last_checkpoint").is_file():
         raise InputError(f"{work_dir} holds a run already; add --resume to go on with it, or give another --work-dir")
+    counts = count_training_boxes(cfg)
     detector, init = (None, "resumed") if resume else _place_weights(cfg, weights)
     cfg.resume = resume
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "tinyvit.StopOnBadLossHook"}]
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("train", "val"))
+        _tell_unusable(counts)
         if init == "random":
             print_log("the backbone starts from random weights; give trained ones with --weights FILE", "current")
         if detector is not None:
@@ -88,9 +92,24 @@ def train(
         # Without a schedule there is no initial rate.
         "lr": max(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.optimizer.param_groups),
         "batch_size": cfg.train_dataloader.batch_size,
+        "boxes": {
+            "total": sum(found.boxes for found in counts.values()),
+            "unusable": sum(found.unusable for found in counts.values()),
+        },
         "losses": _loss_summary(runner, runner.iter - start),
         "metrics": _last_metrics(runner),
     }
+
+
+def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:
+    for path, found in counts.items():
+        if found.unusable:
+            print_log(
+                f"{found.unusable} of {found.boxes} boxes in {path} have no area (a side below 1 pixel) or lie outside "
+                "their picture; they are not trained on",
+                "current",
+                logging.WARNING,
+            )
 
 
 def _train(runner: Any) -> None:
@@ -124,10 +143,11 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
         size.
 
     Raises:
-        InputError: A checkpoint that does not fit, or a config without test data.
+        InputError: A checkpoint that does not fit, a config without test data, or damaged annotations.
     """
     if cfg.get("test_cfg") is None:
         raise InputError("the config has no test data; the data folder has training annotations only")
+    check_annotations(cfg, "test_dataloader")
     state, classes = read_detector(weights)
     _check_classes(cfg, classes, weights)
     cfg, work_dir = copy.deepcopy(cfg), make_work_dir("detect-test", work_dir)

@@ -9,8 +9,9 @@ import pytest
 
 from tinyvit.backbones import InputError
 from tinyvit.detection import list_configs, load_config, set_schedule
-from tinyvit.detection.coco import check_same_classes, find_split, write_subset
-from tinyvit.detection.config import config_classes, make_palette, parse_override
+from tinyvit.detection.coco import BoxCounts, check_same_classes, count_boxes, find_split, write_subset
+from tinyvit.detection.config import config_classes, count_training_boxes, make_palette, parse_override
+from tinyvit.detection.runtime import import_mmdet
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"
@@ -131,13 +132,71 @@ def test_train_and_val_must_list_the_same_categories(make_coco) -> None:
         (lambda d: d["images"][1].update(file_name="gone.png"), "1 images that are not in .*gone.png"),
         (lambda d: d["images"][0].update(file_name="gone.png"), "gone.png, which lies in none of"),
         (lambda d: d.update(images=[]), "lists no images"),
+        (lambda d: d.update(annotations=[]), "lists no annotations"),
+        (
+            lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),
+            r"'bbox' of annotation 2 is \[1, 2, 3\]; it must be four",
+        ),
+        (
+            lambda d: d["annotations"][1].update(bbox=[1, 2, "3", 4]),
+            r"annotation 2 is \[1, 2, '3', 4\]; it must be four",
+        ),
+        (lambda d: d["annotations"][1].update(bbox="all"), "annotation 2 is 'all'; it must be four finite numbers"),
+        (lambda d: d["annotations"][1].update(bbox=[1, float("nan"), 3, 4]), r"annotation 2 is \[1, nan, 3, 4\]"),
+        (lambda d: d["annotations"][1].update(bbox=[1, 2, float("inf"), 4]), r"annotation 2 is \[1, 2, inf, 4\]"),
+        (lambda d: d["annotations"][1].update(area=None), "'area' of annotation 2 is None"),
+        (lambda d: d["annotations"].append(7), "entry 12 of 'annotations' is 7, not an object"),
+        (lambda d: d["annotations"][1].update(id=1), "annotation 1 twice"),
+        (lambda d: d["annotations"][1].update(image_id=[1]), r"'image_id' of entry 2 of 'annotations' is \[1\]"),
+        (lambda d: d["images"][1].update(width="96"), "the width of image 2 is '96'"),
+        (lambda d: d["images"][1].update(file_name=5), "'file_name' of entry 2 of 'images' is 5, not text"),
     ],
 )
 def test_damaged_annotations(make_coco, change, message: str) -> None:
     root = make_coco()
     edit(root / "annotations/instances_train2017.json", change)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"instances_train2017.json.*{message}") as raised:
         load_config(RETINANET, data_root=root)
+    assert "\n" not in str(raised.value)
+
+
+def test_boxes_without_area_or_outside_their_picture_are_counted(make_coco) -> None:
+    path = make_coco() / "annotations/instances_train2017.json"
+    assert count_boxes(path) == BoxCounts(boxes=12, unusable=0, trainable=12, images=8)
+
+    def spoil(document) -> None:
+        boxes = [[5, 5, 0, 9], [5, 5, 9, -1], [5, 5, 0.5, 9], [500, 5, 9, 9], [-20, 5, 20, 9]]
+        for ann, box in zip(document["annotations"], boxes, strict=False):
+            ann["bbox"] = box
+        document["annotations"][5]["area"] = 0
+        document["annotations"][6]["bbox"] = [-5, -5, 20, 20]  # partly inside
+        document["annotations"][7]["iscrowd"] = 1
+        document["annotations"][8]["ignore"] = 1
+
+    edit(path, spoil)
+    assert count_boxes(path) == BoxCounts(boxes=12, unusable=6, trainable=4, images=8)
+
+    # The same boxes are left out by mmdet itself.
+    import_mmdet()
+    from mmdet.datasets import CocoDataset
+
+    classes = {"classes": ("red", "green", "blue")}
+    data = CocoDataset(ann_file=str(path), data_prefix={"img": "x/"}, metainfo=classes, pipeline=[], test_mode=True)
+    kept = [box for i in range(len(data)) for box in data.get_data_info(i)["instances"]]
+    assert len(kept) == 12 - 6 - 1  # the crowd is kept, as a region where nothing is wrong
+    assert sum(not box["ignore_flag"] for box in kept) == 4
+
+
+def test_a_training_file_without_a_usable_box_is_refused(make_coco) -> None:
+    root = make_coco()
+    edit(
+        root / "annotations/instances_train2017.json", lambda d: [a.update(bbox=[0, 0, 0, 0]) for a in d["annotations"]]
+    )
+    cfg = load_config(RETINANET, data_root=root)
+    with pytest.raises(
+        InputError, match=r"instances_train2017.json has no box to train on: of 12 boxes, 12 have no area"
+    ):
+        count_training_boxes(cfg)
 
 
 def test_other_bad_data_folders(make_coco, tmp_path) -> None:
@@ -274,6 +333,18 @@ def test_a_subset_keeps_classes_and_whole_images(make_coco, tmp_path) -> None:
     assert subset.classes == split.classes
     with pytest.raises(InputError, match="has 6 images with objects"):
         write_subset(split, 7, tmp_path / "subset.json")
+    with pytest.raises(InputError, match="--limit-images is 0; it must be at least 1"):
+        write_subset(split, 0, tmp_path / "subset.json")
+
+
+def test_a_subset_is_of_images_that_can_be_trained_on(make_coco, tmp_path) -> None:
+    root = make_coco(train=6)
+    edit(root / "annotations/instances_train2017.json", lambda d: d["annotations"][0].update(bbox=[0, 0, 0, 0]))
+    split = find_split(root, "train")
+    assert split is not None
+    assert split.num_annotated == 5
+    write_subset(split, 1, tmp_path / "subset.json")
+    assert [image["id"] for image in json.loads((tmp_path / "subset.json").read_text())["images"]] == [2]
 
 
 def test_evaluation_on_the_training_images(make_coco, tmp_path) -> None:

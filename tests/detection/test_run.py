@@ -212,6 +212,39 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
         assert message in error, arguments
 
 
+def test_boxes_that_cannot_be_trained_on_are_told_and_recorded(make_coco, small_config, tmp_path, capsys) -> None:
+    root = make_coco()
+    path = root / "annotations/instances_train2017.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["bbox"] = [500, 0, 20, 20]
+    document["annotations"][1]["bbox"] = [5, 5, 0, 20]
+    path.write_text(json.dumps(document))
+    arguments = ("detect", "train", small_config, "--data-root", root, "--img-size", 96, "--max-iters", 1)
+    assert run_cli(*arguments, "--device", "cpu", "--work-dir", tmp_path / "run", "--json") == 0
+    out = capsys.readouterr()
+    assert json.loads(out.out)["metrics"]["boxes"] == {"total": 12, "unusable": 2}
+    assert f"2 of 12 boxes in {path} have no area" in out.err
+
+    for ann in document["annotations"]:
+        ann["bbox"] = [5, 5, 0, 20]
+    path.write_text(json.dumps(document))
+    assert run_cli(*arguments, "--device", "cpu", "--work-dir", tmp_path / "none") == 2
+    assert f"{path} has no box to train on" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_damaged_annotation_file_of_the_config_itself_is_named(make_coco, small_config, tmp_path) -> None:
+    root = make_coco()
+    cfg = load_config(small_config, data_root=root)
+    path = root / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["bbox"] = [1, 2, 3]
+    path.write_text(json.dumps(document))
+    torch.save({"state_dict": {"backbone.a": torch.zeros(1), "neck.a": torch.zeros(1)}}, tmp_path / "some.pth")
+    for run in (lambda: train(cfg, tmp_path / "a"), lambda: evaluate(cfg, tmp_path / "some.pth", tmp_path / "b")):
+        with pytest.raises(InputError, match=r"instances_val2017.json: 'bbox' of annotation 1 is \[1, 2, 3\]"):
+            run()
+
+
 def test_a_loss_that_is_no_number_ends_the_run(make_coco, small_config, tmp_path) -> None:
     cfg = load_config(small_config, data_root=make_coco(), img_size=96)
     cfg.auto_scale_lr.enable = False
