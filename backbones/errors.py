@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 _SHOWN_NAMES = 20
@@ -54,6 +55,30 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"this needs the package {module.split('.')[0]!r}, which is not installed: pip install 'tinyvit[{extra}]'"
         ) from error
+
+
+def check_file(path: str | Path, what: str, wanted: str) -> Path:
+    """The path, if a file lies there.
+
+    Args:
+        path: Of the file.
+        what: What it is, for the message: ``weights file``.
+        wanted: What to give instead of a folder: ``a checkpoint file``.
+
+    Raises:
+        InputError: Nothing lies there, or a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{what} {path} is a folder; give {wanted}")
+    if not path.is_file():
+        raise InputError(f"{what} {path} does not exist")
+    return path
+
+
+def check_weights_file(path: str | Path) -> Path:
+    """:func:`check_file` for a checkpoint."""
+    return check_file(path, "weights file", "the checkpoint file itself (.safetensors, .pth, .pt or .bin)")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

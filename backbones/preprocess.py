@@ -23,6 +23,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
+#: Largest input side in pixels that anything here takes: far above what a model is made for, and what memory holds.
+MAX_SIDE = 4096
+
+
+def check_side(side: int | None, what: str, smallest: int = 1) -> None:
+    """Refuse an input side that no model can be run at; ``None`` leaves it to the model.
+
+    Raises:
+        InputError: It is no whole number, below ``smallest`` or above :data:`MAX_SIDE`.
+    """
+    if side is None:
+        return
+    if not isinstance(side, int) or not smallest <= side <= MAX_SIDE:
+        raise InputError(f"{what} is {side!r}; it must be a whole number of pixels from {smallest} to {MAX_SIDE}")
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """The evaluation transform, timm's and the official code's: PIL picture -> float tensor ``(3, H, W)``.
@@ -48,6 +64,8 @@ class Preprocess:
             raise InputError(f"unknown interpolation {self.interpolation!r}; use bicubic or bilinear")
         if self.crop_mode not in ("center", "squash"):
             raise InputError(f"unknown crop mode {self.crop_mode!r}; use center or squash")
+        for side, name in zip(self.size, ("height", "width"), strict=True):
+            check_side(side, f"input {name}")
 
     @classmethod
     def from_config(cls, config: dict[str, Any], size: int | tuple[int, int] | None = None) -> Preprocess:

@@ -14,7 +14,7 @@ from torch import nn
 from . import deit, tiny_vit
 from .errors import InputError, unknown_name
 from .features import FeatureBackbone
-from .preprocess import IMAGENET_MEAN, IMAGENET_STD
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 from .weights import load_weights, read_num_classes
 
 #: Published weights of each model, the default one first; each is ``timm/NAME.TAG`` on the Hugging Face hub.
@@ -70,6 +70,7 @@ def create_model(
         raise InputError("give either pretrained or weights, not both")
     if out_indices is not None and not features_only:
         raise InputError("out_indices needs features_only=True")
+    check_side(img_size, "img_size")
     if pretrained:
         tag = _check_tag(name, pretrained)
         weights = fetch_pretrained(name, tag)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, check_weights_file
 
 __all__ = ["LoadReport", "load_weights", "read_checkpoint", "read_num_classes", "to_timm_names"]
 
@@ -79,6 +79,8 @@ def load_weights(
     Raises:
         InputError: The file cannot be read, or does not fit; the model is then unchanged.
     """
+    if not isinstance(source, (str, Path, Mapping)):
+        raise InputError(f"weights are {source!r:.80}; give a checkpoint file or a state dict")
     origin = str(source) if isinstance(source, (str, Path)) else "the state dict"
     checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else dict(source)
     found, source_format, outside = to_timm_names(_find_state_dict(checkpoint, origin))
@@ -163,9 +165,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: The file is missing, damaged, or needs arbitrary Python objects to be unpickled.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"weights file {path} does not exist")
+    path = check_weights_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     stand_ins: list[Any] = [(type("_Inert", (_Inert,), {}), name) for name in _FOREIGN_NAMES]

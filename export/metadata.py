@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from ..backbones.errors import InputError
+from ..backbones.errors import InputError, unknown_name
 from ..backbones.preprocess import Preprocess
 
 FORMAT_VERSION = 1
@@ -22,6 +23,9 @@ INPUT_FORMATS = {
     "unit": ("NCHW", "float32", "0..1"),
     "uint8": ("NHWC", "uint8", "0..255"),
 }
+
+#: Versions of the ONNX operators that can be written.
+OPSETS = range(18, 25)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,32 @@ _TEXT |= {"tinyvit_version", "torch_version", "crop_mode", "interpolation"}
 def _read(props: Mapping[str, str], key: str) -> Any:
     value = props[key] if key in _TEXT else json.loads(props[key])
     return tuple(value) if isinstance(value, list) and key != "outputs" else value
+
+
+def check_form(input_format: str, opset: int) -> None:
+    """Refuse what no file can be, before a model is built for it.
+
+    Raises:
+        InputError: An unknown input format, or an opset outside :data:`OPSETS`.
+    """
+    if opset not in OPSETS:
+        raise InputError(f"opset {opset} is not supported; use {OPSETS[0]} to {OPSETS[-1]}")
+    if input_format not in INPUT_FORMATS:
+        raise unknown_name("input format", input_format, INPUT_FORMATS)
+
+
+def check_place(path: str | Path) -> Path:
+    """The path, if a file can be written there.
+
+    Raises:
+        InputError: It is a folder, or lies in one that does not exist.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of the file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"folder {path.parent} does not exist")
+    return path
 
 
 def check_classes(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:

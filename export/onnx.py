@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.distill.teachers import file_sha256
-from ..backbones.errors import CheckFailedError, InputError, require, unknown_name
+from ..backbones.errors import CheckFailedError, InputError, require
 from ..backbones.preprocess import Preprocess
-from .metadata import INPUT_FORMATS, ModelCard, check_classes
+from .metadata import ModelCard, check_classes, check_form, check_place
 from .runtime import OnnxModel
 from .source import Source, SourceOptions, load_source, state_sha256
 from .verify import VerifyReport, compare, default_sizes
@@ -40,7 +40,6 @@ _MIN_TRACED_SIDE = 96
 #: The first with a GELU operator (older ones spell it out and run slower), and the one most runtimes have. From 23 on
 #: attention is one operator: a smaller graph, the same speed, fewer runtimes.
 DEFAULT_OPSET = 20
-OPSETS = range(18, 25)
 
 
 @dataclass(frozen=True)
@@ -109,13 +108,10 @@ def export_onnx(
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
     started = time.perf_counter()
+    check_form(input_format, opset)
+    path = check_place(path)
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
-    if opset not in OPSETS:
-        raise InputError(f"opset {opset} is not supported; use {OPSETS[0]} to {OPSETS[-1]}")
-    if input_format not in INPUT_FORMATS:
-        raise unknown_name("input format", input_format, INPUT_FORMATS)
-    path = _check_path(path)
     source = _as_source(model, options)
     card = _describe(source, check_classes(classes, source.num_classes), input_format, opset)
     proto = _to_proto(source, input_format, opset, dynamic_size)
@@ -133,15 +129,6 @@ def export_onnx(
     size_bytes = path.stat().st_size
     seconds = time.perf_counter() - started
     return ExportReport(path, card, file_sha256(path), size_bytes, len(proto.graph.node), seconds, report)
-
-
-def _check_path(path: str | Path) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of the file to write")
-    if not path.parent.is_dir():
-        raise InputError(f"folder {path.parent} does not exist")
-    return path
 
 
 def _as_source(model: str | nn.Module | Source, options: SourceOptions) -> Source:

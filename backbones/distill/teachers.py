@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError, require, unknown_name
-from ..preprocess import Preprocess
+from ..errors import InputError, check_weights_file, require, unknown_name
+from ..preprocess import Preprocess, check_side
 from ..weights import read_checkpoint
 
 #: Teachers that bring their weights in a package of extra ``[demo]``: name -> native input side.
@@ -131,8 +131,7 @@ def load_classifier(name: str, *, weights: str | Path | None = None, size: int |
     """A classifier by name; arguments and errors as in :func:`load_teacher`."""
     from ..registry import list_models
 
-    if size is not None and size < 8:
-        raise InputError(f"input size {size} is too small; give at least 8 pixels")
+    check_side(size, "input size", smallest=8)
     if name in PACKAGED:
         if weights is not None:
             raise InputError(f"{name} brings its own weights; leave its weights file out")
@@ -147,9 +146,8 @@ def load_classifier(name: str, *, weights: str | Path | None = None, size: int |
         raise InputError(
             f"{name} needs a weights file (.safetensors or .pth): --teacher-weights of label, --weights elsewhere"
         )
-    if not Path(weights).is_file():
-        raise InputError(f"weights file {weights} does not exist")
-    return _ours(name, Path(weights), size) if is_ours else _timm(short, Path(weights), size)
+    path = check_weights_file(weights)
+    return _ours(name, path, size) if is_ours else _timm(short, path, size)
 
 
 def file_sha256(path: str | Path) -> str:

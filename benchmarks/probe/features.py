@@ -17,7 +17,7 @@ from torch import nn
 
 from ...backbones.errors import InputError, unknown_name
 from ...backbones.images import ImageFiles
-from ...backbones.preprocess import Preprocess
+from ...backbones.preprocess import Preprocess, check_side
 from ...backbones.progress import track
 
 POOLS = ("penultimate", "stages34")
@@ -87,6 +87,7 @@ def load_feature_model(
 
     if pool not in POOLS:
         raise unknown_name("pool", pool, POOLS)
+    check_side(size, "size", smallest=8)
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise InputError(f"the crop must keep a share above 0 and up to 1 of the picture, not {crop_pct}")
     if weights is not None or name in PACKAGED:

@@ -71,6 +71,9 @@ def test_contradicting_arguments():
         create_model("tiny_vit_5m_224", features_only=True, out_indices=(4,))
     with pytest.raises(InputError, match="out_indices is empty"):
         create_model("tiny_vit_5m_224", features_only=True, out_indices=())
+    for size in (0, -224, 20000, 22.5):
+        with pytest.raises(InputError, match=f"img_size is {size}; it must be a whole number of pixels from 1 to 4096"):
+            create_model("tiny_vit_5m_224", img_size=size)
     with pytest.raises(InputError, match="num_classes is -1"):
         create_model("tiny_vit_5m_224", num_classes=-1)
 

@@ -212,6 +212,17 @@ def test_logs_and_arguments_beside_the_tensors_are_inert(state, tmp_path):
     load_weights(create_model(NAME), tmp_path / "trainer.pth")
 
 
+@pytest.mark.parametrize("source", [None, 5, ["a.pth"]])
+def test_what_is_neither_file_nor_state_dict_is_refused(source):
+    with pytest.raises(InputError, match=r"weights are .*; give a checkpoint file or a state dict"):
+        load_weights(torch.nn.Linear(1, 1), source)
+
+
+def test_a_folder_is_said_to_be_one(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder; give the checkpoint file itself \(\.safetensors, "):
+        create_model("tiny_vit_5m_224", weights=tmp_path)
+
+
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_damaged_and_absent_files(name, tmp_path):
     with pytest.raises(InputError, match="does not exist"):

@@ -242,6 +242,38 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--opset", "99"], "opset 99 is not supported; use 18 to 24"),
+        (["--input", "bytes"], "unknown input format 'bytes'; known: normalized, uint8, unit"),
+        (["--size", "20000"], "size is 20000; it must be a whole number of pixels from 8 to 4096"),
+        (["--size", "0"], "Invalid value for '--size'"),
+        (["--size", "-32"], "Invalid value for '--size'"),
+        (["--features", "--out-indices", "1;2"], "--out-indices is '1;2'"),
+        (["--out", "no/such/folder/a.onnx"], "folder no/such/folder does not exist"),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_model_is_built(arguments, message, tmp_path, run_cli, monkeypatch):
+    monkeypatch.setattr("tinyvit.export.source.create_model", lambda *_, **__: pytest.fail("a model was built"))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_cli("export", "onnx", "tiny_vit_5m_224", "--random-weights", *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [(), ("--features",)])
+def test_a_folder_of_weights_is_said_to_be_one(options, tmp_path, run_cli):
+    (tmp_path / "w").mkdir()
+    arguments = ("--weights", tmp_path / "w", "--out", tmp_path / "a.onnx", *options)
+    code, _, err = run_cli("export", "onnx", "tiny_vit_5m_224", *arguments)
+    assert code == 2
+    assert f"weights file {tmp_path / 'w'} is a folder; give the checkpoint file itself" in err
+
+
 def test_a_wrong_checkpoint_is_named(weights, tmp_path, run_cli):
     for model in ("tiny_vit_11m_224", "timm:test_resnet"):
         code, _, err = run_cli("export", "onnx", model, "--weights", weights, "--out", tmp_path / "a.onnx")

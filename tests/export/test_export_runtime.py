@@ -118,7 +118,8 @@ def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
     half.write_bytes(classifier.path.read_bytes()[:20000])
     for file, image, message in (
         (tmp_path / "none.onnx", photo, "none.onnx does not exist"),
-        (tmp_path, photo, "does not exist"),
+        (tmp_path, photo, "is a folder; give the .onnx file itself"),
+        (classifier.path, tmp_path, "is a folder; give picture files"),
         (tmp_path / "text.onnx", photo, "text.onnx cannot be loaded as an ONNX model"),
         (half, photo, "half.onnx cannot be loaded as an ONNX model"),
         (classifier.path, tmp_path / "none.jpg", "none.jpg does not exist"),
@@ -130,6 +131,17 @@ def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
         assert message in err
         assert len(err.splitlines()) == 1
         assert not out
+
+
+@pytest.mark.parametrize("size", ["20000", "224x20000", "0", "-224", "4097", "9" * 5000, "\u0664", "224x", "1e3"])
+def test_sizes_are_bounded(size, classifier, photo, run_cli):
+    code, out, err = run_cli("export", "predict", classifier.path, photo, "--size", size)
+    assert code == 2
+    assert "is no size; write N or HEIGHTxWIDTH in pixels up to 4096" in err
+    assert len(err.splitlines()) == 1
+    assert not out
+    with pytest.raises(InputError, match=r"input width is 20000; it must be a whole number of pixels from 1 to 4096"):
+        OnnxModel(classifier.path).prepare(Image.open(photo), (224, 20000))
 
 
 def test_a_file_of_another_tool_runs_but_says_nothing_about_itself(classifier, photo, tmp_path, run_cli):

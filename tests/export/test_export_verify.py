@@ -104,6 +104,7 @@ def test_bad_input(classifier, tmp_path, run_cli):
     for arguments, message in (
         ((), "was exported with the weights narrow.safetensors: give that file"),
         ((*weights, "--sizes", "96y96"), "'96y96' is no size"),
+        ((*weights, "--sizes", "96,20000"), "'20000' is no size"),
         ((*weights, "--batches", "1,x"), "--batches is '1,x'"),
         ((*weights, "--batches", "0"), "positive"),
         ((*weights, "--photos", tmp_path / "none"), "does not exist"),
@@ -114,6 +115,13 @@ def test_bad_input(classifier, tmp_path, run_cli):
         assert code == 2, arguments
         assert message in err
         assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("work", [{"sizes": [20000]}, {"sizes": [0]}, {"sizes": []}, {"batches": [0]}])
+def test_impossible_work_is_refused_before_the_model_is_built(work, classifier, monkeypatch):
+    monkeypatch.setattr("tinyvit.export.verify.load_source", lambda *_, **__: pytest.fail("a model was built"))
+    with pytest.raises(InputError, match=r"positive numbers|from 1 to 4096"):
+        verify_onnx(classifier.path, weights=classifier.weights, **work)
 
 
 def test_default_sizes_are_three_and_one_divides_by_nothing():

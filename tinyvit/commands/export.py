@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,20 +66,26 @@ def onnx(
     Example: tinyvit export onnx tiny_vit_5m_224 --weights student.safetensors --out student.onnx
     """
     arguments = {key: value for key, value in locals().items() if value is not None}
+    from tinyvit.export.metadata import check_form, check_place
+
+    check_form(input_format, opset)
+    if out:
+        check_place(out)
+    indices = _read_indices(out_indices)
+    names = _read_classes(classes) if classes else None
     _need("torch", "onnx", "onnxscript", "onnxruntime")
     from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.runs import make_work_dir, write_result
     from tinyvit.export import export_onnx, load_source
 
     allocator = tune_allocator()
-    names = _read_classes(classes) if classes else None
     source = load_source(
         model,
         weights=weights,
         random_weights=random_weights,
         num_classes=num_classes,
         features=features,
-        out_indices=_read_indices(out_indices),
+        out_indices=indices,
         size=size,
     )
     # With --out alone nothing but that file is written; a work directory also keeps result.json.
@@ -170,8 +177,8 @@ def predict(
     """
     from tinyvit.export.runtime import OnnxModel, open_image
 
-    runner = OnnxModel(file, threads=threads)
     wanted = _read_size(size) if size else None
+    runner = OnnxModel(file, threads=threads)
     # Printed only when all are done: a damaged picture is said instead of, not after, half of the answer.
     found = [_predict(runner, path, open_image(path), topk, wanted) for path in images]
     if as_json:
@@ -194,10 +201,14 @@ def _predict(runner: OnnxModel, path: Path, image: Any, topk: int, size: tuple[i
 def _read_size(text: str) -> tuple[int, int]:
     """``224`` or ``256x320`` (height x width)."""
     from tinyvit.backbones.errors import InputError
+    from tinyvit.backbones.preprocess import MAX_SIDE
 
     parts = text.strip().lower().split("x")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"{text!r} is no size; write N or HEIGHTxWIDTH, for example 224 or 256x320")
+    # ASCII digits only, and few: int() takes other scripts' digits, and refuses very long numbers on its own.
+    if len(parts) > 2 or not all(re.fullmatch(r"[0-9]{1,9}", part) and 0 < int(part) <= MAX_SIDE for part in parts):
+        raise InputError(
+            f"{text!r:.40} is no size; write N or HEIGHTxWIDTH in pixels up to {MAX_SIDE}, for example 224 or 256x320"
+        )
     return int(parts[0]), int(parts[-1])
 
 

@@ -348,6 +348,7 @@ def test_stores_that_do_not_fit_are_refused(store, pictures, tmp_path):
         ({"warmup_epochs": 1}, "at most one"),
         ({"precision": "fp16"}, "must be one of fp32, bf16"),
         ({"lr": -1.0}, "must be above 0"),
+        ({"input_size": 0}, "config key input_size is 0; it must be a whole number of pixels from 1 to 4096"),
         ({"min_lr": 1.0}, "must lie between"),
         ({"student": {}}, "student needs a name"),
         ({"student": {**STUDENT, "num_classes": 5}}, "must not set num_classes"),
