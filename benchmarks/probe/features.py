@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -172,10 +173,12 @@ def extract_features(
             reads them, a killed run goes on where it was. No cache when not given.
 
     Raises:
-        InputError: A picture cannot be read, or there are none.
+        InputError: A picture cannot be read, there are none, or the cache cannot be written.
     """
     if not keys:
         raise InputError(f"no picture of {files.root} was chosen")
+    if cache is not None:
+        prepare_cache(cache)
     fingerprint = model.fingerprint() if cache is not None else ""
     chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
     rows = []
@@ -204,6 +207,25 @@ def _batches(
         yield model.module(batch.to(model.device)).float().cpu()
 
 
+def prepare_cache(cache: str | Path) -> None:
+    """Make the folder of a feature cache, and see that it can be written, before hours go into what it shall keep.
+
+    Raises:
+        InputError: It is a file, or cannot be made or written.
+    """
+    cache = Path(cache)
+    if cache.exists() and not cache.is_dir():
+        raise InputError(f"feature cache {cache} is a file; give a folder, new or with earlier features")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"feature cache {cache} cannot be written ({error.strerror}); give a folder that can"
+        ) from error
+
+
 def _cache_path(cache: Path, fingerprint: str, files: ImageFiles, keys: Sequence[str]) -> Path:
     digest = hashlib.sha256(fingerprint.encode())
     for key in keys:
@@ -228,9 +250,13 @@ def _read_cache(path: Path, rows: int) -> np.ndarray | None:
 
 
 def _write_cache(path: Path, features: np.ndarray) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({"features": np.ascontiguousarray(features)}, temporary)
-    temporary.replace(path)
+    try:
+        save_file({"features": np.ascontiguousarray(features)}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write feature cache file {path}: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import LabelledImages, open_labelled, stratified_subset
-from .features import extract_features, load_feature_model
+from .features import extract_features, load_feature_model, prepare_cache
 from .linear import ProbeOptions, ProbeResult, linear_probe
 
 
@@ -53,8 +53,10 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
         The result, and a JSON document of it together with the model, its weights and its transform.
 
     Raises:
-        InputError: Bad data, an unknown model, or weights that do not fit.
+        InputError: Bad data, an unknown model, weights that do not fit, or a cache that cannot be written.
     """
+    if job.cache is not None:
+        prepare_cache(job.cache)
     train, test = (
         _limited(part, limit, job.seed)
         for part, limit in zip(open_labelled(job.data, seed=job.seed), (job.train_limit, job.test_limit), strict=True)

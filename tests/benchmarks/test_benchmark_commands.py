@@ -77,6 +77,26 @@ def test_bad_probe_input_is_one_sentence_and_exit_2(
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ("notes.txt", "notes.txt is a file; give a folder"),
+        ("notes.txt/below", "notes.txt/below cannot be written (Not a directory)"),
+        ("/proc/nobody/writes/here", "/proc/nobody/writes/here cannot be written ("),
+    ],
+)
+def test_a_cache_that_cannot_be_one_is_refused_before_a_model_is_built(
+    cache: str, message: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("tinyvit.benchmarks.probe.run.load_feature_model", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("no cache")
+    assert run("probe", "linear", "tiny_vit_5m_224", "--data", pictures, "--cache", cache, "--work-dir", "work") == 2
+    error = capsys.readouterr().err
+    assert f"tinyvit: feature cache {message}" in error
+    assert len(error.strip().splitlines()) == 1
+
+
 def test_bench_prints_a_table_and_keeps_raw_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
