@@ -227,9 +227,13 @@ class SoftLabelStore:
     def manifest(self) -> Manifest:
         """The list of images, mapped."""
         if self._manifest is None:
-            self._manifest = Manifest.open(self.path / MANIFEST_NAME, self.header.manifest_sha256)
-            if len(self._manifest) != self.header.images:
-                raise InputError(f"{self.path} is damaged: its manifest and its header disagree on the image count")
+            manifest = Manifest.open(self.path / MANIFEST_NAME, self.header.manifest_sha256)
+            if len(manifest) != self.header.images:
+                raise InputError(
+                    f"{self.path / MANIFEST_NAME} lists {len(manifest)} images, and {_HEADER_NAME} beside it says "
+                    f"{self.header.images}: one of them is damaged or of another store"
+                )
+            self._manifest = manifest
         return self._manifest
 
     def shards(self) -> Iterator[Shard]:

@@ -199,8 +199,12 @@ def label_distance(one: SoftLabels, other: SoftLabels, num_classes: int) -> torc
 
 
 def describe_store(store: SoftLabelStore) -> dict[str, Any]:
-    """What a store holds, as plain JSON values."""
-    header = store.header
+    """What a store holds, as plain JSON values.
+
+    Raises:
+        InputError: Its manifest, or a shard that is looked into, is missing or truncated.
+    """
+    header, manifest = store.header, store.manifest
     shards = list(store.shards())
     finished = [shard for shard in shards if store.is_finished(shard)]
     document = header.to_document()
@@ -211,7 +215,7 @@ def describe_store(store: SoftLabelStore) -> dict[str, Any]:
         "shards": {"finished": len(finished), "of": len(shards), "images": header.shard_images},
         "images": header.images,
         "views": header.views,
-        "unreadable": {store.manifest[image]: reason for image, reason in store.invalid_images().items()},
+        "unreadable": {manifest[image]: reason for image, reason in store.invalid_images().items()},
         "classes": header.num_classes,
         "topk": header.topk,
         "row_bytes": document["row"]["bytes"],
