@@ -101,12 +101,13 @@ class Plan:
         """Turn epochs into iterations; batches run on across the ends of passes, so nothing is dropped."""
         per_epoch = images / recipe.batch_size
         iterations = recipe.max_iters or math.ceil(float(recipe.epochs or 0) * per_epoch)
-        warmup = recipe.warmup_iters
+        warmup, said = recipe.warmup_iters, f"warmup_iters is {recipe.warmup_iters}"
         if warmup is None:
             warmup = round((recipe.warmup_epochs or 0) * per_epoch)
+            said = f"warmup_epochs is {recipe.warmup_epochs}, which is {warmup} iterations"
         if warmup >= iterations:
             raise InputError(
-                f"warmup_iters is {warmup}, but training takes {iterations} iterations; set it lower, for example "
+                f"{said}, but training takes {iterations} iterations; set it lower, for example "
                 f"--cfg-options warmup_iters={iterations // 10}"
             )
         return cls(images, iterations, warmup, iterations / per_epoch)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+
+if TYPE_CHECKING:
+    from tinyvit.backbones.distill.train import PretrainSummary
 
 
 def register(app: typer.Typer) -> None:
@@ -61,16 +66,36 @@ def pretrain(
     allocator = tune_allocator()
     folder = make_work_dir("pretrain", work_dir)
     summary = run(recipe, folder, resume=resume, device=resolve_device(device))
-    metrics = {**summary.to_dict(), "allocator": allocator, "recipe": recipe.binding()}
-    document = write_result(folder, "pretrain", arguments, metrics)
+    document = _earlier_result(folder, summary)
+    if document is None:
+        metrics = {**summary.to_dict(), "allocator": allocator, "recipe": recipe.binding()}
+        document = write_result(folder, "pretrain", arguments, metrics)
+    else:
+        print(
+            f"{folder} is already finished after {summary.iterations} iterations; its result.json is kept",
+            file=sys.stderr,
+        )
     if as_json:
         print_json(document)
         return
+    metrics = document["metrics"]
     print(
-        f"loss {summary.first_loss:.4f} -> {summary.last_loss:.4f} in {summary.iterations} iterations "
-        f"({summary.epochs:.2f} epochs), {summary.seconds:.0f} s, {summary.images_per_second:.0f} img/s"
+        f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {metrics['iterations']} iterations "
+        f"({metrics['epochs']:.2f} epochs), {metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} img/s"
     )
     print(f"student: {summary.student}\nloss curve: {summary.log}")
+
+
+def _earlier_result(folder: Path, summary: PretrainSummary) -> dict[str, Any] | None:
+    """The result of a run that was finished before it was resumed; it knows how long the training took."""
+    if summary.resumed_from < summary.iterations:
+        return None
+    try:
+        document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        known = document["command"], document["metrics"]["store_id"], document["metrics"]["iterations"]
+    except (OSError, ValueError, KeyError, TypeError):  # killed before it was written, or another command's
+        return None
+    return document if known == ("pretrain", summary.store_id, summary.iterations) else None
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:

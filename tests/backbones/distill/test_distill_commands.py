@@ -110,6 +110,52 @@ def test_damaged_store_fails_verification_and_names_shard_and_row(data, label, t
     assert f"{shard.name} is truncated" in err
 
 
+def test_info_reports_a_manifest_that_is_not_whole(store, tmp_path, capsys):
+    copy = Path(shutil.copytree(store.path, tmp_path / "store"))
+    manifest = copy / "manifest.safetensors"
+    whole = manifest.read_bytes()
+    header = json.loads((copy / "store.json").read_text())
+    manifest.write_bytes(whole[:-100])
+    code, out, err = run(capsys, "labels", "info", copy)
+    assert (code, out) == (2, "")
+    assert f"{manifest} is truncated: {len(whole) - 100} bytes, and its header asks for {len(whole)}" in err
+    assert err.count("\n") == 1
+    manifest.unlink()
+    code, _, err = run(capsys, "labels", "info", copy)
+    assert (code, err) == (2, f"tinyvit: {manifest} is missing\n")
+    # A whole manifest, but not the one that the header counts.
+    manifest.write_bytes(whole)
+    header["manifest"]["images"] -= 1
+    (copy / "store.json").write_text(json.dumps(header))
+    code, _, err = run(capsys, "labels", "info", copy)
+    assert code == 2
+    assert f"{manifest} lists 23 images, and store.json beside it says 22" in err
+
+
+def test_a_finished_run_keeps_its_result(store, pictures, tmp_path, capsys):
+    train = ["pretrain", "tiny_vit_5m_distill", "--data", pictures, "--labels", store.path, "--device", "cpu"]
+    train += ["--work-dir", tmp_path, "--max-iters", 3, "--cfg-options", "input_size=32", *SMALL.split()]
+    train += ["batch_size=4", "workers=0", "warmup_iters=0"]
+    assert run(capsys, *train)[0] == 0
+    first, student = (tmp_path / "result.json").read_bytes(), (tmp_path / "student.safetensors").read_bytes()
+    metrics = json.loads(first)["metrics"]
+    assert metrics["seconds"] > 0
+    code, out, err = run(capsys, *train, "--resume")
+    assert code == 0
+    assert "already finished after 3 iterations" in err
+    assert f"{metrics['images_per_second']:.0f} img/s" in out
+    code, out, _ = run(capsys, *train, "--resume", "--json")
+    assert (code, json.loads(out)) == (0, json.loads(first))
+    assert (tmp_path / "result.json").read_bytes() == first
+    assert (tmp_path / "student.safetensors").read_bytes() == student
+    # Another command's result in the same folder is not this run's, and neither is a torn one.
+    for strange in ('{"command": "evaluate", "metrics": {"iterations": 3}}', "{"):
+        (tmp_path / "result.json").write_text(strange)
+        assert run(capsys, *train, "--resume")[0] == 0
+        assert json.loads((tmp_path / "result.json").read_text())["metrics"]["iterations"] == 3
+        assert json.loads((tmp_path / "result.json").read_text())["command"] == "pretrain"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

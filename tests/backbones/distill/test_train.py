@@ -362,6 +362,11 @@ def test_configs_that_make_no_sense_are_refused(store, pictures, changes, messag
 def test_warmup_longer_than_the_run_is_refused(store, pictures, tmp_path):
     with pytest.raises(InputError, match="warmup_iters is 12, but training takes 12"):
         pretrain(recipe(store, pictures, warmup_iters=12), tmp_path, show=False)
+    short = recipe(store, pictures, warmup_iters=None, warmup_epochs=5)
+    with pytest.raises(
+        InputError, match=r"warmup_epochs is 5, which is 14 iterations, .* warmup_iters=1"
+    ):
+        pretrain(short, tmp_path, show=False)
 
 
 def test_shipped_configs_load_and_overrides_reach_into_them():
