@@ -20,4 +20,5 @@ def _child_of(parent: Registry, locations: list[str]) -> Registry:
 MODELS = _child_of(root.MODELS, [])
 OPTIM_WRAPPER_CONSTRUCTORS = _child_of(root.OPTIM_WRAPPER_CONSTRUCTORS, [])
 HOOKS = _child_of(root.HOOKS, [])
+FUNCTIONS = _child_of(root.FUNCTIONS, ["tinyvit.detection.randomness"])
 METRICS = _child_of(root.METRICS, ["tinyvit.detection.metrics"])

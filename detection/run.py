@@ -21,6 +21,7 @@ from ..backbones.runs import make_work_dir
 from ..backbones.weights import read_checkpoint
 from .coco import BoxCounts, check_same_classes
 from .config import check_annotations, config_classes, count_training_boxes
+from .randomness import check_seed, make_repeatable
 from .runtime import (
     QuietRunner,
     fit_to_machine,
@@ -39,6 +40,7 @@ def train(
     *,
     weights: str | Path | None = None,
     resume: bool = False,
+    seed: int | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Train the detector of a config; checkpoints and logs go to ``work_dir``.
@@ -48,17 +50,20 @@ def train(
         work_dir: Folder for checkpoints, logs and mmengine's copy of the config.
         weights: A backbone's checkpoint of any known naming, or a whole detector's (which must fit the config,
             classes included). ``None``: what the config names, else random weights.
-        resume: Go on from the last checkpoint in ``work_dir``: weights, optimiser, schedule and position.
+        resume: Go on from the last checkpoint in ``work_dir``: weights, optimiser, schedule, position and seed.
+        seed: Fixes all random numbers (README.md says how exactly). ``None``: that of the run which is resumed, else
+            the config's ``randomness``, else 0.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
 
     Returns:
         ``checkpoint`` (path of the last one), ``init`` (where the weights came from), ``iterations``, ``seconds``,
-        ``lr`` and ``batch_size`` as used, ``losses`` (``first`` and ``last``: mean total loss of the first and last
-        tenth of this run's iterations), ``boxes`` of the training data (``total``, and ``unusable``, which were left
-        out) and ``metrics`` of the last validation (empty where none was run).
+        ``seed``, ``lr`` and ``batch_size`` as used, ``losses`` (``first`` and ``last``: mean total loss of the first
+        and last tenth of this run's iterations), ``boxes`` of the training data (``total``, and ``unusable``, which
+        were left out) and ``metrics`` of the last validation (empty where none was run).
 
     Raises:
-        InputError: Weights that do not fit, nothing to resume, a config without training data, or damaged annotations.
+        InputError: Weights that do not fit, nothing to resume or another seed than the resumed run's, a config without
+            training data, or damaged annotations.
         CheckFailedError: A loss became NaN or infinite.
     """
     if cfg.get("train_cfg") is None:
@@ -71,6 +76,7 @@ def train(
     counts = count_training_boxes(cfg)
     detector, init = (None, "resumed") if resume else _place_weights(cfg, weights)
     cfg.resume = resume
+    _set_seed(cfg, seed, (work_dir / "last_checkpoint").read_text().strip() if resume else None)
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "tinyvit.StopOnBadLossHook"}]
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("train", "val"))
@@ -88,6 +94,7 @@ def train(
         "init": init,
         "iterations": runner.iter,
         "seconds": round(seconds, 1),
+        "seed": runner.seed,
         # After scaling to the batch size, before any schedule; the highest where layers differ.
         # Without a schedule there is no initial rate.
         "lr": max(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.optimizer.param_groups),
@@ -99,6 +106,20 @@ def train(
         "losses": _loss_summary(runner, runner.iter - start),
         "metrics": _last_metrics(runner),
     }
+
+
+def _set_seed(cfg: Config, seed: int | None, checkpoint: str | None) -> None:
+    """Put the seed of a run into its config; a resumed run keeps its own."""
+    asked = check_seed(seed, "--seed") if seed is not None else None
+    stated = (cfg.get("randomness") or {}).get("seed")
+    chosen = asked if asked is not None else check_seed(0 if stated is None else stated, "randomness.seed")
+    if checkpoint is not None:
+        kept = (read_checkpoint(checkpoint).get("meta") or {}).get("seed")
+        if asked is not None and kept not in (None, asked):
+            raise InputError(f"--seed is {asked}, but {checkpoint} is of a run with seed {kept}; leave --seed out")
+        chosen = chosen if kept is None else kept
+    cfg.randomness = {**(cfg.get("randomness") or {}), "seed": chosen}
+    make_repeatable(cfg)
 
 
 def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,55 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp
         assert Image.open(entry["picture"]).size == (entry["width"], entry["height"])
 
 
+def seeded_config(small_config: Path, root: Path, length: dict[str, int], workers: int):
+    """A config whose model and data draw random numbers."""
+    cfg = load_config(small_config, data_root=root, img_size=96, overrides={"optim_wrapper.optimizer.lr": 1e-3})
+    cfg.model.backbone.drop_path_rate = 0.3
+    cfg.pop("randomness")
+    cfg.train_dataloader.num_workers = workers
+    cfg.train_dataloader.persistent_workers = bool(workers)
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    set_schedule(cfg, **length)
+    cfg.default_hooks.logger.interval = 1
+    cfg.default_hooks.checkpoint.interval = 2
+    return cfg
+
+
+def curve(work_dir: Path) -> list[float]:
+    """The loss of each iteration, of the last run in a folder."""
+    state = torch.load((work_dir / "last_checkpoint").read_text(), weights_only=False)
+    return state["message_hub"]["log_scalars"]["train/loss"]._log_history.tolist()
+
+
+def test_a_seed_is_recorded_and_fixes_the_losses(make_coco, small_config, tmp_path) -> None:
+    cfg = seeded_config(small_config, make_coco(), {"max_iters": 2}, 0)
+    assert train(cfg, tmp_path / "default", device="cpu")["seed"] == 0
+    assert train(cfg, tmp_path / "zero", seed=0, device="cpu")["seed"] == 0
+    cfg.randomness = {"seed": 1}
+    assert train(cfg, tmp_path / "one", device="cpu")["seed"] == 1
+    assert curve(tmp_path / "default") == curve(tmp_path / "zero")
+    assert curve(tmp_path / "one") != curve(tmp_path / "zero")
+
+
+@pytest.mark.parametrize(("length", "workers"), [({"epochs": 3}, 0), ({"epochs": 3}, 1), ({"max_iters": 3}, 0)])
+def test_a_resumed_run_is_the_undisturbed_one(make_coco, small_config, tmp_path, length, workers: int) -> None:
+    cfg = seeded_config(small_config, make_coco(), length, workers)
+    whole = train(cfg, tmp_path / "whole", seed=3, device="cpu")
+    # As a kill after the second epoch, or iteration, leaves it.
+    (tmp_path / "killed").mkdir()
+    first = tmp_path / "killed" / ("epoch_2.pth" if "epochs" in length else "iter_2.pth")
+    shutil.copy(tmp_path / "whole" / first.name, first)
+    (tmp_path / "killed" / "last_checkpoint").write_text(str(first))
+    with pytest.raises(InputError, match=r"--seed is 4, but .*_2.pth is of a run with seed 3"):
+        train(cfg, tmp_path / "killed", resume=True, seed=4, device="cpu")
+    resumed = train(cfg, tmp_path / "killed", resume=True, device="cpu")
+    assert resumed["seed"] == 3
+    assert resumed["iterations"] == whole["iterations"]
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    one, other = (torch.load(run["checkpoint"], weights_only=False)["state_dict"] for run in (whole, resumed))
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
 def test_a_backbones_weights_are_a_start(make_coco, small_config, tmp_path) -> None:
     from tinyvit.detection import TinyViT
 
@@ -192,6 +242,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
             "no checkpoint to go on",
         ),
         (("train", small_config, "--data-root", root, "--resume"), "--resume needs the --work-dir"),
+        (("train", small_config, "--data-root", root, "--seed", -1), "--seed is -1; it must be a whole number from 0"),
         (
             ("train", small_config, "--data-root", root, "--weights", tmp_path / "other.pth"),
             "checkpoint of another variant?",

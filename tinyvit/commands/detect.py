@@ -62,6 +62,10 @@ def train(
     eval_on_train: OnTrainOption = False,
     classes_from: ClassesOption = "data",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --work-dir.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Fixes the random numbers. [default: the resumed run's, config's, or 0]"),
+    ] = None,
     cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
     device: DeviceOption = "auto",
@@ -97,7 +101,7 @@ def train(
             detection.set_schedule(cfg, epochs=epochs, max_iters=max_iters, batch_size=batch_size)
             # Once more: what is asked for by name stands above what the schedule derives.
             apply_overrides(cfg, overrides)
-        found = detection.train(cfg, folder, weights=weights, resume=resume, device=where)
+        found = detection.train(cfg, folder, weights=weights, resume=resume, seed=seed, device=where)
     _finish(folder, "detect train", arguments, found, as_json)
 
 
