@@ -142,19 +142,32 @@ def fetch_pretrained(name: str, tag: str) -> Path:
     Raises:
         InputError: It is not in the cache and the hub cannot be reached; says which file to put where.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository, filename = f"timm/{name}.{tag}", "model.safetensors"
     try:
+        if not isinstance(try_to_load_from_cache(repository, filename), str):
+            # Asked once: where there is no network, the download would try again and again, and say so each time.
+            # What else goes wrong here is left to the download, which knows what is worth another try.
+            try:
+                get_hf_file_metadata(hf_hub_url(repository, filename))
+            except Exception as error:
+                if _is_unreachable(error):
+                    raise
         return Path(hf_hub_download(repository, filename))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the hub's client passes on the errors of its HTTP library, which changes
         raise InputError(
             f"cannot fetch {filename} of {repository} ({type(error).__name__}): download "
             f"https://huggingface.co/{repository}/resolve/main/{filename} on a machine with a network and pass it as "
             f"weights=FILE, or copy that machine's folder models--timm--{name}.{tag} into {HF_HUB_CACHE}"
         ) from error
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether no connection came about; by name, as the HTTP library differs between versions of the hub's client."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ConnectionError", "ConnectError", "ConnectTimeout", "ProxyError"})
 
 
 @cache

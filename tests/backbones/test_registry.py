@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
 import pytest
 import timm
 import torch
@@ -111,6 +120,70 @@ def test_offline_says_which_file_to_put_where(hub_cache):
         create_model("tiny_vit_5m_224", pretrained=True)
     for part in ("timm/tiny_vit_5m_224.dist_in22k_ft_in1k", "model.safetensors", "weights=FILE", str(hub_cache)):
         assert part in str(error.value)
+
+
+FETCH = """
+from tinyvit.backbones import InputError
+from tinyvit.backbones.registry import fetch_pretrained
+for _ in range(2):
+    try:
+        print(fetch_pretrained("tiny_vit_5m_224", "in1k").read_text())
+    except InputError as error:
+        print(f"InputError {error}")
+"""
+
+
+def fetch(endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    proxies = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    environment = {**os.environ, **proxies, "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", FETCH]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+
+def test_without_a_network_there_is_one_sentence_and_no_log_of_retries(tmp_path):
+    with socket.socket() as unused:  # bound and not listening: a connection is refused
+        unused.bind(("127.0.0.1", 0))
+        done = fetch(f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path)
+    assert done.stdout.startswith("InputError cannot fetch model.safetensors of timm/tiny_vit_5m_224.in1k (Connect")
+    assert done.stderr == ""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """One file, as the hub serves it; the first request for it meets a busy server."""
+
+    content = b"published weights"
+    requests: ClassVar[list[str]] = []
+
+    def answer(self) -> None:
+        if self.path.endswith("model.safetensors"):  # the hub's client asks for other things too
+            self.requests.append(f"{self.command} {self.path}")
+        self.send_response(503 if len(self.requests) == 1 else 200)
+        self.send_header("ETag", '"abc"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(self.content)
+
+    do_HEAD = do_GET = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_with_a_network_the_file_is_fetched_once_and_then_known(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        assert fetch(endpoint, tmp_path).stdout == "published weights\n" * 2
+    finally:
+        server.shutdown()
+        server.server_close()
+    path = "/timm/tiny_vit_5m_224.in1k/resolve/main/model.safetensors"
+    assert [request for request in Hub.requests if request.startswith("GET")] == [f"GET {path}"]
+    # Without the server, the cache.
+    assert fetch(endpoint, tmp_path).stdout == "published weights\n" * 2
 
 
 def test_windows_scale_with_the_input():
