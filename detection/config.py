@@ -418,9 +418,9 @@ def set_schedule(
 ) -> None:
     """Fit the schedule of a config to a run of another length, in place.
 
-    Milestones keep their place relative to the whole run. Warm-up is cut to a tenth of the run where it is longer.
-    Validation and checkpoints come at least at the end, and about ten times in a long run. The learning rate is
-    scaled to the batch size by mmengine where the config has ``auto_scale_lr.enable``.
+    Milestones keep their place relative to the whole run. Warm-up is cut to a tenth of the run where it is longer; a
+    run below 20 iterations has none. Validation and checkpoints come at least at the end, and about ten times in a
+    long run. The learning rate is scaled to the batch size by mmengine where the config has ``auto_scale_lr.enable``.
 
     Args:
         cfg: The config, changed in place.
@@ -492,6 +492,10 @@ def _fit_scheduler(scheduler: Any, old: _Length, new: _Length) -> None:
     counts_epochs = scheduler.get("by_epoch", True) and old.epochs is not None
     if scheduler["type"] == "LinearLR" and not counts_epochs:
         scheduler["end"] = min(scheduler.get("end", new.iterations), max(1, new.iterations // 10))
+        if scheduler["end"] - scheduler.get("begin", 0) < 2:
+            # mmengine sets the first rate in one iteration and leaves it in the next: a warm-up of a single one would
+            # keep its rate for good. The scheduler stays, because a resumed run finds its states by position.
+            scheduler["start_factor"] = 1.0
         return
     keeps_epochs = counts_epochs and new.epochs is not None
     before = old.epochs if counts_epochs else old.iterations

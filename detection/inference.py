@@ -126,7 +126,7 @@ def predict(
         weights: The detector's checkpoint.
         images: Picture files, folders of them, or one of either.
         work_dir: Folder for ``predictions.json`` and ``pictures/``.
-        score_threshold: Detections below this score are left out, in the JSON and in the pictures.
+        score_threshold: Detections below this score are left out, in the JSON and in the pictures; in [0, 1].
         device: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns:
@@ -134,8 +134,10 @@ def predict(
         ``height``, ``picture``, ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
 
     Raises:
-        InputError: No picture at all, a missing file, or a checkpoint that does not fit.
+        InputError: No picture at all, a missing file, a score outside [0, 1], or a checkpoint that does not fit.
     """
+    if not 0 <= score_threshold <= 1:
+        raise InputError(f"--score is {score_threshold:g}; it must be from 0 to 1")
     files = list(find_images([images] if isinstance(images, (str, Path)) else images))
     work_dir = make_work_dir("detect-predict", work_dir)
     predictor = Predictor(cfg, weights, device=device)

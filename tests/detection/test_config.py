@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tinyvit.backbones import InputError
 from tinyvit.detection import list_configs, load_config, set_schedule
@@ -38,7 +39,6 @@ def test_a_shipped_config_says_how_it_was_made(name: str) -> None:
 @pytest.mark.parametrize("name", [RETINANET, MASK_RCNN])
 def test_norms_biases_and_attention_biases_do_not_decay(name: str) -> None:
     """With the optimiser that mmengine makes of the config."""
-    import torch
     from mmengine.optim import build_optim_wrapper
 
     from tinyvit.detection import TinyViT
@@ -301,6 +301,23 @@ def test_schedule_in_iterations_counts_in_iterations(make_coco) -> None:
         set_schedule(cfg, epochs=1, max_iters=1)
     with pytest.raises(InputError, match="at least 1"):
         set_schedule(cfg, epochs=0)
+
+
+@pytest.mark.parametrize(("length", "first"), [(4, 1.0), (19, 1.0), (20, 0.001)])
+def test_the_full_rate_is_reached_however_short_the_run(make_coco, length: int, first: float) -> None:
+    from mmengine.optim import LinearLR
+
+    cfg = load_config(RETINANET, data_root=make_coco())
+    set_schedule(cfg, max_iters=length)
+    settings = {key: value for key, value in cfg.param_scheduler[0].items() if key != "type"}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = LinearLR(optimizer, **settings)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([first, 1.0, 1.0, 1.0])
 
 
 def test_a_cosine_schedule_is_stretched() -> None:

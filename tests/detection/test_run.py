@@ -116,6 +116,8 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp
     train_it = ("detect", "train", small_config, *common, "--work-dir", work)
     assert run_cli(*train_it, "--max-iters", 4, "--cfg-options", "default_hooks.checkpoint.interval=3") == 0
     assert (work / "iter_3.pth").is_file()  # an option stands above what the schedule derives, which is 2
+    log = next(work.glob("*/*.log")).read_text()
+    assert "base_lr: 1.0000e-04 lr: 1.2500e-05" in log  # in a run too short for a warm-up; 2 images, not 16
     first = json.loads((work / "result.json").read_text())
     assert first["metrics"]["iterations"] == 4
     assert first["metrics"]["mmcv_ops"]["kind"] in ("compiled", "torchvision")
@@ -242,6 +244,18 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
             "no checkpoint to go on",
         ),
         (("train", small_config, "--data-root", root, "--resume"), "--resume needs the --work-dir"),
+        (
+            ("train", small_config, "--data-root", root, "--limit-images", 0),
+            "--limit-images is 0; it must be at least 1",
+        ),
+        (
+            ("predict", small_config, root / "val2017", "--weights", tmp_path / "half.pth", "--score", 7),
+            "--score is 7; it must be from 0 to 1",
+        ),
+        (
+            ("predict", small_config, root / "val2017", "--weights", tmp_path / "half.pth", "--score", "nan"),
+            "--score is nan; it must be from 0 to 1",
+        ),
         (("train", small_config, "--data-root", root, "--seed", -1), "--seed is -1; it must be a whole number from 0"),
         (
             ("train", small_config, "--data-root", root, "--weights", tmp_path / "other.pth"),
