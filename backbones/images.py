@@ -10,14 +10,20 @@ import io
 import os
 import threading
 import zipfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
 from .errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+# What lies beside pictures and is expected there: tables, notes, and what file managers leave behind.
+_SIDE_SUFFIXES = (".csv", ".json", ".md")
+_SIDE_NAMES = ("thumbs.db", "desktop.ini")
+_SIDE_STEMS = ("readme", "license", "licence")
+_SHOWN_KINDS = 6
 
 
 class ImageFiles(Sequence[str]):
@@ -27,6 +33,11 @@ class ImageFiles(Sequence[str]):
 
     Args:
         root: A folder (searched recursively) or a ``.zip`` file (read in place, never unpacked).
+
+    Attributes:
+        keys: The keys, sorted.
+        left_out: Files below the root that are no pictures of a known kind, counted by suffix, most first. Hidden
+            files, tables and readmes are not counted. :func:`describe_left_out` says it in a sentence.
 
     Raises:
         InputError: ``root`` does not exist, is of neither kind, or holds no picture.
@@ -40,9 +51,12 @@ class ImageFiles(Sequence[str]):
         self.is_zip = self.root.is_file()
         if self.is_zip and not zipfile.is_zipfile(self.root):
             raise InputError(f"{self.root} is neither a folder of images nor a zip of them")
-        self.keys = sorted(key for key in self._walk() if key.lower().endswith(IMAGE_SUFFIXES))
+        found = self._walk()
+        self.keys = sorted(key for key in found if key.lower().endswith(IMAGE_SUFFIXES))
+        self.left_out = _count_left_out(key for key in found if not key.lower().endswith(IMAGE_SUFFIXES))
         if not self.keys:
-            raise InputError(f"no image ({', '.join(IMAGE_SUFFIXES)}) was found in {self.root}")
+            there = f"; its files are {_counts(self.left_out)}" if self.left_out else ""
+            raise InputError(f"no image ({', '.join(IMAGE_SUFFIXES)}) was found in {self.root}{there}")
 
     def _walk(self) -> list[str]:
         if self.is_zip:
@@ -94,6 +108,33 @@ class ImageFiles(Sequence[str]):
         if loose is not None:
             raise InputError(f"{self.root / loose} is in no class folder; expected CLASS/NAME.jpg below {self.root}")
         return sorted({key.split("/", 1)[0] for key in self.keys})
+
+
+def _count_left_out(keys: Iterable[str]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for key in keys:
+        path = PurePosixPath(key)
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+        name, suffix = path.name.lower(), path.suffix.lower()
+        side = suffix in _SIDE_SUFFIXES or name in _SIDE_NAMES or name.startswith(_SIDE_STEMS)
+        if not (hidden or side or key.endswith("/")):  # a zip lists its folders too
+            counts[suffix or "without suffix"] += 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _counts(left_out: Mapping[str, int]) -> str:
+    shown = [f"{suffix} {count}" for suffix, count in [*left_out.items()][:_SHOWN_KINDS]]
+    return ", ".join([*shown, *["..."] * (len(left_out) > _SHOWN_KINDS)])
+
+
+def describe_left_out(root: str | Path, left_out: Mapping[str, int]) -> str | None:
+    """A sentence about :attr:`ImageFiles.left_out` of the pictures below ``root``; ``None`` when nothing was."""
+    total = sum(left_out.values())
+    if not total:
+        return None
+    are = "files in {} are not pictures" if total > 1 else "file in {} is not a picture"
+    known = ", ".join(IMAGE_SUFFIXES)
+    return f"{total} {are.format(root)} of a known kind ({_counts(left_out)}) and left out; known kinds: {known}"
 
 
 def decode(data: bytes) -> Image.Image:

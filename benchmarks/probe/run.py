@@ -87,6 +87,7 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
         "weights": model.weights,
         "pool": model.pool,
         "preprocess": model.preprocess.to_dict(),
+        "left_out": {str(part.files.root): part.files.left_out for part in (train, test)},
     }
     return result, about | result.to_dict()
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tinyvit.backbones import InputError, Preprocess
-from tinyvit.backbones.images import ImageFiles, decode
+from tinyvit.backbones.images import ImageFiles, decode, describe_left_out
 
 
 @pytest.fixture
@@ -41,6 +41,28 @@ def test_a_folder_and_its_zip_are_the_same_list(folder):
     for key in here:
         assert here.read(key) == there.read(key)
         assert here.open(key).tobytes() == pickle.loads(pickle.dumps(there)).open(key).tobytes()
+
+
+def test_files_that_are_no_pictures_are_counted_and_side_files_are_not(folder):
+    for name in ("a/x.gif", "a/y.GIF", "b/z.gif", "b/deep/plain"):
+        (folder / name).write_text("no picture")
+    for name in (".hidden", "labels.csv", "b/README.txt", "LICENSE", "a/Thumbs.db", "about.json", "a/.cache/x.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("beside the pictures")
+    for files in (ImageFiles(folder), ImageFiles(zipped(folder))):
+        assert files.left_out == {".gif": 3, ".txt": 1, "without suffix": 1}
+        assert len(files) == 4
+    assert describe_left_out(folder, files.left_out) == (
+        f"5 files in {folder} are not pictures of a known kind (.gif 3, .txt 1, without suffix 1) and left out; "
+        f"known kinds: .jpg, .jpeg, .png, .bmp, .webp, .ppm, .tif, .tiff"
+    )
+    assert str(describe_left_out("x", {".gif": 1})).startswith("1 file in x is not a picture of a known kind (.gif 1)")
+    assert str(describe_left_out("x", {f".{i}": 1 for i in range(9)})).count(" 1, ") == 6
+    assert describe_left_out("x", {}) is None
+    (folder / "c").mkdir()
+    (folder / "c" / "x.gif").write_text("no picture")
+    with pytest.raises(InputError, match=r"no image .* was found in .*; its files are \.gif 1"):
+        ImageFiles(folder / "c")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "CMYK", "P", "I;16", "1", "LA"])

@@ -52,6 +52,17 @@ def test_probe_prints_one_json_document_and_keeps_it(
     printed = capsys.readouterr().out
     assert "RANDOM WEIGHTS" in printed
     assert "test accuracy   100.0 %" in printed
+    assert "left out" not in printed
+    assert metrics["left_out"] == {str(pictures / "train"): {}, str(pictures / "test"): {}}
+    (pictures / "train" / "red" / "moving.gif").write_bytes(b"")
+    try:
+        assert run("probe", "linear", *arguments) == 0
+    finally:
+        (pictures / "train" / "red" / "moving.gif").unlink()
+    known = f"1 file in {pictures / 'train'} is not a picture of a known kind (.gif 1) and left out"
+    assert known in capsys.readouterr().out
+    kept = json.loads((work_dir / "result.json").read_text())["metrics"]["left_out"]
+    assert kept == {str(pictures / "train"): {".gif": 1}, str(pictures / "test"): {}}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def label(
     from tinyvit.backbones.distill.augment import ViewSampler
     from tinyvit.backbones.distill.label import LabelOptions, label_store
     from tinyvit.backbones.distill.teachers import load_teacher
-    from tinyvit.backbones.images import ImageFiles
+    from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
 
     images = ImageFiles(data)
@@ -84,7 +84,7 @@ def label(
     )
     summary = label_store(images, store, model, options, truth=_truth(images, labels, model.num_classes))
     folder = make_work_dir("label", work_dir or store)
-    metrics = {**summary.to_dict(), "allocator": allocator}
+    metrics = {**summary.to_dict(), "left_out": images.left_out, "allocator": allocator}
     document = write_result(folder, "label", arguments, metrics)
     if as_json:
         print_json(document)
@@ -102,6 +102,8 @@ def label(
     )
     for key, reason in summary.invalid:
         print(f"  unreadable: {key} ({reason})")
+    if note := describe_left_out(data, images.left_out):
+        print(note)
 
 
 def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[int, int] | None:

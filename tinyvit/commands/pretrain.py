@@ -139,7 +139,7 @@ def evaluate(
     from tinyvit.backbones.distill.teachers import load_teacher
     from tinyvit.backbones.distill.truth import true_classes
     from tinyvit.backbones.errors import InputError
-    from tinyvit.backbones.images import ImageFiles
+    from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
 
     images = ImageFiles(data)
@@ -155,6 +155,7 @@ def evaluate(
         "top5": correct[1] / seen,
         "images": seen,
         "unreadable": len(truth) - seen,
+        "left_out": images.left_out,
         "allocator": allocator,
     }
     folder = make_work_dir("evaluate", work_dir)
@@ -163,3 +164,5 @@ def evaluate(
         print_json(document)
         return
     print(f"{classifier.name} on {seen} images: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}")
+    if note := describe_left_out(data, images.left_out):
+        print(note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -77,10 +77,13 @@ def linear(
     if as_json:
         print_json(document)
     else:
-        _print(metrics["model"], metrics["weights"], result, folder)
+        _print(metrics, result, folder)
 
 
-def _print(model: str, weights: str, result: ProbeResult, folder: Path) -> None:
+def _print(metrics: dict[str, Any], result: ProbeResult, folder: Path) -> None:
+    from tinyvit.backbones.images import describe_left_out
+
+    model, weights = metrics["model"], metrics["weights"]
     if weights.startswith("random"):
         typer.echo(f"RANDOM WEIGHTS: {model} was not trained; this is a floor, not a result. Give --weights.")
     rows = result.rows
@@ -99,4 +102,7 @@ def _print(model: str, weights: str, result: ProbeResult, folder: Path) -> None:
         typer.echo("note            the last fit stopped at its iteration limit before it converged")
     if result.c_at_edge:
         typer.echo("note            C lies at the edge of the grid; a wider grid may do better")
+    for root, left_out in metrics["left_out"].items():
+        if note := describe_left_out(root, left_out):
+            typer.echo(f"note            {note}")
     typer.echo(f"result          {folder / 'result.json'}")

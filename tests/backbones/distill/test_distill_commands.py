@@ -30,6 +30,7 @@ def data(pictures, tmp_path_factory) -> Path:
     names = sorted(path.name for path in folder.iterdir())
     lines = [f"{name},{index % 20}" for index, name in enumerate(names)]
     (folder.parent / "labels.csv").write_text("\n".join(["file,class_index", *lines]))
+    (folder / "moving.gif").write_bytes(b"GIF89a")
     return folder
 
 
@@ -57,8 +58,11 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
     assert "teacher top-1 on 22 un-augmented views: " in out
     assert "23 images x 2 views, 3 shards (3 made now), 1 images unreadable" in out
     assert "unreadable: 04.jpg" in out
+    left_out = f"1 file in {data} is not a picture of a known kind (.gif 1) and left out"
+    assert left_out in out
     assert "skipped unreadable image" in err
     assert json.loads((store / "result.json").read_text())["metrics"]["rows_made"] == 46
+    assert json.loads((store / "result.json").read_text())["metrics"]["left_out"] == {".gif": 1}
     assert "(0 made now)" in run(capsys, *label(store))[1]
 
     code, out, _ = run(capsys, "labels", "info", store)
@@ -84,7 +88,7 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
                        "--device", "cpu", "--work-dir", tmp_path / "evaluate", "--json")  # fmt: skip
     assert code == 0
     result = json.loads(out)["metrics"]
-    assert (result["images"], result["unreadable"]) == (22, 1)
+    assert (result["images"], result["unreadable"], result["left_out"]) == (22, 1, {".gif": 1})
     assert result["model"]["preprocess"]["size"] == [32, 32]
     assert 0 <= result["top1"] <= result["top5"] <= 1
 
