@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .deployed import deploy
     from .errors import CheckFailedError, InputError, MissingExtraError, TinyVitError
     from .features import FeatureBackbone
     from .preprocess import Preprocess
@@ -28,6 +29,7 @@ _HOME = {
     "TinyViT": "tiny_vit",
     "TinyVitError": "errors",
     "create_model": "registry",
+    "deploy": "deployed",
     "describe": "registry",
     "list_models": "registry",
     "load_weights": "weights",
@@ -43,6 +45,7 @@ __all__ = [
     "TinyViT",
     "TinyVitError",
     "create_model",
+    "deploy",
     "describe",
     "list_models",
     "load_weights",

@@ -1,0 +1,139 @@
+"""Any other network: its own code, with normalisation folded into convolutions and activations into their epilogues.
+
+Teachers are such networks. Which layers follow each other is read from a symbolic trace; the forward that runs is the
+network's own, in a copy whose layers were exchanged.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .kernels import Kernels, Operator, activation_name, fold_conv_norm, make_conv, make_linear
+
+
+class _Call(nn.Module):
+    """An operator in the place of a layer."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator(x)
+
+
+class _Tracer(fx.Tracer):
+    """Layers that can be folded are not looked into, whatever package they come from."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        foldable = isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear) or activation_name(m) is not None
+        return foldable or super().is_leaf_module(m, module_qualified_name)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Layers, by name, that become one operator."""
+
+    layer: str
+    norm: str | None
+    activation: str | None
+
+
+def fold_network(
+    module: nn.Module, device: torch.device, dtype: torch.dtype, kernels: Kernels
+) -> tuple[nn.Module, str, int]:
+    """A copy of a network with its layers folded where that is possible.
+
+    Returns:
+        The copy in evaluation mode, ``"in"`` or the reason why nothing was folded, and how many groups were.
+    """
+    network = copy.deepcopy(module).eval().requires_grad_(False)
+    network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    try:
+        graph = _Tracer().trace(network)
+    except Exception as error:  # fx raises whatever the traced code raises on a proxy
+        return network, f"its forward cannot be traced ({type(error).__name__})", 0
+    originals = dict(copy.deepcopy(module).eval().named_modules())
+    groups = list(_groups(graph, dict(network.named_modules())))
+    for group in groups:
+        _exchange(network, originals, group, device, dtype, kernels)
+    return network, "in" if groups else "it has no layers that follow each other in a foldable way", len(groups)
+
+
+def _groups(graph: fx.Graph, modules: dict[str, Any]) -> Iterator[_Group]:
+    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for node in graph.nodes:
+        if node.op != "call_module" or not _exactly(modules[str(node.target)], nn.Conv2d, nn.Linear):
+            continue
+        layer = modules[str(node.target)]
+        if calls.count(str(node.target)) != 1 or isinstance(getattr(layer, "padding", 0), str):
+            continue
+        last, norm = node, None
+        follower = _only_follower(last, modules, calls)
+        if isinstance(layer, nn.Conv2d) and follower and _foldable_norm(modules[str(follower.target)]):
+            norm, last = str(follower.target), follower
+            follower = _only_follower(last, modules, calls)
+        activation = None
+        if follower and activation_name(modules[str(follower.target)]) and not _norm_activation(modules, norm):
+            activation = str(follower.target)
+        # A linear layer is worth the exchange alone, for its packed weights.
+        if norm or activation or isinstance(layer, nn.Linear):
+            yield _Group(str(node.target), norm, activation)
+
+
+def _exactly(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    # A subclass may pad or standardise its weights in its own forward.
+    return type(layer) in kinds
+
+
+def _only_follower(node: fx.Node, modules: dict[str, Any], calls: list[str]) -> fx.Node | None:
+    users = list(node.users)
+    if len(users) != 1 or users[0].op != "call_module" or calls.count(str(users[0].target)) != 1:
+        return None
+    return users[0]
+
+
+def _foldable_norm(norm: nn.Module) -> bool:
+    if not isinstance(norm, nn.BatchNorm2d):
+        return False
+    inner = getattr(norm, "act", None)
+    known = inner is None or isinstance(inner, nn.Identity) or activation_name(inner) is not None
+    return norm.running_mean is not None and known and isinstance(getattr(norm, "drop", nn.Identity()), nn.Identity)
+
+
+def _norm_activation(modules: dict[str, Any], norm: str | None) -> str | None:
+    """timm's BatchNorms may hold their activation."""
+    inner = getattr(modules[norm], "act", None) if norm else None
+    return activation_name(inner) if inner is not None else None
+
+
+def _exchange(
+    network: nn.Module,
+    originals: dict[str, Any],
+    group: _Group,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernels: Kernels,
+) -> None:
+    layer = originals[group.layer]
+    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    if group.norm:
+        weight, bias = fold_conv_norm(layer, originals[group.norm])
+        network.set_submodule(group.norm, nn.Identity())
+    activation = _norm_activation(originals, group.norm)
+    if group.activation:
+        activation = activation_name(originals[group.activation])
+        network.set_submodule(group.activation, nn.Identity())
+    weight, bias = (None if t is None else t.to(device=device, dtype=dtype) for t in (weight, bias))
+    assert weight is not None
+    if isinstance(layer, nn.Linear):
+        operator = make_linear(weight, bias, activation or "none", kernels)
+    else:
+        operator = make_conv(weight, bias, layer, activation or "none", kernels)
+    network.set_submodule(group.layer, _Call(operator))

@@ -1,0 +1,367 @@
+"""The deployed form: an eval-only, fused copy of a model, checked against it when it is made."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckFailedError, InputError
+from ..features import FeatureBackbone
+from .steps import Network
+
+#: Largest difference from the module that is accepted, as a share of the largest value of the layer.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class DeployedFormError(RuntimeError):
+    """A deployed form was asked for what only its module can do: training, saving, loading, converting."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """How far the deployed form lay from its module on one input.
+
+    Args:
+        input_shape: ``(B, C, H, W)``.
+        difference: Largest absolute difference over all outputs.
+        scale: Largest absolute output of the module.
+    """
+
+    input_shape: tuple[int, ...]
+    difference: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class DeployReport:
+    """What a deployed form is made of.
+
+    Args:
+        model: Class of the module.
+        dtype: Of weights and activations, such as ``float32``.
+        device: Where it runs.
+        steps: Each optimisation: ``"in"``, or why it was left out.
+        probes: The comparison with the module; empty where it was not asked for.
+        tolerance: What the comparison allowed, as a share of the largest value of the layer.
+    """
+
+    model: str
+    dtype: str
+    device: str
+    steps: Mapping[str, str]
+    probes: Sequence[ProbeResult] = field(default_factory=tuple)
+    tolerance: float = 0.0
+
+    @property
+    def difference(self) -> float | None:
+        """Largest difference of all probes."""
+        return max((probe.difference for probe in self.probes), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "model": self.model,
+            "dtype": self.dtype,
+            "device": self.device,
+            "steps": dict(self.steps),
+            "probes": [{**probe.__dict__, "input_shape": list(probe.input_shape)} for probe in self.probes],
+            "difference": self.difference,
+            "tolerance": self.tolerance,
+        }
+
+    def __str__(self) -> str:
+        done = [name for name, state in self.steps.items() if state == "in"]
+        left = [f"{name} ({state})" for name, state in self.steps.items() if state != "in"]
+        text = f"{self.model} deployed, {self.dtype} on {self.device}: {', '.join(done) or 'nothing changed'}"
+        text += f"; left out: {', '.join(left)}" if left else ""
+        sizes = ", ".join("x".join(map(str, probe.input_shape)) for probe in self.probes)
+        return text + (f"; largest difference {self.difference:.1e} at {sizes}" if self.probes else "; not checked")
+
+
+class Deployed(nn.Module):
+    """An eval-only copy of a model; :func:`deploy` makes it.
+
+    It takes what its module takes, in any floating dtype, and returns what the module returns, in the dtype of its
+    input. It holds no parameters, so a detector around it can still be moved about on the same device; training,
+    saving, loading, copying or converting it is a :class:`DeployedFormError`. Several threads may call it at once.
+
+    Attributes:
+        report: What is in it, and how far it lies from its module.
+    """
+
+    report: DeployReport
+
+    def __init__(self, module: nn.Module, network: Network | None, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        inner: Any = module.model if isinstance(module, FeatureBackbone) else module
+        self._network, self._device, self._dtype = network, device, dtype
+        for name in ("num_features", "num_classes", "head_hidden_size"):
+            if hasattr(inner, name):
+                setattr(self, name, getattr(inner, name))
+        self.pretrained_cfg: dict[str, Any] = dict(getattr(inner, "pretrained_cfg", {}))
+        self.feature_info: Any = copy.deepcopy(getattr(module, "feature_info", None))
+        self.training = False
+
+    # -------------------------------------------------------------------------------------------------- inference
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """As the module's."""
+        with self._running(x):
+            return self._known.features(x.to(self._dtype)).to(x.dtype)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """As the module's."""
+        with self._running(x):
+            return self._known.head(x.to(self._dtype), pre_logits).to(x.dtype)
+
+    def forward(self, x: Tensor) -> Any:
+        """Image (B, C, H, W) -> logits (B, num_classes)."""
+        with self._running(x):
+            network = self._known
+            return network.head(network.features(x.to(self._dtype)), False).to(x.dtype)
+
+    def forward_intermediates(
+        self, x: Tensor, indices: int | Sequence[int] | None = None, intermediates_only: bool = False, **_: Any
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps of these numbers, as the module's."""
+        from timm.models._features import feature_take_indices
+
+        with self._running(x):
+            network = self._known
+            asked = list(indices) if isinstance(indices, Sequence) else indices
+            take, _last = feature_take_indices(len(network.map_steps), asked)
+            everything = list(take) if intermediates_only else sorted({*take, len(network.map_steps) - 1})
+            maps = [found.to(x.dtype) for found in network.maps(x.to(self._dtype), everything)]
+        chosen = [found for index, found in zip(sorted(everything), maps, strict=True) if index in take]
+        return chosen if intermediates_only else (maps[-1], chosen)
+
+    @property
+    def _known(self) -> Network:
+        if self._network is None:
+            raise DeployedFormError("this deployed form has no feature maps of its own; call it as a whole")
+        return self._network
+
+    @contextmanager
+    def _running(self, x: Tensor) -> Iterator[None]:
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise DeployedFormError("a deployed form has no backward pass; train the module that it was made from")
+        if x.device.type != self._device.type:
+            raise InputError(f"the input is on {x.device} and the deployed form on {self._device}; move the input")
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            yield
+
+    # ----------------------------------------------------------------------------------------------- what it is not
+
+    def train(self, mode: bool = True) -> Deployed:
+        """Only ``train(False)``: there is nothing to train.
+
+        Raises:
+            DeployedFormError: For ``train(True)``.
+        """
+        if mode:
+            raise DeployedFormError("a deployed form cannot be trained; train the module and deploy it again")
+        return self
+
+    def state_dict(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises DeployedFormError: the module is what is saved."""
+        raise DeployedFormError("a deployed form cannot be saved; save the module that it was made from")
+
+    def load_state_dict(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises DeployedFormError: the module is what is loaded."""
+        raise DeployedFormError("a deployed form cannot load weights; load them into the module and deploy it again")
+
+    def _load_from_state_dict(self, *_: Any, **__: Any) -> NoReturn:
+        self.load_state_dict()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise DeployedFormError("a deployed form cannot be copied or pickled; deploy the module again")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Deployed:
+        sample = torch.empty(0, device=self._device, dtype=self._dtype)
+        changed = fn(sample)
+        if changed.device != sample.device or changed.dtype != sample.dtype:
+            raise DeployedFormError(
+                f"a deployed form stays {_name(self._dtype)} on {self._device}; convert the module and deploy it again"
+            )
+        return self
+
+    def extra_repr(self) -> str:
+        """What is in it."""
+        return str(self.report)
+
+
+class DeployedMaps(Deployed):
+    """The deployed form of a backbone: its forward returns feature maps.
+
+    Args:
+        out_indices: Which, in the order that they are returned.
+        container: ``list`` or ``tuple``, as the module returns them.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        network: Network,
+        device: torch.device,
+        dtype: torch.dtype,
+        out_indices: Sequence[int],
+        container: type,
+    ) -> None:
+        super().__init__(module, network, device, dtype)
+        self.out_indices, self._container = tuple(out_indices), container
+        for name in ("out_channels", "strides"):
+            if hasattr(module, name):
+                setattr(self, name, getattr(module, name))
+
+    def forward(self, x: Tensor) -> Any:
+        """Image (B, C, H, W) -> one map an index."""
+        order = sorted(set(self.out_indices))
+        with self._running(x):
+            maps = self._known.maps(x.to(self._dtype), order)
+        found = {index: feature.to(x.dtype) for index, feature in zip(order, maps, strict=True)}
+        return self._container(found[index] for index in self.out_indices)
+
+
+class DeployedWhole(Deployed):
+    """The deployed form of a network that we have no steps for: its own code with exchanged layers.
+
+    Args:
+        module: What it was made from.
+        network: The copy with exchanged layers.
+        device: Where it runs.
+        dtype: Of its weights and activations.
+    """
+
+    def __init__(self, module: nn.Module, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(module, None, device, dtype)
+        # Behind a tuple, so that it is no submodule and cannot be trained, saved or moved from outside.
+        self._whole: tuple[Any] = (network,)
+
+    def forward(self, x: Tensor) -> Any:
+        """As the module's."""
+        return self._call(self._whole[0], x)
+
+    def forward_features(self, x: Tensor) -> Any:
+        """As the module's."""
+        return self._call(self._whole[0].forward_features, x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
+        """As the module's."""
+        return self._call(lambda y: self._whole[0].forward_head(y, pre_logits=pre_logits), x)
+
+    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As the module's."""
+        return self._call(lambda y: self._whole[0].forward_intermediates(y, *args, **kwargs), x)
+
+    def _call(self, run: Callable[[Tensor], Any], x: Tensor) -> Any:
+        with self._running(x):
+            found = run(x.to(self._dtype, memory_format=torch.channels_last) if x.dim() == 4 else x.to(self._dtype))
+        return _cast(found, x.dtype)
+
+
+def _cast(found: Any, dtype: torch.dtype) -> Any:
+    if isinstance(found, Tensor):
+        return found.to(dtype)
+    return type(found)(_cast(part, dtype) for part in found)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# -------------------------------------------------------------------------------------------------------------- check
+
+
+def compare(
+    module: nn.Module, deployed: Deployed, sizes: Sequence[tuple[int, int]], channels: int, tolerance: float
+) -> list[ProbeResult]:
+    """Run both on pictures of noise, one and two at a time, and compare every layer and all outputs.
+
+    Every layer counts, because an output can hide a fault: random weights give attention so little weight that a wrong
+    bias moves logits by less than their rounding.
+
+    Raises:
+        CheckFailedError: They differ by more than ``tolerance``; names the first layer where they do.
+    """
+    generator = torch.Generator().manual_seed(0)
+    results = []
+    for number, (height, width) in enumerate(sizes):
+        image = torch.randn(1 + number % 2, channels, height, width, generator=generator).to(deployed._device)
+        with _evaluating(module), torch.no_grad():
+            output, layers = _run_with_layers(module, deployed, image)
+            for name, found, wanted in layers:
+                _require_close(module, name, image, [found], [wanted], tolerance)
+            found, wanted = _flat(deployed(image)), _flat(output)
+            results.append(_require_close(module, "the output", image, found, wanted, tolerance))
+    return results
+
+
+def _run_with_layers(
+    module: nn.Module, deployed: Deployed, image: Tensor
+) -> tuple[Any, Iterator[tuple[str, Tensor, Tensor]]]:
+    """The module's output; and the name, the deployed and the module's output of each step, where there are steps."""
+    network = deployed._network
+    if network is None:
+        return module(image), iter(())
+    inner = getattr(module, "model", None)
+    named = dict((inner if isinstance(inner, nn.Module) else module).named_modules())
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _input, output: outputs.__setitem__(name, output)
+
+    hooks = [named[step.name].register_forward_hook(keep(step.name)) for step in network.steps]
+    try:
+        output = module(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    walk = network.walk(image.to(deployed._dtype))
+    return output, ((step.name, x, _in_layout_of(x, outputs[step.name])) for step, x in walk)
+
+
+def _in_layout_of(x: Tensor, wanted: Tensor) -> Tensor:
+    """A module's map as (B, H, W, C), which is how deployed forms hold maps."""
+    is_map = wanted.dim() == 4 and wanted.shape[1] == x.shape[-1] and wanted.shape[2:] == x.shape[1:3]
+    return wanted.permute(0, 2, 3, 1) if is_map else wanted
+
+
+def _require_close(
+    module: nn.Module, where: str, image: Tensor, found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float
+) -> ProbeResult:
+    difference, scale = 0.0, 0.0
+    for a, b in zip(found, wanted, strict=True):
+        worst = (a.float() - b.float()).abs().max().item()
+        # max() of Python would drop a NaN.
+        difference = worst if not worst <= difference else difference
+        scale = max(scale, b.float().abs().max().item())
+    if not difference <= tolerance * scale:
+        raise CheckFailedError(
+            f"the deployed form of {type(module).__name__} differs from its module by {difference:.1e} at {where} on "
+            f"an input of {'x'.join(map(str, image.shape))}; {tolerance:.0e} of the largest value there, {scale:.1e}, "
+            "is allowed"
+        )
+    return ProbeResult(tuple(image.shape), difference, scale)
+
+
+def _flat(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, and back as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    for part, _ in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

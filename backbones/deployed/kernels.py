@@ -1,0 +1,264 @@
+"""The operators that the deployed form is made of: convolution and linear with their activation in the epilogue.
+
+On CPU they are torch's own oneDNN pointwise operators, the ones that TorchInductor emits, called from eager code. Those
+are private names of torch: each is tried on a small input first, and where it is missing or wrong the plain operator
+takes its place. On other devices the plain operators run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Activations that can be fused: our name -> (oneDNN's name, scalars, algorithm, plain function).
+_ACTIVATIONS: dict[str, tuple[str, list[float], str, Callable[[Tensor], Tensor]]] = {
+    "none": ("none", [], "", lambda x: x),
+    "gelu": ("gelu", [], "none", F.gelu),
+    "gelu_tanh": ("gelu", [], "tanh", lambda x: F.gelu(x, approximate="tanh")),
+    "relu": ("relu", [], "", torch.relu),
+    "relu6": ("hardtanh", [0.0, 6.0], "", F.relu6),
+    "silu": ("swish", [], "", F.silu),
+    "hardswish": ("hardswish", [], "", F.hardswish),
+}
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """Which of the fusible activations a module is, or ``None``."""
+    if isinstance(module, nn.GELU):
+        return {"none": "gelu", "tanh": "gelu_tanh"}[module.approximate]
+    if isinstance(module, nn.Hardtanh):  # nn.ReLU6 is one
+        return "relu6" if (module.min_val, module.max_val) == (0.0, 6.0) else None
+    known: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.Hardswish: "hardswish"}
+    return known.get(type(module))
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Which fused operators this torch build has on a device, for a dtype.
+
+    Args:
+        linear: Whether linear layers fuse their activation.
+        conv: Whether convolutions do.
+        missing: Why not, by operator.
+    """
+
+    linear: bool
+    conv: bool
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@cache
+def find_kernels(device_type: str, dtype: torch.dtype) -> Kernels:
+    """Try the fused operators once on small inputs."""
+    if device_type != "cpu":
+        reason = f"oneDNN's operators are for CPU, the model is on {device_type}"
+        return Kernels(False, False, {"linear": reason, "conv": reason})
+    missing = {}
+    for name, attempt in (("linear", _try_linear), ("conv", _try_conv)):
+        try:
+            attempt(dtype)
+        except (AttributeError, RuntimeError, NotImplementedError) as error:
+            missing[name] = str(error).splitlines()[0][:200]
+    return Kernels("linear" not in missing, "conv" not in missing, missing)
+
+
+def _try_linear(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(5, 8, generator=generator).to(dtype) for _ in range(2))
+    bias = torch.randn(5, generator=generator).to(dtype)
+    _compare(_FusedLinear(weight, bias, "gelu")(x), F.gelu(F.linear(x, weight, bias)))
+
+
+def _try_conv(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(8, 8, 3, padding=1, groups=8).to(dtype)
+    for parameter in conv.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator).to(dtype)
+    x = torch.randn(2, 8, 6, 5, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        fused = _FusedConv(conv.weight.detach(), conv.bias.detach() if conv.bias is not None else None, conv, "gelu")
+        _compare(fused(x), F.gelu(conv(x)))
+
+
+def _compare(found: Tensor, wanted: Tensor) -> None:
+    difference = (found.float() - wanted.float()).abs().max().item()
+    limit = 1e-4 if wanted.dtype == torch.float32 else 5e-2
+    if not difference <= limit * max(1.0, wanted.float().abs().max().item()):
+        raise RuntimeError(f"the fused operator is wrong on this build: it differs by {difference:.1e}")
+
+
+Operator = Callable[[Tensor], Tensor]
+
+
+def make_linear(weight: Tensor, bias: Tensor | None, activation: str, kernels: Kernels) -> Operator:
+    """A linear layer and its activation: ``(..., in) -> (..., out)``.
+
+    Args:
+        weight: ``(out, in)``, in the dtype and on the device that it runs in.
+        bias: ``(out,)`` or ``None``.
+        activation: ``none``, ``gelu``, ``relu``, ...
+        kernels: What there is.
+    """
+    return (_FusedLinear if kernels.linear else _PlainLinear)(weight, bias, activation)
+
+
+def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: str, kernels: Kernels) -> Operator:
+    """A convolution and its activation: channels-last ``(B, C, H, W)`` -> channels-last.
+
+    Args:
+        weight: ``(out, in / groups, kh, kw)``, in the dtype and on the device that it runs in.
+        bias: ``(out,)`` or ``None``.
+        like: Gives padding, stride, dilation and groups.
+        activation: ``none``, ``gelu``, ``relu``, ...
+        kernels: What there is.
+    """
+    return (_FusedConv if kernels.conv else _PlainConv)(weight, bias, like, activation)
+
+
+class _FusedLinear:
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str) -> None:
+        self.run = torch.ops.mkldnn._linear_pointwise.default
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self.bias = bias
+        self.attr, self.scalars, self.algorithm, _ = _ACTIVATIONS[activation]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.run(x, self.weight, self.bias, self.attr, self.scalars, self.algorithm)
+
+
+class _PlainLinear:
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str) -> None:
+        self.weight, self.bias = weight.contiguous(), bias
+        self.activation = _ACTIVATIONS[activation][3]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.activation(F.linear(x, self.weight, self.bias))
+
+
+class _FusedConv:
+    def __init__(self, weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: str) -> None:
+        self.run = torch.ops.mkldnn._convolution_pointwise.default
+        self.bias = bias
+        padding, self.stride, self.dilation, self.groups = _geometry(like)
+        self.padding = padding
+        # The order of a packed weight is chosen for an input size, and is right, if not always the fastest, at others.
+        side = 28 * self.stride[0]
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            weight.contiguous(memory_format=torch.channels_last),
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            [1, weight.shape[1] * self.groups, side, side],
+        )
+        self.attr, self.scalars, self.algorithm, _ = _ACTIVATIONS[activation]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.run(
+            x,
+            self.weight,
+            self.bias,
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            self.attr,
+            self.scalars,
+            self.algorithm,
+        )
+
+
+class _PlainConv:
+    def __init__(self, weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: str) -> None:
+        self.weight, self.bias = weight.contiguous(memory_format=torch.channels_last), bias
+        self.padding, self.stride, self.dilation, self.groups = _geometry(like)
+        self.activation = _ACTIVATIONS[activation][3]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.activation(y)
+
+
+def _geometry(conv: nn.Conv2d) -> tuple[list[int], list[int], list[int], int]:
+    """Padding, stride, dilation, groups as lists."""
+    if isinstance(conv.padding, str):
+        raise ValueError(f"padding {conv.padding!r} is not supported here; give numbers")
+    return list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+
+
+class UnitNorm:
+    """LayerNorm without affine part, which is folded into the linear layer behind it.
+
+    torch's CPU kernel is about twice as fast with weights as without, so it gets ones and zeros.
+    """
+
+    def __init__(self, width: int, eps: float, device: torch.device, dtype: torch.dtype) -> None:
+        self.shape, self.eps = (width,), eps
+        self.weight = torch.ones(width, device=device, dtype=dtype)
+        self.bias = torch.zeros(width, device=device, dtype=dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
+def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias, in float64, of the convolution that equals ``conv`` and then ``norm`` in evaluation."""
+    weight = conv.weight.detach().double()
+    bias = conv.bias.detach().double() if conv.bias is not None else torch.zeros(len(weight), dtype=torch.float64)
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a BatchNorm without running statistics cannot be folded")
+    scale = (norm.running_var.detach().double() + norm.eps).rsqrt()
+    shift = torch.zeros_like(scale)
+    if norm.weight is not None and norm.bias is not None:
+        scale, shift = scale * norm.weight.detach().double(), norm.bias.detach().double()
+    folded = (bias.to(weight.device) - norm.running_mean.detach().double()) * scale + shift
+    return weight * scale[:, None, None, None], folded
+
+
+def fold_norm_linear(norm: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias, in float64, of the linear layer that equals LayerNorm's affine part and then ``linear``."""
+    weight = linear.weight.detach().double()
+    bias = linear.bias.detach().double() if linear.bias is not None else weight.new_zeros(len(weight))
+    if isinstance(norm, nn.LayerNorm) and norm.weight is not None:
+        if norm.bias is not None:
+            bias = bias + weight @ norm.bias.detach().double()
+        weight = weight * norm.weight.detach().double()
+    return weight, bias
+
+
+class LayerMaker:
+    """Turns layers of a module into operators on one device, in one dtype.
+
+    Args:
+        device: Where they run.
+        dtype: Of their weights and activations.
+        kernels: The fused operators that there are.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> None:
+        self.device, self.dtype, self.kernels = device, dtype, kernels
+
+    def cast(self, *tensors: Tensor) -> list[Tensor]:
+        """Copies of weights, without gradient."""
+        return [tensor.detach().to(device=self.device, dtype=self.dtype, copy=True) for tensor in tensors]
+
+    def linear(self, layer: nn.Linear, activation: str = "none", norm: nn.Module | None = None) -> Operator:
+        """A linear layer, with the affine part of the LayerNorm before it."""
+        weight, bias = self.cast(*fold_norm_linear(norm or nn.Identity(), layer))
+        return make_linear(weight, bias, activation, self.kernels)
+
+    def norm(self, layer: nn.LayerNorm) -> UnitNorm:
+        """A LayerNorm without its affine part."""
+        return UnitNorm(layer.normalized_shape[0], layer.eps, self.device, self.dtype)
+
+    def affine(self, layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias of a LayerNorm, ``None`` for each that it lacks."""
+        pair = (getattr(layer, "weight", None), getattr(layer, "bias", None))
+        weight, bias = (None if tensor is None else self.cast(tensor)[0] for tensor in pair)
+        return weight, bias

@@ -1,0 +1,150 @@
+"""Making a deployed form from a module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from ..errors import InputError
+from ..features import FeatureBackbone
+from ..tiny_vit import TinyViT
+from .deit import build_deit, parts_beyond_deit
+from .folded import fold_network
+from .form import TOLERANCE, Deployed, DeployedMaps, DeployedWhole, DeployReport, compare
+from .kernels import Kernels, find_kernels
+from .steps import Network
+from .tiny_vit import build_tiny_vit
+
+
+def deploy(
+    model: nn.Module,
+    dtype: torch.dtype = torch.float32,
+    *,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    tolerance: float | None = None,
+    check: bool = True,
+) -> Any:
+    """An eval-only copy of a model, as fast as plain PyTorch operators make it, on the device of its parameters.
+
+    BatchNorm is folded into convolutions and LayerNorm's affine part into the next linear layer, attention biases are
+    gathered once, maps stay channels-last, and on CPU every GELU runs in the epilogue of the operator before it, with
+    weights packed once. It takes any height and width that the model takes. Its ``report`` says what was done.
+
+    Args:
+        model: One of our models, as logits or feature maps; one of our backbones in MMDetection; a detector with such
+            a ``backbone`` (the copy of it has the deployed form in its place); or any other network, whose
+            convolutions, norms and activations are folded where a symbolic trace shows that they can be. It is not
+            changed, and later changes of it do not reach the copy.
+        dtype: Of weights and activations: float32, bfloat16, or on CUDA float16. Inputs of any floating dtype are
+            taken, and outputs have the dtype of the input.
+        sizes: Heights and widths of the probes; by default the native size and, for our models, one that needs
+            padding.
+        tolerance: Largest accepted difference from the module, as a share of the largest value of the layer; by
+            default 2e-5 for float32, 1e-2 for float16 and 5e-2 for bfloat16.
+        check: Whether to run it beside its module.
+
+    Returns:
+        A :class:`Deployed`, or a copy of the detector with one as its backbone.
+
+    Raises:
+        InputError: A dtype that the device does not have, or a model that cannot be deployed.
+        CheckFailedError: The copy differs from its module; the message names the difference and the layer.
+    """
+    device = _device(model)
+    _check_dtype(dtype, device)
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, nn.Module) and _family(backbone) is not None:
+        fast = deploy(backbone, dtype, sizes=sizes, tolerance=tolerance, check=check)
+        return copy.deepcopy(model, {id(backbone): fast}).eval()
+    if isinstance(model, Deployed):
+        raise InputError("this model is a deployed form already; deploy the module that it was made from")
+    kernels = find_kernels(device.type, dtype)
+    deployed, steps = _make(model, device, dtype, kernels)
+    limit = TOLERANCE[dtype] if tolerance is None else tolerance
+    probes = compare(model, deployed, sizes or _probe_sizes(model), _channels(model), limit) if check else []
+    deployed.report = DeployReport(
+        type(_inner(model)).__name__, str(dtype).removeprefix("torch."), str(device), steps, tuple(probes), limit
+    )
+    return deployed
+
+
+def _make(
+    model: nn.Module, device: torch.device, dtype: torch.dtype, kernels: Kernels
+) -> tuple[Deployed, dict[str, str]]:
+    family = _family(model)
+    if family is None:
+        network, state, groups = fold_network(model, device, dtype, kernels)
+        steps = {f"{groups} groups of layers folded" if groups else "layers folded": state, "channels-last": "in"}
+        return DeployedWhole(model, network, device, dtype), steps | _fused_steps(kernels)
+    inner = _inner(model)
+    built: Network = family(inner, device, dtype, kernels)
+    steps = _family_steps(inner, device) | _fused_steps(kernels)
+    out_indices = getattr(model, "out_indices", None)
+    if out_indices is None:
+        return Deployed(model, built, device, dtype), steps
+    container = list if isinstance(model, FeatureBackbone) else tuple
+    return DeployedMaps(model, built, device, dtype, out_indices, container), steps
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The network inside a feature backbone or one of MMDetection's wrappers."""
+    inner = getattr(model, "model", None)
+    return inner if isinstance(inner, TinyViT | VisionTransformer) else model
+
+
+def _family(model: nn.Module) -> Any:
+    """What builds the steps of a model, or ``None`` for a network that we have no steps for."""
+    inner = _inner(model)
+    if isinstance(inner, TinyViT):
+        return build_tiny_vit
+    # A wrapper with a transformer inside is ours when it says which maps it returns.
+    if isinstance(inner, VisionTransformer) and (inner is model or hasattr(model, "out_indices")):
+        return None if parts_beyond_deit(inner) else build_deit
+    return None
+
+
+def _family_steps(inner: nn.Module, device: torch.device) -> dict[str, str]:
+    tiny = isinstance(inner, TinyViT)
+    names = ["LayerNorm affine folded into the next linear", "one projection of q, k and v"]
+    if tiny:
+        names = ["BatchNorm folded", *names, "attention biases gathered for the fused kernel", "channels-last"]
+    if tiny and device.type == "cuda":
+        names.append("bias rows aligned for the memory-efficient kernel")
+    return dict.fromkeys(names, "in")
+
+
+def _fused_steps(kernels: Kernels) -> dict[str, str]:
+    return {
+        "packed linear layers with fused activation": kernels.missing.get("linear", "in"),
+        "packed convolutions with fused activation": kernels.missing.get("conv", "in"),
+    }
+
+
+def _device(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _check_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    known = [torch.float32, torch.bfloat16] + ([torch.float16] if device.type != "cpu" else [])
+    if dtype not in known:
+        names = ", ".join(str(one).removeprefix("torch.") for one in known)
+        raise InputError(f"dtype {str(dtype).removeprefix('torch.')} is not for {device.type}; use one of {names}")
+
+
+def _channels(model: nn.Module) -> int:
+    return int(getattr(_inner(model), "in_chans", 3))
+
+
+def _probe_sizes(model: nn.Module) -> list[tuple[int, int]]:
+    config = getattr(_inner(model), "pretrained_cfg", None) or {}
+    _, height, width = config.get("input_size", (3, 224, 224))
+    inner = _inner(model)
+    any_size = isinstance(inner, TinyViT) or (_family(model) is not None and getattr(inner, "dynamic_img_size", False))
+    # The second has sides that no window and no patch divides.
+    return [(height, width), (height * 6 // 7 + 1, width + 37)] if any_size else [(height, width)]

@@ -1,0 +1,78 @@
+"""A network as a list of named steps, so that it can be run up to a map and compared layer by layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Step:
+    """One layer.
+
+    Args:
+        name: Of the submodule whose output this step gives, as in ``named_modules()``.
+        run: Takes the running tensor and the context that ``begin`` made.
+        is_map: Whether its output is one of the network's feature maps.
+    """
+
+    name: str
+    run: Callable[[Tensor, Any], Tensor]
+    is_map: bool = False
+
+
+class Network(ABC):
+    """The steps of a network, and how its tensors become what the module returns.
+
+    Args:
+        steps: In order.
+    """
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.steps = steps
+        self.map_steps = [index for index, step in enumerate(steps) if step.is_map]
+
+    @abstractmethod
+    def begin(self, image: Tensor) -> tuple[Tensor, Any]:
+        """The tensor that the first step takes, and what later steps need to know of the image."""
+
+    @abstractmethod
+    def as_map(self, x: Tensor, context: Any) -> Tensor:
+        """A step's output as a feature map (B, C, H, W)."""
+
+    @abstractmethod
+    def as_features(self, x: Tensor, context: Any) -> Tensor:
+        """The last step's output as the module's ``forward_features`` gives it."""
+
+    @abstractmethod
+    def head(self, x: Tensor, pre_logits: bool) -> Tensor:
+        """Features -> logits, or what the classifier takes."""
+
+    def walk(self, image: Tensor) -> Iterator[tuple[Step, Tensor]]:
+        """Each step and its output."""
+        x, context = self.begin(image)
+        for step in self.steps:
+            x = step.run(x, context)
+            yield step, x
+
+    def features(self, image: Tensor) -> Tensor:
+        """Image -> what ``forward_features`` gives."""
+        x, context = self.begin(image)
+        for step in self.steps:
+            x = step.run(x, context)
+        return self.as_features(x, context)
+
+    def maps(self, image: Tensor, wanted: list[int]) -> list[Tensor]:
+        """Image -> the feature maps of these numbers, in rising order; later steps are left out."""
+        x, context = self.begin(image)
+        ends = [self.map_steps[index] for index in sorted(wanted)]
+        found = []
+        for index, step in enumerate(self.steps[: ends[-1] + 1]):
+            x = step.run(x, context)
+            if index in ends:
+                found.append(self.as_map(x, context))
+        return found

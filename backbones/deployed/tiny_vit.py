@@ -1,0 +1,156 @@
+"""The deployed TinyViT. Maps are channels-last tensors of shape (B, H, W, C) from the first convolution to the last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import tiny_vit as source
+from .kernels import Kernels, LayerMaker, Operator, fold_conv_norm, fold_norm_linear, make_conv, make_linear
+from .steps import Network, Step
+
+
+class _Maker(LayerMaker):
+    """Also makes the convolutions, which work on (B, H, W, C)."""
+
+    def conv(self, layer: source.ConvNorm, activation: str = "none") -> Operator:
+        """Convolution and BatchNorm of any kernel."""
+        weight, bias = self.cast(*fold_conv_norm(layer.conv, layer.bn))
+        if layer.conv.kernel_size == (1, 1) and layer.conv.groups == 1 and layer.conv.stride == (1, 1):
+            return make_linear(weight[:, :, 0, 0], bias, activation, self.kernels)
+        run = make_conv(weight, bias, layer.conv, activation, self.kernels)
+        return lambda x: run(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def build_tiny_vit(module: source.TinyViT, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> Network:
+    """The steps of a TinyViT, pruned or whole.
+
+    Args:
+        module: With the weights to take; it is not changed and nothing of it is kept.
+        device: Where the deployed form runs.
+        dtype: Of its weights and activations.
+        kernels: The fused operators that there are.
+    """
+    make = _Maker(device, dtype, kernels)
+    embed = module.patch_embed
+    first, second = make.conv(embed.conv1, "gelu"), make.conv(embed.conv2)
+    steps = [Step("patch_embed", lambda x, _: second(first(x)))]
+    stages: Any = module.stages
+    for number, stage in enumerate(stages):
+        if isinstance(stage, source.TinyViTStage):
+            steps.append(Step(f"stages.{number}.downsample", _downsample(stage.downsample, make)))
+        blocks: Any = stage.blocks
+        for index, block in enumerate(blocks):
+            run = _Block(block, make) if isinstance(block, source.TinyViTBlock) else _mbconv(block, make)
+            steps.append(Step(f"stages.{number}.blocks.{index}", run))
+        steps[-1].is_map = True
+    return _TinyViT(steps, module.head, make)
+
+
+def _mbconv(block: source.MBConv, make: _Maker) -> Any:
+    expand, depthwise, project = make.conv(block.conv1, "gelu"), make.conv(block.conv2, "gelu"), make.conv(block.conv3)
+
+    def run(x: Tensor, _: Any) -> Tensor:
+        return F.gelu(project(depthwise(expand(x))).add_(x))
+
+    return run
+
+
+def _downsample(merging: source.PatchMerging, make: _Maker) -> Any:
+    expand, depthwise, project = (
+        make.conv(merging.conv1, "gelu"),
+        make.conv(merging.conv2, "gelu"),
+        make.conv(merging.conv3),
+    )
+    return lambda x, _: project(depthwise(expand(x)))
+
+
+class _Block:
+    """Window attention, depthwise convolution, perceptron on (B, H, W, C)."""
+
+    def __init__(self, block: source.TinyViTBlock, make: _Maker) -> None:
+        attn, mlp = block.attn, block.mlp
+        self.window, self.heads, self.width = block.window_size, attn.num_heads, attn.head_dim
+        self.norm1, self.norm2 = make.norm(attn.norm), make.norm(mlp.norm)
+        self.qkv = _split_projection(attn, make)
+        self.proj = make.linear(attn.proj)
+        self.bias = _gathered_bias(attn, make)
+        self.local_conv = make.conv(block.local_conv)
+        self.fc1, self.fc2 = make.linear(mlp.fc1, "gelu", mlp.norm), make.linear(mlp.fc2)
+
+    def __call__(self, x: Tensor, _: Any) -> Tensor:
+        x = self.local_conv(self._attend(x))
+        return self.fc2(self.fc1(self.norm2(x))).add_(x)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """The map plus its window attention; windows are cut as in :mod:`tinyvit.backbones.tiny_vit`."""
+        batch, height, width, channels = x.shape
+        s = self.window
+        rows, columns = -(-height // s), -(-width // s)
+        padded = rows * s != height or columns * s != width
+        y = self.norm1(x)
+        if padded:
+            # A token of zeros is normalised to zeros, so padding may come after the norm here.
+            y = F.pad(y, (0, 0, 0, columns * s - width, 0, rows * s - height))
+        y = y.reshape(batch * rows, s, columns, s * channels).transpose(1, 2)
+        y = self._attention(y.reshape(batch * rows * columns, s * s, channels))
+        y = y.view(batch * rows, columns, s, s * channels).transpose(1, 2)
+        if padded:
+            return x + y.reshape(batch, rows * s, columns * s, channels)[:, :height, :width]
+        return (x.view(batch * rows, s, columns, s * channels) + y).view(x.shape)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        windows, tokens, channels = x.shape
+        qkv = self.qkv(x).view(windows, tokens, 3, self.heads, self.width)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        return self.proj(y.transpose(1, 2).reshape(windows, tokens, channels))
+
+
+def _split_projection(attn: source.Attention, make: _Maker) -> Operator:
+    """The projection with its rows in the order q, k, v of all heads; the module has them head by head."""
+    weight, bias = fold_norm_linear(attn.norm, attn.qkv)
+    order = torch.arange(len(bias)).view(attn.num_heads, 3, attn.head_dim).transpose(0, 1).reshape(-1)
+    weight, bias = make.cast(weight[order], bias[order])
+    return make_linear(weight, bias, "none", make.kernels)
+
+
+def _gathered_bias(attn: source.Attention, make: _Maker) -> Tensor:
+    """The bias of all pairs of tokens, ``(1, h, N, N)``, in the layout that the fused attention kernel takes."""
+    (table,) = make.cast(attn.attention_biases)
+    bias = table[:, attn.attention_bias_idxs.to(table.device)].unsqueeze(0)
+    if bias.device.type == "cpu":
+        return bias.contiguous()
+    # CUDA's memory-efficient kernel copies a bias whose rows do not start at 16 bytes.
+    tokens = bias.shape[-1]
+    whole = F.pad(bias, (0, -tokens % 8)).contiguous()
+    return whole[..., :tokens]
+
+
+class _TinyViT(Network):
+    def __init__(self, steps: list[Step], head: source.ClassifierHead, make: _Maker) -> None:
+        super().__init__(steps)
+        # Pruned models have no norm and no classifier.
+        self.norm = make.norm(head.norm) if isinstance(head.norm, nn.LayerNorm) else None
+        self.affine = make.affine(head.norm)
+        self.classify = make.linear(head.fc, norm=head.norm) if isinstance(head.fc, nn.Linear) else None
+
+    def begin(self, image: Tensor) -> tuple[Tensor, Any]:
+        return image.permute(0, 2, 3, 1).contiguous(), None
+
+    def as_map(self, x: Tensor, context: Any) -> Tensor:
+        return x.permute(0, 3, 1, 2)
+
+    def as_features(self, x: Tensor, context: Any) -> Tensor:
+        return self.as_map(x, context)
+
+    def head(self, x: Tensor, pre_logits: bool) -> Tensor:
+        x = x.mean((2, 3))
+        if self.norm is None:
+            return x
+        if pre_logits or self.classify is None:
+            return F.layer_norm(x, self.norm.shape, self.affine[0], self.affine[1], self.norm.eps)
+        return self.classify(self.norm(x))

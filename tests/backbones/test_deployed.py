@@ -1,0 +1,302 @@
+"""The deployed form: equal to its module at every size, checked when made, and of no use for training or saving."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tinyvit.backbones import CheckFailedError, InputError, create_model, deploy
+from tinyvit.backbones.deployed import Deployed, DeployedFormError, kernels
+from tinyvit.backbones.deployed import tiny_vit as deployed_tiny_vit
+from tinyvit.backbones.tiny_vit import TinyViT
+
+SMALL = {
+    "embed_dims": (16, 32, 48, 64),
+    "depths": (1, 2, 2, 1),
+    "num_heads": (1, 1, 2, 2),
+    "window_sizes": (7, 7, 14, 7),
+}
+
+
+def stirred(model: nn.Module) -> Any:
+    """The model with statistics, affine parts and biases that are far from their start, so that folding is tested."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
+        tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            uniform(module.running_mean, -0.2, 0.2)
+            uniform(module.running_var, 0.5, 1.5)
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            uniform(module.weight, 0.5, 1.5)
+            uniform(module.bias, -0.2, 0.2)
+        if isinstance(getattr(module, "attention_biases", None), nn.Parameter):
+            uniform(module.attention_biases, -2, 2)  # pyright: ignore[reportArgumentType]
+    return model.eval()
+
+
+def small() -> Any:
+    torch.manual_seed(0)
+    return stirred(TinyViT(num_classes=10, **SMALL))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (96, 160), (65, 131), (32, 32)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_its_module_at_every_size(size: tuple[int, int], batch: int) -> None:
+    model = small()
+    fast = deploy(model)
+    image = torch.randn(batch, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(image), model(image), rtol=0, atol=2e-5)
+        features = model.forward_features(image)
+        torch.testing.assert_close(fast.forward_features(image), features, rtol=0, atol=1e-4)
+        pooled = model.forward_head(features, pre_logits=True)
+        torch.testing.assert_close(fast.forward_head(features, pre_logits=True), pooled, rtol=0, atol=1e-4)
+        wanted = model.forward_intermediates(image, indices=[0, 2], intermediates_only=True)
+        found = fast.forward_intermediates(image, indices=[0, 2], intermediates_only=True)
+        last, every = fast.forward_intermediates(image, indices=[1])
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+    assert len(every) == 1
+    torch.testing.assert_close(last, features, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tiny_vit_5m_224", "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_named_models(name: str) -> None:
+    model = stirred(create_model(name))
+    fast = deploy(model)
+    assert isinstance(fast, Deployed)
+    assert [probe.input_shape[0] for probe in fast.report.probes] == [1, 2]
+    assert {probe.input_shape[2:] for probe in fast.report.probes} == {(224, 224), (193, 261)}
+    assert fast.report.difference is not None
+    assert 0 < fast.report.difference < 1e-4
+    assert set(fast.report.steps.values()) == {"in"} or kernels.find_kernels("cpu", torch.float32).missing
+    assert fast.num_classes == 1000
+    assert fast.pretrained_cfg["input_size"] == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("name", "indices"), [("tiny_vit_5m_224", (3, 1)), ("deit_tiny_patch16_224", (5, 11)), ("tiny_vit_5m_224", (0,))]
+)
+def test_feature_backbones(name: str, indices: tuple[int, ...]) -> None:
+    model = stirred(create_model(name, features_only=True, out_indices=indices))
+    fast = deploy(model, sizes=[(64, 96)])
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted, found = model(image), fast(image)
+    assert isinstance(found, list)
+    assert fast.feature_info.channels() == model.feature_info.channels()
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * max(1.0, b.abs().max().item()))
+
+
+def test_bfloat16_takes_and_returns_float32() -> None:
+    model = small()
+    fast = deploy(model, torch.bfloat16)
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted, found = model(image), fast(image)
+    assert found.dtype == torch.float32
+    assert fast(image.bfloat16()).dtype == torch.bfloat16
+    assert 1e-6 < (found - wanted).abs().max() < 0.05 * max(1.0, wanted.abs().max())
+
+
+def test_it_is_a_copy() -> None:
+    model = small()
+    fast = deploy(model)
+    image = torch.randn(1, 3, 64, 64)
+    before = fast(image)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(fast(image), before)
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    model = small().train()
+    before = copy.deepcopy(model.state_dict())
+    deploy(model)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_random_state_is_left_as_it_was() -> None:
+    model = small()
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    deploy(model)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_wrong_copy_is_refused_with_its_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = deployed_tiny_vit._gathered_bias
+
+    def spoilt(attn: Any, make: Any) -> torch.Tensor:
+        bias = gathered(attn, make)
+        return bias + torch.linspace(0, 1, bias.shape[-1]) if attn.window_size == 14 else bias
+
+    monkeypatch.setattr(deployed_tiny_vit, "_gathered_bias", spoilt)
+    with pytest.raises(CheckFailedError, match=r"differs from its module by .* at stages\.2\.blocks\.0"):
+        deploy(small())
+    fast = deploy(small(), check=False)
+    assert fast.report.difference is None
+    assert "not checked" in str(fast.report)
+
+
+def test_a_copy_that_gives_nan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        deployed_tiny_vit, "_gathered_bias", lambda attn, make: torch.tensor(float("nan")).expand(1, 1, 1, 1)
+    )
+    with pytest.raises(CheckFailedError, match="nan"):
+        deploy(small())
+
+
+def test_a_missing_operator_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> None:
+        raise AttributeError("no such operator here")
+
+    model = small()
+    kernels.find_kernels.cache_clear()
+    monkeypatch.setattr(kernels, "_try_linear", missing)
+    monkeypatch.setattr(kernels, "_try_conv", missing)
+    try:
+        fast = deploy(model)
+    finally:
+        kernels.find_kernels.cache_clear()
+    left_out = [name for name, state in fast.report.steps.items() if state == "no such operator here"]
+    assert len(left_out) == 2
+    assert "left out: packed linear layers" in str(fast.report)
+    assert fast.report.difference is not None
+    assert fast.report.difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("misuse", "message"),
+    [
+        (lambda fast: fast.train(), "cannot be trained"),
+        (lambda fast: nn.Sequential(fast).train(), "cannot be trained"),
+        (lambda fast: fast.state_dict(), "cannot be saved"),
+        (lambda fast: nn.Sequential(fast).state_dict(), "cannot be saved"),
+        (lambda fast: fast.load_state_dict({}), "cannot load weights"),
+        (lambda fast: nn.Sequential(fast).load_state_dict({}), "cannot load weights"),
+        (lambda fast: copy.deepcopy(fast), "cannot be copied"),
+        (lambda fast: fast.bfloat16(), "stays float32 on cpu"),
+        (lambda fast: fast.to("meta"), "stays float32 on cpu"),
+        (lambda fast: fast(torch.randn(1, 3, 64, 64, requires_grad=True)), "no backward pass"),
+    ],
+)
+def test_misuse_is_one_clear_error(misuse: Any, message: str) -> None:
+    with pytest.raises(DeployedFormError, match=message):
+        misuse(deploy(small(), check=False))
+
+
+def test_saving_as_a_whole_is_an_error(tmp_path: Any) -> None:
+    with pytest.raises(DeployedFormError, match="cannot be copied or pickled"):
+        torch.save(deploy(small(), check=False), tmp_path / "model.pt")
+
+
+def test_what_changes_nothing_is_allowed() -> None:
+    fast = deploy(small(), check=False)
+    assert fast.eval() is fast
+    assert fast.to("cpu") is fast
+    assert fast.float() is fast
+    assert not list(fast.parameters())
+
+
+def test_wrong_input_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="float16 is not for cpu; use one of float32, bfloat16"):
+        deploy(small(), torch.float16)
+    with pytest.raises(InputError, match="deployed form already"):
+        deploy(deploy(small(), check=False))
+
+
+def test_autocast_around_it_changes_nothing() -> None:
+    fast = deploy(small())
+    image = torch.randn(1, 3, 64, 64)
+    wanted = fast(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(image), wanted)
+
+
+def test_many_threads_at_once() -> None:
+    fast = deploy(small())
+    images = [torch.randn(1, 3, 64 + 32 * (i % 3), 64) for i in range(8)]
+    wanted = [fast(image) for image in images]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(10):
+            if not torch.allclose(fast(images[index]), wanted[index], atol=1e-6):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+class Teacher(nn.Module):
+    """Convolution, BatchNorm, activation in orders that may and may not be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.act1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU6()
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, stride=2, groups=8), nn.BatchNorm2d(8)
+        self.twice, self.bn3 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.act = nn.SiLU()
+        self.fc = nn.Linear(8, 5)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act1(self.bn1(self.conv1(x)))
+        y = self.conv2(x)
+        x = self.act(self.bn2(y)) + y  # conv2's output is used twice: its norm must stay
+        x = self.act(self.twice(x))
+        return self.bn3(self.twice(x))  # a layer that runs twice must stay as it is
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.forward_features(x).mean((2, 3)))
+
+
+def test_any_other_network_is_folded_where_it_can_be() -> None:
+    torch.manual_seed(0)
+    model = stirred(Teacher())
+    fast = deploy(model)
+    image = torch.randn(2, 3, 33, 47)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(image), model(image), rtol=0, atol=1e-5)
+        features = fast.forward_features(image)
+        torch.testing.assert_close(features, model.forward_features(image), rtol=0, atol=1e-5)
+    assert any(name.startswith("2 groups") for name in fast.report.steps)  # conv1 with norm and activation; fc
+    assert isinstance(model.bn1, nn.BatchNorm2d)
+
+
+class Branching(nn.Module):
+    """A forward that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) if x.sum() > 0 else self.conv(-x)
+
+
+def test_a_network_that_cannot_be_traced_still_runs_and_says_so() -> None:
+    model = Branching().eval()
+    fast = deploy(model)
+    image = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(fast(image), model(image).detach(), rtol=0, atol=1e-6)
+    assert "cannot be traced" in str(fast.report)
