@@ -363,9 +363,7 @@ def test_warmup_longer_than_the_run_is_refused(store, pictures, tmp_path):
     with pytest.raises(InputError, match="warmup_iters is 12, but training takes 12"):
         pretrain(recipe(store, pictures, warmup_iters=12), tmp_path, show=False)
     short = recipe(store, pictures, warmup_iters=None, warmup_epochs=5)
-    with pytest.raises(
-        InputError, match=r"warmup_epochs is 5, which is 14 iterations, .* warmup_iters=1"
-    ):
+    with pytest.raises(InputError, match=r"warmup_epochs is 5, which is 14 iterations, .* warmup_iters=1"):
         pretrain(short, tmp_path, show=False)
 
 
