@@ -1,6 +1,6 @@
 """Every setting of the demo, for the full run, a smaller one for slow machines, a quick walk, and real COCO data.
 
-The learning rates of both detectors, and of the supervised control with 50 and 200 labels, were chosen on
+The learning rates of both detectors, of the supervised control and of the fine-tuned student were chosen on
 ``detect-tune`` and ``probe-val`` pictures of another seed, never on the pictures that a run reports;
 ``benchmarks/results/demo_tuning.json`` has the table and ``python -m tinyvit.demo.tune`` makes it again. The other
 settings were fixed before, on other drawings of such shapes.
@@ -59,9 +59,9 @@ class ProbePlan:
     labels: tuple[int, ...] = (50, 200, 1000)
     control_steps: tuple[int, ...] = (100, 200, 400)
     control_batch: int = 32
-    control_lr: tuple[float, ...] = (1e-3, 2e-3, 1e-3)
+    control_lr: tuple[float, ...] = (1e-3, 2e-3, 2e-3)
     finetune_labels: int = 200
-    finetune_lr: float = 5e-4
+    finetune_lr: float = 2.5e-4
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DetectPlan:
     px: int = 128
     epochs: int = 12
     batch: int = 16
-    lr: Mapping[str, float] = field(default_factory=lambda: {"random": 1e-3, "distilled": 1e-3})
+    lr: Mapping[str, float] = field(default_factory=lambda: {"random": 2e-3, "distilled": 2e-3})
 
 
 @dataclass(frozen=True)

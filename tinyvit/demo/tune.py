@@ -4,8 +4,8 @@
 
 For each seed: draw, label and distil as the demo does; then, on ``detect-tune`` and ``probe-val`` pictures only, train
 the detector from random and from distilled weights, the supervised control, and the fine-tuned student, each at
-several learning rates. A sweep that was stopped goes on in the same folder; ``--collect`` only gathers what is finished, and
-names what is not. About 35 minutes a seed on two cores.
+several learning rates. A sweep that was stopped goes on in the same folder; ``--collect`` only gathers what is
+finished, and names what is not. About 35 minutes a seed on two cores.
 """
 
 from __future__ import annotations
@@ -152,9 +152,7 @@ def _tuning_scenes(setting: stages.Setting) -> Path:
     return root
 
 
-def _control(
-    setting: stages.Setting, labels: int, steps: int, lr: float, start: Path | None = None
-) -> dict[str, Any]:
+def _control(setting: stages.Setting, labels: int, steps: int, lr: float, start: Path | None = None) -> dict[str, Any]:
     train, test = _splits(setting)
     rows = stages.label_subsets(train, (labels,), setting.seed)[0]
     share, _ = stages.control_run(setting, train.take(rows), test, steps, lr, start)

@@ -3,7 +3,7 @@
 Command: ``tinyvit demo``, which puts data, weights, learning rate, size and length into it.
 Recipe: MMDetection's ATSS, cut to 64 channels and the three levels that a small picture has; anchors of 32, 64 and
 128 px instead of 64 to 1024.
-Expected: see ``benchmarks/results/demo_tuning.json`` (tuning pictures of one seed; the sweep is not finished).
+Expected: see ``benchmarks/results/demo_tuning.json`` (tuning pictures of one seed).
 """
 
 _base_ = ["mmdet::atss/atss_r50_fpn_1x_coco.py"]
@@ -49,7 +49,7 @@ val_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False, da
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(_delete_=True, type="AdamW", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(
         norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={"attention_biases": dict(decay_mult=0.0)}
     ),
