@@ -207,8 +207,8 @@ def _tuning_text(plan: Plan) -> str:
     if plan.name in ("full", "small"):
         return (
             "Learning rates were chosen beforehand on tuning pictures of another seed, never on the test pictures "
-            "above: the detector's from random weights as well as from distilled ones, the supervised control's for each "
-            "number of labels, and the fine-tuned student's. Everything else was fixed before and not swept. "
+            "above: the detector's from random weights as well as from distilled ones, the supervised control's for "
+            "each number of labels, and the fine-tuned student's. Everything else was fixed before and not swept. "
             "python -m tinyvit.demo.tune does the sweep; benchmarks/results/demo_tuning.json has its numbers."
         )
     return "The settings are those of the full demo, cut down; nothing was chosen for this run."
