@@ -26,6 +26,9 @@ _PLAIN_METRICS = ("CocoMetric", "mmdet.CocoMetric")
 #: Parts of a model whose ``num_classes`` is not the number of classes of the data.
 _CLASS_AGNOSTIC = ("backbone", "rpn_head")
 
+#: Transforms whose ``scale`` is the size of the input.
+_RESIZES = ("Resize", "RandomResize", "FixScaleResize")
+
 
 def list_configs() -> list[str]:
     """Names of the shipped configs."""
@@ -37,7 +40,7 @@ def load_config(
     *,
     data_root: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    img_size: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
     classes_from: Literal["data", "config"] = "data",
     limit_images: tuple[int, Path] | None = None,
@@ -53,7 +56,8 @@ def load_config(
         config: A config file, or the name of a shipped one (:func:`list_configs`).
         data_root: A COCO-layout folder (see :func:`tinyvit.detection.coco.find_split`). ``None``: the config's.
         overrides: Dotted keys and values, put into the config last: ``{"optim_wrapper.optimizer.lr": 2e-4}``.
-        img_size: Longest side that images are resized to, in training and in testing; a multiple of 32.
+        img_size: Longest side that images are resized to, in training and in testing; a multiple of 32. Or a size of
+            :func:`trained_size`.
         classes: Classes that the data must have, for example those of a checkpoint.
         classes_from: ``"config"`` insists on the config's own classes (80 for COCO).
         limit_images: Number of training images to keep, and the folder for the shortened annotation file.
@@ -333,20 +337,58 @@ def _use_full_metric(cfg: Config) -> None:
                 evaluator["type"] = "tinyvit.CocoMetric"
 
 
-def _set_size(cfg: Config, size: int) -> None:
-    """Longest side of every resize and crop of the pipelines."""
-    if size < 32 or size % 32:
+def input_size(cfg: Config) -> tuple[int, int] | None:
+    """Width and height of the frame that test images are resized into; ``None`` where no single one is stated.
+
+    A config without test data is asked for that of its validation, then of its training images.
+    """
+    for loader in ("test_dataloader", "val_dataloader", "train_dataloader"):
+        for transform in _transforms(cfg.get(loader)):
+            scale = transform.get("scale")
+            if transform.get("type") in _RESIZES and scale is not None:
+                sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
+                return sides if len(sides) == 2 and all(isinstance(side, int) for side in sides) else None
+    return None
+
+
+def trained_size(config: str | Path, weights: str | Path) -> tuple[tuple[int, int], Path] | None:
+    """The image size that a detector was trained with, where its checkpoint lies beside its training's config.
+
+    A training writes its config, as it was used, into its work directory under the config's file name.
+
+    Args:
+        config: The config that the detector is to be used with; as :func:`load_config` takes it.
+        weights: The detector's checkpoint.
+
+    Returns:
+        The size, as :func:`load_config` takes it, and the file that it was read from; ``None`` where there is none.
+
+    Raises:
+        InputError: Unknown config, or a training's config that cannot be read.
+    """
+    asked = _find_config(config)
+    trained = Path(weights).parent / asked.name
+    if not trained.is_file() or trained.samefile(asked):
+        return None
+    size = input_size(_read_file(trained))
+    return (size, trained) if size else None
+
+
+def _set_size(cfg: Config, size: int | tuple[int, int]) -> None:
+    """Longest side of every resize and crop of the pipelines, or the frame (width, height) that they fill."""
+    if isinstance(size, int) and (size < 32 or size % 32):
         raise InputError(f"--img-size is {size}; use a multiple of 32, best of 224, where TinyViT needs no padding")
+    frame = (size, size) if isinstance(size, int) else size
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for transform in _transforms(cfg.get(loader)):
-            if transform.get("type") in ("Resize", "RandomResize") and "scale" in transform:
-                transform["scale"] = (size, size)
+            if transform.get("type") in _RESIZES and "scale" in transform:
+                transform["scale"] = frame
             elif transform.get("type") == "RandomChoiceResize":
-                transform["scales"] = [(size, size)]
+                transform["scales"] = [frame]
             elif transform.get("type") == "Pad" and "size" in transform:
-                transform["size"] = (size, size)
+                transform["size"] = frame
             elif transform.get("type") == "RandomCrop":
-                transform["crop_size"] = (size, size)
+                transform["crop_size"] = frame
 
 
 def _transforms(node: Any) -> Iterator[Any]:

@@ -89,6 +89,12 @@ class QuietRunner(Runner):
                 handler.addFilter(_NoiseFilter())
         return logger
 
+    def dump_config(self) -> None:
+        """Write the config into the work directory; an evaluation there leaves that of the training alone."""
+        known = Path(self.work_dir) / Path(self.cfg.filename or "").name
+        if self._train_loop is not None or not known.is_file():
+            super().dump_config()
+
 
 def fit_to_machine(cfg: Config, device: str) -> None:
     """Set the number of data-loading processes to what the machine has to spare, in place.

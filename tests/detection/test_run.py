@@ -16,7 +16,9 @@ from PIL import Image
 
 from tinyvit.backbones import CheckFailedError, InputError, create_model
 from tinyvit.cli import main
+from tinyvit.commands.detect import _tell_size
 from tinyvit.detection import Predictor, draw_detections, evaluate, load_config, predict, set_schedule, train
+from tinyvit.detection.config import input_size, trained_size
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"
@@ -43,6 +45,8 @@ def small_config(tmp_path, shrink) -> Path:
     cfg = load_config(RETINANET)
     shrink(cfg)
     cfg.randomness = {"seed": 0}
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)  # a process takes seconds to leave
     path = tmp_path / "small.py"
     cfg.dump(str(path))
     return path
@@ -138,7 +142,10 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp
         "detect",
         "test",
         small_config,
-        *common,
+        "--data-root",
+        root,
+        "--device",
+        "cpu",
         "--weights",
         work / "iter_6.pth",
         "--work-dir",
@@ -149,18 +156,48 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, tmp
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tested / "result.json").read_text())
     assert {f"bbox_{name}" for name in METRICS} <= set(printed["metrics"])
+    assert printed["metrics"]["img_size"] == [96, 96]
+    assert printed["metrics"]["img_size_from"] == f"the training's config {work / 'small.py'}"
 
     (root / "val2017" / "bad.jpg").write_bytes(b"no picture")
     Image.new("RGB", (2000, 3)).save(root / "val2017" / "wide.png")  # less than a pixel high at 96 px
     shown = tmp_path / "shown"
     arguments = ("detect", "predict", small_config, root / "val2017", "--weights", work / "iter_6.pth", "--score", 0.0)
-    assert run_cli(*arguments, "--img-size", 96, "--work-dir", shown, "--device", "cpu") == 0
+    assert run_cli(*arguments, "--work-dir", shown, "--device", "cpu") == 0
+    assert f"image size 96 x 96 px, from the training's config {work / 'small.py'}" in capsys.readouterr().err
     document = json.loads((shown / "predictions.json").read_text())
     assert document["classes"] == ["red", "green", "blue"]
     assert len(document["images"]) == 4
     assert [Path(file).name for file in document["unreadable"]] == ["bad.jpg", "wide.png"]
     for entry in document["images"]:
         assert Image.open(entry["picture"]).size == (entry["width"], entry["height"])
+
+
+def test_the_size_of_the_training_is_the_size_of_its_tests(make_coco, small_config, tmp_path, capsys) -> None:
+    root, work = make_coco(), tmp_path / "work"
+    cfg = load_config(small_config, data_root=root, img_size=64)
+    set_schedule(cfg, max_iters=1)
+    weights = train(cfg, work, device="cpu")["checkpoint"]
+    assert trained_size(small_config, weights) == ((64, 64), work / "small.py")
+    assert trained_size(work / "small.py", weights) is None  # it is the config already
+    assert trained_size(RETINANET, weights) is None
+    assert trained_size(small_config, tmp_path / "alone.pth") is None
+    assert input_size(load_config(small_config, img_size=(64, 64))) == (64, 64)
+    assert input_size(load_config(small_config)) == (1333, 800)
+
+    tuned = load_config(small_config, img_size=96, overrides={"test_dataloader.dataset.pipeline.1.scale": (128, 64)})
+    assert _tell_size(tuned, 96, "--img-size") == {"img_size": [128, 64], "img_size_from": "--cfg-options"}
+
+    # What is asked for wins, and a test in the training's folder does not become the training.
+    test_it = ("detect", "test", small_config, "--data-root", root, "--weights", weights, "--device", "cpu")
+    assert run_cli(*test_it, "--img-size", 96, "--work-dir", work) == 0
+    assert "image size 96 x 96 px, from --img-size" in capsys.readouterr().err
+    assert json.loads((work / "result.json").read_text())["metrics"]["img_size"] == [96, 96]
+    assert trained_size(small_config, weights) == ((64, 64), work / "small.py")
+
+    (work / "small.py").write_text("model = dict(\n")
+    assert run_cli(*test_it, "--work-dir", work) == 2
+    assert f"config {work / 'small.py'} cannot be read" in capsys.readouterr().err.splitlines()[-1]
 
 
 def seeded_config(small_config: Path, root: Path, length: dict[str, int], workers: int):
@@ -325,6 +362,7 @@ def test_a_training_picture_that_cannot_be_read_is_named(make_coco, small_config
     damaged = sorted((root / "train2017").iterdir())[0]
     damaged.write_bytes(b"xx")
     cfg = load_config(small_config, data_root=root, img_size=96)
+    cfg.train_dataloader.num_workers = 1  # whose error comes as text
     set_schedule(cfg, epochs=1)
     with pytest.raises(InputError, match=damaged.name):
         train(cfg, tmp_path / "run", device="cpu")

@@ -29,6 +29,9 @@ CfgOption = Annotated[
 SizeOption = Annotated[
     int | None, typer.Option("--img-size", help="Longest side of the images in pixels. [default: the config's]")
 ]
+TestSizeOption = Annotated[
+    int | None, typer.Option("--img-size", help="Longest side in pixels. [default: the training's, or the config's]")
+]
 ClassesOption = Annotated[
     str, typer.Option("--classes-from", help="data: the annotations' categories; config: insist on the config's.")
 ]
@@ -111,7 +114,7 @@ def test(
     weights: DetectorOption,
     more: MoreArgument = None,
     data_root: DataOption = None,
-    img_size: SizeOption = None,
+    img_size: TestSizeOption = None,
     limit_images: LimitOption = None,
     eval_on_train: OnTrainOption = False,
     classes_from: ClassesOption = "data",
@@ -122,7 +125,8 @@ def test(
 ) -> None:
     """Evaluate a detector with COCO's metrics, for boxes and, from detectors with masks, for masks.
 
-    The checkpoint's classes must be those of the data.
+    The checkpoint's classes must be those of the data. Images have the size of the training where its config lies
+    beside the checkpoint, else the config's.
 
     Example: tinyvit detect test retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO --weights runs/a/epoch_12.pth
     """
@@ -131,16 +135,18 @@ def test(
     with _session(as_json, device) as where:
         import tinyvit.detection as detection
 
+        size, origin = _test_size(config, weights, img_size)
         cfg = detection.load_config(
             config,
             data_root=data_root,
             overrides=_overrides(cfg_options, more),
-            img_size=img_size,
+            img_size=size,
             classes_from=_classes_from(classes_from),
             limit_images=(limit_images, folder) if limit_images is not None else None,
             eval_on_train=eval_on_train,
         )
-        metrics = detection.evaluate(cfg, weights, folder, device=where)
+        used = _tell_size(cfg, size, origin)
+        metrics = {**detection.evaluate(cfg, weights, folder, device=where), **used}
     _finish(folder, "detect test", arguments, metrics, as_json)
 
 
@@ -150,7 +156,7 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Picture files or folders; K=V among them are --cfg-options.")],
     weights: DetectorOption,
     score: Annotated[float, typer.Option("--score", help="Leave out detections below this score, 0 to 1.")] = 0.3,
-    img_size: SizeOption = None,
+    img_size: TestSizeOption = None,
     cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
     device: DeviceOption = "auto",
@@ -167,16 +173,19 @@ def predict(
         from tinyvit.detection.config import set_classes
         from tinyvit.detection.runtime import read_detector
 
-        cfg = detection.load_config(config, overrides=_overrides(cfg_options, None), img_size=img_size)
+        size, origin = _test_size(config, weights, img_size)
+        cfg = detection.load_config(config, overrides=_overrides(cfg_options, None), img_size=size)
         _, classes = read_detector(weights)
         if classes:
             set_classes(cfg, classes)
+        used = _tell_size(cfg, size, origin)
         document = detection.predict(cfg, weights, images, folder, score_threshold=score, device=where)
     metrics = {
         "pictures": len(document["images"]),
         "detections": sum(len(image["detections"]) for image in document["images"]),
         "unreadable": document["unreadable"],
         "predictions": str(folder / "predictions.json"),
+        **used,
     }
     _finish(folder, "detect predict", arguments, metrics, as_json)
 
@@ -202,6 +211,28 @@ def _session(as_json: bool, device: str) -> Iterator[str]:
     redirected = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     with redirected:
         yield where
+
+
+def _test_size(config: str, weights: Path, asked: int | None) -> tuple[Any, str]:
+    """The size of test images for ``load_config``, and where it is from: the option, the training, or the config."""
+    from tinyvit.detection.config import trained_size
+
+    if asked is not None:
+        return asked, "--img-size"
+    found = trained_size(config, weights)
+    return (found[0], f"the training's config {found[1]}") if found else (None, f"the config {config}")
+
+
+def _tell_size(cfg: Any, asked: int | tuple[int, int] | None, origin: str) -> dict[str, Any]:
+    """Say how large the test images are; the values for the result."""
+    from tinyvit.detection.config import input_size
+
+    size = input_size(cfg)
+    if asked is not None and size != ((asked, asked) if isinstance(asked, int) else asked):
+        origin = "--cfg-options"
+    if size and os.environ.get("RANK", "0") == "0":
+        typer.echo(f"image size {size[0]} x {size[1]} px, from {origin}", err=True)
+    return {"img_size": list(size) if size else None, "img_size_from": origin}
 
 
 def _overrides(options: list[str] | None, more: list[str] | None) -> dict[str, Any]:
