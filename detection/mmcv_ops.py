@@ -1,8 +1,9 @@
 """mmcv's compiled operators on torchvision's kernels and plain PyTorch, CPU and CUDA.
 
-Each public function here has the name, the arguments and the calling convention of the function of the same name in
-``mmcv._ext``: results are written into tensors that the caller made. The mathematics is that of mmcv's kernels, so a
-model computes the same with either. :mod:`.mmcv_ext` puts them in place; nothing else calls them.
+Each public function here has the name and the arguments of the function of the same name in ``mmcv._ext``, and is
+called as mmcv calls that: results are written into tensors that the caller made, and deformable convolutions get their
+settings by keyword. The mathematics is that of mmcv's kernels, so a model computes the same with either.
+:mod:`.mmcv_ext` puts them in place; nothing else calls them.
 
 Precision: a kernel that does not exist in a half precision runs in fp32 and its result is cast back.
 
@@ -10,6 +11,8 @@ Shape letters: N boxes or regions, B images, C channels or classes, H and W of a
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -357,6 +360,20 @@ def _class_weight(weight: Tensor, target: Tensor, kind: str) -> Tensor:
     return weight[target][:, None]
 
 
+#: mmcv's keywords in the order of torchvision's arguments; each pair is y, x.
+_DEFORM_SETTINGS = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
+_MODULATED_SETTINGS = (
+    "stride_h",
+    "stride_w",
+    "pad_h",
+    "pad_w",
+    "dilation_h",
+    "dilation_w",
+    "group",
+    "deformable_group",
+)
+
+
 def deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -364,17 +381,7 @@ def deform_conv_forward(
     output: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **settings: int,
 ) -> None:
     """Deformable convolution (Dai et al., 2017).
 
@@ -385,20 +392,11 @@ def deform_conv_forward(
         output: Output (B, C', H', W').
         columns: Scratch of the compiled kernel, unused.
         ones: Scratch of the compiled kernel, unused.
-        kW: Kernel width.
-        kH: Kernel height.
-        dW: Horizontal stride.
-        dH: Vertical stride.
-        padW: Horizontal padding.
-        padH: Vertical padding.
-        dilationW: Horizontal dilation.
-        dilationH: Vertical dilation.
-        group: Convolution groups.
-        deformable_group: Groups of channels that share offsets.
-        im2col_step: Images per step of the compiled kernel; has no effect on the result.
+        **settings: As mmcv names them: stride ``dH``, ``dW``; ``padH``, ``padW``; ``dilationH``, ``dilationW``;
+            ``group`` (of the convolution); ``deformable_group`` (groups of channels that share offsets). The kernel's
+            size ``kH``, ``kW`` is the weight's, and ``im2col_step`` has no effect on the result: both are not read.
     """
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
-    output.copy_(_deform(input, weight, offset, None, None, geometry))
+    output.copy_(_deform(_deform_tensors(input, weight, offset), settings))
 
 
 def deform_conv_backward_input(
@@ -409,21 +407,10 @@ def deform_conv_backward_input(
     grad_offset: Tensor,
     weight: Tensor,
     columns: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **settings: int,
 ) -> None:
     """Gradients of :func:`deform_conv_forward` by input and offset, written into their tensors."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
-    grads = _deform_backward(grad_output, input, weight, offset, None, None, geometry)
+    grads = _deform_backward(grad_output, _deform_tensors(input, weight, offset), settings)
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[2])
 
@@ -435,23 +422,13 @@ def deform_conv_backward_parameters(
     grad_weight: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
+    *,
     scale: float,
-    im2col_step: int,
+    **settings: int,
 ) -> None:
     """Gradient of :func:`deform_conv_forward` by its weight, times ``scale``, added into ``grad_weight``."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
     # The weight's values do not enter its own gradient; only its shape does.
-    grads = _deform_backward(grad_output, input, torch.zeros_like(grad_weight), offset, None, None, geometry)
+    grads = _deform_backward(grad_output, _deform_tensors(input, torch.zeros_like(grad_weight), offset), settings)
     grad_weight.add_(grads[1], alpha=scale)
 
 
@@ -464,17 +441,9 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
+    *,
     with_bias: bool,
+    **settings: int,
 ) -> None:
     """Modulated deformable convolution (Zhu et al., 2019).
 
@@ -487,20 +456,12 @@ def modulated_deform_conv_forward(
         mask: (B, deformable_group * kernel_h * kernel_w, H', W').
         output: Output (B, C', H', W').
         columns: Scratch of the compiled kernel, unused.
-        kernel_h: Kernel height.
-        kernel_w: Kernel width.
-        stride_h: Vertical stride.
-        stride_w: Horizontal stride.
-        pad_h: Vertical padding.
-        pad_w: Horizontal padding.
-        dilation_h: Vertical dilation.
-        dilation_w: Horizontal dilation.
-        group: Convolution groups.
-        deformable_group: Groups of channels that share offsets and mask.
         with_bias: Add the bias.
+        **settings: As mmcv names them: ``stride_h``, ``stride_w``, ``pad_h``, ``pad_w``, ``dilation_h``,
+            ``dilation_w``, ``group`` and ``deformable_group`` as in :func:`deform_conv_forward`. The kernel's size
+            ``kernel_h``, ``kernel_w`` is the weight's and is not read.
     """
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
-    output.copy_(_deform(input, weight, offset, mask, bias if with_bias else None, geometry))
+    output.copy_(_deform(_deform_tensors(input, weight, offset, mask, bias if with_bias else None), settings))
 
 
 def modulated_deform_conv_backward(
@@ -517,21 +478,13 @@ def modulated_deform_conv_backward(
     grad_offset: Tensor,
     grad_mask: Tensor,
     grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
+    *,
     with_bias: bool,
+    **settings: int,
 ) -> None:
     """Gradients of :func:`modulated_deform_conv_forward` by all its inputs, written into their tensors."""
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
-    grads = _deform_backward(grad_output, input, weight, offset, mask, bias if with_bias else None, geometry)
+    operands = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
+    grads = _deform_backward(grad_output, operands, settings)
     for out, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads, strict=False):
         out.copy_(grad)
     if with_bias:
@@ -539,7 +492,7 @@ def modulated_deform_conv_backward(
 
 
 def _deform_tensors(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
 ) -> list[Tensor]:
     """Operands in one precision; torchvision wants a mask and a bias also where they have no meaning."""
     x = _full_precision(input)
@@ -548,25 +501,20 @@ def _deform_tensors(
     return [tensor.to(x.dtype).contiguous() for tensor in (x, weight, offset, mask, bias)]
 
 
-def _deform(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, geometry: tuple
-) -> Tensor:
-    return _torchvision.deform_conv2d(*_deform_tensors(input, weight, offset, mask, bias), *geometry)
+def _geometry(settings: Mapping[str, int]) -> tuple[int | bool, ...]:
+    """torchvision's stride, padding, dilation, groups, and whether there is a mask, of mmcv's keywords."""
+    modulated = "stride_h" in settings
+    return (*(settings[name] for name in (_MODULATED_SETTINGS if modulated else _DEFORM_SETTINGS)), modulated)
 
 
-def _deform_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    geometry: tuple,
-) -> tuple[Tensor, ...]:
+def _deform(operands: list[Tensor], settings: Mapping[str, int]) -> Tensor:
+    return _torchvision.deform_conv2d(*operands, *_geometry(settings))
+
+
+def _deform_backward(grad_output: Tensor, operands: list[Tensor], settings: Mapping[str, int]) -> tuple[Tensor, ...]:
     """Gradients by input, weight, offset, mask and bias."""
-    operands = _deform_tensors(input, weight, offset, mask, bias)
     grad = grad_output.to(operands[0].dtype).contiguous()
-    return _torchvision._deform_conv2d_backward(grad, *operands, *geometry)
+    return _torchvision._deform_conv2d_backward(grad, *operands, *_geometry(settings))
 
 
 def ms_deform_attn_forward(
