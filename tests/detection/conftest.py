@@ -99,3 +99,10 @@ def small_arch() -> dict[str, Any]:
 def draw() -> Callable[..., dict]:
     """:func:`draw_split`."""
     return draw_split
+
+
+@pytest.fixture
+def coco_metrics() -> list[str]:
+    """Names of COCO's twelve numbers, in the order of its own summary; ``bbox_`` or ``segm_`` goes before."""
+    precision = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"]
+    return [*precision, "AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100"]
