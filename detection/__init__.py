@@ -35,7 +35,7 @@ from .optim import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .runtime import StopOnBadLossHook  # noqa: E402
 
 if TYPE_CHECKING:
-    from .config import list_configs, load_config, set_schedule
+    from .config import list_configs, load_config, set_schedule, trained_size
     from .inference import Predictor, draw_detections, predict
     from .run import evaluate, train
 
@@ -48,6 +48,7 @@ _HOME = {
     "predict": "inference",
     "set_schedule": "config",
     "train": "run",
+    "trained_size": "config",
 }
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "predict",
     "set_schedule",
     "train",
+    "trained_size",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -31,8 +31,8 @@ _RESIZES = ("Resize", "RandomResize", "FixScaleResize")
 
 
 def list_configs() -> list[str]:
-    """Names of the shipped configs."""
-    return sorted(path.stem for path in CONFIG_FOLDER.glob("*.py"))
+    """Names of the shipped configs; what they share (``_base_*.py``) is none by itself."""
+    return sorted(path.stem for path in CONFIG_FOLDER.glob("[!_]*.py"))
 
 
 def load_config(

@@ -11,10 +11,8 @@ Expected: not measured. This config has been run on small data only, no COCO tra
 _base_ = [
     "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
     "mmdet::_base_/datasets/coco_instance.py",
-    "mmdet::_base_/schedules/schedule_1x.py",
-    "mmdet::_base_/default_runtime.py",
+    "_base_adamw_1x.py",
 ]
-custom_imports = dict(imports=["tinyvit.detection"], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(
@@ -23,18 +21,5 @@ model = dict(
     neck=dict(in_channels=[64, 128, 160, 320]),
 )
 
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={"attention_biases": dict(decay_mult=0.0)}
-    ),
-)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=1000),
-    dict(type="MultiStepLR", begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
-]
-auto_scale_lr = dict(enable=True, base_batch_size=16)
-
 val_evaluator = dict(type="tinyvit.CocoMetric")
 test_evaluator = val_evaluator
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))

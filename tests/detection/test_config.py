@@ -224,6 +224,15 @@ def test_unknown_and_broken_configs(tmp_path) -> None:
         load_config(tmp_path / "other.py")
 
 
+def test_what_the_shipped_configs_share_is_no_config() -> None:
+    assert list_configs() == [MASK_RCNN, RETINANET]
+    with pytest.raises(InputError, match=r"_base_adamw_1x.py has no 'model'"):
+        load_config("_base_adamw_1x")
+    one, other = load_config(RETINANET), load_config(MASK_RCNN)
+    for key in ("optim_wrapper", "param_scheduler", "auto_scale_lr", "default_hooks", "custom_imports"):
+        assert one[key] == other[key]
+
+
 def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config(f"{RETINANET}.py").model.type == "RetinaNet"
