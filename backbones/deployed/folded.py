@@ -7,8 +7,9 @@ network's own, in a copy whose layers were exchanged.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,24 +68,29 @@ def fold_network(
 
 
 def _groups(graph: fx.Graph, modules: dict[str, Any]) -> Iterator[_Group]:
-    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    candidates = []
     for node in graph.nodes:
-        if node.op != "call_module" or not _exactly(modules[str(node.target)], nn.Conv2d, nn.Linear):
-            continue
-        layer = modules[str(node.target)]
-        if calls.count(str(node.target)) != 1 or isinstance(getattr(layer, "padding", 0), str):
-            continue
-        last, norm = node, None
-        follower = _only_follower(last, modules, calls)
-        if isinstance(layer, nn.Conv2d) and follower and _foldable_norm(modules[str(follower.target)]):
-            norm, last = str(follower.target), follower
-            follower = _only_follower(last, modules, calls)
-        activation = None
-        if follower and activation_name(modules[str(follower.target)]) and not _norm_activation(modules, norm):
-            activation = str(follower.target)
+        if node.op == "call_module" and calls[str(node.target)] == 1:
+            layer = modules[str(node.target)]
+            if _exactly(layer, nn.Conv2d, nn.Linear) and not isinstance(getattr(layer, "padding", 0), str):
+                candidates.append(_candidate(node, layer, modules, calls))
+    # One activation may serve many layers; it can go only when all of its calls go into their layers.
+    served = Counter(group.activation for group in candidates)
+    for group in candidates:
+        keeps = group.activation is None or served[group.activation] < calls[group.activation]
+        folded = replace(group, activation=None) if keeps else group
         # A linear layer is worth the exchange alone, for its packed weights.
-        if norm or activation or isinstance(layer, nn.Linear):
-            yield _Group(str(node.target), norm, activation)
+        if folded.norm or folded.activation or isinstance(modules[folded.layer], nn.Linear):
+            yield folded
+
+
+def _candidate(node: fx.Node, layer: nn.Module, modules: dict[str, Any], calls: Mapping[str, int]) -> _Group:
+    norm, follower = None, _only_follower(node, modules)
+    if isinstance(layer, nn.Conv2d) and follower and _foldable_norm(modules[follower.target], calls[follower.target]):
+        norm, follower = str(follower.target), _only_follower(follower, modules)
+    activation = str(follower.target) if follower and activation_name(modules[follower.target]) else None
+    return _Group(str(node.target), norm, None if _norm_activation(modules, norm) else activation)
 
 
 def _exactly(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
@@ -92,15 +98,17 @@ def _exactly(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
     return type(layer) in kinds
 
 
-def _only_follower(node: fx.Node, modules: dict[str, Any], calls: list[str]) -> fx.Node | None:
+def _only_follower(node: fx.Node, modules: dict[str, Any]) -> Any:
+    """The one layer that takes a layer's output, identities aside; ``None`` when there are more, or no layer does."""
     users = list(node.users)
-    if len(users) != 1 or users[0].op != "call_module" or calls.count(str(users[0].target)) != 1:
+    if len(users) != 1 or users[0].op != "call_module":
         return None
-    return users[0]
+    identity = isinstance(modules[str(users[0].target)], nn.Identity)
+    return _only_follower(users[0], modules) if identity else users[0]
 
 
-def _foldable_norm(norm: nn.Module) -> bool:
-    if not isinstance(norm, nn.BatchNorm2d):
+def _foldable_norm(norm: nn.Module, calls: int) -> bool:
+    if not isinstance(norm, nn.BatchNorm2d) or calls != 1:
         return False
     inner = getattr(norm, "act", None)
     known = inner is None or isinstance(inner, nn.Identity) or activation_name(inner) is not None

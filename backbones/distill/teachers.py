@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError, check_weights_file, require, unknown_name
+from ..deployed import Deployed, deploy
+from ..errors import CheckFailedError, InputError, check_weights_file, require, unknown_name
 from ..preprocess import Preprocess, check_side
 from ..weights import read_checkpoint
 
 #: Teachers that bring their weights in a package of extra ``[demo]``: name -> native input side.
 PACKAGED = {"efficientnet_lite1": 240, "efficientnet_lite2": 260}
 #: Raised whenever a change here could change a teacher's logits.
-CODE_VERSION = 1
+CODE_VERSION = 2
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -56,13 +57,20 @@ class Teacher:
     Args:
         classifier: The model.
         device: A torch device.
-        precision: ``fp32`` or ``bf16`` (autocast).
+        precision: ``fp32`` or ``bf16``.
+        deployed: Whether its deployed form runs (see :func:`tinyvit.backbones.deploy`), or the module as it is.
+
+    Attributes:
+        deployed: The report of the deployed form as plain JSON values, or ``None``.
 
     Raises:
         InputError: Unknown precision.
+        CheckFailedError: The deployed form differs from the module.
     """
 
-    def __init__(self, classifier: Classifier, device: str = "cpu", precision: str = "fp32") -> None:
+    def __init__(
+        self, classifier: Classifier, device: str = "cpu", precision: str = "fp32", deployed: bool = True
+    ) -> None:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         self.name, self.num_classes = classifier.name, classifier.num_classes
@@ -70,6 +78,11 @@ class Teacher:
         self.device, self.precision = torch.device(device), precision
         module: Any = classifier.module.eval().requires_grad_(False)
         self.module: nn.Module = module.to(self.device, memory_format=torch.channels_last)
+        self.deployed: dict[str, Any] | None = None
+        if deployed:
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            self.module = deploy_for_command(module, dtype, self.preprocess.size)
+            self.deployed = self.module.report.to_dict()
         scale = torch.tensor([self.preprocess.mean, self.preprocess.std], dtype=torch.float32, device=self.device) * 255
         self._mean, self._std = scale[0], scale[1]
         self.fingerprint: dict[str, Any] = {
@@ -103,6 +116,18 @@ class Teacher:
         return logits.float()
 
 
+def deploy_for_command(module: nn.Module, dtype: torch.dtype, size: tuple[int, int]) -> Deployed:
+    """The deployed form for pictures of one size; an error names the option that does without.
+
+    Raises:
+        CheckFailedError: It differs from the module.
+    """
+    try:
+        return deploy(module, dtype, sizes=[size])
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{error}; --no-deploy runs the module as it is") from error
+
+
 def load_teacher(
     name: str,
     *,
@@ -110,6 +135,7 @@ def load_teacher(
     size: int | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    deployed: bool = True,
 ) -> Teacher:
     """A teacher by name.
 
@@ -119,12 +145,14 @@ def load_teacher(
         size: Input side in pixels; the model's own when not given.
         device: A torch device.
         precision: ``fp32`` or ``bf16``.
+        deployed: Whether its deployed form runs, or the module as it is.
 
     Raises:
         InputError: Unknown name, or weights that are missing or do not fit.
         MissingExtraError: The teacher's package is not installed.
+        CheckFailedError: The deployed form differs from the module.
     """
-    return Teacher(load_classifier(name, weights=weights, size=size), device, precision)
+    return Teacher(load_classifier(name, weights=weights, size=size), device, precision, deployed)
 
 
 def load_classifier(name: str, *, weights: str | Path | None = None, size: int | None = None) -> Classifier:
@@ -262,14 +290,22 @@ class EfficientNetLite(nn.Module):
 
 
 def _fold(owner: Any, conv_name: str, norm_name: str) -> None:
+    """Exchange a convolution of the package for a plain one with its BatchNorm in it, and its padding before it."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    conv = fuse_conv_bn_eval(getattr(owner, conv_name), getattr(owner, norm_name))
-    padding = getattr(conv.static_padding, "padding", None)
-    if padding is not None and padding[0] == padding[1] and padding[2] == padding[3]:
-        conv.padding = (padding[2], padding[0])
-        conv.static_padding = nn.Identity()
-    setattr(owner, conv_name, conv)
+    folded: Any = fuse_conv_bn_eval(getattr(owner, conv_name), getattr(owner, norm_name))
+    left, right, top, bottom = getattr(folded.static_padding, "padding", (0, 0, 0, 0))
+    even = left == right and top == bottom
+    conv = nn.Conv2d(
+        folded.in_channels,
+        folded.out_channels,
+        folded.kernel_size,
+        tuple(folded.stride),
+        (top, left) if even else 0,
+        groups=folded.groups,
+    )
+    conv.weight, conv.bias = folded.weight, folded.bias
+    setattr(owner, conv_name, conv if even else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv))
     setattr(owner, norm_name, nn.Identity())
 
 

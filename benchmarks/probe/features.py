@@ -37,6 +37,8 @@ class FeatureModel:
         weights: Where the weights come from, in words.
         pool: Which features: one of :data:`POOLS`.
         device: A torch device.
+        weights_sha256: Of the module that a deployed form was made from; of ``module`` itself when not given.
+        deployed: The report of the deployed form that runs, or ``None`` for the module itself.
     """
 
     name: str
@@ -45,16 +47,14 @@ class FeatureModel:
     weights: str
     pool: str
     device: str = "cpu"
+    weights_sha256: str = ""
+    deployed: dict[str, Any] | None = None
 
     def fingerprint(self) -> str:
         """A hash of all that decides the features of a picture: weights, architecture name, pooling, transform."""
-        digest = hashlib.sha256()
         what = [self.name, self.pool, self.preprocess.to_dict(), torch.__version__, torch.device(self.device).type]
-        digest.update(json.dumps(what, sort_keys=True).encode())
-        for key, value in sorted(self.module.state_dict().items()):
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        what += [self.weights_sha256 or _hash_weights(self.module), self.deployed is not None]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def load_feature_model(
@@ -66,6 +66,7 @@ def load_feature_model(
     pool: str = "penultimate",
     device: str = "cpu",
     seed: int = 0,
+    deployed: bool = True,
 ) -> FeatureModel:
     """Build a frozen feature extractor by name.
 
@@ -80,11 +81,13 @@ def load_feature_model(
             feature maps, side by side).
         device: A torch device.
         seed: Of random weights.
+        deployed: Whether its deployed form runs (see :func:`tinyvit.backbones.deploy`), or the module as it is.
 
     Raises:
         InputError: Unknown name or pool, or weights that do not fit.
+        CheckFailedError: The deployed form differs from the module.
     """
-    from ...backbones.distill.teachers import PACKAGED, load_classifier
+    from ...backbones.distill.teachers import PACKAGED, deploy_for_command, load_classifier
 
     if pool not in POOLS:
         raise unknown_name("pool", pool, POOLS)
@@ -102,8 +105,21 @@ def load_feature_model(
         origin = f"random (seed {seed})"
     if crop_pct is not None:
         preprocess = replace(preprocess, crop_pct=crop_pct)
-    pooled = PooledFeatures(module, pool).to(device).eval().requires_grad_(False)
-    return FeatureModel(name, pooled, preprocess, origin, pool, device)
+    module = module.to(device).eval().requires_grad_(False)
+    pooled = PooledFeatures(module, pool).eval()
+    if not deployed:
+        return FeatureModel(name, pooled, preprocess, origin, pool, device)
+    fast = deploy_for_command(module, torch.float32, preprocess.size)
+    pooled = PooledFeatures(fast, pool).eval()
+    return FeatureModel(name, pooled, preprocess, origin, pool, device, _hash_weights(module), fast.report.to_dict())
+
+
+def _hash_weights(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _create(name: str, size: int | None) -> nn.Module:

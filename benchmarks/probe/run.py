@@ -29,6 +29,7 @@ class ProbeJob:
         batch_size: Pictures in one forward pass.
         workers: Threads that decode pictures.
         cache: Folder of the feature cache; no cache when not given.
+        deploy: Whether the deployed form of the model runs.
     """
 
     model: str
@@ -44,6 +45,7 @@ class ProbeJob:
     batch_size: int = 32
     workers: int = 2
     cache: Path | None = None
+    deploy: bool = True
 
 
 def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
@@ -69,6 +71,7 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
         pool=job.pool,
         device=job.device,
         seed=job.seed,
+        deployed=job.deploy,
     )
     features = [
         extract_features(model, part.files, part.keys, batch_size=job.batch_size, workers=job.workers, cache=job.cache)
@@ -87,6 +90,7 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
         "weights": model.weights,
         "pool": model.pool,
         "preprocess": model.preprocess.to_dict(),
+        "deployed": model.deployed,
         "left_out": {str(part.files.root): part.files.left_out for part in (train, test)},
     }
     return result, about | result.to_dict()

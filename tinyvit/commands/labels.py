@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
 
 if TYPE_CHECKING:
     from tinyvit.backbones.images import ImageFiles
@@ -52,6 +52,7 @@ def label(
     batch_size: Annotated[int | None, typer.Option(help="Views a teacher batch. [default: 64]")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that decode and augment. [default: processors]")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    deploy: DeployOption = True,
     device: DeviceOption = "auto",
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
@@ -80,11 +81,16 @@ def label(
     )
     allocator = tune_allocator()
     model = load_teacher(
-        teacher, weights=teacher_weights, size=teacher_size, device=resolve_device(device), precision=precision
+        teacher,
+        weights=teacher_weights,
+        size=teacher_size,
+        device=resolve_device(device),
+        precision=precision,
+        deployed=deploy,
     )
     summary = label_store(images, store, model, options, truth=_truth(images, labels, model.num_classes))
     folder = make_work_dir("label", work_dir or store)
-    metrics = {**summary.to_dict(), "left_out": images.left_out, "allocator": allocator}
+    metrics = {**summary.to_dict(), "left_out": images.left_out, "allocator": allocator, "deployed": model.deployed}
     document = write_result(folder, "label", arguments, metrics)
     if as_json:
         print_json(document)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
 
 if TYPE_CHECKING:
     from tinyvit.backbones.distill.train import PretrainSummary
@@ -123,6 +123,7 @@ def evaluate(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Input side in pixels. [default: the model's]")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    deploy: DeployOption = True,
     device: DeviceOption = "auto",
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
@@ -144,7 +145,9 @@ def evaluate(
 
     images = ImageFiles(data)
     allocator = tune_allocator()
-    classifier = load_teacher(model, weights=weights, size=size, device=resolve_device(device), precision=precision)
+    classifier = load_teacher(
+        model, weights=weights, size=size, device=resolve_device(device), precision=precision, deployed=deploy
+    )
     truth = true_classes(images, labels, classifier.num_classes)
     correct, seen = evaluate_top(classifier, images, truth)
     if not seen:
@@ -157,6 +160,7 @@ def evaluate(
         "unreadable": len(truth) - seen,
         "left_out": images.left_out,
         "allocator": allocator,
+        "deployed": classifier.deployed,
     }
     folder = make_work_dir("evaluate", work_dir)
     document = write_result(folder, "evaluate", arguments, metrics)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
 
 if TYPE_CHECKING:
     from tinyvit.benchmarks.probe import ProbeResult
@@ -52,6 +52,7 @@ def linear(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of cached features, reused by content. [default: WORK_DIR/features]")
     ] = None,
+    deploy: DeployOption = True,
     device: DeviceOption = "auto",
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,

@@ -15,7 +15,7 @@ from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.label import evaluate_top
 from tinyvit.backbones.distill.teachers import Teacher, file_sha256, load_classifier, load_teacher
 from tinyvit.backbones.distill.truth import find_labels, read_labels, topk_correct, true_classes
-from tinyvit.backbones.errors import InputError, MissingExtraError
+from tinyvit.backbones.errors import CheckFailedError, InputError, MissingExtraError
 from tinyvit.backbones.images import ImageFiles
 
 
@@ -183,3 +183,23 @@ def test_unreadable_images_are_not_counted(pictures, tmp_path, capsys):
     correct, seen = evaluate_top(teacher, ImageFiles(folder), {0: 1, 1: 1, 2: 1}, (1, 20))
     assert (correct[1], seen) == (2, 2)
     assert "01.jpg" in capsys.readouterr().err
+
+
+def test_the_deployed_teacher_gives_the_module_s_logits(timm_file: Path) -> None:
+    module, fast = (load_teacher("test_efficientnet", weights=timm_file, deployed=way) for way in (False, True))
+    pixels = some_pixels(module.size[0])
+    torch.testing.assert_close(fast(pixels), module(pixels), rtol=0, atol=1e-4)
+    assert module.deployed is None
+    assert fast.deployed is not None
+    assert fast.deployed["dtype"] == "float32"
+
+
+def test_a_teacher_whose_deployed_form_differs_names_the_way_out(
+    timm_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinyvit.backbones.deployed import folded
+
+    fold = folded.fold_conv_norm
+    monkeypatch.setattr(folded, "fold_conv_norm", lambda conv, norm: tuple(1.01 * part for part in fold(conv, norm)))
+    with pytest.raises(CheckFailedError, match=r"differs from its module by .*; --no-deploy runs the module as it is"):
+        load_teacher("test_efficientnet", weights=timm_file)
