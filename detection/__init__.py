@@ -32,6 +32,7 @@ _install()
 
 from .backbones import DeiT, SimpleFeaturePyramid, TinyViT  # noqa: E402
 from .optim import LayerDecayOptimWrapperConstructor  # noqa: E402
+from .randomness import SeedByPositionHook  # noqa: E402
 from .runtime import StopOnBadLossHook  # noqa: E402
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "LayerDecayOptimWrapperConstructor",
     "MissingOperatorError",
     "Predictor",
+    "SeedByPositionHook",
     "SimpleFeaturePyramid",
     "StopOnBadLossHook",
     "TinyViT",

@@ -31,13 +31,12 @@ def check_seed(seed: Any, name: str) -> int:
     return seed
 
 
-def make_repeatable(cfg: Config) -> None:
-    """Let the random numbers of the training depend on the seed and the position in the run alone, in place.
+def seed_workers(cfg: Config) -> None:
+    """Let data-loading processes be seeded by what :class:`SeedByPositionHook` seeds, in place.
 
     Data-loading processes keep their state from epoch to epoch, which a resumed run could not restore; they are started
     anew each epoch instead, where that is cheap (they fork).
     """
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "tinyvit.SeedByPositionHook"}]
     loader = cfg.train_dataloader
     loader.setdefault("worker_init_fn", {"type": "tinyvit.seed_worker"})
     if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin":

@@ -21,7 +21,7 @@ from ..backbones.runs import make_work_dir
 from ..backbones.weights import read_checkpoint
 from .coco import BoxCounts, check_same_classes
 from .config import check_annotations, config_classes, count_training_boxes
-from .randomness import check_seed, make_repeatable
+from .randomness import check_seed, seed_workers
 from .runtime import (
     QuietRunner,
     fit_to_machine,
@@ -32,6 +32,8 @@ from .runtime import (
     read_detector,
     set_launcher,
 )
+
+_OWN_HOOKS = ({"type": "tinyvit.SeedByPositionHook"}, {"type": "tinyvit.StopOnBadLossHook"})
 
 
 def train(
@@ -77,7 +79,9 @@ def train(
     detector, init = (None, "resumed") if resume else _place_weights(cfg, weights)
     cfg.resume = resume
     _set_seed(cfg, seed, (work_dir / "last_checkpoint").read_text().strip() if resume else None)
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "tinyvit.StopOnBadLossHook"}]
+    # A config that an earlier training wrote has them already.
+    hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook not in _OWN_HOOKS]
+    cfg.custom_hooks = [*hooks, *_OWN_HOOKS]
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("train", "val"))
         _tell_unusable(counts)
@@ -119,7 +123,7 @@ def _set_seed(cfg: Config, seed: int | None, checkpoint: str | None) -> None:
             raise InputError(f"--seed is {asked}, but {checkpoint} is of a run with seed {kept}; leave --seed out")
         chosen = chosen if kept is None else kept
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": chosen}
-    make_repeatable(cfg)
+    seed_workers(cfg)
 
 
 def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:

@@ -220,6 +220,9 @@ def test_a_seed_is_recorded_and_fixes_the_losses(make_coco, small_config, tmp_pa
 def test_a_resumed_run_is_the_undisturbed_one(make_coco, small_config, tmp_path, length, workers: int) -> None:
     cfg = seeded_config(small_config, make_coco(), length, workers)
     whole = train(cfg, tmp_path / "whole", seed=3, device="cpu")
+    if workers:  # the config that a training writes is one to train with, by mmdet's own script too
+        cfg = load_config(tmp_path / "whole" / "small.py")
+        cfg.train_dataloader.persistent_workers = True
     # As a kill after the second epoch, or iteration, leaves it.
     (tmp_path / "killed").mkdir()
     first = tmp_path / "killed" / ("epoch_2.pth" if "epochs" in length else "iter_2.pth")
