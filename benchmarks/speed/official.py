@@ -1,0 +1,74 @@
+"""The official TinyViT code as something to measure: whoever measures brings the file, and its path is an argument.
+
+    TINYVIT_OFFICIAL=Cream/TinyViT/models/tiny_vit.py tinyvit bench tiny_vit_21m_224 --engine deploy \\
+        --against tinyvit.benchmarks.speed.official:tiny_vit_21m_224
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...backbones.errors import InputError
+
+#: Environment variable with the path of the official ``models/tiny_vit.py``.
+PATH_VARIABLE = "TINYVIT_OFFICIAL"
+
+
+def tiny_vit_5m_224() -> nn.Module:
+    """The official TinyViT-5M with 1000 classes and random weights."""
+    return _build("tiny_vit_5m_224")
+
+
+def tiny_vit_11m_224() -> nn.Module:
+    """The official TinyViT-11M with 1000 classes and random weights."""
+    return _build("tiny_vit_11m_224")
+
+
+def tiny_vit_21m_224() -> nn.Module:
+    """The official TinyViT-21M with 1000 classes and random weights."""
+    return _build("tiny_vit_21m_224")
+
+
+def load_official() -> Any:
+    """The official module, from the file that :data:`PATH_VARIABLE` names.
+
+    Raises:
+        InputError: The variable is not set, or names no file.
+    """
+    path = os.environ.get(PATH_VARIABLE)
+    if not path or not Path(path).is_file():
+        raise InputError(
+            f"{PATH_VARIABLE} is {path!r}; set it to the official models/tiny_vit.py (Cream/TinyViT), which is not "
+            "part of this package"
+        )
+    _provide_old_timm_names()
+    spec = importlib.util.spec_from_file_location("tiny_vit_official", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _provide_old_timm_names() -> None:
+    """The official file imports two modules of timm by the places that they had before 1.0."""
+    import timm.layers
+    import timm.models
+
+    for old, new in (("timm.models.layers", timm.layers), ("timm.models.registry", timm.models)):
+        if old not in sys.modules and importlib.util.find_spec(old) is None:
+            module = types.ModuleType(old)
+            module.__dict__.update(new.__dict__)
+            sys.modules[old] = module
+
+
+def _build(name: str) -> nn.Module:
+    official = load_official()
+    return official.__dict__[name](pretrained=False, num_classes=1000)
