@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ...backbones.errors import InputError
+from ...backbones.tiny_vit import VARIANTS
 
 #: Environment variable with the path of the official ``models/tiny_vit.py``.
 PATH_VARIABLE = "TINYVIT_OFFICIAL"
@@ -23,17 +22,17 @@ PATH_VARIABLE = "TINYVIT_OFFICIAL"
 
 def tiny_vit_5m_224() -> nn.Module:
     """The official TinyViT-5M with 1000 classes and random weights."""
-    return _build("tiny_vit_5m_224")
+    return build_official("tiny_vit_5m_224")
 
 
 def tiny_vit_11m_224() -> nn.Module:
     """The official TinyViT-11M with 1000 classes and random weights."""
-    return _build("tiny_vit_11m_224")
+    return build_official("tiny_vit_11m_224")
 
 
 def tiny_vit_21m_224() -> nn.Module:
     """The official TinyViT-21M with 1000 classes and random weights."""
-    return _build("tiny_vit_21m_224")
+    return build_official("tiny_vit_21m_224")
 
 
 def load_official() -> Any:
@@ -48,7 +47,6 @@ def load_official() -> Any:
             f"{PATH_VARIABLE} is {path!r}; set it to the official models/tiny_vit.py (Cream/TinyViT), which is not "
             "part of this package"
         )
-    _provide_old_timm_names()
     spec = importlib.util.spec_from_file_location("tiny_vit_official", path)
     assert spec is not None
     assert spec.loader is not None
@@ -57,18 +55,11 @@ def load_official() -> Any:
     return module
 
 
-def _provide_old_timm_names() -> None:
-    """The official file imports two modules of timm by the places that they had before 1.0."""
-    import timm.layers
-    import timm.models
+def build_official(name: str, **kwargs: Any) -> nn.Module:
+    """One of the official models with random weights, built from its class (its factory needs an old timm).
 
-    for old, new in (("timm.models.layers", timm.layers), ("timm.models.registry", timm.models)):
-        if old not in sys.modules and importlib.util.find_spec(old) is None:
-            module = types.ModuleType(old)
-            module.__dict__.update(new.__dict__)
-            sys.modules[old] = module
-
-
-def _build(name: str) -> nn.Module:
-    official = load_official()
-    return official.__dict__[name](pretrained=False, num_classes=1000)
+    Args:
+        name: One of our names of a TinyViT.
+        **kwargs: Further arguments of the official class.
+    """
+    return load_official().TinyViT(num_classes=1000, **VARIANTS[name], **kwargs)

@@ -2,8 +2,8 @@
 
     python -m tinyvit.benchmarks.speed.train_step --batch-size 16 --official models/tiny_vit.py --out train_step.json
 
-Each runs in its own process with the tuned allocator and without stochastic depth, so that all do the same work; ``ours, checkpointed`` recomputes the activations of each block
-in the backward pass. Peak memory is each worker's own.
+Each runs in its own process with the tuned allocator and without stochastic depth, so that all do the same work;
+``ours_checkpointed`` recomputes the activations of each block in the backward pass. Peak memory is each worker's own.
 """
 
 from __future__ import annotations
@@ -71,10 +71,9 @@ def timm() -> TrainStep:
 
 def official() -> TrainStep:
     """The official code's module."""
-    from .official import load_official
+    from .official import build_official
 
-    build = load_official().__dict__[_settings()[0]]
-    return _step(build(pretrained=False, num_classes=1000, drop_path_rate=0.0))
+    return _step(build_official(_settings()[0], drop_path_rate=0.0))
 
 
 def _ours() -> Any:
