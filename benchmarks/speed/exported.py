@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...backbones.errors import InputError
-from .engines import is_function
-from .subjects import Subject
+from ...backbones.runs import write_json
+from .subjects import FILE_ENGINES, Subject
 
 
 def export_if_needed(subject: Subject, folder: Path) -> Subject:
     """What the worker shall run for a resolved subject: itself, or a file in ``folder`` made from it.
 
-    The export is checked against the model in onnxruntime, as ``tinyvit export onnx`` does.
+    The export is checked against the model in onnxruntime, as ``tinyvit export onnx`` does. Subjects of the same model,
+    weights and size share one file. Beside it lies a JSON file with what the graph no longer says: where the weights
+    are from, how pictures are prepared, parameters and multiply-adds.
 
     Raises:
         InputError: The model cannot be exported.
         CheckFailedError: The file does not compute what the model does.
     """
-    if subject.engine != "onnxruntime" or subject.is_onnx_file:
+    if subject.engine not in FILE_ENGINES or subject.is_onnx_file:
         return subject
-    if is_function(subject.model):
-        raise InputError(f"{subject.model} is a function; the engine onnxruntime needs a model name or an ONNX file")
-    from ...export import export_onnx
-
-    path = folder / f"{subject.model.replace(':', '_')}_{subject.size or 'native'}_{len([*folder.iterdir()])}.onnx"
-    if subject.weights is None:
-        report = export_onnx(subject.model, path, size=subject.size, random_weights=True)
-    else:
-        report = export_onnx(subject.model, path, size=subject.size, weights=subject.weights)
+    if subject.is_function:
+        raise InputError(f"{subject.model} is a function; the engine {subject.engine} needs a model name or a file")
+    digest = hashlib.sha256(json.dumps([subject.model, subject.size, subject.weights]).encode()).hexdigest()[:8]
+    path = folder / f"{subject.model.replace(':', '_')}_{subject.size or 'native'}_{digest}.onnx"
+    notes = path.with_suffix(".json")
+    if not notes.is_file():
+        write_json(notes, _export(subject, path))
+    size = json.loads(notes.read_text(encoding="utf-8"))["preprocess"]["size"][0]
     # The file leaves height and width free, so the model's own size must be said.
-    size = subject.size or report.card.preprocess.size[0]
-    return replace(subject, model=str(path), weights=None, size=size)
+    return replace(subject, model=str(path), weights=None, size=subject.size or size)
+
+
+def _export(subject: Subject, path: Path) -> dict[str, Any]:
+    """Write the file; what is known about it."""
+    from ...export import export_onnx
+    from ...export.source import brings_weights, load_source
+    from .engines.modules import count_module
+
+    random = subject.weights is None and not brings_weights(subject.model)
+    source = load_source(subject.model, weights=subject.weights, random_weights=random, size=subject.size)
+    report = export_onnx(source, path)
+    import torch
+
+    return {
+        "of": path.name,
+        "weights": subject.weights or report.card.weights,
+        "state_sha256": report.card.state_sha256,
+        "preprocess": report.card.preprocess.to_dict(),
+        "counts": count_module(source.module, torch.zeros(1, 3, *source.preprocess.size)),
+    }

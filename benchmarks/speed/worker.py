@@ -22,7 +22,7 @@ import time
 from typing import Any, TextIO
 
 from ...backbones.allocator import tune_allocator
-from ...backbones.errors import InputError
+from ...backbones.errors import InputError, TinyVitError
 from .engines import Engine, build_engine, import_engine
 from .memory import MemoryWatch
 from .subjects import Subject
@@ -128,6 +128,8 @@ def _failure(error: BaseException) -> dict[str, Any]:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, InputError):
         kind = "input"
+    elif isinstance(error, TinyVitError):
+        kind = "error"  # its message is a sentence that needs no type before it
     elif isinstance(error, MemoryError) or "out of memory" in message or "allocate memory" in message:
         kind = "memory"
     else:

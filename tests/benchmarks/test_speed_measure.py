@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from tinyvit.backbones import create_model
 from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.speed import Plan, Report, Subject, measure
-from tinyvit.benchmarks.speed.engines import _count_module, build_engine
+from tinyvit.benchmarks.speed.engines import build_engine
+from tinyvit.benchmarks.speed.engines.modules import count_module
 from tinyvit.benchmarks.speed.measure import _add_reference, _distinct_labels, _orders
 
 SUBJECTS = """
@@ -160,7 +161,7 @@ def test_attention_is_counted_as_two_matrix_products() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return F.scaled_dot_product_attention(x, x, x)
 
-    counts = _count_module(Attention(), torch.randn(1, 2, 49, 16))
+    counts = count_module(Attention(), torch.randn(1, 2, 49, 16))
     assert counts["macs"] == 2 * (2 * 49 * 49 * 16)  # heads x (q k' + weights v)
 
 

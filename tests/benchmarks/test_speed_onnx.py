@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-import tinyvit.export
 from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.preprocess import Preprocess
-from tinyvit.benchmarks.speed import Plan, Subject, measure
-from tinyvit.benchmarks.speed.engines import _concrete_shape, build_engine
-from tinyvit.benchmarks.speed.exported import export_if_needed
+from tinyvit.benchmarks.speed import Plan, Subject, exported, measure
+from tinyvit.benchmarks.speed.engines import build_engine
+from tinyvit.benchmarks.speed.engines.files import concrete_shape
 
 
 @pytest.mark.parametrize(
@@ -25,7 +22,7 @@ from tinyvit.benchmarks.speed.exported import export_if_needed
     ],
 )
 def test_free_dimensions_take_the_asked_work(shape: list, work: dict, filled: tuple) -> None:
-    assert _concrete_shape(shape, Subject("m.onnx", **work)) == filled
+    assert concrete_shape(shape, Subject("m.onnx", **work)) == filled
 
 
 @pytest.mark.parametrize(
@@ -39,7 +36,7 @@ def test_free_dimensions_take_the_asked_work(shape: list, work: dict, filled: tu
 )
 def test_fixed_dimensions_are_not_overruled(shape: list, work: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        _concrete_shape(shape, Subject("m.onnx", **work))
+        concrete_shape(shape, Subject("m.onnx", **work))
 
 
 def write_network(path: Path) -> None:
@@ -68,31 +65,29 @@ def test_a_file_is_measured_with_onnxruntime(tmp_path: Path) -> None:
     assert len(result.samples) == 1
 
 
-def test_a_name_is_exported_for_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_a_name_is_exported_once_for_all_that_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
 
-    def export_onnx(model: str, path: Path, **options: object) -> SimpleNamespace:
-        asked.append((model, options))
-        path.touch()
-        return SimpleNamespace(card=SimpleNamespace(preprocess=Preprocess(size=(384, 384))))
+    def export(subject: Subject, path: Path) -> dict:
+        made.append((subject.model, subject.size, subject.weights))
+        return {"of": path.name, "preprocess": {"size": [384, 384]}}
 
-    monkeypatch.setattr(tinyvit.export, "export_onnx", export_onnx, raising=False)
+    monkeypatch.setattr(exported, "_export", export)
     plain = Subject("timm:tiny_vit_5m_224", engine="onnxruntime").resolved()
-    made = export_if_needed(plain, tmp_path)
-    weighted = export_if_needed(replace(plain, weights="w.pth", size=64), tmp_path)
-    assert asked == [
-        ("timm:tiny_vit_5m_224", {"size": None, "random_weights": True}),
-        ("timm:tiny_vit_5m_224", {"size": 64, "weights": "w.pth"}),
-    ]
-    assert Path(made.model).parent == tmp_path
-    assert made.model != weighted.model
-    assert (made.size, weighted.size, weighted.weights) == (384, 64, None)
-    assert made.label == plain.label == "timm:tiny_vit_5m_224"
+    first = exported.export_if_needed(plain, tmp_path)
+    other = exported.export_if_needed(replace(plain, engine="openvino", threads=7, batch_size=3), tmp_path)
+    weighted = exported.export_if_needed(replace(plain, weights="w.pth", size=64), tmp_path)
+    assert made == [("timm:tiny_vit_5m_224", None, None), ("timm:tiny_vit_5m_224", 64, "w.pth")]
+    assert Path(first.model).parent == tmp_path
+    assert first.model == other.model != weighted.model
+    assert (first.size, weighted.size, weighted.weights) == (384, 64, None)
+    assert (other.engine, other.threads, other.batch_size) == ("openvino", 7, 3)
+    assert first.label == plain.label == "timm:tiny_vit_5m_224"
 
 
 def test_what_needs_no_file_is_left_alone(tmp_path: Path) -> None:
     for subject in (Subject("tiny_vit_5m_224"), Subject("m.onnx", engine="onnxruntime")):
-        assert export_if_needed(subject, tmp_path) is subject
+        assert exported.export_if_needed(subject, tmp_path) is subject
 
 
 def test_a_function_cannot_be_exported() -> None:

@@ -1,0 +1,107 @@
+"""The torch module of a subject, and what it counts."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from ....backbones.errors import InputError, unknown_name
+from ....backbones.preprocess import Preprocess
+from ..subjects import Subject
+from .base import NO_COUNTS
+
+MAC_COUNTER = (
+    "torch.utils.flop_counter, FLOPs / 2, one picture: matrix products, convolutions and attention counted (attention "
+    "as its two matrix products), elementwise work and normalisation not"
+)
+#: Of all random weights, here and in exported files, so that every engine computes the same function.
+SEED = 0
+
+
+@dataclass
+class Made:
+    """A model in eval mode on its device, in float32.
+
+    Args:
+        module: A torch module, or any callable on a batch for a function.
+        preprocess: Its evaluation transform, at the subject's input size.
+        weights: Where its weights are from.
+    """
+
+    module: Any
+    preprocess: Preprocess
+    weights: str
+
+
+def make_module(subject: Subject) -> Made:
+    """Build the model of a subject; the same weights at every call.
+
+    Raises:
+        InputError: There is no such model, or it does not take the asked size.
+    """
+    import torch
+
+    torch.manual_seed(SEED)
+    if subject.is_function:
+        made = _call_function(subject.model)
+        module = made.to(subject.device).eval() if isinstance(made, torch.nn.Module) else made
+        preprocess = Preprocess.from_config(dict(getattr(made, "pretrained_cfg", None) or {}), subject.size)
+        return Made(module, preprocess, "as the function made them")
+    from ....backbones.distill.teachers import PACKAGED, load_classifier
+
+    if subject.weights is not None or subject.model in PACKAGED:
+        classifier = load_classifier(subject.model, weights=subject.weights, size=subject.size)
+        said = subject.weights or "of its package"
+        return Made(classifier.module.to(subject.device).eval(), classifier.preprocess, said)
+    model = _create_random(subject)
+    preprocess = Preprocess.from_config(dict(getattr(model, "pretrained_cfg", {})), subject.size)
+    return Made(model.to(subject.device).eval(), preprocess, f"random (seed {SEED})")
+
+
+def _create_random(subject: Subject) -> Any:
+    """One of our models or timm's, without weights."""
+    import torch
+
+    # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same work.
+    options: dict[str, Any] = {"num_classes": 1000}
+    sized: dict[str, Any] = options if subject.size is None else options | {"img_size": subject.size}
+    if not subject.model.startswith("timm:"):
+        from ....backbones import create_model
+
+        return create_model(subject.model, **sized)
+    import timm
+
+    name = subject.model.removeprefix("timm:")
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+    try:
+        return timm.create_model(name, **sized)
+    except TypeError:  # convolutional models take any size and know no such argument
+        torch.manual_seed(SEED)
+        return timm.create_model(name, **options)
+
+
+def _call_function(spec: str) -> Any:
+    module_name, _, function_name = spec.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"cannot find {spec!r} ({error}); expected MODULE:FUNCTION") from error
+    return function()
+
+
+def count_module(model: Any, image: Any) -> dict[str, Any]:
+    """Parameters of the model as it ran, and its multiply-adds on one picture ``(1, 3, H, W)``."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if not isinstance(model, torch.nn.Module):
+        return dict(NO_COUNTS)
+    counter = FlopCounterMode(display=False)
+    # The counter does not know the CPU's fused attention kernel; the plain form is two matrix products that it knows.
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(image)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return {"params": params, "macs": counter.get_total_flops() // 2, "mac_counter": MAC_COUNTER}
