@@ -7,6 +7,8 @@ Run as ``python -m tinyvit.benchmarks.speed.worker``. Requests and replies, one 
     {"do": "warm", "seconds": s}                     -> {"ok": true, "first_seconds": ..., "iterations": n}
     {"do": "round", "seconds": s, "iterations": n}   -> {"ok": true, "samples": [...], ...}
     {"do": "memory"}                                 -> {"ok": true, "peak_mib": ..., ...}
+    {"do": "drift", "photos": folder or null,
+     "images": n, "prepared": path, "outputs": path} -> {"ok": true, "images": ...}
     {"do": "count"}                                  -> {"ok": true, "params": ..., "macs": ..., "mac_counter": ...}
 
 A failure is ``{"ok": false, "kind": "input" | "memory" | "error", "message": ...}``. A worker of another
@@ -19,10 +21,12 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any, TextIO
 
 from ...backbones.allocator import tune_allocator
 from ...backbones.errors import InputError, TinyVitError
+from .energy import EnergyMeter
 from .engines import Engine, build_engine, import_engine
 from .memory import MemoryWatch
 from .subjects import Subject
@@ -35,6 +39,7 @@ class Worker:
         self.subject: Subject | None = None
         self.engine: Engine | None = None
         self.memory: MemoryWatch | None = None
+        self.energy: EnergyMeter | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do one request."""
@@ -45,6 +50,7 @@ class Worker:
             "round": self.round,
             "memory": self.read_memory,
             "count": self.count,
+            "drift": self.drift,
         }
         arguments = {key: value for key, value in request.items() if key != "do"}
         return handlers[request["do"]](**arguments)
@@ -63,7 +69,10 @@ class Worker:
         self.memory = MemoryWatch(self.subject.device)
         start = time.perf_counter()
         self.engine = build_engine(self.subject)
-        return {"facts": self.engine.facts | {"allocator": allocator}, "load_seconds": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
+        self.energy = EnergyMeter(self.subject.device)
+        facts = self.engine.facts | {"allocator": allocator, "energy": self.energy.source}
+        return {"facts": facts, "load_seconds": seconds}
 
     def warm(self, seconds: float) -> dict[str, Any]:
         """Run untimed until ``seconds`` have gone by, at least 3 times; the first time is told apart."""
@@ -84,15 +93,17 @@ class Worker:
         """
         step = self._ready().step
         step()
-        before, samples = _usage(), []
+        before, samples = self._usage(), []
         start = now = time.perf_counter()
         while len(samples) < iterations or now - start < seconds:
             began = now
             step()
             now = time.perf_counter()
             samples.append(now - began)
-        after = _usage()
-        return {"samples": samples, "seconds": now - start} | {key: after[key] - before[key] for key in after}
+        after = self._usage()
+        return {"samples": samples, "seconds": now - start} | {
+            key: after[key] - before[key] for key in after if key in before
+        }
 
     def read_memory(self) -> dict[str, Any]:
         """Peak memory since the load."""
@@ -100,9 +111,20 @@ class Worker:
             raise InputError("memory was asked for before load")
         return self.memory.read()
 
+    def drift(self, photos: str | None, images: int, prepared: str, outputs: str) -> dict[str, Any]:
+        """Outputs on photographs, after the timing; see :func:`.drift.run_photos`."""
+        from .drift import run_photos
+
+        return {"images": run_photos(self._ready(), photos, images, Path(prepared), Path(outputs))}
+
     def count(self) -> dict[str, Any]:
         """Parameters and multiply-adds; asked for last, as counting needs memory of its own."""
         return self._ready().count()
+
+    def _usage(self) -> dict[str, float]:
+        """:func:`_usage`, and joules where they can be read."""
+        joules = None if self.energy is None else self.energy.read()
+        return _usage() if joules is None else {**_usage(), "joules": joules}
 
     def _ready(self) -> Engine:
         if self.engine is None:

@@ -1,7 +1,7 @@
 """The engines: from a subject to a callable that does its work once. Runs inside a worker.
 
 ``modules.py`` makes the torch module of a subject; ``torch_engines.py`` runs it (eager, deploy, compile), and
-``onnx_runtime.py`` and ``open_vino.py`` run a file.
+``onnx_runtime.py`` and ``open_vino.py`` run a file. ``../peak.py`` is the pseudo engine of the machine's peak.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from .base import Engine, EngineError
 __all__ = ["Engine", "EngineError", "build_engine", "import_engine"]
 
 _MODULES = {
-    "eager": "torch_engines",
-    "deploy": "torch_engines",
-    "compile": "torch_engines",
-    "onnxruntime": "onnx_runtime",
-    "openvino": "open_vino",
+    "eager": ".torch_engines",
+    "deploy": ".torch_engines",
+    "compile": ".torch_engines",
+    "onnxruntime": ".onnx_runtime",
+    "openvino": ".open_vino",
+    PEAK: "..peak",
 }
 
 
@@ -33,13 +34,14 @@ def import_engine(subject: Subject) -> None:
         require("onnxruntime", "export")
     elif subject.engine == "openvino":
         require("openvino", "engines")
-    if subject.engine in _MODULES:
-        importlib.import_module(f".{_MODULES[subject.engine]}", __package__)
+    importlib.import_module(_MODULES[subject.engine], __package__)
+    if subject.engine == PEAK:
+        importlib.import_module("torch")
     if subject.engine == "deploy":
         importlib.import_module("....backbones.deployed", __package__)
     if subject.engine == "compile":
         importlib.import_module("torch._inductor.compile_fx")
-    if subject.engine not in FILE_ENGINES and subject.model != PEAK and not subject.is_function:
+    if subject.engine not in (*FILE_ENGINES, PEAK) and not subject.is_function:
         importlib.import_module("timm")
 
 
@@ -50,5 +52,5 @@ def build_engine(subject: Subject) -> Engine:
         InputError: The model does not exist or does not take the asked input.
         EngineError: This machine, or this model, cannot be run by the engine.
     """
-    builder = importlib.import_module(f".{_MODULES[subject.engine]}", __package__)
+    builder = importlib.import_module(_MODULES[subject.engine], __package__)
     return builder.build(subject)

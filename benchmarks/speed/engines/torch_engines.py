@@ -25,7 +25,7 @@ def build(subject: Subject) -> Engine:
         EngineError: It cannot be deployed or compiled, or not run in the asked precision.
     """
     torch.set_num_threads(subject.threads or 1)
-    _keep_float32()
+    keep_float32()
     made = make_module(subject)
     dtype, shape = DTYPES[subject.precision], (subject.batch_size, 3, *made.preprocess.size)
     _check_kind(subject, made.module)
@@ -48,7 +48,7 @@ def build(subject: Subject) -> Engine:
     return Engine(_step_of(run, batch), count, facts, infer, made.preprocess, module=run, batch=batch)
 
 
-def _keep_float32() -> None:
+def keep_float32() -> None:
     """A float32 column must be float32: cuDNN would use TF32 for convolutions unasked."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
