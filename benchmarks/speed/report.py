@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..statistics import Ratio, median_interval, quantile
+from .machine import describe_machine
 from .sensor import Load
 from .subjects import Subject
 
@@ -34,7 +35,12 @@ class Round:
 
 @dataclass
 class SubjectResult:
-    """All that was found about one subject; ``error`` is set when it could not be measured to the end."""
+    """All that was found about one subject; ``error`` is set when it could not be measured to the end.
+
+    ``drift`` is the distance of the logits from fp32 eager on photographs, ``profile`` the time by class of operator
+    (``profile_note`` says why there is none), ``peak_share`` the achieved share of the machine's measured rate of
+    matrix products in the same precision on as many threads.
+    """
 
     subject: Subject
     facts: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +52,12 @@ class SubjectResult:
     macs: int | None = None
     mac_counter: str | None = None
     error: str | None = None
+    peak_share: float | None = None
+    drift: dict[str, Any] | None = None
+    joules_per_image: float | None = None
+    compile_seconds: float | None = None
+    profile: list[dict[str, Any]] | None = None
+    profile_note: str | None = None
 
     @property
     def label(self) -> str:
@@ -140,6 +152,11 @@ class Report:
         plan: How it was measured.
         sensor: Whether the load by others could be read at all.
         seconds: How long it all took.
+        peaks: The machine's measured rate of matrix products, for each precision and number of threads.
+        energy: What was read to know the energy, or why there is nothing to read.
+        left_out: What was planned and not measured: ``{"subject": ..., "reason": ...}``.
+        scenarios: What LoadGen found, if it was asked.
+        machine: What the numbers were measured on; see :func:`~.machine.describe_machine`.
     """
 
     subjects: list[SubjectResult]
@@ -147,6 +164,11 @@ class Report:
     plan: dict[str, Any]
     sensor: bool
     seconds: float
+    peaks: list[dict[str, Any]] = field(default_factory=list)
+    energy: str = "not read"
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    scenarios: list[dict[str, Any]] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=describe_machine)
 
     @property
     def failed(self) -> list[SubjectResult]:
