@@ -1,0 +1,192 @@
+"""PyTorch's operators in classes, and the arithmetic that each does, from the shapes that the profiler recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+#: The classes, in the order of reports. ``dispatch`` is everything that moves no data: Python, views, allocation.
+CLASSES = (
+    "linear",
+    "convolution",
+    "depthwise",
+    "attention",
+    "normalisation",
+    "activation",
+    "copies",
+    "dispatch",
+    "other",
+)
+
+Shapes = Sequence[Sequence[int]]
+Values = Sequence[Any]
+
+
+def _linear_flops(shapes: Shapes, _: Values) -> int:
+    return 2 * prod(shapes[0]) * shapes[1][0]
+
+
+def _product_flops(first: int) -> Callable[[Shapes, Values], int]:
+    """``(..., n, k) x (..., k, m)``, where ``first`` is the place of the left factor among the arguments."""
+    return lambda shapes, _: 2 * prod(shapes[first]) * shapes[first + 1][-1]
+
+
+def _attention_flops(shapes: Shapes, _: Values) -> int:
+    query, key, value = shapes[:3]
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def convolution_flops(
+    image: Sequence[int], weight: Sequence[int], stride: Any, padding: Any, dilation: Any, transposed: bool = False
+) -> int:
+    """Of a convolution ``(B, C, ...)`` with a weight ``(out, in / groups, ...)``, padding included.
+
+    Args:
+        image: Shape of the input.
+        weight: Shape of the weight; ``(in, out / groups, ...)`` when transposed.
+        stride: For each dimension of the picture, or one for all.
+        padding: Likewise, or ``same`` or ``valid``.
+        dilation: Likewise.
+        transposed: Whether it is the transposed convolution.
+    """
+    per_place = 2 * prod(weight)
+    if transposed:
+        return image[0] * prod(image[2:]) * per_place
+    dimensions = len(image) - 2
+    strides, dilations = _spread(stride, dimensions), _spread(dilation, dimensions)
+    if padding == "same":
+        return image[0] * prod(image[2:]) * per_place
+    paddings = [0] * dimensions if padding == "valid" else _spread(padding, dimensions)
+    places = [
+        (side + 2 * pad - spacing * (kernel - 1) - 1) // step + 1
+        for side, pad, spacing, kernel, step in zip(image[2:], paddings, dilations, weight[2:], strides, strict=True)
+    ]
+    return image[0] * prod(places) * per_place
+
+
+def _spread(value: Any, dimensions: int) -> list[int]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * dimensions if len(values) == 1 else values
+
+
+def _conv_flops(stride: int, padding: int, dilation: int, transposed: int | None = None) -> Any:
+    """``aten::conv2d`` and its relatives; the arguments are the places of the settings."""
+
+    def count(shapes: Shapes, values: Values) -> int:
+        flipped = transposed is not None and bool(values[transposed])
+        return convolution_flops(shapes[0], shapes[1], values[stride], values[padding], values[dilation], flipped)
+
+    return count
+
+
+#: Operators that do arithmetic worth counting, and how to count it.
+_COUNTED: dict[str, tuple[str, Callable[[Shapes, Values], int]]] = {
+    "aten::linear": ("linear", _linear_flops),
+    "mkldnn::_linear_pointwise": ("linear", _linear_flops),
+    "mkl::_mkl_linear": ("linear", _linear_flops),
+    "aten::addmm": ("linear", _product_flops(1)),
+    "aten::_addmm_activation": ("linear", _product_flops(1)),
+    "aten::mm": ("linear", _product_flops(0)),
+    # What multiplies two batches of matrices multiplies activations: attention that is written out.
+    "aten::bmm": ("attention", _product_flops(0)),
+    "aten::baddbmm": ("attention", _product_flops(1)),
+    "aten::scaled_dot_product_attention": ("attention", _attention_flops),
+    "aten::_scaled_dot_product_flash_attention_for_cpu": ("attention", _attention_flops),
+    "aten::_scaled_dot_product_flash_attention": ("attention", _attention_flops),
+    "aten::_scaled_dot_product_efficient_attention": ("attention", _attention_flops),
+    "aten::_scaled_dot_product_cudnn_attention": ("attention", _attention_flops),
+    "aten::conv1d": ("convolution", _conv_flops(3, 4, 5)),
+    "aten::conv2d": ("convolution", _conv_flops(3, 4, 5)),
+    "aten::convolution": ("convolution", _conv_flops(3, 4, 5, 6)),
+    "mkldnn::_convolution_pointwise": ("convolution", _conv_flops(4, 3, 5)),
+    "mkldnn::_convolution_pointwise_": ("convolution", _conv_flops(5, 4, 6)),
+}
+_NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "linalg_vector_norm")
+_ACTIVATIONS = {
+    *("gelu", "relu", "relu_", "relu6", "silu", "silu_", "hardswish", "hardswish_", "hardtanh", "hardtanh_", "sigmoid"),
+    *(
+        "sigmoid_",
+        "hardsigmoid",
+        "hardsigmoid_",
+        "leaky_relu",
+        "leaky_relu_",
+        "clamp_min",
+        "clamp_min_",
+        "mish",
+        "tanh",
+    ),
+    *("elu", "elu_", "prelu", "gelu_", "softplus"),
+}
+_COPIES = {
+    *("copy_", "clone", "contiguous", "_to_copy", "cat", "stack", "constant_pad_nd", "pad", "roll", "index", "gather"),
+    *("index_select", "im2col", "pixel_shuffle", "pixel_unshuffle", "repeat", "take", "reflection_pad2d"),
+}
+_DISPATCH = {
+    *("to", "view", "_unsafe_view", "reshape", "_reshape_alias", "as_strided", "as_strided_", "permute", "transpose"),
+    *("t", "expand", "expand_as", "unsqueeze", "squeeze", "select", "slice", "narrow", "split", "split_with_sizes"),
+    *(
+        "chunk",
+        "unbind",
+        "flatten",
+        "unflatten",
+        "movedim",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "resize_",
+        "detach",
+    ),
+    *("alias", "resolve_conj", "resolve_neg", "matmul", "dropout", "einsum", "lift_fresh", "_nnpack_available", "set_"),
+    *("new_empty", "numpy_T", "adjoint", "view_as", "result_type", "item", "_local_scalar_dense", "is_nonzero"),
+}
+
+
+def is_copy(name: str) -> bool:
+    """Whether an operator moves data and computes nothing, wherever it is called from."""
+    return name.partition("::")[2].split(".")[0] in _COPIES
+
+
+def owner_class(name: str, shapes: Shapes) -> str | None:
+    """The class of an operator that also decides over the operators it is made of; ``None`` for all others."""
+    plain = name.partition("::")[2]
+    base = name.removesuffix(".binary")
+    if base in _COUNTED:
+        kind = _COUNTED[base][0]
+        return "depthwise" if kind == "convolution" and _is_depthwise(shapes) else kind
+    if any(word in plain for word in _NORMS):
+        return "normalisation"
+    if plain in ("softmax", "_softmax", "multi_head_attention_forward"):
+        return "attention"
+    return None
+
+
+def own_class(name: str) -> str:
+    """The class of an operator that nobody owns."""
+    if name.partition("::")[0] not in ("aten", "mkldnn", "prims"):
+        return "other"
+    plain = name.partition("::")[2]
+    if plain in _ACTIVATIONS:
+        return "activation"
+    if plain in _DISPATCH:
+        return "dispatch"
+    return "copies" if is_copy(name) else "other"
+
+
+def count_flops(name: str, shapes: Shapes, values: Values) -> int:
+    """Floating-point operations of one call (two for a multiply-add); 0 for what is not counted.
+
+    Matrix products, convolutions and attention are counted (attention as its two matrix products).
+
+    Args:
+        name: As the profiler records it, ``aten::linear``.
+        shapes: Of the tensor arguments, an empty one for every other argument.
+        values: Of the arguments that are no tensors.
+    """
+    counted = _COUNTED.get(name.removesuffix(".binary"))
+    return counted[1](shapes, values) if counted else 0
+
+
+def _is_depthwise(shapes: Shapes) -> bool:
+    image, weight = shapes[0], shapes[1]
+    return len(weight) > 2 and weight[1] == 1 and image[1] > 1

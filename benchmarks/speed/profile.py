@@ -1,0 +1,207 @@
+"""Where the time of a step goes: operators in classes, with the share and the achieved rate of each."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...backbones.errors import InputError
+from .operators import CLASSES, count_flops, is_copy, own_class, owner_class
+
+_STEP = "tinyvit::profiled_step"
+_SHOWN_OPERATORS = 5
+
+
+@dataclass
+class ClassTotal:
+    """What one class of operators took in one step.
+
+    Args:
+        seconds: In the operators themselves, what they call left out.
+        calls: Of operators, those inside others left out.
+        flops: Counted floating-point operations.
+        operators: Seconds by name.
+        inner: How many operators were called from operators of this class.
+    """
+
+    seconds: float = 0.0
+    calls: float = 0.0
+    flops: float = 0.0
+    operators: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    inner: int = 0
+
+
+def profile_torch(
+    step: Callable[[], None], seconds: float = 1.0, device: str = "cpu", least_steps: int = 3
+) -> dict[str, Any]:
+    """Profile a step of a PyTorch engine.
+
+    Steps are timed without the profiler, then recorded with it, then timed again. The profiler itself takes time for
+    every operator that it records; that is the difference between the two, and it is taken off where it falls: from
+    the operator (or the step) that called the recorded one. What remains of a step beside its operators is Python and
+    dispatch. On CUDA the time of a class is that of its kernels, and ``dispatch`` is the time without any.
+
+    Args:
+        step: Does the work once, and on CUDA waits for it.
+        seconds: How long to record, about.
+        device: Where it runs.
+        least_steps: How many steps to record at least.
+
+    Returns:
+        ``classes``: for each class that occurs, ``class``, ``share`` (they add up to 1), ``milliseconds`` of a step,
+        ``calls`` a step, ``gflops_per_second`` or ``None`` and the slowest ``operators`` with their milliseconds.
+        ``step_milliseconds`` without and ``profiled_milliseconds`` with the profiler (medians), ``steps`` recorded
+        and ``method`` in words.
+    """
+    step()
+    plain = [_time(step) for _ in range(least_steps)]
+    count = min(50, max(least_steps, round(seconds / statistics.median(plain))))
+    plain = [_time(step) for _ in range(count)]
+    steps, profiled = _record(step, count, device != "cpu")
+    plain += [_time(step) for _ in range(count)]
+    wall = statistics.median(plain)
+    totals = _median_totals(steps)
+    if device == "cpu":
+        _take_off_overhead(totals, max(0.0, profiled - wall))
+    else:
+        busy = sum(total.seconds for total in totals.values())
+        totals["dispatch"].seconds += max(0.0, wall - busy)
+    return {
+        "classes": as_rows(totals, wall),
+        "step_milliseconds": 1e3 * wall,
+        "profiled_milliseconds": 1e3 * profiled,
+        "steps": count,
+        "method": "torch.profiler, time in operators on the calling thread; FLOPs from recorded shapes"
+        if device == "cpu"
+        else "torch.profiler, time in CUDA kernels; FLOPs from recorded shapes",
+    }
+
+
+def as_rows(totals: dict[str, ClassTotal], wall: float) -> list[dict[str, Any]]:
+    """Totals of classes as rows whose shares add up to 1, for a step of ``wall`` seconds.
+
+    Raises:
+        InputError: Nothing was recorded.
+    """
+    whole = sum(total.seconds for total in totals.values())
+    if whole <= 0:
+        raise InputError("the profiler recorded no operator in a step")
+    rows = []
+    for name in CLASSES:
+        total = totals.get(name)
+        if total is None or (total.seconds <= 0 and not total.calls):
+            continue
+        share = total.seconds / whole
+        slowest = sorted(total.operators.items(), key=lambda item: -item[1])[:_SHOWN_OPERATORS]
+        rows.append(
+            {
+                "class": name,
+                "share": share,
+                "milliseconds": 1e3 * share * wall,
+                "calls": round(total.calls, 1),
+                "gflops_per_second": total.flops / (share * wall) / 1e9 if total.flops and share else None,
+                "operators": [
+                    {"name": operator, "milliseconds": 1e3 * wall * taken / whole} for operator, taken in slowest
+                ],
+            }
+        )
+    return rows
+
+
+def _time(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def _record(step: Callable[[], None], count: int, on_cuda: bool) -> tuple[list[dict[str, ClassTotal]], float]:
+    """The totals of each step, and the median seconds of a step while it is recorded."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_cuda else [])
+    with profile(activities=activities, record_shapes=True) as profiler:
+        for _ in range(count + 1):
+            with record_function(_STEP):
+                step()
+    events = list(profiler.events() or [])
+    # The first one pays for what the profiler sets up once.
+    roots = [event for event in events if event.name == _STEP and event.cpu_parent is None][1:]
+    grouped: dict[int, list[Any]] = {id(root): [] for root in roots}
+    for event in events:
+        root = event
+        while root.cpu_parent is not None:
+            root = root.cpu_parent
+        if id(root) in grouped:
+            grouped[id(root)].append(event)
+    steps = [total_events(grouped[id(root)], on_cuda) for root in roots]
+    return steps, statistics.median(root.cpu_time_total for root in roots) * 1e-6
+
+
+def total_events(events: Iterable[Any], on_cuda: bool = False) -> dict[str, ClassTotal]:
+    """Sum the recorded operators of one step by class.
+
+    Args:
+        events: ``FunctionEvent`` of torch's profiler, with shapes.
+        on_cuda: Whether to take the time of their kernels, not their own.
+    """
+    totals: dict[str, ClassTotal] = defaultdict(ClassTotal)
+    for event in events:
+        owner = None
+        line = _with_callers(event)
+        for caller in reversed(line):  # the outermost one decides
+            found = owner_class(caller.name, caller.input_shapes or [])
+            if found is not None:
+                owner = (caller, found)
+                break
+        if event.name == _STEP or event.name.startswith("cuda"):
+            name = "dispatch"
+        elif is_copy(event.name) or owner is None:
+            name = own_class(event.name)
+        else:
+            name = owner[1]
+        total = totals[name]
+        taken = (event.self_device_time_total if on_cuda else event.self_cpu_time_total) * 1e-6
+        total.seconds += taken
+        total.operators["(between operators)" if event.name == _STEP else event.name] += taken
+        total.inner += len(event.cpu_children)
+        if owner is not None and owner[0] is event:
+            total.flops += count_flops(event.name, event.input_shapes, event.concrete_inputs)
+        total.calls += event.name != _STEP and (owner is None or owner[0] is event or is_copy(event.name))
+    return totals
+
+
+def _with_callers(event: Any) -> list[Any]:
+    line = [event]
+    while line[-1].cpu_parent is not None:
+        line.append(line[-1].cpu_parent)
+    return line
+
+
+def _median_totals(steps: list[dict[str, ClassTotal]]) -> dict[str, ClassTotal]:
+    """The median over steps of every number; all steps make the same calls."""
+    medians: dict[str, ClassTotal] = defaultdict(ClassTotal)
+    for name in {name for totals in steps for name in totals}:
+        same = [totals[name] for totals in steps if name in totals]
+        names = {operator for total in same for operator in total.operators}
+        medians[name] = ClassTotal(
+            statistics.median(total.seconds for total in same),
+            statistics.median(total.calls for total in same),
+            statistics.median(total.flops for total in same),
+            {one: statistics.median(total.operators.get(one, 0.0) for total in same) for one in names},
+            round(statistics.median(total.inner for total in same)),
+        )
+    return medians
+
+
+def _take_off_overhead(totals: dict[str, ClassTotal], overhead: float) -> None:
+    """Take the profiler's own time off, by the number of operators that were recorded from within each class."""
+    recorded = sum(total.inner for total in totals.values())
+    for total in totals.values():
+        left = max(0.0, total.seconds - overhead * total.inner / max(1, recorded))
+        scale = left / total.seconds if total.seconds else 1.0
+        total.operators = {name: taken * scale for name, taken in total.operators.items()}
+        total.seconds = left
