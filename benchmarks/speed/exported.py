@@ -34,7 +34,6 @@ def export_if_needed(subject: Subject, folder: Path) -> Subject:
     if not notes.is_file():
         write_json(notes, _export(subject, path))
     size = json.loads(notes.read_text(encoding="utf-8"))["preprocess"]["size"][0]
-    # The file leaves height and width free, so the model's own size must be said.
     return replace(subject, model=str(path), weights=None, size=subject.size or size)
 
 
@@ -46,7 +45,8 @@ def _export(subject: Subject, path: Path) -> dict[str, Any]:
 
     random = subject.weights is None and not brings_weights(subject.model)
     source = load_source(subject.model, weights=subject.weights, random_weights=random, size=subject.size)
-    report = export_onnx(source, path)
+    # Height and width fixed, the batch free: what a runtime runs fastest, and what every model can be exported as.
+    report = export_onnx(source, path, dynamic_size=False)
     import torch
 
     return {

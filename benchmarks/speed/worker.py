@@ -28,6 +28,7 @@ from ...backbones.allocator import tune_allocator
 from ...backbones.errors import InputError, TinyVitError
 from .energy import EnergyMeter
 from .engines import Engine, build_engine, import_engine
+from .engines.base import is_out_of_memory
 from .memory import MemoryWatch
 from .subjects import Subject
 
@@ -152,7 +153,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
         kind = "input"
     elif isinstance(error, TinyVitError):
         kind = "error"  # its message is a sentence that needs no type before it
-    elif isinstance(error, MemoryError) or "out of memory" in message or "allocate memory" in message:
+    elif is_out_of_memory(error):
         kind = "memory"
     else:
         kind, message = "error", f"{type(error).__name__}: {message}"

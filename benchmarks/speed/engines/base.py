@@ -45,3 +45,9 @@ class Engine:
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of some distributions."""
     return {name: importlib.metadata.version(name) for name in packages}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, a runtime or Python itself says that memory ran out."""
+    message = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in message or "allocate memory" in message

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ....backbones.errors import InputError
 from ..subjects import Subject
-from .base import NO_COUNTS, Engine, EngineError, versions
+from .base import NO_COUNTS, Engine, EngineError, is_out_of_memory, versions
 from .modules import Made, count_module, make_module
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -94,7 +95,10 @@ def _prepare_eager(subject: Subject, made: Made, batch: torch.Tensor, facts: dic
 def _prepare_deployed(subject: Subject, made: Made, batch: torch.Tensor, facts: dict[str, Any]) -> Prepared:
     from ....backbones.deployed import deploy
 
-    fast = deploy(made.module, batch.dtype, sizes=[made.preprocess.size])
+    try:
+        fast = deploy(made.module, batch.dtype, sizes=[made.preprocess.size])
+    except InputError as error:
+        raise EngineError(f"{subject.model} cannot be deployed: {error}") from error
     facts["deployed"] = fast.report.to_dict()
     # The module is not kept beside its copy, whose memory is to be measured; it is made again when it is counted.
     return fast, lambda: _count_anew(subject)
@@ -114,6 +118,8 @@ def _prepare_compiled(subject: Subject, made: Made, batch: torch.Tensor, facts: 
             warnings.simplefilter("ignore")
             compiled(batch)
     except Exception as error:  # the compiler's errors have no common base
+        if is_out_of_memory(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise EngineError(f"torch.compile failed on {subject.model}: {(lines or [type(error).__name__])[0]}") from error
     if batch.device.type == "cuda":
