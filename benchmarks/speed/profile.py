@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .engines.base import EngineError
+from .engines.base import Engine, EngineError
 from .operators import CLASSES, count_flops, is_copy, own_class, owner_class
+from .subjects import Subject
 
 _STEP = "tinyvit::profiled_step"
 _SHOWN_OPERATORS = 5
@@ -37,6 +38,34 @@ class ClassTotal:
     inner: int = 0
 
 
+def profile_engine(subject: Subject, engine: Engine, seconds: float = 1.0) -> dict[str, Any]:
+    """Profile a subject that has been measured. Runs inside its worker.
+
+    Args:
+        subject: As the worker runs it.
+        engine: Built from it.
+        seconds: How long to record, about.
+
+    Returns:
+        ``profile``: the classes (see :func:`profile_torch`), or ``None``; ``profile_note``: how they were found, or
+        why there are none.
+    """
+    try:
+        if subject.engine in ("eager", "deploy", "compile"):
+            found = profile_torch(engine.step, seconds, subject.device)
+        elif subject.engine == "onnxruntime" and subject.device == "cpu":
+            from .profile_onnx import profile_onnx
+
+            found = profile_onnx(subject, engine, seconds)
+        else:
+            return {"profile": None, "profile_note": f"no profile of {subject.engine} on {subject.device}"}
+    except EngineError as error:
+        return {"profile": None, "profile_note": str(error)}
+    note = f"{found['method']}; median of {found['steps']} steps, {found['step_milliseconds']:.2f} ms without and "
+    note += f"{found['profiled_milliseconds']:.2f} ms with the profiler"
+    return {"profile": found["classes"], "profile_note": note}
+
+
 def profile_torch(
     step: Callable[[], None], seconds: float = 1.0, device: str = "cpu", least_steps: int = 3
 ) -> dict[str, Any]:
@@ -61,13 +90,13 @@ def profile_torch(
         and ``method`` in words.
     """
     step()
-    plain = [_time(step) for _ in range(least_steps)]
+    plain = [time_step(step) for _ in range(least_steps)]
     count = min(50, max(least_steps, round(seconds / statistics.median(plain))))
-    plain = [_time(step) for _ in range(count)]
+    plain = [time_step(step) for _ in range(count)]
     steps, recorded = _record(step, count, device != "cpu")
-    plain += [_time(step) for _ in range(count)]
+    plain += [time_step(step) for _ in range(count)]
     wall = statistics.median(plain)
-    totals = _median_totals(steps)
+    totals = median_totals(steps)
     if device == "cpu":
         # The best steps, as whatever else disturbs a step makes it longer.
         _take_off_overhead(totals, max(0.0, min(recorded) - min(plain)))
@@ -116,7 +145,8 @@ def as_rows(totals: dict[str, ClassTotal], wall: float) -> list[dict[str, Any]]:
     return rows
 
 
-def _time(step: Callable[[], None]) -> float:
+def time_step(step: Callable[[], None]) -> float:
+    """Seconds of one step."""
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
@@ -185,7 +215,7 @@ def _with_callers(event: Any) -> list[Any]:
     return line
 
 
-def _median_totals(steps: list[dict[str, ClassTotal]]) -> dict[str, ClassTotal]:
+def median_totals(steps: list[dict[str, ClassTotal]]) -> dict[str, ClassTotal]:
     """The median over steps of every number; all steps make the same calls."""
     medians: dict[str, ClassTotal] = defaultdict(ClassTotal)
     for name in {name for totals in steps for name in totals}:

@@ -10,6 +10,8 @@ Run as ``python -m tinyvit.benchmarks.speed.worker``. Requests and replies, one 
     {"do": "drift", "photos": folder or null,
      "images": n, "prepared": path, "outputs": path} -> {"ok": true, "images": ...}
     {"do": "count"}                                  -> {"ok": true, "params": ..., "macs": ..., "mac_counter": ...}
+    {"do": "profile", "seconds": s}                  -> {"ok": true, "profile": [...] or null, "profile_note": ...}
+    {"do": "scenario", "run": {...}}                 -> {"ok": true, "summary": {...}, "valid": ..., "reasons": [...]}
 
 A failure is ``{"ok": false, "kind": "input" | "memory" | "error", "message": ...}``. A worker of another
 interpreter, with another torch, could be driven the same way.
@@ -52,6 +54,8 @@ class Worker:
             "memory": self.read_memory,
             "count": self.count,
             "drift": self.drift,
+            "profile": self.profile,
+            "scenario": self.scenario,
         }
         arguments = {key: value for key, value in request.items() if key != "do"}
         return handlers[request["do"]](**arguments)
@@ -126,6 +130,21 @@ class Worker:
         """:func:`_usage`, and joules where they can be read."""
         joules = None if self.energy is None else self.energy.read()
         return _usage() if joules is None else {**_usage(), "joules": joules}
+
+    def profile(self, seconds: float) -> dict[str, Any]:
+        """Time by class of operator; asked for after the timing, as recording leaves traces in memory."""
+        from .profile import profile_engine
+
+        engine = self._ready()
+        if self.subject is None:
+            raise InputError("a profile was asked for before imports")
+        return profile_engine(self.subject, engine, seconds)
+
+    def scenario(self, run: dict[str, Any]) -> dict[str, Any]:
+        """One run of LoadGen."""
+        from .loadgen import LoadGenRun, run_loadgen
+
+        return run_loadgen(self._ready().step, LoadGenRun(**run))
 
     def _ready(self) -> Engine:
         if self.engine is None:
