@@ -1,0 +1,85 @@
+"""What people type for the harness: lists, shares and durations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from ...backbones.errors import InputError
+
+T = TypeVar("T")
+
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0}
+
+
+def parse_list(text: str, option: str, convert: Callable[[str], T] = str) -> list[T]:
+    """``1,2,4`` as ``[1, 2, 4]``: each value once, in the order typed.
+
+    Args:
+        text: What was typed.
+        option: Named when it is wrong.
+        convert: From one part to a value; a ``ValueError`` says that it is none.
+
+    Raises:
+        InputError: There is no value, or a part is none.
+    """
+    values: list[T] = []
+    for part in (part.strip() for part in text.split(",")):
+        if not part:
+            continue
+        try:
+            value = convert(part)
+        except ValueError:
+            raise InputError(f"{option} {part!r} is not a whole number; give one, or several like 1,2,4") from None
+        if value not in values:
+            values.append(value)
+    if not values:
+        raise InputError(f"{option} is empty")
+    return values
+
+
+def parse_numbers(text: str | None, option: str, word: str = "") -> list[int | None]:
+    """``1,2`` as numbers; ``word`` (``all``, ``native``) and nothing at all mean ``None``, the usual choice.
+
+    Raises:
+        InputError: A part is neither, or a number is below 1.
+    """
+    if text is None:
+        return [None]
+    numbers = parse_list(text, option, lambda part: None if part == word else int(part))
+    for number in numbers:
+        if number is not None and number < 1:
+            raise InputError(f"{option} {number} must be at least 1")
+    return numbers
+
+
+def parse_share(text: str, option: str) -> float:
+    """``2%`` or ``0.02`` as 0.02.
+
+    Raises:
+        InputError: It is no number, or not above 0 and below 1.
+    """
+    try:
+        share = float(text[:-1]) / 100 if text.strip().endswith("%") else float(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r} is not a share; write 2% or 0.02") from None
+    if not 0 < share < 1:
+        raise InputError(f"{option} {text!r} must be above 0 and below 100%")
+    return share
+
+
+def parse_seconds(text: str, option: str) -> float:
+    """``100ms``, ``0.1s``, ``2min`` or ``110`` (seconds) as seconds.
+
+    Raises:
+        InputError: It is no duration, or not above 0.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(ms|s|m|min)?\s*", text)
+    try:
+        value = float(found[1]) * _SECONDS[found[2] or "s"] if found else 0.0
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise InputError(f"{option} {text!r} is not a duration above 0; write 100ms, 1.5s or 2min")
+    return value
