@@ -10,6 +10,13 @@ import numpy as np
 
 _Z95 = 1.959963984540054
 _RESAMPLES = 2000
+# An interval of a median draws from so many samples at most, evenly taken from the sorted ones of each round.
+_MOST_SAMPLES = 4000
+
+#: Share by which two times must differ to be called different; why, is said in :func:`verdict`.
+MARGIN = 0.015
+#: Below so many rounds there is no verdict.
+LEAST_ROUNDS = 6
 
 FASTER, SLOWER, CANNOT_TELL = "faster", "slower", "cannot tell"
 
@@ -55,7 +62,8 @@ def median_interval(rounds: Sequence[Sequence[float]], seed: int = 0, resamples:
     """Bootstrap 95 % interval of the median of all samples.
 
     Whole rounds are drawn, not single samples: what disturbs a machine disturbs neighbouring samples together, and an
-    interval that takes them for independent is too narrow.
+    interval that takes them for independent is too narrow. Of very many samples, evenly spaced ones of each round's
+    sorted samples stand for all.
 
     Args:
         rounds: The samples of each round; empty rounds are left out.
@@ -68,6 +76,10 @@ def median_interval(rounds: Sequence[Sequence[float]], seed: int = 0, resamples:
     filled = [np.asarray(samples, dtype=np.float64) for samples in rounds if len(samples)]
     if not filled:
         raise ValueError("an interval needs at least one sample")
+    step = -(-sum(len(samples) for samples in filled) // _MOST_SAMPLES)
+    if step > 1:
+        # Each stretch of `step` sorted samples is told by its middle one, and a round keeps at least its median.
+        filled = [np.sort(samples)[min(step, len(samples)) // 2 :: step] for samples in filled]
     generator = np.random.default_rng(seed)
     draws = generator.integers(len(filled), size=(resamples, len(filled)))
     medians = [float(np.median(np.concatenate([filled[index] for index in draw]))) for draw in draws]
@@ -92,7 +104,7 @@ class Ratio:
 def paired_ratio(
     subject: Sequence[float],
     reference: Sequence[float],
-    margin: float = 0.01,
+    margin: float = MARGIN,
     seed: int = 0,
     resamples: int = _RESAMPLES,
 ) -> Ratio:
@@ -120,12 +132,19 @@ def paired_ratio(
     return Ratio(float(np.median(ratios)), interval, len(ratios), verdict(interval, len(ratios), margin))
 
 
-def verdict(interval: Interval, rounds: int, margin: float = 0.01, least_rounds: int = 6) -> str:
+def verdict(interval: Interval, rounds: int, margin: float = MARGIN, least_rounds: int = LEAST_ROUNDS) -> str:
     """``faster``, ``slower`` or ``cannot tell``, from the interval of a time ratio.
 
-    The whole interval must lie beyond ``margin``: two processes that run the same model differ by about that much
-    from their memory layout alone, and no number of rounds averages it away. Below ``least_rounds`` rounds the answer
-    is always ``cannot tell``: with five, even the widest possible interval of a median covers less than 95 %.
+    The whole interval must lie beyond ``margin``: two processes that run the same model differ from their memory layout
+    alone, and no number of rounds averages that away. Below ``least_rounds`` rounds the answer is always ``cannot
+    tell``: with five, even the widest possible interval of a median covers less than 95 %.
+
+    The default margin, 1.5 %, is the smallest one in steps of half a per cent that held in synthetic runs where every
+    process is off by up to 1 % either way and the rounds' noise (1 %) has an autocorrelation of 0.6, from 6 to 60
+    rounds: the same model twice was ``cannot tell`` in 96 to 98 % of them (87 to 93 % at a margin of 1 %), and a
+    subject slowed by 5 % was found in 97 to 100 % from 12 rounds on. At 2 % these are 98 to 100 % and 93 to 100 %.
+    Intervals from order statistics or from a bootstrap of whole blocks of rounds were wider or no better at 15
+    rounds.
     """
     if rounds < least_rounds:
         return CANNOT_TELL

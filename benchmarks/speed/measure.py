@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...backbones.errors import InputError
 from ...backbones.progress import track
-from ..statistics import paired_ratio, quantile
+from ..statistics import MARGIN
+from .drift import check_photos, measure_drifts
+from .energy import describe_energy, joules_per_image
 from .exported import export_if_needed
+from .peak import describe_peaks, peak_share, peak_subjects
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
-from .report import Comparison, Report, Round, SubjectResult
-from .sensor import ContentionSensor
+from .report import Comparison, Report, SubjectResult
+from .rounds import Rounds, Runner, compare_rounds
+from .sensor import ContentionSensor, Limits
 from .subjects import Subject
+
+_PEAK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,22 @@ class Plan:
     """How long and how carefully to measure.
 
     Args:
-        rounds: In each round every subject has one turn.
+        rounds: In each round every subject has one turn. With a ``precision_target`` there are as many as it takes.
         round_seconds: A turn lasts at least so long.
         round_iterations: And has at least so many steps.
         warmup_seconds: Untimed running of each subject before the first round.
-        margin: Share by which two times must differ to be called different.
-        disturbed_above: Share of the processor used by others, or stolen, that marks a turn as disturbed.
+        precision_target: Go on until half of each 95 % interval is at most this share of its middle (0.02 for 2 %): of
+            the time ratio of every subject to the reference, or of every median where there is no reference.
+        max_seconds: No round begins that would end later than so long after the start, loading included; the first
+            one always runs. Counting and drift come after. ``None`` for no limit.
+        repeat_disturbed: A disturbed round is measured again at the end, so many times in all; what is still disturbed
+            then is kept and flagged.
+        limits: From where on a turn counts as disturbed.
+        peak: Measure the machine's GEMM peak in the same rounds.
+        photos: A folder of photographs, to measure each subject's drift from fp32 eager on.
+        profile: Break a step down by class of operator, after the timing.
+        margin: Share by which two times must differ to be called different; see
+            :func:`~tinyvit.benchmarks.statistics.verdict` for the default.
         seed: Of the order of turns and of the resampling.
         timeout: Seconds after which a worker that does not answer is given up.
     """
@@ -40,14 +55,30 @@ class Plan:
     round_seconds: float = 0.5
     round_iterations: int = 2
     warmup_seconds: float = 1.0
-    margin: float = 0.01
-    disturbed_above: float = 0.1
+    precision_target: float | None = None
+    max_seconds: float | None = 110.0
+    repeat_disturbed: int = 5
+    limits: Limits = field(default_factory=Limits)
+    peak: bool = True
+    photos: Path | None = None
+    profile: bool = False
+    margin: float = MARGIN
     seed: int = 0
     timeout: float = 900.0
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.round_iterations < 1 or self.round_seconds < 0:
             raise InputError("a plan needs at least one round of at least one step")
+        if self.precision_target is not None and self.precision_target <= 0:
+            raise InputError("the precision target must be above 0")
+        if self.precision_target is not None and self.max_seconds is None:
+            raise InputError("a precision target needs a time limit, as it may never be reached")
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise InputError("the time limit must be above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self) | {"photos": None if self.photos is None else str(self.photos)}
 
 
 def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: Subject | None = None) -> Report:
@@ -63,35 +94,57 @@ def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: S
             several subjects and is then measured once; with one subject equal to it, the model runs twice.
 
     Raises:
-        InputError: Nothing to measure, or a subject that cannot be built from what was given.
+        InputError: Nothing to measure, a subject that cannot be built from what was given, or no photographs.
     """
     plan, started = plan or Plan(), time.perf_counter()
+    deadline = None if plan.max_seconds is None else started + plan.max_seconds
     chosen = [subject.resolved() for subject in subjects]
     if not chosen:
         raise InputError("there is nothing to measure; name at least one model")
+    if plan.photos is not None:
+        check_photos(plan.photos)
     reference = _add_reference(chosen, against)
     results = [SubjectResult(subject) for subject in _distinct_labels(chosen)]
-    sensor = ContentionSensor()
+    peaks = [SubjectResult(subject) for subject in (peak_subjects(chosen) if plan.peak else ())]
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyvit-bench-")))
-        runnable = [export_if_needed(result.subject, folder) for result in results]
-        workers = [stack.enter_context(WorkerProcess(subject)) for subject in runnable]
-        for subject, worker in zip(runnable, workers, strict=True):
-            worker.start()
-            worker.send({"do": "imports", "subject": subject.to_dict()})
-        # Only when all have done their imports does the first one load: its load time is reported.
-        for result, worker in zip(results, workers, strict=True):
-            _receive_imports(result, worker, plan)
-        for result, worker in track([*zip(results, workers, strict=True)], "loading"):
-            _prepare(result, worker, plan)
-        for index, order in enumerate(track(_orders(len(results), plan), "measuring")):
-            for position, at in enumerate(order):
-                if results[at].error is None:
-                    _take_turn(results[at], workers[at], (index, position), plan, sensor)
-        for result, worker in zip(results, workers, strict=True):
-            _finish(result, worker, plan)
-    comparisons = [] if reference is None else _compare(results, reference, plan)
-    return Report(results, comparisons, asdict(plan), sensor.available, time.perf_counter() - started)
+        runners = _start(stack, [*results, *peaks], len(results), plan)
+        rounds = Rounds(runners, plan, reference, deadline, ContentionSensor())
+        for _ in track(rounds.run(), "measuring", None if plan.precision_target else plan.rounds):
+            pass
+        _finish(runners[: len(results)], plan)
+    found = describe_peaks(peaks)
+    for result in results:
+        result.peak_share, result.joules_per_image = peak_share(result, found), joules_per_image(result)
+    return Report(
+        results,
+        [] if reference is None else _compare(results, reference, plan),
+        plan.to_dict(),
+        rounds.sensor.available,
+        time.perf_counter() - started,
+        peaks=found,
+        energy=describe_energy(results),
+        ended=rounds.ended,
+        repeated=rounds.repeated,
+    )
+
+
+def _start(stack: ExitStack, results: list[SubjectResult], count: int, plan: Plan) -> list[Runner]:
+    """Start, load and warm a worker for each result; the first ``count`` are subjects, the others peaks."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyvit-bench-")))
+    runnable = [export_if_needed(result.subject, folder) for result in results]
+    runners = []
+    for at, (subject, result) in enumerate(zip(runnable, results, strict=True)):
+        worker = stack.enter_context(WorkerProcess(subject))
+        worker.start()
+        worker.send({"do": "imports", "subject": subject.to_dict()})
+        seconds = plan.round_seconds if at < count else min(plan.round_seconds, _PEAK_SECONDS)
+        runners.append(Runner(result, worker, seconds, counts=at < count))
+    # Only when all have done their imports does the first one load: its load time is reported.
+    for runner in runners:
+        _receive_imports(runner.result, runner.worker, plan)
+    for runner in track(runners, "loading"):
+        _prepare(runner, plan)
+    return runners
 
 
 def _add_reference(chosen: list[Subject], against: Subject | None) -> int | None:
@@ -116,22 +169,6 @@ def _distinct_labels(subjects: Sequence[Subject]) -> list[Subject]:
     return distinct
 
 
-def _orders(count: int, plan: Plan) -> list[list[int]]:
-    """The order of turns in each round: shuffled, and every second round the reverse of the one before.
-
-    The reversal gives each pair of subjects equally many rounds in which either goes first, so that a drift of the
-    machine within rounds cancels.
-    """
-    generator = random.Random(plan.seed)
-    orders: list[list[int]] = []
-    for index in range(plan.rounds):
-        if index % 2:
-            orders.append(orders[-1][::-1])
-        else:
-            orders.append(generator.sample(range(count), count))
-    return orders
-
-
 def _receive_imports(result: SubjectResult, worker: WorkerProcess, plan: Plan) -> None:
     """A missing package ends the whole measurement, anything else only this subject."""
     try:
@@ -140,43 +177,35 @@ def _receive_imports(result: SubjectResult, worker: WorkerProcess, plan: Plan) -
         _refuse_or_give_up(result, worker, error, "while it started")
 
 
-def _prepare(result: SubjectResult, worker: WorkerProcess, plan: Plan) -> None:
+def _prepare(runner: Runner, plan: Plan) -> None:
     """Load and warm up; bad input ends the whole measurement, anything else only this subject."""
+    result, worker = runner.result, runner.worker
     if result.error is not None:
         return
     try:
         reply = worker.ask({"do": "load"}, plan.timeout)
         result.facts, result.load_seconds = reply["facts"], reply["load_seconds"]
-        result.first_seconds = worker.ask({"do": "warm", "seconds": plan.warmup_seconds}, plan.timeout)["first_seconds"]
+        seconds = plan.warmup_seconds if runner.counts else min(plan.warmup_seconds, _PEAK_SECONDS)
+        result.first_seconds = worker.ask({"do": "warm", "seconds": seconds}, plan.timeout)["first_seconds"]
     except (WorkerFailedError, WorkerDiedError) as error:
         _refuse_or_give_up(result, worker, error, "while it was loaded")
 
 
-def _take_turn(
-    result: SubjectResult, worker: WorkerProcess, place: tuple[int, int], plan: Plan, sensor: ContentionSensor
-) -> None:
-    sensor.start(worker.pid)
-    request = {"do": "round", "seconds": plan.round_seconds, "iterations": plan.round_iterations}
-    try:
-        reply: dict[str, Any] = worker.ask(request, plan.timeout)
-    except (WorkerFailedError, WorkerDiedError) as error:
-        _give_up(result, worker, f"in round {place[0] + 1}: {error}")
-        return
-    load = sensor.stop()
-    disturbed = load is not None and max(load.foreign, load.steal) > plan.disturbed_above
-    usage = {key: reply[key] for key in ("cpu_seconds", "minor_faults", "involuntary_switches") if key in reply}
-    result.rounds.append(Round(*place, reply["samples"], usage, load, disturbed))
-
-
-def _finish(result: SubjectResult, worker: WorkerProcess, plan: Plan) -> None:
-    if result.error is not None:
-        return
-    try:
-        result.memory = worker.ask({"do": "memory"}, plan.timeout)
-        counts = worker.ask({"do": "count"}, plan.timeout)
-        result.params, result.macs, result.mac_counter = counts["params"], counts["macs"], counts["mac_counter"]
-    except (WorkerFailedError, WorkerDiedError) as error:
-        _give_up(result, worker, f"after it was measured: {error}")
+def _finish(runners: list[Runner], plan: Plan) -> None:
+    """What is not timed: memory, counts, drift and breakdown."""
+    for runner in runners:
+        result, worker = runner.result, runner.worker
+        if not runner.alive:
+            continue
+        try:
+            # Memory first: all else needs some of its own.
+            result.memory = worker.ask({"do": "memory"}, plan.timeout)
+            counts = worker.ask({"do": "count"}, plan.timeout)
+            result.params, result.macs, result.mac_counter = counts["params"], counts["macs"], counts["mac_counter"]
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _give_up(result, worker, f"after it was measured: {error}")
+    if plan.photos is not None:
+        measure_drifts([(runner.result, runner.worker) for runner in runners], plan.photos, timeout=plan.timeout)
 
 
 def _refuse_or_give_up(
@@ -194,15 +223,9 @@ def _give_up(result: SubjectResult, worker: WorkerProcess, reason: str) -> None:
 
 def _compare(results: list[SubjectResult], reference: int, plan: Plan) -> list[Comparison]:
     """Every subject with the reference, over the rounds that both finished."""
-    base = {turn.index: quantile(turn.samples, 0.5) for turn in results[reference].rounds}
-    comparisons = []
-    for at, result in enumerate(results):
-        if at == reference:
-            continue
-        times = {turn.index: quantile(turn.samples, 0.5) for turn in result.rounds}
-        both = sorted(base.keys() & times.keys())
-        ratio = None
-        if both:
-            ratio = paired_ratio([times[i] for i in both], [base[i] for i in both], plan.margin, plan.seed)
-        comparisons.append(Comparison(result.label, results[reference].label, ratio))
-    return comparisons
+    base = results[reference]
+    return [
+        Comparison(result.label, base.label, compare_rounds(result, base, plan))
+        for result in results
+        if result is not base
+    ]

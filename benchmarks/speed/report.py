@@ -8,7 +8,7 @@ from typing import Any
 
 from ..statistics import Ratio, median_interval, quantile
 from .machine import describe_machine
-from .sensor import Load
+from .sensor import Load, sentence, summarise
 from .subjects import Subject
 
 
@@ -22,7 +22,8 @@ class Round:
         samples: Seconds of each step.
         usage: What the worker used meanwhile: ``cpu_seconds``, ``minor_faults``, ``involuntary_switches``.
         load: What others used meanwhile, where it can be read.
-        disturbed: Whether the load by others was above the plan's limit.
+        disturbed: Whether a reading was beyond the plan's limits.
+        disturbed_by: Which ones; see :meth:`.sensor.Limits.exceeded`.
     """
 
     index: int
@@ -31,6 +32,7 @@ class Round:
     usage: dict[str, float]
     load: Load | None
     disturbed: bool
+    disturbed_by: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -157,6 +159,10 @@ class Report:
         left_out: What was planned and not measured: ``{"subject": ..., "reason": ...}``.
         scenarios: What LoadGen found, if it was asked.
         machine: What the numbers were measured on; see :func:`~.machine.describe_machine`.
+        ended: Why no more rounds were run, in words.
+        repeated: Disturbed rounds that were measured again: ``round``, ``because`` (what was beyond its limit),
+            ``replaced`` (false when the repeat was no quieter), ``dropped_medians`` (seconds by label, of what
+            was not kept).
     """
 
     subjects: list[SubjectResult]
@@ -169,6 +175,8 @@ class Report:
     left_out: list[dict[str, Any]] = field(default_factory=list)
     scenarios: list[dict[str, Any]] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=describe_machine)
+    ended: str = ""
+    repeated: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def failed(self) -> list[SubjectResult]:
@@ -182,24 +190,16 @@ class Report:
             "subjects": [result.to_dict() for result in self.subjects],
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
             "contention": self.contention(),
+            "repeated": self.repeated,
+            "ended": self.ended,
             "seconds": self.seconds,
         }
 
     def contention(self) -> dict[str, Any]:
-        """How busy others kept the machine: disturbed turns, and the median and largest foreign share."""
+        """How busy others kept the machine; see :func:`.sensor.summarise`."""
         turns = [turn for result in self.subjects for turn in result.rounds]
         loads = [turn.load for turn in turns if turn.load is not None]
-        if not self.sensor or not loads:
-            return {"watched": False}
-        foreign = [load.foreign for load in loads]
-        return {
-            "watched": True,
-            "turns": len(turns),
-            "disturbed": sum(turn.disturbed for turn in turns),
-            "foreign_median": quantile(foreign, 0.5),
-            "foreign_max": max(foreign),
-            "steal_max": max(load.steal for load in loads),
-        }
+        return summarise(loads if self.sensor else [], [turn.disturbed_by for turn in turns], len(self.repeated))
 
     def text(self) -> str:
         """The table, the comparisons and how quiet the machine was."""
@@ -207,17 +207,9 @@ class Report:
         parts += [f"failed: {result.label}: {result.error}" for result in self.failed]
         parts += [comparison.sentence() for comparison in self.comparisons]
         if any(result.rounds for result in self.subjects):
-            parts.append(self._contention_sentence())
+            parts.append(sentence(self.contention()))
+            parts.append(f"ended: {self.ended}")
         return "\n".join(parts)
-
-    def _contention_sentence(self) -> str:
-        found = self.contention()
-        if not found["watched"]:
-            return "the load by other processes could not be read on this system"
-        share = f"others used {found['foreign_median']:.0%} of the processor (at most {found['foreign_max']:.0%})"
-        if not found["disturbed"]:
-            return f"quiet: {share}"
-        return f"DISTURBED in {found['disturbed']} of {found['turns']} turns: {share}; repeat on a quieter machine"
 
 
 _WORDS = ("subject", "engine")

@@ -114,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make = partial(Subject, batch_size=options.batch_size, threads=options.threads)
     subjects = [make(f"{__package__}.train_step:{maker.__name__}", label=maker.__name__) for maker in makers]
     report = measure(
-        subjects[1:], Plan(rounds=options.rounds, round_seconds=0.0, round_iterations=1), against=subjects[0]
+        subjects[1:],
+        Plan(rounds=options.rounds, round_seconds=0.0, round_iterations=1, max_seconds=None, peak=False),
+        against=subjects[0],
     )
     print(report.text(), file=sys.stderr)
     write_json(

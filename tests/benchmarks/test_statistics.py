@@ -78,10 +78,56 @@ def test_the_same_subject_twice_is_undecided() -> None:
     assert verdicts.count(CANNOT_TELL) >= 95
 
 
+def correlated(generator: np.random.Generator, count: int, correlation: float, deviation: float) -> np.ndarray:
+    """A stationary series whose neighbours are alike."""
+    noise = generator.normal(size=count)
+    for index in range(1, count):
+        noise[index] = correlation * noise[index - 1] + np.sqrt(1 - correlation**2) * noise[index]
+    return deviation * noise
+
+
+def run_pair(generator: np.random.Generator, rounds: int, slowed: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Times of two subjects as a real machine gives them.
+
+    A drift that both share; noise of each one's own that lasts over rounds; now and then a round that something
+    disturbed; and an offset of up to 1 % either way that each process keeps from its start to its end.
+    """
+    drift, times = correlated(generator, rounds, 0.9, 0.03), []
+    for factor in (1 + slowed, 1.0):
+        own = correlated(generator, rounds, 0.6, 0.01) + generator.normal(0, 0.004, size=rounds)
+        hit = np.where(generator.random(rounds) < 0.05, generator.exponential(0.1, size=rounds), 0.0)
+        times.append(factor * np.exp(drift + own + hit + generator.uniform(-0.01, 0.01)))
+    return times[0], times[1]
+
+
+@pytest.mark.parametrize("rounds", [9, 15, 40])
+def test_verdicts_hold_with_lasting_noise_and_an_offset_of_each_process(rounds: int) -> None:
+    generator = np.random.default_rng(rounds)
+    same = [paired_ratio(*run_pair(generator, rounds), resamples=300).verdict for _ in range(400)]
+    slower = [paired_ratio(*run_pair(generator, rounds, 0.05), resamples=300).verdict for _ in range(200)]
+    faster = [paired_ratio(*run_pair(generator, rounds, -0.05), resamples=300).verdict for _ in range(200)]
+    assert same.count(CANNOT_TELL) >= 0.95 * 400
+    assert slower.count(SLOWER) >= 0.85 * 200  # one process may be 2 % faster than the other by its offset alone
+    assert faster.count(FASTER) >= 0.85 * 200
+    assert FASTER not in slower
+    assert SLOWER not in faster
+
+
+def test_the_interval_of_very_many_samples_is_that_of_all() -> None:
+    generator = np.random.default_rng(3)
+    rounds = [1 + generator.normal(0, 0.01) + generator.gamma(2, 0.01, size=5000) for _ in range(10)]
+    interval = median_interval(rounds, resamples=300)
+    few = median_interval([samples[:390] for samples in rounds], resamples=300)
+    assert interval.low == pytest.approx(few.low, rel=0.004)
+    assert interval.high == pytest.approx(few.high, rel=0.004)
+
+
 def test_few_rounds_and_small_differences_decide_nothing() -> None:
     assert verdict(Interval(0.5, 0.6), rounds=5) == CANNOT_TELL
     assert verdict(Interval(0.5, 0.6), rounds=6) == FASTER
     assert verdict(Interval(1.002, 1.006), rounds=100) == CANNOT_TELL
+    assert verdict(Interval(1.0149, 1.03), rounds=100) == CANNOT_TELL
+    assert verdict(Interval(1.0151, 1.03), rounds=100) == SLOWER
     assert verdict(Interval(1.002, 1.006), rounds=100, margin=0) == SLOWER
 
 
