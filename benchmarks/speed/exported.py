@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...backbones.errors import InputError
+from ...backbones.errors import CheckFailedError, InputError, MissingExtraError
 from ...backbones.runs import write_json
+from .engines import require_package
 from .subjects import FILE_ENGINES, Subject
 
 
@@ -18,11 +19,12 @@ def export_if_needed(subject: Subject, folder: Path) -> Subject:
 
     The export is checked against the model in onnxruntime, as ``tinyvit export onnx`` does. Subjects of the same model,
     weights and size share one file. Beside it lies a JSON file with what the graph no longer says: where the weights
-    are from, how pictures are prepared, parameters and multiply-adds.
+    are from, how pictures are prepared, parameters and multiply-adds. When a model cannot be exported, or its file does
+    not compute what it does, that is the reason there, which its worker then says while other subjects go on.
 
     Raises:
-        InputError: The model cannot be exported.
-        CheckFailedError: The file does not compute what the model does.
+        InputError: There is no such model, its weights do not fit, or it is a function.
+        MissingExtraError: The engine's package, or what exports, is not installed.
     """
     if subject.engine not in FILE_ENGINES or subject.is_onnx_file:
         return subject
@@ -39,20 +41,22 @@ def export_if_needed(subject: Subject, folder: Path) -> Subject:
 
 def _export(subject: Subject, path: Path) -> dict[str, Any]:
     """Write the file; what is known about it."""
+    require_package(subject.engine)
+    import torch
+
     from ...export import export_onnx
     from ...export.source import brings_weights, load_source
     from .engines.modules import count_module
 
     random = subject.weights is None and not brings_weights(subject.model)
     source = load_source(subject.model, weights=subject.weights, random_weights=random, size=subject.size)
-    # Height and width fixed, the batch free: what a runtime runs fastest, and what every model can be exported as.
-    report = export_onnx(source, path, dynamic_size=False)
-    import torch
-
-    return {
-        "of": path.name,
-        "weights": subject.weights or report.card.weights,
-        "state_sha256": report.card.state_sha256,
-        "preprocess": report.card.preprocess.to_dict(),
-        "counts": count_module(source.module, torch.zeros(1, 3, *source.preprocess.size)),
-    }
+    known = {"of": path.name, "weights": subject.weights or source.weights, "preprocess": source.preprocess.to_dict()}
+    try:
+        # Height and width fixed, the batch free: what a runtime runs fastest, and what every model can be exported as.
+        report = export_onnx(source, path, dynamic_size=False)
+    except MissingExtraError:
+        raise
+    except (InputError, CheckFailedError) as error:
+        return known | {"error": str(error)}
+    counts = count_module(source.module, torch.zeros(1, 3, *source.preprocess.size))
+    return known | {"state_sha256": report.card.state_sha256, "counts": counts}

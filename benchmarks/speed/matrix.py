@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from ...backbones.errors import InputError
+from .engines import require_package
 from .subjects import Subject
 
 
@@ -59,6 +60,7 @@ def plan_cells(
     Raises:
         InputError: An empty list, an unknown name, a number below 1, an ONNX file that does not exist, or nothing left
             to run.
+        MissingExtraError: The package of an engine is not installed.
     """
     axes: dict[str, Sequence[Any]] = {
         "model": models,
@@ -87,6 +89,8 @@ def plan_cells(
             matrix.cells.append(replace(cell, label=_label(cell, varied)))
     if not matrix.cells:
         raise InputError(f"nothing of what was asked for can be run: {'; '.join(matrix.reasons())}")
+    for engine in dict.fromkeys(cell.engine for cell in matrix.cells):
+        require_package(engine)
     return matrix
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from tinyvit.backbones.errors import InputError
+from tinyvit.backbones.errors import InputError, MissingExtraError
 from tinyvit.backbones.runs import available_cpus
 from tinyvit.benchmarks.speed.matrix import plan_cells
 
@@ -43,6 +45,7 @@ def test_the_same_work_under_two_names_is_one_cell() -> None:
 
 
 def test_what_cannot_run_is_named_with_its_reason() -> None:
+    pytest.importorskip("onnxruntime")
     matrix = plan_cells([MODEL, "module:function"], ["eager", "onnxruntime"], ["fp32", "bf16"])
     assert [(cell.model, cell.engine, cell.precision) for cell in matrix.cells] == [
         (MODEL, "eager", "fp32"),
@@ -57,6 +60,12 @@ def test_what_cannot_run_is_named_with_its_reason() -> None:
         ("module:function", "bf16"),
     ]
     assert sorted(matrix.reasons().values()) == [1, 2]
+
+
+def test_a_missing_package_is_known_before_anything_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tinyvit\[engines\]'"):
+        plan_cells([MODEL], ["eager", "openvino"])
 
 
 def test_an_empty_plan_is_refused_with_the_reason() -> None:

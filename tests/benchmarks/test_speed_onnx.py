@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tinyvit.backbones.errors import InputError
+import tinyvit.export
+from tinyvit.backbones.errors import CheckFailedError, InputError
+from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.speed import Plan, Subject, exported, measure
-from tinyvit.benchmarks.speed.engines import build_engine
-from tinyvit.benchmarks.speed.engines.files import concrete_shape
+from tinyvit.benchmarks.speed.engines import EngineError, build_engine
+from tinyvit.benchmarks.speed.engines.files import Feed, concrete_shape
 
 
 @pytest.mark.parametrize(
@@ -83,6 +87,38 @@ def test_a_name_is_exported_once_for_all_that_share_it(tmp_path: Path, monkeypat
     assert (first.size, weighted.size, weighted.weights) == (384, 64, None)
     assert (other.engine, other.threads, other.batch_size) == ("openvino", 7, 3)
     assert first.label == plain.label == "timm:tiny_vit_5m_224"
+
+
+def test_a_model_that_cannot_be_exported_ends_only_its_own_subjects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise CheckFailedError("timm:test_resnet cannot be traced: of one reason or another")
+
+    monkeypatch.setattr(tinyvit.export, "export_onnx", refuse, raising=False)
+    for engine in ("onnxruntime", "openvino"):
+        subject = exported.export_if_needed(Subject("timm:test_resnet", engine=engine).resolved(), tmp_path)
+        assert subject.size == 160
+        with pytest.raises(EngineError, match="cannot be traced: of one reason"):
+            build_engine(subject)
+    with pytest.raises(InputError, match="unknown timm model 'no_such'"):
+        exported.export_if_needed(Subject("timm:no_such", engine="openvino").resolved(), tmp_path)
+
+
+def test_a_file_takes_pictures_as_its_input_wants_them() -> None:
+    preprocess = Preprocess(size=(4, 4))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    normalised = np.stack([preprocess.normalize_array(Image.fromarray(picture)) for picture in pixels])
+    as_bytes = Feed((2, 4, 4, 3), np.dtype(np.uint8), "uint8", preprocess)
+    np.testing.assert_array_equal(as_bytes.encode(normalised), pixels)
+    assert as_bytes.noise().max() > 200
+    unit = Feed((2, 3, 4, 4), np.dtype(np.float32), "unit", preprocess).encode(normalised)
+    np.testing.assert_allclose(unit, pixels.transpose(0, 3, 1, 2) / 255, atol=1e-6)
+    plain = Feed((2, 3, 4, 4), np.dtype(np.float16), None, preprocess).encode(normalised)
+    np.testing.assert_allclose(plain, normalised, rtol=1e-3)
+    assert plain.dtype == np.float16
 
 
 def test_what_needs_no_file_is_left_alone(tmp_path: Path) -> None:

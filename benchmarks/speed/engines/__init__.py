@@ -12,7 +12,7 @@ from ....backbones.errors import require
 from ..subjects import FILE_ENGINES, PEAK, Subject
 from .base import Engine, EngineError
 
-__all__ = ["Engine", "EngineError", "build_engine", "import_engine"]
+__all__ = ["Engine", "EngineError", "build_engine", "import_engine", "require_package"]
 
 _MODULES = {
     "eager": ".torch_engines",
@@ -24,16 +24,27 @@ _MODULES = {
 }
 
 
+#: The package of an engine that is not always there, and the extra that brings it.
+_PACKAGES = {"onnxruntime": ("onnxruntime", "export"), "openvino": ("openvino", "engines")}
+
+
+def require_package(engine: str) -> None:
+    """Import the package of an engine.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    if engine in _PACKAGES:
+        require(*_PACKAGES[engine])
+
+
 def import_engine(subject: Subject) -> None:
     """Import what an engine needs, before memory is read for the first time.
 
     Raises:
         MissingExtraError: The engine's package is not installed.
     """
-    if subject.engine == "onnxruntime":
-        require("onnxruntime", "export")
-    elif subject.engine == "openvino":
-        require("openvino", "engines")
+    require_package(subject.engine)
     importlib.import_module(_MODULES[subject.engine], __package__)
     if subject.engine == PEAK:
         importlib.import_module("torch")

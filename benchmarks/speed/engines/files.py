@@ -14,16 +14,27 @@ from ....backbones.errors import InputError
 from ....backbones.preprocess import Preprocess
 from ....export.metadata import ModelCard
 from ..subjects import Subject
-from .base import NO_COUNTS
+from .base import NO_COUNTS, EngineError
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:
-    """What :mod:`..exported` wrote beside a file it made; empty for a user's file."""
+    """What :mod:`..exported` wrote beside a file it made; empty for a user's file.
+
+    Raises:
+        EngineError: It wrote why there is no file.
+    """
     notes = Path(path).with_suffix(".json")
     if not notes.is_file():
         return {}
-    found = json.loads(notes.read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) and found.get("of") == Path(path).name else {}
+    try:
+        found = json.loads(notes.read_text(encoding="utf-8"))
+    except ValueError:  # a user's file of that name, of another kind
+        return {}
+    if not isinstance(found, dict) or found.get("of") != Path(path).name:
+        return {}
+    if "error" in found:
+        raise EngineError(found["error"])
+    return found
 
 
 def counts_of(notes: dict[str, Any]) -> dict[str, Any]:

@@ -20,16 +20,16 @@ def build(subject: Subject) -> Engine:
 
     Raises:
         InputError: The file is no network of one picture batch, or does not take the asked input.
-        EngineError: This onnxruntime has nothing for the device.
+        EngineError: This onnxruntime has nothing for the device, or the model could not be exported.
     """
     provider = "CPUExecutionProvider" if subject.device == "cpu" else "CUDAExecutionProvider"
     _require_provider(provider)
+    notes = read_notes(subject.model)
     model = OnnxModel(subject.model, threads=subject.threads, providers=[provider])
     if model.input_type not in _ARRAYS:
         raise InputError(f"{subject.model} takes {model.input_type}; pictures are {', '.join(_ARRAYS)}")
     shape = concrete_shape(model.input_shape, subject)
     properties: dict[str, str] = model.session.get_modelmeta().custom_metadata_map
-    notes = read_notes(subject.model)
     preprocess = preprocess_of(notes, properties, spatial_size(shape))
     feed = Feed(shape, np.dtype(_ARRAYS[model.input_type]), properties.get("input_format"), preprocess)
     inputs: dict[str, Any] = {model.input_name: feed.noise()}

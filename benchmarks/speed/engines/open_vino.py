@@ -24,16 +24,17 @@ def build(subject: Subject) -> Engine:
 
     Raises:
         InputError: The file is no network of one picture batch, or does not take the asked input.
-        EngineError: The processor, or OpenVINO on it, does not have the precision.
+        EngineError: The processor, or OpenVINO on it, does not have the precision, or the model could not
+            be exported.
     """
     core = openvino.Core()
     _require_precision(core, subject.precision)
-    network = _read(core, subject)
+    notes, network = read_notes(subject.model), _read(core, subject)
     kind = network.input(0).get_element_type().get_type_name()
     if kind not in _ARRAYS:
         raise InputError(f"{subject.model} takes {kind}; pictures are {', '.join(_ARRAYS)}")
     shape = concrete_shape([_length(axis) for axis in network.input(0).get_partial_shape()], subject)
-    properties, notes = _properties(network), read_notes(subject.model)
+    properties = _properties(network)
     preprocess = preprocess_of(notes, properties, spatial_size(shape))
     feed = Feed(shape, np.dtype(_ARRAYS[kind]), properties.get("input_format"), preprocess)
     network.reshape(list(shape))
