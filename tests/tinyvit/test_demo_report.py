@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from tinyvit.demo import charts
+from tinyvit.benchmarks import charts
 from tinyvit.demo.findings import costs, findings
 from tinyvit.demo.report import write_report
 

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .charts import Axes, Bar, Series, bar_chart, line_chart
+from tinyvit.benchmarks.charts import Axes, Bar, Series, bar_chart, html_page, html_table, line_chart
 
 Metrics = Mapping[str, Any]
 
@@ -41,14 +41,7 @@ def write_report(path: Path, document: Mapping[str, Any]) -> Path:
         _environment(document, environment),
     ]
     style = resources.files("tinyvit.demo").joinpath("report.css").read_text(encoding="utf-8")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<title>tinyvit demo: from a teacher to a detector to ONNX</title>\n"
-        f"<style>{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    page = html_page("tinyvit demo: from a teacher to a detector to ONNX", sections, style)
     path.write_text(page, encoding="utf-8")
     return path
 
@@ -182,7 +175,7 @@ def _data(metrics: Metrics) -> str:
     if counts.get("probe-val") and counts.get("detect-tune"):
         total = counts["probe-val"] + counts["detect-tune"]
         rows.append(("Tuning splits", total, "not used in this run; settings were chosen on such pictures"))
-    table = _table(("split", "pictures", ""), [(name, f"{count:,}", note) for name, count, note in rows], "lnl")
+    table = html_table(("split", "pictures", ""), [(name, f"{count:,}", note) for name, count, note in rows], "lnl")
     strip = _figure(data.get("samples"), "Samples: unlabelled pictures above, detector pictures below.")
     names = ", ".join(escape(name) for name in data["classes"][:20])
     more = f" and {len(data['classes']) - 20} more" if len(data["classes"]) > 20 else ""
@@ -248,7 +241,7 @@ def _probe(metrics: Metrics) -> str:
     )
     return (
         f"<section><h2>What the features know</h2><p>{text}</p><figure>{chart}</figure>"
-        f"{_table(heads, rows, 'l' + 'n' * len(labels))}<p class='note'>{escape(probe['note'])}</p></section>"
+        f"{html_table(heads, rows, 'l' + 'n' * len(labels))}<p class='note'>{escape(probe['note'])}</p></section>"
     )
 
 
@@ -286,7 +279,7 @@ def _detection(metrics: Metrics) -> str:
         text += " Each arm has the best of four learning rates on tuning pictures, which was the same for both."
     return (
         f"<section><h2>Detection</h2><p>{text}</p><figure>{bar_chart('Average precision', bars, high)}</figure>"
-        f"{_table(heads, rows, 'lnnnnnn')}{_pictures(detection)}</section>"
+        f"{html_table(heads, rows, 'lnnnnnn')}{_pictures(detection)}</section>"
     )
 
 
@@ -359,7 +352,7 @@ def _edge(metrics: Metrics) -> str:
 
 def _meaning(metrics: Metrics) -> str:
     shows, limits = metrics["statements"]["shows"], metrics["statements"]["does_not_show"]
-    costs = _table(
+    costs = html_table(
         ("", *(escape(title) for title in metrics["costs"]["columns"])),
         [(_dot(row["role"]) + escape(row["title"]), *map(escape, row["cells"])) for row in metrics["costs"]["rows"]],
         "l" + "n" * len(metrics["costs"]["columns"]),
@@ -377,7 +370,7 @@ def _settings(metrics: Metrics) -> str:
     return (
         f"<section><h2>Settings</h2><p>{escape(metrics['tuning']['text'])}</p>"
         "<details><summary>All settings of this run</summary>"
-        f"{_table(('setting', 'value'), rows, 'll')}</details></section>"
+        f"{html_table(('setting', 'value'), rows, 'll')}</details></section>"
     )
 
 
@@ -393,23 +386,11 @@ def _environment(document: Mapping[str, Any], environment: Mapping[str, Any]) ->
         ("finished", document["finished"]),
         ("command", document["metrics"]["command"]),
     ]
-    table = _table(("", ""), [(name, escape(str(value))) for name, value in rows], "ll", head=False)
+    table = html_table(("", ""), [(name, escape(str(value))) for name, value in rows], "ll", head=False)
     return f"<section><h2>Where this ran</h2>{table}<p class='note'>All numbers are in result.json.</p></section>"
 
 
 # -------------------------------------------------------------------------------------------------------- pieces
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str, head: bool = True) -> str:
-    """A table; cells are HTML already. ``align`` has a letter a column: ``l`` text, ``n`` number."""
-    css = ["number-cell" if letter == "n" else "" for letter in align]
-    top = "".join(f"<th class='{c}'>{cell}</th>" for c, cell in zip(css, heads, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td class='{c}'>{cell}</td>" for c, cell in zip(css, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    top = f"<thead><tr>{top}</tr></thead>" if head else ""
-    return f"<div class='scroll'><table>{top}<tbody>{body}</tbody></table></div>"
 
 
 def _list(items: Sequence[str]) -> str:

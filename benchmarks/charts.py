@@ -1,0 +1,376 @@
+"""Charts for pages that need nothing but themselves: inline SVG and HTML, coloured by a style sheet.
+
+A chart is a function from numbers to a string. Colours are CSS classes named after the role of a series, so that a page
+can be read in light and in dark. ``page.css`` beside this file has what all pages share; :func:`shared_style` reads it.
+Lines, bars and points carry their text inside the drawing; rows (:func:`distribution`, :func:`interval_track`,
+:func:`stack`) are drawings without text, which stretch to the width that the page gives them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+
+_WIDTH = 520
+_FONT = 13
+_ROW = 34
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line.
+
+    Args:
+        name: Written at the line's end.
+        role: CSS class that colours it.
+        points: ``(x, y)`` in the order of x.
+        intervals: ``(low, high)`` for each point, or empty.
+        dots: Whether each point is marked.
+    """
+
+    name: str
+    role: str
+    points: Sequence[tuple[float, float]]
+    intervals: Sequence[tuple[float, float]] = ()
+    dots: bool = True
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One horizontal bar: its label, role, length, what is written at its end, and an interval if there is one."""
+
+    label: str
+    role: str
+    value: float
+    text: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The frame of a line chart.
+
+    Args:
+        x_label: Below the chart.
+        y_label: Above the chart's left edge.
+        y_range: Lowest and highest value shown.
+        log_x: Whether x is spaced by its logarithm, with a tick at every point of the first series, and the series set
+            slightly apart.
+        y_text: How a tick of y is written.
+        reference: A horizontal line and its name, or ``None``.
+    """
+
+    x_label: str
+    y_label: str
+    y_range: tuple[float, float]
+    log_x: bool = False
+    y_text: Callable[[float], str] = "{:g}".format
+    reference: tuple[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One marked point of a scatter chart: its place, the role that colours it, the few letters in its mark, and its
+    name for a pointer that rests on it."""
+
+    x: float
+    y: float
+    role: str
+    mark: str
+    name: str
+
+
+def shared_style() -> str:
+    """The style sheet that all pages share."""
+    return resources.files(__package__ or "").joinpath("page.css").read_text(encoding="utf-8")
+
+
+def html_page(title: str, sections: Sequence[str], style: str = "") -> str:
+    """A whole page that loads nothing from elsewhere.
+
+    Args:
+        title: Of the window.
+        sections: HTML, from top to bottom; empty ones are left out.
+        style: What the page has beside :func:`shared_style`.
+    """
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{shared_style()}{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str, head: bool = True) -> str:
+    """A table; cells are HTML already. ``align`` has a letter a column: ``l`` text, ``n`` number."""
+    css = ["number-cell" if letter == "n" else "" for letter in align]
+    top = "".join(f"<th class='{c}'>{cell}</th>" for c, cell in zip(css, heads, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td class='{c}'>{cell}</td>" for c, cell in zip(css, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    top = f"<thead><tr>{top}</tr></thead>" if head else ""
+    return f"<div class='scroll'><table>{top}<tbody>{body}</tbody></table></div>"
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers between ``low`` and ``high``, both included when they are round themselves."""
+    span = max(high - low, 1e-9)
+    power = 10 ** math.floor(math.log10(span / count))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= count)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(k * step, 10) for k in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers (1, 2, 5 times a power of ten) between ``low`` and ``high``, both above 0; at least two of them
+    where the range is wide enough, and else :func:`nice_ticks`."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+    return ticks if len(ticks) > 1 else nice_ticks(low, high, 4)
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one beats in both (smaller x and larger y), from left to right."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
+
+
+def scatter_chart(title: str, points: Sequence[Point], axes: Axes, front: bool = True, height: int = 320) -> str:
+    """Marked points over a logarithmic x, with the front of those that none beats as a stepped line.
+
+    Args:
+        title: Read out by screen readers.
+        points: At least one, with x above 0.
+        axes: Frame; ``log_x`` and ``reference`` are not looked at.
+        front: Whether smaller x and larger y are better, and the front is drawn.
+        height: Of the drawing in its own units; the width is 520.
+    """
+    left, right, top, bottom = 50, 20, 34, 46
+    x_low, x_high = min(point.x for point in points) / 1.25, max(point.x for point in points) * 1.25
+    y_low, y_high = axes.y_range
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        share = math.log(x / x_low) / math.log(x_high / x_low)
+        above = (y - y_low) / ((y_high - y_low) or 1)
+        return left + share * (_WIDTH - left - right), height - bottom - above * (height - top - bottom)
+
+    parts = [_text(4, 14, axes.y_label, "axis")]
+    for tick in nice_ticks(y_low, y_high):
+        y = place(x_low, tick)[1]
+        parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(left - 8, y + 4, axes.y_text(tick), "axis", "end"))
+    for tick in log_ticks(x_low, x_high):
+        parts.append(_text(place(tick, y_low)[0], height - bottom + 18, f"{tick:g}", "axis", "middle"))
+    parts.append(_text((left + _WIDTH - right) / 2, height - 6, axes.x_label, "axis", "middle"))
+    if front:
+        spots = [place(point.x, point.y) for point in pareto_front(points)]
+        path = f"M{spots[0][0]:.1f} {spots[0][1]:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in spots[1:])
+        parts.append(f'<path class="front" d="{path}H{_WIDTH - right}"/>')
+    spots = [place(point.x, point.y) for point in points]
+    for point, (x, y), (mark_x, mark_y) in zip(points, spots, _apart(spots, 21), strict=True):
+        if (mark_x, mark_y) != (x, y):
+            parts.append(f'<path class="leader" d="M{x:.1f} {y:.1f}L{mark_x:.1f} {mark_y:.1f}"/>')
+            parts.append(f'<circle class="{point.role}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+        parts.append(
+            f'<g><title>{escape(point.name)}</title><circle class="mark {point.role}" cx="{mark_x:.1f}" '
+            f'cy="{mark_y:.1f}" r="10"/>{_text(mark_x, mark_y + 4.5, point.mark, "in-mark", "middle")}</g>'
+        )
+    return _svg(title, _WIDTH, height, parts)
+
+
+def distribution(values: Sequence[float], low: float, high: float, role: str, bins: int = 90) -> str:
+    """A histogram over a logarithmic scale as a drawing without text, with a tick under every value.
+
+    Args:
+        values: At least one, within ``low`` to ``high``, all above 0.
+        low: Left end.
+        high: Right end.
+        role: CSS class that colours it.
+        bins: Between both ends.
+    """
+    shares = [math.log(value / low) / math.log(high / low) for value in values]
+    counts = [0] * bins
+    for share in shares:
+        counts[min(bins - 1, max(0, int(share * bins)))] += 1
+    step, tallest = 1000 / bins, max(counts)
+    path = "M0 34" + "".join(
+        f"H{place * step:.1f}V{34 - 32 * count / tallest:.1f}H{(place + 1) * step:.1f}V34"
+        for place, count in enumerate(counts)
+        if count
+    )
+    ticks = "".join(f"M{1000 * share:.1f} 36V42" for share in sorted({round(share, 4) for share in shares}))
+    return (
+        f'<svg class="strip {role}" viewBox="0 0 1000 42" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path class="area" d="{path}Z"/><path class="rug" d="{ticks}"/></svg>'
+    )
+
+
+def log_share(value: float, low: float, high: float) -> float:
+    """Where a value stands on the scale of :func:`distribution`, in per cent."""
+    return 100 * math.log(value / low) / math.log(high / low)
+
+
+def interval_track(value: float, interval: tuple[float, float], scale: tuple[float, float], role: str) -> str:
+    """A point with its interval on a logarithmic scale around 1, as HTML without text.
+
+    Args:
+        value: The point.
+        interval: Its ends.
+        scale: Ends of the scale, around 1.
+        role: CSS class that colours it.
+    """
+    one, at = log_share(1, *scale), log_share(value, *scale)
+    left, right = (log_share(bound, *scale) for bound in interval)
+    return (
+        f"<div class='track {role}'><i class='one' style='left:{one:.2f}%'></i>"
+        f"<i class='span' style='left:{left:.2f}%;width:{right - left:.2f}%'></i>"
+        f"<i class='at' style='left:{at:.2f}%'></i></div>"
+    )
+
+
+def stack(parts: Sequence[tuple[str, str, float]], length: float = 1.0, least_text: float = 0.07) -> str:
+    """One stacked bar as HTML: each part with its share written in it where there is room.
+
+    Args:
+        parts: Name, role and share (0..1) of each.
+        length: Share of the whole width that the bar takes.
+        least_text: Share of the whole width from which on a part has room for its text.
+    """
+    pieces = "".join(
+        f"<i class='{role}' style='width:{100 * share:.2f}%' title='{escape(f'{name} {share:.0%}', quote=True)}'>"
+        f"{f'{share:.0%}' if share * length >= least_text else ''}</i>"
+        for name, role, share in parts
+    )
+    return f"<div class='stack' style='width:{100 * length:.2f}%'>{pieces}</div>"
+
+
+def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 300) -> str:
+    """Lines over a common x, each named at its right end.
+
+    Args:
+        title: Read out by screen readers.
+        series: At least one, each with at least one point.
+        axes: Frame and ticks.
+        height: Of the drawing in its own units; the width is 520.
+    """
+    left, right, top, bottom = 46, 132, 30, 44
+    xs = [x for line in series for x, _ in line.points]
+    scale = math.log if axes.log_x else float
+    x_low, x_high = scale(min(xs)), scale(max(xs))
+    y_low, y_high = axes.y_range
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        share = (scale(x) - x_low) / ((x_high - x_low) or 1)
+        above = (min(max(y, y_low), y_high) - y_low) / ((y_high - y_low) or 1)
+        return left + share * (_WIDTH - left - right), height - bottom - above * (height - top - bottom)
+
+    parts = [_text(left - 36, 14, axes.y_label, "axis")]
+    for tick in nice_ticks(y_low, y_high):
+        y = place(xs[0], tick)[1]
+        parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(left - 8, y + 4, axes.y_text(tick), "axis", "end"))
+    ticks = [x for x, _ in series[0].points] if axes.log_x else nice_ticks(min(xs), max(xs), 4)
+    for tick in ticks:
+        parts.append(_text(place(tick, y_low)[0], height - bottom + 18, f"{tick:,.0f}", "axis", "middle"))
+    parts.append(_text((left + _WIDTH - right) / 2, height - 6, axes.x_label, "axis", "middle"))
+    if axes.reference:
+        name, value = axes.reference
+        y = place(xs[0], value)[1]
+        parts.append(f'<line class="reference" x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(_WIDTH - right - 4, y - 6, name, "axis", "end"))
+    for number, line in enumerate(series):
+        # Intervals at the same x would hide each other.
+        parts.append(_line(line, place, 5 * (number - (len(series) - 1) / 2) if axes.log_x else 0.0))
+    ends = [place(*line.points[-1])[1] for line in series]
+    for line, y in zip(series, _spread(ends, _FONT + 3), strict=True):
+        parts.append(_text(_WIDTH - right + 9, y + 4, line.name, f"name {line.role}"))
+    return _svg(title, _WIDTH, height, parts)
+
+
+def bar_chart(title: str, bars: Sequence[Bar], high: float) -> str:
+    """Horizontal bars from zero, one below the other.
+
+    Args:
+        title: Read out by screen readers.
+        bars: From top to bottom.
+        high: The value of a bar of full length.
+    """
+    left, right = 150, 110
+    unit = (_WIDTH - left - right) / (high or 1)
+    parts = []
+    for row, bar in enumerate(bars):
+        y = row * _ROW + 6
+        length = max(bar.value * unit, 1)
+        parts.append(_text(left - 10, y + 16, bar.label, "axis", "end"))
+        parts.append(f'<rect class="{bar.role}" x="{left}" y="{y}" width="{length:.1f}" height="22" rx="3"/>')
+        end = left + length
+        if bar.interval:
+            low_x, high_x = (left + value * unit for value in bar.interval)
+            parts.append(f'<path class="interval" d="M{low_x:.1f} {y + 11}H{high_x:.1f}"/>')
+            end = max(end, high_x)
+        parts.append(_text(end + 8, y + 16, bar.text, "value"))
+    return _svg(title, _WIDTH, len(bars) * _ROW + 6, parts)
+
+
+def _line(line: Series, place: Callable[[float, float], tuple[float, float]], shift: float) -> str:
+    spots = [(x + shift, y) for x, y in (place(*point) for point in line.points)]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
+    parts = [f'<path class="line {line.role}" d="{path}"/>']
+    for (x, _), (low, high) in zip(line.points, line.intervals, strict=False):
+        (column, bottom), (_, top) = place(x, low), place(x, high)
+        parts.append(f'<path class="whisker {line.role}" d="M{column + shift:.1f} {bottom:.1f}V{top:.1f}"/>')
+    if line.dots:
+        parts += [f'<circle class="{line.role}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in spots]
+    return "".join(parts)
+
+
+def _apart(spots: Sequence[tuple[float, float]], gap: float) -> list[tuple[float, float]]:
+    """Move marks that would hide each other: each goes to the nearest free place around its own."""
+    placed: list[tuple[float, float]] = []
+    for x, y in spots:
+        around = [(x, y)] + [
+            (x + radius * gap * math.cos(turn * math.pi / 4), y + radius * gap * math.sin(turn * math.pi / 4))
+            for radius in (1.0, 1.6, 2.2)
+            for turn in (6, 2, 7, 1, 5, 3, 0, 4)
+        ]
+        free = (at for at in around if all(math.dist(at, other) >= gap for other in placed))
+        placed.append(next(free, (x, y)))
+    return placed
+
+
+def _spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Move labels apart until neighbours are ``gap`` apart, keeping their order and their common middle."""
+    order = sorted(range(len(positions)), key=lambda k: positions[k])
+    placed = [positions[k] for k in order]
+    for _ in range(60):
+        for k in range(len(placed) - 1):
+            lack = gap - (placed[k + 1] - placed[k])
+            if lack > 0:
+                placed[k] -= lack / 2
+                placed[k + 1] += lack / 2
+    result = [0.0] * len(placed)
+    for k, y in zip(order, placed, strict=True):
+        result[k] = y
+    return result
+
+
+def _text(x: float, y: float, text: str, css: str, anchor: str = "start") -> str:
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(title: str, width: int, height: int, parts: Sequence[str]) -> str:
+    body = "".join(parts)
+    return (
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title, quote=True)}">'
+        f"{body}</svg>"
+    )
