@@ -75,7 +75,6 @@ def run_loadgen(step: Callable[[], None], run: LoadGenRun) -> dict[str, Any]:
     folder = Path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     system = _Queued(step, run.batch_size, loadgen) if run.scenario == "Server" else _Inline(step, run, loadgen)
-    # The engine's threads belong to the thread that calls it first; LoadGen calls from a thread of its own.
     sut = loadgen.ConstructSUT(system.issue, system.flush)
     qsl = loadgen.ConstructQSL(_LIBRARY_SAMPLES, _LIBRARY_SAMPLES, _nothing, _nothing)
     try:

@@ -46,7 +46,7 @@ def convolution_flops(
         image: Shape of the input.
         weight: Shape of the weight; ``(in, out / groups, ...)`` when transposed.
         stride: For each dimension of the picture, or one for all.
-        padding: Likewise, or ``same`` or ``valid``.
+        padding: Likewise.
         dilation: Likewise.
         transposed: Whether it is the transposed convolution.
     """
@@ -54,10 +54,7 @@ def convolution_flops(
     if transposed:
         return image[0] * prod(image[2:]) * per_place
     dimensions = len(image) - 2
-    strides, dilations = _spread(stride, dimensions), _spread(dilation, dimensions)
-    if padding == "same":
-        return image[0] * prod(image[2:]) * per_place
-    paddings = [0] * dimensions if padding == "valid" else _spread(padding, dimensions)
+    strides, paddings, dilations = (_spread(value, dimensions) for value in (stride, padding, dilation))
     places = [
         (side + 2 * pad - spacing * (kernel - 1) - 1) // step + 1
         for side, pad, spacing, kernel, step in zip(image[2:], paddings, dilations, weight[2:], strides, strict=True)
@@ -71,7 +68,7 @@ def _spread(value: Any, dimensions: int) -> list[int]:
 
 
 def _conv_flops(stride: int, padding: int, dilation: int, transposed: int | None = None) -> Any:
-    """``aten::conv2d`` and its relatives; the arguments are the places of the settings."""
+    """A convolution operator; the arguments are the places of its settings."""
 
     def count(shapes: Shapes, values: Values) -> int:
         flipped = transposed is not None and bool(values[transposed])
@@ -96,12 +93,12 @@ _COUNTED: dict[str, tuple[str, Callable[[Shapes, Values], int]]] = {
     "aten::_scaled_dot_product_flash_attention": ("attention", _attention_flops),
     "aten::_scaled_dot_product_efficient_attention": ("attention", _attention_flops),
     "aten::_scaled_dot_product_cudnn_attention": ("attention", _attention_flops),
-    "aten::conv1d": ("convolution", _conv_flops(3, 4, 5)),
-    "aten::conv2d": ("convolution", _conv_flops(3, 4, 5)),
     "aten::convolution": ("convolution", _conv_flops(3, 4, 5, 6)),
     "mkldnn::_convolution_pointwise": ("convolution", _conv_flops(4, 3, 5)),
     "mkldnn::_convolution_pointwise_": ("convolution", _conv_flops(5, 4, 6)),
 }
+#: What calls ``aten::convolution``, where the padding is a number even if it was a word here.
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "_convolution_mode")
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "linalg_vector_norm")
 _ACTIVATIONS = {
     *("gelu", "relu", "relu_", "relu6", "silu", "silu_", "hardswish", "hardswish_", "hardtanh", "hardtanh_", "sigmoid"),
@@ -151,14 +148,21 @@ def owner_class(name: str, shapes: Shapes) -> str | None:
     """The class of an operator that also decides over the operators it is made of; ``None`` for all others."""
     plain = name.partition("::")[2]
     base = name.removesuffix(".binary")
-    if base in _COUNTED:
-        kind = _COUNTED[base][0]
+    kind = "convolution" if plain in _CONVOLUTIONS else _COUNTED[base][0] if base in _COUNTED else None
+    if kind is not None:
         return "depthwise" if kind == "convolution" and _is_depthwise(shapes) else kind
+    if plain.startswith("conv_transpose"):
+        return "convolution"
     if any(word in plain for word in _NORMS):
         return "normalisation"
     if plain in ("softmax", "_softmax", "multi_head_attention_forward"):
         return "attention"
     return None
+
+
+def is_counted(name: str) -> bool:
+    """Whether :func:`count_flops` knows an operator. What it calls must not be counted again."""
+    return name.removesuffix(".binary") in _COUNTED
 
 
 def own_class(name: str) -> str:

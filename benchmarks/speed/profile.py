@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .engines.base import Engine, EngineError
-from .operators import CLASSES, count_flops, is_copy, own_class, owner_class
+from .operators import CLASSES, count_flops, is_copy, is_counted, own_class, owner_class
 from .subjects import Subject
 
 _STEP = "tinyvit::profiled_step"
@@ -184,28 +184,33 @@ def total_events(events: Iterable[Any], on_cuda: bool = False) -> dict[str, Clas
     """
     totals: dict[str, ClassTotal] = defaultdict(ClassTotal)
     for event in events:
-        owner = None
         line = _with_callers(event)
-        for caller in reversed(line):  # the outermost one decides
-            found = owner_class(caller.name, caller.input_shapes or [])
-            if found is not None:
-                owner = (caller, found)
-                break
-        if event.name == _STEP or event.name.startswith("cuda"):
-            name = "dispatch"
-        elif is_copy(event.name) or owner is None:
-            name = own_class(event.name)
-        else:
-            name = owner[1]
-        total = totals[name]
+        owner = _owner(line)
+        is_owner = owner is not None and owner[0] is event
+        total = totals[_class_of(event, owner)]
         taken = (event.self_device_time_total if on_cuda else event.self_cpu_time_total) * 1e-6
         total.seconds += taken
         total.operators["(between operators)" if event.name == _STEP else event.name] += taken
         total.inner += len(event.cpu_children)
-        if owner is not None and owner[0] is event:
+        total.calls += event.name != _STEP and (owner is None or is_owner or is_copy(event.name))
+        if is_counted(event.name) and not any(is_counted(caller.name) for caller in line[1:]):
             total.flops += count_flops(event.name, event.input_shapes, event.concrete_inputs)
-        total.calls += event.name != _STEP and (owner is None or owner[0] is event or is_copy(event.name))
     return totals
+
+
+def _owner(line: list[Any]) -> tuple[Any, str] | None:
+    """The outermost operator that decides over those it calls, and its class."""
+    for caller in reversed(line):
+        found = owner_class(caller.name, caller.input_shapes or [])
+        if found is not None:
+            return caller, found
+    return None
+
+
+def _class_of(event: Any, owner: tuple[Any, str] | None) -> str:
+    if event.name == _STEP or event.name.startswith("cuda"):
+        return "dispatch"
+    return own_class(event.name) if owner is None or is_copy(event.name) else owner[1]
 
 
 def _with_callers(event: Any) -> list[Any]:

@@ -121,8 +121,9 @@ def node_class(name: str, inputs: list[list[int]]) -> str:
         return "depthwise" if len(weight) > 1 and weight[1] == 1 and inputs[0][1] > 1 else "convolution"
     if "MatMul" in name and name not in _CLASS_OF:
         matrices = [shape for shape in inputs if len(shape) > 1]
-        # A product of two batches of matrices multiplies activations; a layer has one matrix of weights.
-        return "linear" if len(matrices) > 1 and len(matrices[1]) == 2 else "attention"
+        # A product of two batches of matrices multiplies activations; a layer has one matrix of weights, which is not
+        # recorded when onnxruntime packed it.
+        return "linear" if len(matrices) < 2 or len(matrices[1]) == 2 else "attention"
     return _CLASS_OF.get(name, "other")
 
 

@@ -1,0 +1,233 @@
+"""The breakdown of a step: operators in classes, and the arithmetic that is read from recorded shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tinyvit.backbones import create_model
+from tinyvit.backbones.deployed import deploy
+from tinyvit.benchmarks.speed.engines.modules import count_module
+from tinyvit.benchmarks.speed.operators import count_flops, own_class, owner_class
+from tinyvit.benchmarks.speed.profile import ClassTotal, _take_off_overhead, as_rows, profile_torch, total_events
+from tinyvit.benchmarks.speed.profile_onnx import node_class, node_flops
+from tinyvit.benchmarks.speed.profile_onnx import total_events as total_nodes
+
+
+def profile_module(module: Any, batch: torch.Tensor) -> dict[str, Any]:
+    def step() -> None:
+        with torch.inference_mode():
+            module(batch)
+
+    return profile_torch(step, seconds=0.0)
+
+
+def flops_of(rows: list[dict[str, Any]]) -> float:
+    """What was counted, from the achieved rates."""
+    return sum((row["gflops_per_second"] or 0.0) * 1e6 * row["milliseconds"] for row in rows)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return create_model("tiny_vit_5m_224").eval()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+def test_every_product_of_a_real_model_is_counted(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """The same sum as torch's own counter finds, from another source, packed weights of the deployed form included."""
+    batch = torch.randn(2, 3, 96, 128)
+    run = model if dtype is None else deploy(model, dtype, check=False)
+    found = profile_module(run, batch)
+    by_class = {row["class"]: row for row in found["classes"]}
+    assert flops_of(found["classes"]) == pytest.approx(2 * count_module(model, batch)["macs"], rel=1e-6)
+    assert {"linear", "convolution", "depthwise", "attention", "normalisation"} <= by_class.keys()
+    assert sum(row["share"] for row in found["classes"]) == pytest.approx(1.0)
+    assert all(row["share"] >= 0 for row in found["classes"])
+    whole = sum(row["milliseconds"] for row in found["classes"])
+    assert whole == pytest.approx(found["step_milliseconds"])
+    assert by_class["depthwise"]["calls"] == 15
+    assert by_class["attention"]["calls"] == 10
+    assert found["steps"] == 3
+
+
+class _Parts(nn.Module):
+    """One operator of each class that has FLOPs, with settings that a formula could get wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strided = nn.Conv2d(3, 8, (3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2))
+        self.same = nn.Conv2d(8, 8, 3, padding="same")
+        self.grouped = nn.Conv2d(8, 16, 3, groups=4)
+        self.depthwise = nn.Conv2d(16, 16, 3, groups=16, padding="valid")
+        self.back = nn.ConvTranspose2d(16, 4, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.back(self.depthwise(self.grouped(self.same(self.strided(x)))))
+        tokens = y.flatten(2)
+        product = tokens @ tokens.transpose(1, 2)
+        return F.scaled_dot_product_attention(tokens, tokens[:, :3], tokens[:, :3]).sum() + product.sum()
+
+
+def test_settings_of_convolutions_and_attention_reach_the_count() -> None:
+    parts, batch = _Parts().eval(), torch.randn(2, 3, 24, 20)
+    rows = profile_module(parts, batch)["classes"]
+    assert flops_of(rows) == pytest.approx(2 * count_module(parts, batch)["macs"], rel=1e-6)
+    calls = {row["class"]: row["calls"] for row in rows}
+    assert calls["convolution"] == 4
+    assert calls["depthwise"] == 1
+    assert calls["attention"] == 2
+
+
+def test_an_operator_that_takes_all_the_time_has_all_the_share() -> None:
+    class Heavy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.gelu(x @ x)
+
+    by_class = {row["class"]: row for row in profile_module(Heavy(), torch.randn(700, 700))["classes"]}
+    assert max(by_class, key=lambda name: by_class[name]["share"]) == "linear"
+    assert by_class["linear"]["operators"][0]["name"] == "aten::mm"
+    assert by_class["activation"]["share"] > 0
+
+
+def test_time_outside_operators_is_dispatch() -> None:
+    def wait() -> None:
+        with torch.inference_mode():
+            torch.ones(4).add_(1)
+        _spin()
+
+    by_class = {row["class"]: row for row in profile_torch(wait, seconds=0.0)["classes"]}
+    assert by_class["dispatch"]["share"] > 0.9
+    assert by_class["dispatch"]["operators"][0]["name"] == "(between operators)"
+
+
+def _spin() -> None:
+    """Python alone, much longer than the operators beside it."""
+    sum(number * number for number in range(300_000))
+
+
+def _event(name: str, taken: float, shapes: list[list[int]], parent: SimpleNamespace | None = None) -> SimpleNamespace:
+    event = SimpleNamespace(name=name, input_shapes=shapes, concrete_inputs=[], self_cpu_time_total=taken)
+    event.cpu_parent, event.cpu_children = parent, []
+    if parent is not None:
+        parent.cpu_children.append(event)
+    return event
+
+
+def test_a_copy_is_a_copy_and_everything_else_belongs_to_the_outermost() -> None:
+    linear = _event("aten::linear", 5, [[3, 4], [2, 4]])
+    product = _event("aten::addmm", 50, [[2], [3, 4], [4, 2]], linear)
+    events = [linear, product, _event("aten::clone", 1, [[3, 4]], linear), _event("aten::view", 2, [[3, 4]], product)]
+    events.append(_event("aten::view", 4, [[3, 4]]))
+    totals = total_events(events)
+    assert {name: total.seconds for name, total in totals.items()} == pytest.approx(
+        {"linear": 57e-6, "copies": 1e-6, "dispatch": 4e-6}
+    )
+    assert totals["linear"].flops == 2 * 3 * 4 * 2  # once, and not again in what it calls
+    assert (totals["linear"].calls, totals["copies"].calls) == (1, 1)
+    assert totals["linear"].inner == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::gelu", "activation"),
+        ("aten::view", "dispatch"),
+        ("aten::cat", "copies"),
+        ("aten::max_pool2d_with_indices", "other"),
+        ("Torch-Compiled Region: 0/0", "other"),
+    ],
+)
+def test_classes_of_operators_that_nobody_owns(name: str, kind: str) -> None:
+    assert owner_class(name, []) is None
+    assert own_class(name) == kind
+
+
+def test_fused_sums_count_as_what_they_are() -> None:
+    shapes = [[2, 8, 10, 10], [2, 16, 10, 10], [16, 8, 1, 1], [16]]
+    assert owner_class("mkldnn::_linear_pointwise.binary", [[5, 4], [3, 4]]) == "linear"
+    assert count_flops("aten::baddbmm", [[2, 3, 5], [2, 3, 4], [2, 4, 5]], []) == 2 * 2 * 3 * 4 * 5
+    assert count_flops("aten::add", shapes, []) == 0
+
+
+def test_the_profilers_own_time_is_taken_off_where_it_falls() -> None:
+    totals = {"linear": ClassTotal(seconds=1e-3, inner=100), "dispatch": ClassTotal(seconds=1e-4, inner=100)}
+    totals["linear"].operators["aten::linear"] = 1e-3
+    _take_off_overhead(totals, 2e-4)  # a microsecond for each of 200 recorded operators
+    assert totals["linear"].seconds == pytest.approx(0.9e-3)
+    assert totals["linear"].operators["aten::linear"] == pytest.approx(0.9e-3)
+    assert totals["dispatch"].seconds == pytest.approx(0.0)
+    _take_off_overhead(totals, 1.0)  # a disturbed recording is not the profiler's doing
+    assert totals["linear"].seconds == pytest.approx(0.4e-3)
+
+
+def test_rows_are_shares_of_the_undisturbed_step() -> None:
+    rows = as_rows({"other": ClassTotal(1.0, 2.0), "linear": ClassTotal(3.0, 4.0, flops=6e9)}, wall=2.0)
+    assert [row["class"] for row in rows] == ["linear", "other"]
+    assert rows[0]["share"] == 0.75
+    assert rows[0]["milliseconds"] == pytest.approx(1500)
+    assert rows[0]["gflops_per_second"] == pytest.approx(4.0)
+    assert rows[1]["gflops_per_second"] is None
+
+
+def _node(name: str, at: float, taken: float, inputs: list[list[int]], output: list[int]) -> dict[str, Any]:
+    shapes = [{"float": shape} for shape in inputs]
+    args = {"op_name": name, "input_type_shape": shapes, "output_type_shape": [{"float": output}]}
+    return {"cat": "Node", "name": f"{name}_kernel_time", "ts": at, "dur": taken, "args": args}
+
+
+def test_nodes_of_onnxruntime_by_run() -> None:
+    events = [
+        {"cat": "Session", "name": "model_run", "ts": 0, "dur": 100},
+        _node("Conv", 5, 40, [[1, 8, 10, 10], [8, 1, 3, 3]], [1, 8, 8, 8]),
+        {"cat": "Session", "name": "model_run", "ts": 200, "dur": 60},
+        _node("MatMul", 210, 30, [[1, 5, 4]], [1, 5, 6]),
+        _node("MatMul", 245, 10, [[2, 5, 4], [2, 4, 5]], [2, 5, 5]),
+    ]
+    steps, seconds = total_nodes(events)
+    assert seconds == pytest.approx([1e-4, 6e-5])
+    assert steps[0]["depthwise"].flops == 2 * 8 * 8 * 8 * 9
+    assert steps[0]["dispatch"].seconds == pytest.approx(6e-5)
+    assert steps[1]["linear"].seconds == pytest.approx(3e-5)
+    assert steps[1]["linear"].flops == 2 * 5 * 4 * 6
+    assert steps[1]["attention"].flops == 2 * 2 * 5 * 4 * 5
+    assert node_class("FusedConv", [[1, 8, 10, 10], [16, 8, 3, 3], [16]]) == "convolution"
+    assert node_flops("Gemm", [[2, 8], [4, 8], [4]], [[2, 4]]) == 2 * 2 * 8 * 4
+    assert node_flops("MatMulInteger", [[2, 8], [8, 4]], [[2, 4]]) == 0
+
+
+@pytest.fixture(scope="module")
+def ask() -> Callable[..., dict[str, Any]]:
+    """The worker's own handling of a request, in this process."""
+    from tinyvit.benchmarks.speed.worker import Worker
+
+    worker = Worker()
+    return lambda **request: worker.answer(request)
+
+
+def test_the_worker_answers_with_a_profile_or_the_reason(ask: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    shape = ["batch", 3, "height", "width"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("GlobalAveragePool", ["image"], ["mean"])],
+        "mean",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["batch", 3, 1, 1])],
+    )
+    path = tmp_path / "mean.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    subject = {"model": str(path), "engine": "onnxruntime", "size": 32, "threads": 1, "allocator": "default"}
+    ask(do="imports", subject=subject)
+    ask(do="load")
+    reply = ask(do="profile", seconds=0.0)
+    classes = {row["class"]: row for row in reply["profile"]}
+    assert classes["other"]["operators"][0]["name"] == "GlobalAveragePool"
+    assert sum(row["share"] for row in reply["profile"]) == pytest.approx(1.0)
+    assert "onnxruntime's profiler" in reply["profile_note"]
