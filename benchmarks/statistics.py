@@ -73,6 +73,13 @@ def median_interval(rounds: Sequence[Sequence[float]], seed: int = 0, resamples:
     Raises:
         ValueError: There is no sample.
     """
+    medians = _draw_medians(rounds, np.random.default_rng(seed), resamples)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
+def _draw_medians(rounds: Sequence[Sequence[float]], generator: np.random.Generator, resamples: int) -> np.ndarray:
+    """Medians of all samples of as many rounds as there are, drawn with replacement."""
     filled = [np.asarray(samples, dtype=np.float64) for samples in rounds if len(samples)]
     if not filled:
         raise ValueError("an interval needs at least one sample")
@@ -80,10 +87,30 @@ def median_interval(rounds: Sequence[Sequence[float]], seed: int = 0, resamples:
     if step > 1:
         # Each stretch of `step` sorted samples is told by its middle one, and a round keeps at least its median.
         filled = [np.sort(samples)[min(step, len(samples)) // 2 :: step] for samples in filled]
-    generator = np.random.default_rng(seed)
     draws = generator.integers(len(filled), size=(resamples, len(filled)))
-    medians = [float(np.median(np.concatenate([filled[index] for index in draw]))) for draw in draws]
-    low, high = np.quantile(medians, [0.025, 0.975])
+    return np.array([np.median(np.concatenate([filled[index] for index in draw])) for draw in draws])
+
+
+def unpaired_ratio_interval(
+    rounds: Sequence[Sequence[float]],
+    base: Sequence[Sequence[float]],
+    seed: int = 0,
+    resamples: int = _RESAMPLES,
+) -> Interval:
+    """Bootstrap 95 % interval of a ratio of two medians that were not measured in the same rounds.
+
+    Args:
+        rounds: The samples of each round.
+        base: Those of the denominator. Both draw whole rounds, each for itself.
+        seed: Of the resampling.
+        resamples: How many times to draw.
+
+    Raises:
+        ValueError: One of them has no sample.
+    """
+    generator = np.random.default_rng(seed)
+    ratios = _draw_medians(rounds, generator, resamples) / _draw_medians(base, generator, resamples)
+    low, high = np.quantile(ratios, [0.025, 0.975])
     return Interval(float(low), float(high))
 
 
