@@ -185,6 +185,7 @@ def _prepare(runner: Runner, plan: Plan) -> None:
     try:
         reply = worker.ask({"do": "load"}, plan.timeout)
         result.facts, result.load_seconds = reply["facts"], reply["load_seconds"]
+        result.compile_seconds = result.facts.get("compile_seconds")
         seconds = plan.warmup_seconds if runner.counts else min(plan.warmup_seconds, _PEAK_SECONDS)
         result.first_seconds = worker.ask({"do": "warm", "seconds": seconds}, plan.timeout)["first_seconds"]
     except (WorkerFailedError, WorkerDiedError) as error:
@@ -206,6 +207,19 @@ def _finish(runners: list[Runner], plan: Plan) -> None:
             _give_up(result, worker, f"after it was measured: {error}")
     if plan.photos is not None:
         measure_drifts([(runner.result, runner.worker) for runner in runners], plan.photos, timeout=plan.timeout)
+    if plan.profile:
+        # Last, as the profiler leaves traces.
+        for runner in track([runner for runner in runners if runner.alive], "profiling"):
+            _profile(runner, plan)
+
+
+def _profile(runner: Runner, plan: Plan) -> None:
+    """The breakdown; where there is none, the times stand and a note says why."""
+    try:
+        reply = runner.worker.ask({"do": "profile", "seconds": plan.warmup_seconds}, plan.timeout)
+        runner.result.profile, runner.result.profile_note = reply["profile"], reply["profile_note"]
+    except (WorkerFailedError, WorkerDiedError) as error:
+        runner.result.profile_note = f"the profile failed: {error}"
 
 
 def _refuse_or_give_up(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..statistics import Ratio, median_interval, quantile
+from .knee import find_knees
 from .machine import describe_machine
 from .sensor import Load, sentence, summarise
 from .subjects import Subject
+from .table import format_table
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ class SubjectResult:
         """Batch size over the median."""
         return self.subject.batch_size / quantile(self.samples, 0.5) if self.rounds else None
 
+    def faults_per_step(self) -> float | None:
+        """Minor page faults of one step, the median over the turns; ``None`` where the system keeps no count."""
+        shares = [
+            turn.usage["minor_faults"] / len(turn.samples) for turn in self.rounds if "minor_faults" in turn.usage
+        ]
+        return quantile(shares, 0.5) if shares else None
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, raw samples included."""
         return {
@@ -101,8 +109,15 @@ class SubjectResult:
             "params": self.params,
             "macs": self.macs,
             "mac_counter": self.mac_counter,
+            "peak_share": self.peak_share,
+            "joules_per_image": self.joules_per_image,
+            "drift": self.drift,
+            "profile": self.profile,
+            "profile_note": self.profile_note,
             "load_seconds": self.load_seconds,
             "first_seconds": self.first_seconds,
+            "compile_seconds": self.compile_seconds,
+            "faults_per_step": self.faults_per_step(),
             "facts": self.facts,
             "disturbed_rounds": sum(turn.disturbed for turn in self.rounds),
             "rounds": [asdict(turn) for turn in self.rounds],
@@ -120,7 +135,12 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; ``speedup`` is the inverse of the time ratio."""
         if self.ratio is None:
-            return {"subject": self.subject, "against": self.against, "verdict": None}
+            return {
+                "subject": self.subject,
+                "against": self.against,
+                "verdict": None,
+                "sentence": self.sentence(),
+            }
         low, high = self.ratio.interval.to_list()
         return {
             "subject": self.subject,
@@ -131,6 +151,7 @@ class Comparison:
             "speedup_interval": [1 / high, 1 / low],
             "rounds": self.ratio.rounds,
             "verdict": self.ratio.verdict,
+            "sentence": self.sentence(),
         }
 
     def sentence(self) -> str:
@@ -189,7 +210,13 @@ class Report:
             "plan": self.plan,
             "subjects": [result.to_dict() for result in self.subjects],
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
-            "contention": self.contention(),
+            "knees": find_knees(self.subjects),
+            "scenarios": self.scenarios,
+            "left_out": self.left_out,
+            "peaks": self.peaks,
+            "energy": self.energy,
+            "machine": self.machine,
+            "contention": self.contention() | {"sentence": sentence(self.contention())},
             "repeated": self.repeated,
             "ended": self.ended,
             "seconds": self.seconds,
@@ -202,52 +229,11 @@ class Report:
         return summarise(loads if self.sensor else [], [turn.disturbed_by for turn in turns], len(self.repeated))
 
     def text(self) -> str:
-        """The table, the comparisons and how quiet the machine was."""
-        parts = [_table(self.subjects)]
-        parts += [f"failed: {result.label}: {result.error}" for result in self.failed]
-        parts += [comparison.sentence() for comparison in self.comparisons]
+        """The tables, then in words: verdicts, knees, scenarios, what failed, and how quiet the machine was."""
+        said = [comparison.sentence() for comparison in self.comparisons]
+        said += [knee["sentence"] for knee in find_knees(self.subjects)]
+        said += [scenario["sentence"] for scenario in self.scenarios]
+        said += [f"failed: {result.label}: {result.error}" for result in self.failed]
         if any(result.rounds for result in self.subjects):
-            parts.append(sentence(self.contention()))
-            parts.append(f"ended: {self.ended}")
-        return "\n".join(parts)
-
-
-_WORDS = ("subject", "engine")
-_COLUMNS = (
-    *_WORDS,
-    *("batch", "threads", "median ms", "95 % interval", "p90", "p99", "img/s"),
-    *("peak MiB", "params M", "GMAC", "disturbed"),
-)
-
-
-def _table(results: Sequence[SubjectResult]) -> str:
-    rows = [_COLUMNS, *(_row(result) for result in results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        # Words to the left, numbers to the right.
-        placed = [cell.ljust(w) if at < len(_WORDS) else cell.rjust(w) for at, (cell, w) in enumerate(cells)]
-        lines.append("  ".join(placed).rstrip())
-    return "\n".join(lines)
-
-
-def _row(result: SubjectResult) -> tuple[str, ...]:
-    subject, latency = result.subject, result.latency()
-    start = (result.label, subject.engine, str(subject.batch_size), str(subject.threads))
-    if latency is None:
-        return (*start, *["-"] * (len(_COLUMNS) - len(start)))
-    low, high = (1e3 * bound for bound in latency["median_interval"])
-    memory = result.memory.get("gpu_peak_mib") or result.memory.get("peak_mib")
-    return (
-        *start,
-        f"{1e3 * latency['median']:.2f}",
-        f"{low:.2f}-{high:.2f}",
-        f"{1e3 * latency['p90']:.2f}",
-        f"{1e3 * latency['p99']:.2f}",
-        f"{subject.batch_size / latency['median']:.1f}",
-        "-" if memory is None else f"{memory:.0f}",
-        "-" if result.params is None else f"{result.params / 1e6:.2f}",
-        "-" if result.macs is None else f"{result.macs / 1e9:.3f}",
-        f"{sum(turn.disturbed for turn in result.rounds)}/{len(result.rounds)}",
-    )
+            said += [sentence(self.contention()), f"ended: {self.ended}"]
+        return "\n\n".join(filter(None, [format_table(self), "\n".join(said)]))

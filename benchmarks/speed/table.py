@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..statistics import quantile
-
 if TYPE_CHECKING:
     from .report import Comparison, Report, SubjectResult
 
@@ -118,7 +116,7 @@ def _cost_columns() -> list[Column]:
         Column("GPU MiB", lambda r: _number(r.memory.get("gpu_peak_mib"), 0)),
         Column("params M", lambda r: _number(r.params, 2, 1e-6)),
         Column("GMAC", lambda r: _number(r.macs, 3, 1e-9)),
-        Column("faults", lambda r: _number(faults_per_step(r), 0)),
+        Column("faults", lambda r: _number(r.faults_per_step(), 0)),
         Column("load s", lambda r: _number(r.load_seconds, 2)),
         Column("first s", lambda r: _number(r.first_seconds, 2)),
         Column("compile s", lambda r: _number(r.compile_seconds, 1)),
@@ -136,12 +134,6 @@ def half_interval(result: SubjectResult) -> str | None:
         return None
     low, high = latency["median_interval"]
     return f"{max(high - latency['median'], latency['median'] - low) / latency['median']:.1%}"
-
-
-def faults_per_step(result: SubjectResult) -> float | None:
-    """Minor page faults of one step, the median over the turns; ``None`` where the system keeps no count."""
-    shares = [turn.usage["minor_faults"] / len(turn.samples) for turn in result.rounds if "minor_faults" in turn.usage]
-    return quantile(shares, 0.5) if shares else None
 
 
 def _milliseconds(result: SubjectResult, key: str) -> str | None:
@@ -230,7 +222,7 @@ def _csv_row(result: SubjectResult, comparison: Mapping[str, Any]) -> dict[str, 
         "images_per_second": result.images_per_second(),
         "speedup_low": fast_low,
         "speedup_high": fast_high,
-        "faults_per_step": faults_per_step(result),
+        "faults_per_step": result.faults_per_step(),
     }
     row |= {f"{key}_seconds": latency.get(key) for key in ("median", "p90", "p99")}
     row |= {key: comparison.get(key) for key in ("against", "speedup", "verdict")}
