@@ -124,7 +124,7 @@ def test_the_report_is_json_with_raw_samples_and_a_table(report: Report) -> None
     text = report.text()
     assert "failed: killed: in round 2" in text
     assert "noisy against sums: " in text
-    assert text.splitlines()[0] == "eager, fp32, 1 thread, batch 1, tuned allocator, 8 px"
+    assert text.splitlines()[0] == "eager, fp32, 1 thread, batch 1, tuned allocator, cpu, 8 px"
 
 
 def test_a_real_model_with_its_weights_and_memory(tmp_path: Path) -> None:
