@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.speed import Plan, Subject, exported, measure
 from tinyvit.benchmarks.speed.engines import EngineError, build_engine
 from tinyvit.benchmarks.speed.engines.files import Feed, concrete_shape
+from tinyvit.export import runtime, verify
 
 
 @pytest.mark.parametrize(
@@ -57,16 +60,20 @@ def write_network(path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
 
 
-def test_a_file_is_measured_with_onnxruntime(tmp_path: Path) -> None:
+def test_a_file_is_measured_with_both_runtimes(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
     path = tmp_path / "mean.onnx"
     write_network(path)
-    plan = Plan(rounds=1, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0)
-    report = measure([Subject(str(path), batch_size=2, size=32, threads=1)], plan)
-    result = report.subjects[0]
-    assert result.error is None
-    assert (result.subject.engine, result.label) == ("onnxruntime", "mean.onnx")
-    assert result.facts["input_shape"] == [2, 3, 32, 32]
-    assert len(result.samples) == 1
+    plan = Plan(rounds=1, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0, peak=False)
+    engines = ("auto", "openvino")
+    report = measure([Subject(str(path), engine, batch_size=2, size=32, threads=1) for engine in engines], plan)
+    for result, engine in zip(report.subjects, ("onnxruntime", "openvino"), strict=True):
+        assert result.error is None
+        assert result.subject.engine == engine
+        assert result.label.startswith("mean.onnx")
+        assert result.facts["input_shape"] == [2, 3, 32, 32]
+        assert engine in result.facts["versions"]
+        assert len(result.samples) == 1
 
 
 def test_a_name_is_exported_once_for_all_that_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +112,24 @@ def test_a_model_that_cannot_be_exported_ends_only_its_own_subjects(
             build_engine(subject)
     with pytest.raises(InputError, match="unknown timm model 'no_such'"):
         exported.export_if_needed(Subject("timm:no_such", engine="openvino").resolved(), tmp_path)
+
+
+@pytest.mark.parametrize(("difference", "holds"), [(1e-6, True), (1e-2, False), (float("nan"), False)])
+def test_random_weights_are_checked_by_the_size_of_the_difference_alone(
+    difference: float, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Untrained, and so alike for all pictures that what varies is rounding: a cosine says nothing.
+    found = verify.Comparison((4, 4), 1, "logits", (4, 9), difference, 1.0, centred_cosine=0.1, top1_agreement=0.5)
+    report = verify.VerifyReport((found,), "4 pictures", verify.DEFAULT_TOLERANCE, verify.MIN_CENTRED_COSINE)
+    assert report.problems
+    monkeypatch.setattr(verify, "compare", lambda *_, **__: report)
+    monkeypatch.setattr(runtime, "OnnxModel", lambda path: path)
+    source: Any = SimpleNamespace(name="net", preprocess=Preprocess())
+    if holds:
+        exported._check_random(source, Path("net.onnx"))
+    else:
+        with pytest.raises(CheckFailedError, match="the export of net differs from its model"):
+            exported._check_random(source, Path("net.onnx"))
 
 
 def test_a_file_takes_pictures_as_its_input_wants_them() -> None:
