@@ -46,6 +46,8 @@ def import_engine(subject: Subject) -> None:
     """
     require_package(subject.engine)
     importlib.import_module(_MODULES[subject.engine], __package__)
+    if subject.engine in FILE_ENGINES:
+        importlib.import_module("....export.runtime", __package__)
     if subject.engine == PEAK:
         importlib.import_module("torch")
     if subject.engine == "deploy":

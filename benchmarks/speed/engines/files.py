@@ -12,7 +12,6 @@ import numpy as np
 
 from ....backbones.errors import InputError
 from ....backbones.preprocess import Preprocess
-from ....export.metadata import ModelCard
 from ..subjects import Subject
 from .base import NO_COUNTS, EngineError
 
@@ -47,6 +46,8 @@ def preprocess_of(notes: dict[str, Any], properties: Mapping[str, str], size: tu
     if "preprocess" in notes:
         known = {key: tuple(value) if isinstance(value, list) else value for key, value in notes["preprocess"].items()}
         return Preprocess(**{**known, "size": size})
+    from ....export.metadata import ModelCard
+
     try:
         return replace(ModelCard.from_props(properties, "the file").preprocess, size=size)
     except InputError:  # a file of someone else, which does not say

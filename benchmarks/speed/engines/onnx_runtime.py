@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ....backbones.errors import InputError
-from ....export.runtime import OnnxModel
 from ..subjects import Subject
 from .base import Engine, EngineError, versions
 from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size
@@ -22,6 +21,8 @@ def build(subject: Subject) -> Engine:
         InputError: The file is no network of one picture batch, or does not take the asked input.
         EngineError: This onnxruntime has nothing for the device, or the model could not be exported.
     """
+    from ....export.runtime import OnnxModel
+
     provider = "CPUExecutionProvider" if subject.device == "cpu" else "CUDAExecutionProvider"
     _require_provider(provider)
     notes = read_notes(subject.model)
