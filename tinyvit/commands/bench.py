@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+
+if TYPE_CHECKING:
+    from tinyvit.benchmarks.speed.matrix import Matrix
+    from tinyvit.benchmarks.speed.measure import Plan
+    from tinyvit.benchmarks.speed.report import Report
+    from tinyvit.benchmarks.speed.runs import Run
+
+Arguments = dict[str, Any]
 
 
 def register(app: typer.Typer) -> None:
@@ -19,13 +28,38 @@ def bench(
     against: Annotated[
         str | None, typer.Option(help="Compare every model with this one, paired round by round.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")] = 1,
-    size: Annotated[int | None, typer.Option(min=1, help="Input height and width. [default: the model's]")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads. [default: all available]")] = None,
-    engine: Annotated[str, typer.Option(help="eager, onnxruntime, or auto: onnxruntime for ONNX files.")] = "auto",
-    allocator: Annotated[str, typer.Option(help="tuned (glibc keeps big blocks) or default.")] = "tuned",
+    against_engine: Annotated[
+        str, typer.Option(help="Engine of the reference; auto: onnxruntime for ONNX files, else eager.")
+    ] = "auto",
+    against_precision: Annotated[str, typer.Option(help="Precision of the reference.")] = "fp32",
+    engine: Annotated[
+        str, typer.Option(help="eager, deploy, compile, onnxruntime, openvino or auto; several like eager,deploy.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16; several like fp32,bf16.")] = "fp32",
+    threads: Annotated[str | None, typer.Option(help="Processor threads, like 1,2 or all. [default: all]")] = None,
+    batch_size: Annotated[str, typer.Option(help="Pictures in one forward pass; several like 1,4,16.")] = "1",
+    size: Annotated[
+        str | None, typer.Option(help="Input height and width, like 224,384 or native. [default: native]")
+    ] = None,
+    allocator: Annotated[str, typer.Option(help="tuned (glibc keeps big blocks), default, or both.")] = "tuned",
+    weights: Annotated[str | None, typer.Option(help="A checkpoint for all models. [default: random weights]")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; every model has one turn in each.")] = 15,
     min_time: Annotated[float, typer.Option(min=0, help="Seconds that a turn lasts at least.")] = 0.5,
+    precision_target: Annotated[
+        str | None, typer.Option(help="Go on in rounds until each 95 % interval is within so much, like 2%.")
+    ] = None,
+    max_time: Annotated[str, typer.Option(help="Time limit of the rounds, like 110, 5min, or none.")] = "110",
+    photos: Annotated[
+        Path | None, typer.Option(help="Photographs, to measure how far the outputs are from fp32 eager.")
+    ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Break a step down by class of operator.")] = False,
+    peak: Annotated[bool, typer.Option("--peak/--no-peak", help="Measure the machine's GEMM peak too.")] = True,
+    scenario: Annotated[
+        str | None, typer.Option(help="LoadGen: SingleStream, MultiStream, Offline, Server; several with commas.")
+    ] = None,
+    latency_bound: Annotated[str, typer.Option(help="Of Server: keep the 99th percentile below this.")] = "100ms",
+    html: Annotated[bool, typer.Option("--html/--no-html", help="Write report.html.")] = True,
+    csv: Annotated[bool, typer.Option("--csv/--no-csv", help="Write result.csv.")] = True,
     seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
     device: DeviceOption = "cpu",
     work_dir: WorkDirOption = None,
@@ -33,29 +67,118 @@ def bench(
 ) -> None:
     """Measure latency, images per second and peak memory, every model in its own process, in turns.
 
-    A model that cannot be measured to the end is named with the reason, and the exit code is then 1.
+    Lists make a matrix, which is shown before it is run. A model that cannot be measured to the end is named with the
+    reason, and the exit code is then 1.
 
-    Example: tinyvit bench tiny_vit_5m_224 --against timm:tiny_vit_5m_224
+    Example: tinyvit bench tiny_vit_21m_224 --against timm:tiny_vit_21m_224
     """
-    arguments = dict(locals())
+    arguments: Arguments = dict(locals())
     from tinyvit.backbones.errors import CheckFailedError
-    from tinyvit.backbones.runs import make_work_dir, write_result
-    from tinyvit.benchmarks.speed import Plan, Subject, measure
+    from tinyvit.backbones.runs import make_work_dir
+    from tinyvit.benchmarks.speed.runs import plan_runs, plan_text, run_all
 
     if device != "cpu":
-        device = resolve_device(device)
-    work = {"batch_size": batch_size, "size": size, "threads": threads, "device": device, "allocator": allocator}
-    subjects = [Subject(model, engine=engine, **work) for model in models]
-    reference = None if against is None else Subject(against, engine=engine, **work)
-    plan = Plan(rounds=rounds, round_seconds=min_time, seed=seed)
-    report = measure(subjects, plan, against=reference)
+        arguments["device"] = resolve_device(device)
+    plan = _plan(arguments)
+    matrix, references = _matrices(arguments)
+    runs = plan_runs(matrix, references)
+    scenarios = _scenarios(arguments)
+    # With --json, standard output is for the one document.
+    typer.echo(plan_text(runs, matrix, plan), err=as_json)
     folder = make_work_dir("bench", work_dir)
-    kept = {key: value for key, value in arguments.items() if key not in ("as_json", "work_dir")}
-    document = write_result(folder, "bench", kept, report.to_dict())
-    if as_json:
-        print_json(document)
-    else:
-        typer.echo(report.text())
-        typer.echo(f"result: {folder / 'result.json'}")
+    report = run_all(runs, plan, matrix.left_out, announce=lambda text: typer.echo(text, err=True))
+    report.scenarios = _run_scenarios(runs, scenarios, arguments, folder)
+    _write(report, arguments, folder)
     if report.failed:
         raise CheckFailedError(f"{len(report.failed)} of {len(report.subjects)} subjects could not be measured")
+
+
+def _plan(arguments: Arguments) -> Plan:
+    from tinyvit.benchmarks.speed import Plan
+    from tinyvit.benchmarks.speed.options import parse_seconds, parse_share
+
+    target, limit = arguments["precision_target"], arguments["max_time"]
+    return Plan(
+        rounds=arguments["rounds"],
+        round_seconds=arguments["min_time"],
+        precision_target=None if target is None else parse_share(target, "--precision-target"),
+        max_seconds=None if limit == "none" else parse_seconds(limit, "--max-time"),
+        peak=arguments["peak"],
+        photos=arguments["photos"],
+        profile=arguments["profile"],
+        seed=arguments["seed"],
+    )
+
+
+def _matrices(arguments: Arguments) -> tuple[Matrix, Matrix | None]:
+    """What to measure, and the reference for the same lists of work."""
+    from tinyvit.benchmarks.speed.matrix import plan_cells
+    from tinyvit.benchmarks.speed.options import parse_list, parse_numbers
+
+    work = {
+        "threads": parse_numbers(arguments["threads"], "--threads", "all"),
+        "batch_sizes": parse_list(arguments["batch_size"], "--batch-size", int),
+        "sizes": parse_numbers(arguments["size"], "--size", "native"),
+        "allocators": parse_list(arguments["allocator"], "--allocator"),
+        "device": arguments["device"],
+        "weights": arguments["weights"],
+    }
+    engines, precisions = parse_list(arguments["engine"], "--engine"), parse_list(arguments["precision"], "--precision")
+    matrix = plan_cells(arguments["models"], engines, precisions, **work)
+    if arguments["against"] is None:
+        return matrix, None
+    how = ([arguments["against_engine"]], [arguments["against_precision"]])
+    return matrix, plan_cells([arguments["against"]], *how, **work)
+
+
+def _scenarios(arguments: Arguments) -> list[str]:
+    """The scenarios asked for, checked before anything is measured."""
+    if arguments["scenario"] is None:
+        return []
+    from tinyvit.benchmarks.speed.options import parse_list
+    from tinyvit.benchmarks.speed.scenarios import check_scenario
+
+    names = parse_list(arguments["scenario"], "--scenario")
+    for name in names:
+        check_scenario(name)
+    return names
+
+
+def _run_scenarios(runs: list[Run], names: list[str], arguments: Arguments, folder: Path) -> list[dict[str, Any]]:
+    """Every subject in every scenario, one after the other."""
+    if not names:
+        return []
+    from tinyvit.backbones.progress import track
+    from tinyvit.benchmarks.speed.options import parse_seconds
+    from tinyvit.benchmarks.speed.scenarios import ScenarioPlan, run_scenario
+
+    plan = ScenarioPlan(
+        latency_bound=parse_seconds(arguments["latency_bound"], "--latency-bound"), folder=folder / "loadgen"
+    )
+    pairs = [(subject, name) for run in runs for subject in run.subjects for name in names]
+    found = []
+    for subject, name in track(pairs, "LoadGen"):
+        result = run_scenario(subject, name, plan)
+        found.append(result.to_dict() | {"sentence": result.sentence()})
+    return found
+
+
+def _write(report: Report, arguments: Arguments, folder: Path) -> None:
+    """The files, and what is printed."""
+    from tinyvit.backbones.runs import write_result
+    from tinyvit.benchmarks.speed.page import write_page
+    from tinyvit.benchmarks.speed.table import write_csv
+
+    kept = {key: value for key, value in arguments.items() if key not in ("as_json", "work_dir")}
+    document = write_result(folder, "bench", kept, report.to_dict())
+    paths = [folder / "result.json"]
+    if arguments["csv"]:
+        paths.append(write_csv(folder / "result.csv", report))
+    if arguments["html"]:
+        paths.append(write_page(folder / "report.html", document))
+    if arguments["as_json"]:
+        print_json(document)
+        return
+    typer.echo(f"\n{report.text()}\n")
+    for path in paths:
+        typer.echo(f"{path.name}: {path}")
