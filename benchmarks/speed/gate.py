@@ -149,7 +149,7 @@ def baseline_runs(baseline: Mapping[str, Any]) -> list[Run]:
 def baseline_machine_differences(baseline: Mapping[str, Any]) -> list[str]:
     """In what the baseline's machine differs from this one: processor, processors, GPU, torch and engines."""
     there, metrics = _described(baseline), _metrics(baseline)
-    here = describe_machine() | {"gpu": gpu_name()}
+    here: dict[str, Any] = describe_machine() | {"gpu": gpu_name()}
     subjects = [entry["subject"] for entry in metrics["subjects"]]
     differences = []
     for name, key in (("processor", "processor"), ("usable processors", "usable_cpus")):

@@ -194,6 +194,11 @@ def slowed():
     return _sleeps(0.042)
 
 
+def module():
+    from torch import nn
+    return nn.Conv2d(3, 4, 3)
+
+
 def disturbed():
     calls = [0]
     busy = "import os\\nparent = os.getppid()\\nwhile os.getppid() == parent: pass"
@@ -266,3 +271,15 @@ def test_a_foreign_load_in_the_middle_is_flagged(busy_report: Report) -> None:
     assert "foreign load" in text
     assert "2 disturbed rounds measured again" in text
     assert busy_report.to_dict()["repeated"] == busy_report.repeated
+
+
+def test_the_peak_is_measured_in_the_rounds_and_is_no_subject() -> None:
+    plan = Plan(rounds=2, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0, repeat_disturbed=0)
+    report = measure([subject("module")], plan)
+    assert [result.label for result in report.subjects] == ["module"]
+    assert [(peak["precision"], peak["threads"], peak["samples"]) for peak in report.peaks] == [("fp32", 1, 2)]
+    assert report.peaks[0]["gflops_best"] > 0
+    assert report.subjects[0].peak_share is not None
+    assert report.subjects[0].peak_share > 0
+    assert len(report.subjects[0].rounds) == 2
+    assert report.contention().get("turns", 2) == 2  # the peak's own turns are no part of it
