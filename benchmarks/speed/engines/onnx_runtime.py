@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ def build(subject: Subject) -> Engine:
 
     provider = "CPUExecutionProvider" if subject.device == "cpu" else "CUDAExecutionProvider"
     _require_provider(provider)
+    if subject.device != "cpu":
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the provider would use TF32 unasked
     notes = read_notes(subject.model)
     model = OnnxModel(subject.model, threads=subject.threads, providers=[provider])
     if model.input_type not in _ARRAYS:
@@ -41,7 +44,7 @@ def build(subject: Subject) -> Engine:
     def infer(images: np.ndarray) -> np.ndarray:
         return np.asarray(model.session.run(None, {model.input_name: feed.encode(images)})[0], dtype=np.float32)
 
-    facts = {
+    facts: dict[str, Any] = {
         "input_shape": list(shape),
         "input_type": model.input_type,
         # What is inside a user's file, whole numbers of 8 bits perhaps, its input does not tell.
@@ -50,6 +53,8 @@ def build(subject: Subject) -> Engine:
         "versions": versions("onnxruntime"),
         "providers": model.session.get_providers(),
     }
+    if subject.device != "cpu":
+        facts["transfer"] = "a step copies its input to the GPU and its output back, unlike a step of torch"
     return Engine(step, lambda: counts_of(notes), facts, infer, preprocess)
 
 
