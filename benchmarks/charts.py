@@ -128,12 +128,15 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers (1, 2, 5 times a power of ten) between ``low`` and ``high``, both above 0; at least two of them
-    where the range is wide enough, and else :func:`nice_ticks`."""
+    """Round numbers between ``low`` and ``high``, both above 0, for a logarithmic scale: 1, 2, 5 times a power of ten,
+    more where these are too few, and :func:`nice_ticks` where the range is narrow."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-    return ticks if len(ticks) > 1 else nice_ticks(low, high, 4)
+    for factors in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(ticks) > 2:
+            return ticks
+    return nice_ticks(low, high, 4)
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:

@@ -70,9 +70,13 @@ def _sentence(name: str, axis: str, rows: Sequence[dict[str, Any]], rates: dict[
     rate, best = rates[knee], max(rates, key=lambda value: rates[value])
     spelled = f"{axis} {knee}" if axis == "batch" else f"{knee} thread{'' if knee == 1 else 's'}"
     if len(rates) == 1:
-        return f"{name}: {rate:.1f} images/s at {spelled}, and nothing to compare it with{lost}"
+        return f"{name}: {_rate(rate)} images/s at {spelled}, and nothing to compare it with{lost}"
     if knee == max(rates):
         # The largest value won: where the growth ends was not seen.
-        return f"{name}: images/s still grow at {spelled}, the largest measured ({rate:.1f} images/s){lost}"
+        return f"{name}: images/s still grow at {spelled}, the largest measured ({_rate(rate)} images/s){lost}"
     reach = "the best" if knee == best else f"{rate / rates[best]:.0%} of the best, at {best}"
-    return f"{name}: images/s stop growing at {spelled} ({rate:.1f} images/s, {reach}){lost}"
+    return f"{name}: images/s stop growing at {spelled} ({_rate(rate)} images/s, {reach}){lost}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -6,6 +6,7 @@ Every sentence with a number in it is made from the numbers, whatever they turne
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -31,6 +32,7 @@ Metrics = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 _COLOURS = 8
+_WORK = ("engine", "precision", "threads", "batch")
 _STRIPS = 40
 _TIMELINES = 8
 _STYLE = """
@@ -99,7 +101,7 @@ class _Names:
 
     def html(self, label: str) -> str:
         """Number and label."""
-        return self.badge(label) + escape(label)
+        return self.badge(label) + _breakable(label)
 
 
 # ------------------------------------------------------------------------------------------------------- sections
@@ -162,7 +164,7 @@ def _work(metrics: Metrics) -> str:
         if len(values) == 1:
             parts.append(text(values[0]))
         elif len(values) <= 4:
-            parts.append(f"{key.replace('_', ' ')} {', '.join(map(str, values))}")
+            parts.append(f"{_plural(2, key.replace('_', ' ').rstrip('s'))[2:]} {', '.join(map(str, values))}")
     sizes = sorted({size for size in map(_size, metrics["subjects"]) if size})
     if sizes:
         parts.insert(0, f"{', '.join(map(str, sizes))} px")
@@ -286,6 +288,8 @@ def _columns(metrics: Metrics, names: _Names, cells: Any) -> tuple[list[str], li
     """Heads and rows of a table; columns that are empty for every subject are left out."""
     found = [cells(entry) for entry in metrics["subjects"]]
     heads = [head for head in found[0] if any(row[head] is not None for row in found)]
+    # What is the same for all stands at the top of the page.
+    heads = [head for head in heads if head not in _WORK or len({row[head] for row in found}) > 1]
     rows = [
         [names.html(entry["label"]), *("&ndash;" if row[head] is None else row[head] for head in heads)]
         for entry, row in zip(metrics["subjects"], found, strict=True)
@@ -300,7 +304,8 @@ def _speed_cells(entry: Entry) -> dict[str, str | None]:
     if latency:
         low, high = latency["median_interval"]
         half = max(high - latency["median"], latency["median"] - low) / latency["median"]
-        times = {key: f"{1e3 * latency[key]:.2f}" for key in ("median", "p90", "p99")}
+        digits = 2 if latency["median"] >= 1e-4 else 4
+        times = {key: f"{1e3 * latency[key]:,.{digits}f}" for key in ("median", "p90", "p99")}
         times = {"median": times["median"], "±": f"{half:.1%}", "p90": times["p90"], "p99": times["p99"]}
     return {
         "engine": escape(subject["engine"]),
@@ -609,19 +614,28 @@ def _planned(metrics: Metrics, document: Mapping[str, Any]) -> str:
         (escape(left["subject"]["model"]), escape(left["cell"]), f"left out: {escape(left['reason'])}")
         for left in metrics["left_out"]
     ]
-    asked = ", ".join(
-        f"{key.replace('_', ' ')} {value}"
-        for key, value in document["arguments"].items()
-        if value not in (None, False, []) and key not in ("html", "csv")
-    )
     count = len(metrics["left_out"])
     head = f"{len(metrics['subjects'])} planned and run" + (f", {count} left out" if count else "")
     opened = " open" if count or len(rows) <= 8 else ""
     return (
         f"<section><h2>What was planned</h2><details{opened}><summary>{head}</summary>"
         f"{html_table(('subject', 'as', 'outcome'), rows, 'lll')}</details>"
-        f"<p class='note'>Asked for: {escape(asked)}.</p></section>"
+        f"<p class='note'>Asked for: <code>{escape(_command(document['arguments']))}</code></p></section>"
     )
+
+
+def _command(arguments: Mapping[str, Any]) -> str:
+    """The command line that asks for the same."""
+    words = ["tinyvit bench", *(arguments.get("models") or ())]
+    for key, value in arguments.items():
+        option = key.replace("_", "-")
+        if value is True and key not in ("peak", "html", "csv"):
+            words.append(f"--{option}")
+        elif value is False and key in ("peak", "html", "csv"):
+            words.append(f"--no-{option}")
+        elif key != "models" and value is not None and not isinstance(value, bool):
+            words.append(f"--{option} {value}")
+    return " ".join(words)
 
 
 def _machine(metrics: Metrics, document: Mapping[str, Any]) -> str:
@@ -666,6 +680,15 @@ def _reading(metrics: Metrics) -> str:
 # ------------------------------------------------------------------------------------------------------------ pieces
 
 
+def _breakable(text: str) -> str:
+    """A name that may be broken after its separators, for narrow screens."""
+    return re.sub(r"([_:/])", r"\1<wbr>", escape(text))
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _measured(metrics: Metrics) -> list[Entry]:
     return [entry for entry in metrics["subjects"] if entry["latency_seconds"]]
 
@@ -681,13 +704,13 @@ def _group(entry: Entry) -> str:
     threads, batch = subject["threads"], f"batch {subject['batch_size']}"
     if subject["device"] != "cpu":
         return f"{subject['device']}, {batch}"
-    return f"{threads} thread{'' if threads == 1 else 's'}, {batch}, {subject['allocator']} allocator"
+    return f"{_plural(threads, 'thread')}, {batch}, {subject['allocator']} allocator"
 
 
 def _cell(subject: Entry) -> str:
     size = f", {subject['size']} px" if subject["size"] else ""
     return (
-        f"{subject['engine']}, {subject['precision']}, {subject['threads']} threads, "
+        f"{subject['engine']}, {subject['precision']}, {_plural(subject['threads'], 'thread')}, "
         f"batch {subject['batch_size']}{size}, {subject['allocator']} allocator, {subject['device']}"
     )
 

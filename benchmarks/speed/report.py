@@ -184,6 +184,7 @@ class Report:
         repeated: Disturbed rounds that were measured again: ``round``, ``because`` (what was beyond its limit),
             ``replaced`` (false when the repeat was no quieter), ``dropped_medians`` (seconds by label, of what
             was not kept).
+        gate: What a baseline says about it, if there is one; see :class:`~.gate.GateResult`.
     """
 
     subjects: list[SubjectResult]
@@ -198,6 +199,7 @@ class Report:
     machine: dict[str, Any] = field(default_factory=describe_machine)
     ended: str = ""
     repeated: list[dict[str, Any]] = field(default_factory=list)
+    gate: dict[str, Any] | None = None
 
     @property
     def failed(self) -> list[SubjectResult]:
@@ -219,6 +221,7 @@ class Report:
             "contention": self.contention() | {"sentence": sentence(self.contention())},
             "repeated": self.repeated,
             "ended": self.ended,
+            "gate": self.gate,
             "seconds": self.seconds,
         }
 
@@ -234,6 +237,7 @@ class Report:
         said += [knee["sentence"] for knee in find_knees(self.subjects)]
         said += [scenario["sentence"] for scenario in self.scenarios]
         said += [f"failed: {result.label}: {result.error}" for result in self.failed]
+        said += [self.gate["text"]] if self.gate else []
         if any(result.rounds for result in self.subjects):
             said += [sentence(self.contention()), f"ended: {self.ended}"]
         return "\n\n".join(filter(None, [format_table(self), "\n".join(said)]))

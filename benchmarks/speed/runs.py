@@ -107,9 +107,17 @@ def merge_reports(reports: Sequence[Report]) -> Report:
         seconds=sum(report.seconds for report in reports),
         peaks=[peak for report in reports for peak in report.peaks],
         energy="; ".join(dict.fromkeys(report.energy for report in reports)),
-        ended="; ".join(dict.fromkeys(report.ended for report in reports)),
+        ended=_ended(reports),
         repeated=[entry for report in reports for entry in report.repeated],
     )
+
+
+def _ended(reports: Sequence[Report]) -> str:
+    """Why each run ended; once when it was the same for all."""
+    different = list(dict.fromkeys(report.ended for report in reports))
+    if len(different) == 1:
+        return different[0]
+    return "; ".join(f"run {number + 1}: {report.ended}" for number, report in enumerate(reports))
 
 
 def describe_work(subject: Subject) -> str:

@@ -99,7 +99,7 @@ def _speed_columns(speedups: Mapping[str, Comparison], references: set[str]) -> 
         Column("±95 %", half_interval),
         Column("p90", lambda r: _milliseconds(r, "p90")),
         Column("p99", lambda r: _milliseconds(r, "p99")),
-        Column("img/s", lambda r: _number(r.images_per_second(), 1)),
+        Column("img/s", lambda r: _number(r.images_per_second(), 1 if (r.images_per_second() or 0) < 1000 else 0)),
         Column("speed", against),
         Column("of peak", lambda r: None if r.peak_share is None else f"{r.peak_share:.0%}"),
         Column("disturbed", lambda r: f"{sum(turn.disturbed for turn in r.rounds)}/{len(r.rounds)}"),
@@ -138,7 +138,10 @@ def half_interval(result: SubjectResult) -> str | None:
 
 def _milliseconds(result: SubjectResult, key: str) -> str | None:
     latency = result.latency()
-    return None if latency is None else f"{1e3 * latency[key]:.2f}"
+    if latency is None:
+        return None
+    value = 1e3 * latency[key]
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 
 def _number(value: float | None, digits: int, factor: float = 1.0) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +11,16 @@ import typer
 from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
 
 if TYPE_CHECKING:
+    from tinyvit.benchmarks.speed.gate import GateResult
     from tinyvit.benchmarks.speed.matrix import Matrix
     from tinyvit.benchmarks.speed.measure import Plan
     from tinyvit.benchmarks.speed.report import Report
     from tinyvit.benchmarks.speed.runs import Run
 
 Arguments = dict[str, Any]
+
+# So that two models end in under two minutes, their loading and counting included.
+_RUN_LIMIT = "110"
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    models: Annotated[list[str], typer.Argument(help="Models, timm:NAME, ONNX files, or MODULE:FUNCTION.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models, timm:NAME, ONNX files, or MODULE:FUNCTION.", show_default=False)
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="Compare every model with this one, paired round by round.")
     ] = None,
@@ -48,7 +55,10 @@ def bench(
     precision_target: Annotated[
         str | None, typer.Option(help="Go on in rounds until each 95 % interval is within so much, like 2%.")
     ] = None,
-    max_time: Annotated[str, typer.Option(help="Time limit of the rounds, like 110, 5min, or none.")] = "110",
+    max_time: Annotated[
+        str | None,
+        typer.Option(help="Time limit of all rounds, like 90, 5min or none. [default: 110 s for each run of the plan]"),
+    ] = None,
     photos: Annotated[
         Path | None, typer.Option(help="Photographs, to measure how far the outputs are from fp32 eager.")
     ] = None,
@@ -58,6 +68,13 @@ def bench(
         str | None, typer.Option(help="LoadGen: SingleStream, MultiStream, Offline, Server; several with commas.")
     ] = None,
     latency_bound: Annotated[str, typer.Option(help="Of Server: keep the 99th percentile below this.")] = "100ms",
+    baseline: Annotated[
+        Path | None, typer.Option(help="A result.json: measure what it holds again, and exit 1 if it became slower.")
+    ] = None,
+    fail_if_slower: Annotated[str, typer.Option(help="Slow-down that --baseline allows.")] = "5%",
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Hold ratios to the reference against the baseline's, on any machine.")
+    ] = False,
     html: Annotated[bool, typer.Option("--html/--no-html", help="Write report.html.")] = True,
     csv: Annotated[bool, typer.Option("--csv/--no-csv", help="Write result.csv.")] = True,
     seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
@@ -75,20 +92,30 @@ def bench(
     arguments: Arguments = dict(locals())
     from tinyvit.backbones.errors import CheckFailedError
     from tinyvit.backbones.runs import make_work_dir
+    from tinyvit.benchmarks.speed.gate import baseline_runs
+    from tinyvit.benchmarks.speed.matrix import Matrix
     from tinyvit.benchmarks.speed.runs import plan_runs, plan_text, run_all
 
     if device != "cpu":
         arguments["device"] = resolve_device(device)
-    plan = _plan(arguments)
-    matrix, references = _matrices(arguments)
-    runs = plan_runs(matrix, references)
-    scenarios = _scenarios(arguments)
+    plan, scenarios, before = _plan(arguments), _scenarios(arguments), _baseline(arguments)
+    if before is None:
+        matrix, references = _matrices(arguments)
+        runs = plan_runs(matrix, references)
+    else:
+        runs = baseline_runs(before)
+        matrix = Matrix([subject for run in runs for subject in run.subjects])
+    if max_time is None and plan.max_seconds is not None:
+        plan = replace(plan, max_seconds=plan.max_seconds * len(runs))
     # With --json, standard output is for the one document.
     typer.echo(plan_text(runs, matrix, plan), err=as_json)
     folder = make_work_dir("bench", work_dir)
     report = run_all(runs, plan, matrix.left_out, announce=lambda text: typer.echo(text, err=True))
     report.scenarios = _run_scenarios(runs, scenarios, arguments, folder)
+    gate = None if before is None else _hold_against(before, report, arguments)
     _write(report, arguments, folder)
+    if gate is not None and gate.failed:
+        raise CheckFailedError(f"{len(gate.failed)} of {len(gate.rows)} subjects are slower than the baseline allows")
     if report.failed:
         raise CheckFailedError(f"{len(report.failed)} of {len(report.subjects)} subjects could not be measured")
 
@@ -102,7 +129,7 @@ def _plan(arguments: Arguments) -> Plan:
         rounds=arguments["rounds"],
         round_seconds=arguments["min_time"],
         precision_target=None if target is None else parse_share(target, "--precision-target"),
-        max_seconds=None if limit == "none" else parse_seconds(limit, "--max-time"),
+        max_seconds=None if limit == "none" else parse_seconds(limit or _RUN_LIMIT, "--max-time"),
         peak=arguments["peak"],
         photos=arguments["photos"],
         profile=arguments["profile"],
@@ -110,8 +137,38 @@ def _plan(arguments: Arguments) -> Plan:
     )
 
 
+def _baseline(arguments: Arguments) -> dict[str, Any] | None:
+    """The baseline, refused before anything is measured where it could not be used."""
+    from tinyvit.backbones.errors import InputError
+
+    if arguments["baseline"] is None:
+        if arguments["relative"]:
+            raise InputError("--relative is about a --baseline, and none was given")
+        return None
+    if arguments["models"] or arguments["against"]:
+        raise InputError("--baseline measures what it holds; leave the models and --against out")
+    from tinyvit.benchmarks.speed.gate import check_baseline_machine, read_baseline
+    from tinyvit.benchmarks.speed.options import parse_share
+
+    parse_share(arguments["fail_if_slower"], "--fail-if-slower")
+    document = read_baseline(arguments["baseline"])
+    check_baseline_machine(document, arguments["relative"])
+    return document
+
+
+def _hold_against(before: dict[str, Any], report: Report, arguments: Arguments) -> GateResult:
+    from tinyvit.benchmarks.speed.gate import compare_with_baseline
+    from tinyvit.benchmarks.speed.options import parse_share
+
+    limit = parse_share(arguments["fail_if_slower"], "--fail-if-slower")
+    gate = compare_with_baseline(before, report, limit, arguments["relative"])
+    report.gate = gate.to_dict() | {"text": gate.text()}
+    return gate
+
+
 def _matrices(arguments: Arguments) -> tuple[Matrix, Matrix | None]:
     """What to measure, and the reference for the same lists of work."""
+    from tinyvit.backbones.errors import InputError
     from tinyvit.benchmarks.speed.matrix import plan_cells
     from tinyvit.benchmarks.speed.options import parse_list, parse_numbers
 
@@ -123,6 +180,8 @@ def _matrices(arguments: Arguments) -> tuple[Matrix, Matrix | None]:
         "device": arguments["device"],
         "weights": arguments["weights"],
     }
+    if not arguments["models"]:
+        raise InputError("name at least one model, like tiny_vit_21m_224, or a --baseline")
     engines, precisions = parse_list(arguments["engine"], "--engine"), parse_list(arguments["precision"], "--precision")
     matrix = plan_cells(arguments["models"], engines, precisions, **work)
     if arguments["against"] is None:
