@@ -139,6 +139,15 @@ _DISPATCH = {
 }
 
 
+#: What torch.compile's own Python does in every call, as the profiler names it.
+_COMPILER_CALLS = ("TorchDynamo", "Torch-Compiled Region", "Pregraph bytecode", "AOTDispatcher")
+
+
+def readable_name(name: str) -> str:
+    """As the profiler names it; the code that torch.compile generated has a hash for a name."""
+    return "generated code" if name.startswith("## Call CompiledFxGraph") else name
+
+
 def is_copy(name: str) -> bool:
     """Whether an operator moves data and computes nothing, wherever it is called from."""
     return name.partition("::")[2].split(".")[0] in _COPIES
@@ -167,6 +176,8 @@ def is_counted(name: str) -> bool:
 
 def own_class(name: str) -> str:
     """The class of an operator that nobody owns."""
+    if name.startswith(_COMPILER_CALLS):
+        return "dispatch"
     if name.partition("::")[0] not in ("aten", "mkldnn", "prims"):
         return "other"
     plain = name.partition("::")[2]

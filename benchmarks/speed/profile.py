@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .engines.base import Engine, EngineError
-from .operators import CLASSES, count_flops, is_copy, is_counted, own_class, owner_class
+from .operators import CLASSES, count_flops, is_copy, is_counted, own_class, owner_class, readable_name
 from .subjects import Subject
 
 _STEP = "tinyvit::profiled_step"
 _SHOWN_OPERATORS = 5
 # Seconds for one recorded operator: 1 to 3 microseconds were measured. More is a disturbance and not the profiler.
 _MOST_OVERHEAD = 5e-6
+_DISTURBED = 1.5
 
 
 @dataclass
@@ -57,12 +58,20 @@ def profile_engine(subject: Subject, engine: Engine, seconds: float = 1.0) -> di
             from .profile_onnx import profile_onnx
 
             found = profile_onnx(subject, engine, seconds)
+        elif subject.engine == "openvino":
+            from .profile_openvino import profile_openvino
+
+            found = profile_openvino(subject, engine, seconds)
         else:
             return {"profile": None, "profile_note": f"no profile of {subject.engine} on {subject.device}"}
     except EngineError as error:
         return {"profile": None, "profile_note": str(error)}
     note = f"{found['method']}; median of {found['steps']} steps, {found['step_milliseconds']:.2f} ms without and "
     note += f"{found['profiled_milliseconds']:.2f} ms with the profiler"
+    if found["profiled_milliseconds"] > _DISTURBED * found["step_milliseconds"]:
+        note += (
+            "; DISTURBED: the recording was far slower than the profiler makes it, so repeat it on a quieter machine"
+        )
     return {"profile": found["classes"], "profile_note": note}
 
 
@@ -85,13 +94,13 @@ def profile_torch(
 
     Returns:
         ``classes``: for each class that occurs, ``class``, ``share`` (they add up to 1), ``milliseconds`` of a step,
-        ``calls`` a step, ``gflops_per_second`` or ``None`` and the slowest ``operators`` with their milliseconds.
-        ``step_milliseconds`` without and ``profiled_milliseconds`` with the profiler (medians), ``steps`` recorded
-        and ``method`` in words.
+        ``calls`` and ``gflops`` a step, ``gflops_per_second`` or ``None`` and the slowest ``operators`` with their
+        milliseconds. ``step_milliseconds`` without and ``profiled_milliseconds`` with the profiler (medians), ``steps``
+        recorded and ``method`` in words.
     """
     step()
     plain = [time_step(step) for _ in range(least_steps)]
-    count = min(50, max(least_steps, round(seconds / statistics.median(plain))))
+    count = min(50, max(least_steps, round(seconds / min(plain))))
     plain = [time_step(step) for _ in range(count)]
     steps, recorded = _record(step, count, device != "cpu")
     plain += [time_step(step) for _ in range(count)]
@@ -136,6 +145,7 @@ def as_rows(totals: dict[str, ClassTotal], wall: float) -> list[dict[str, Any]]:
                 "share": share,
                 "milliseconds": 1e3 * share * wall,
                 "calls": round(total.calls, 1),
+                "gflops": total.flops / 1e9,
                 "gflops_per_second": total.flops / (share * wall) / 1e9 if total.flops and share else None,
                 "operators": [
                     {"name": operator, "milliseconds": 1e3 * wall * taken / whole} for operator, taken in slowest
@@ -190,7 +200,7 @@ def total_events(events: Iterable[Any], on_cuda: bool = False) -> dict[str, Clas
         total = totals[_class_of(event, owner)]
         taken = (event.self_device_time_total if on_cuda else event.self_cpu_time_total) * 1e-6
         total.seconds += taken
-        total.operators["(between operators)" if event.name == _STEP else event.name] += taken
+        total.operators["(between operators)" if event.name == _STEP else readable_name(event.name)] += taken
         total.inner += len(event.cpu_children)
         total.calls += event.name != _STEP and (owner is None or is_owner or is_copy(event.name))
         if is_counted(event.name) and not any(is_counted(caller.name) for caller in line[1:]):

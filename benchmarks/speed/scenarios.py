@@ -201,7 +201,8 @@ def run_scenario(subject: Subject, name: str, plan: ScenarioPlan | None = None) 
         try:
             _drive(result, runnable, worker, plan.folder or scratch)
         except (WorkerFailedError, WorkerDiedError) as error:
-            if isinstance(error, WorkerFailedError) and error.kind == "input":
+            # A file of a fixed batch size is no bad input when the scenario chose another one.
+            if isinstance(error, WorkerFailedError) and error.kind == "input" and fixed == subject.batch_size:
                 raise InputError(str(error)) from error
             result.error, result.valid = str(error), None
     if plan.folder is None:

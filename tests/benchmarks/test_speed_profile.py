@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 from tinyvit.backbones import create_model
 from tinyvit.backbones.deployed import deploy
+from tinyvit.benchmarks.speed import Subject, profile
 from tinyvit.benchmarks.speed.engines.modules import count_module
 from tinyvit.benchmarks.speed.operators import count_flops, own_class, owner_class
 from tinyvit.benchmarks.speed.profile import ClassTotal, _take_off_overhead, as_rows, profile_torch, total_events
 from tinyvit.benchmarks.speed.profile_onnx import node_class, node_flops
 from tinyvit.benchmarks.speed.profile_onnx import total_events as total_nodes
+from tinyvit.benchmarks.speed.worker import Worker
 
 
 def profile_module(module: Any, batch: torch.Tensor) -> dict[str, Any]:
@@ -30,8 +32,8 @@ def profile_module(module: Any, batch: torch.Tensor) -> dict[str, Any]:
 
 
 def flops_of(rows: list[dict[str, Any]]) -> float:
-    """What was counted, from the achieved rates."""
-    return sum((row["gflops_per_second"] or 0.0) * 1e6 * row["milliseconds"] for row in rows)
+    """All that was counted."""
+    return sum(1e9 * row["gflops"] for row in rows)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,8 @@ def test_a_copy_is_a_copy_and_everything_else_belongs_to_the_outermost() -> None
         ("aten::view", "dispatch"),
         ("aten::cat", "copies"),
         ("aten::max_pool2d_with_indices", "other"),
-        ("Torch-Compiled Region: 0/0", "other"),
+        ("Torch-Compiled Region: 0/0", "dispatch"),
+        ("## Call CompiledFxGraph fx3x67 ##", "other"),
     ],
 )
 def test_classes_of_operators_that_nobody_owns(name: str, kind: str) -> None:
@@ -202,32 +205,99 @@ def test_nodes_of_onnxruntime_by_run() -> None:
     assert node_flops("MatMulInteger", [[2, 8], [8, 4]], [[2, 4]]) == 0
 
 
-@pytest.fixture(scope="module")
-def ask() -> Callable[..., dict[str, Any]]:
-    """The worker's own handling of a request, in this process."""
-    from tinyvit.benchmarks.speed.worker import Worker
+def test_counters_of_openvino() -> None:
+    pytest.importorskip("openvino")
+    from tinyvit.benchmarks.speed.profile_openvino import node_class, total_counters
 
-    worker = Worker()
-    return lambda **request: worker.answer(request)
+    query, key, bias, value = [1, 5, 196, 32], [1, 5, 32, 196], [1, 5, 196, 196], [1, 5, 196, 16]
+    graph = {
+        "pointwise": ([[1, 64, 56, 56], [256, 64, 1, 1]], [[1, 256, 56, 56]]),
+        "depth": ([[1, 256, 56, 56], [256, 1, 1, 3, 3]], [[1, 256, 28, 28]]),
+        "layer": ([[16, 49, 128], [384, 128], [0]], [[16, 49, 384]]),
+        "mix": ([query, key, bias, value], [[1, 5, 196, 16]]),
+        "scale": ([query], [query]),
+    }
+    counters = [
+        ("pointwise", "Convolution", 2e-3),
+        ("depth", "GroupConvolution", 1e-3),
+        ("layer", "FullyConnected", 3e-3),
+        ("mix", "Subgraph", 4e-3),
+        ("scale", "Subgraph", 5e-4),
+        ("view", "Reshape", 0.0),
+    ]
+    totals = total_counters(counters, graph, wall=12e-3)
+    assert {name: total.flops for name, total in totals.items() if total.flops} == {
+        "convolution": 2 * 256 * 56 * 56 * 64,
+        "depthwise": 2 * 256 * 28 * 28 * 9,
+        "linear": 2 * 16 * 49 * 128 * 384,
+        "attention": 2 * 5 * 196 * 196 * (32 + 16),
+    }
+    assert totals["other"].seconds == pytest.approx(5e-4)
+    assert totals["dispatch"].seconds == pytest.approx(1.5e-3)
+    assert node_class("GroupConvolution", [[1, 8, 4, 4], [2, 4, 4, 3, 3]]) == "convolution"
 
 
-def test_the_worker_answers_with_a_profile_or_the_reason(ask: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_a_recording_far_slower_than_the_step_is_called_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"class": "linear", "share": 1.0}]
+    found = {"classes": rows, "step_milliseconds": 10.0, "profiled_milliseconds": 11.0, "steps": 3, "method": "m"}
+    monkeypatch.setattr(profile, "profile_torch", lambda *_: found)
+    subject, engine = Subject("tiny_vit_5m_224").resolved(), SimpleNamespace(step=None)
+    reply = profile.profile_engine(subject, engine)  # pyright: ignore[reportArgumentType]
+    assert reply["profile"] == rows
+    assert "DISTURBED" not in reply["profile_note"]
+    found["profiled_milliseconds"] = 30.0
+    assert "DISTURBED" in profile.profile_engine(subject, engine)["profile_note"]  # pyright: ignore[reportArgumentType]
+    on_gpu = Subject("mean.onnx", engine="onnxruntime", device="cuda")
+    reply = profile.profile_engine(on_gpu, engine)  # pyright: ignore[reportArgumentType]
+    assert reply == {"profile": None, "profile_note": "no profile of onnxruntime on cuda"}
+
+
+def write_network(path: Path) -> dict[str, int]:
+    """A network with one layer of each class for 32 x 32 pixels; its floating-point operations by class."""
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    shape = ["batch", 3, "height", "width"]
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("GlobalAveragePool", ["image"], ["mean"])],
-        "mean",
-        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
-        [onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["batch", 3, 1, 1])],
-    )
-    path = tmp_path / "mean.onnx"
+    make, draw = onnx.helper.make_node, np.random.default_rng(0).standard_normal
+    weights = {"full": (16, 3, 3, 3), "deep": (16, 1, 3, 3), "layer": (16, 32), "other": (16, 48)}
+    values = [onnx.numpy_helper.from_array(draw(shape).astype(np.float32), name) for name, shape in weights.items()]
+    values.append(onnx.numpy_helper.from_array(np.array([0, 16, -1]), "shape"))
+    nodes = [
+        make("Conv", ["image", "full"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        make("Conv", ["a", "deep"], ["b"], group=16, pads=[1, 1, 1, 1]),
+        make("Reshape", ["b", "shape"], ["c"]),
+        make("Transpose", ["c"], ["d"], perm=[0, 2, 1]),
+        make("MatMul", ["d", "layer"], ["tokens"]),
+        make("MatMul", ["d", "other"], ["values"]),
+        make("Transpose", ["tokens"], ["keys"], perm=[0, 2, 1]),
+        make("MatMul", ["tokens", "keys"], ["scores"]),
+        make("Softmax", ["scores"], ["weights"], axis=-1),
+        make("MatMul", ["weights", "values"], ["mixed"]),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    image = onnx.helper.make_tensor_value_info("image", kind, ["batch", 3, 32, 32])
+    mixed = onnx.helper.make_tensor_value_info("mixed", kind, ["batch", 256, 48])
+    graph = onnx.helper.make_graph(nodes, "parts", [image], [mixed], values)
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
-    subject = {"model": str(path), "engine": "onnxruntime", "size": 32, "threads": 1, "allocator": "default"}
-    ask(do="imports", subject=subject)
-    ask(do="load")
-    reply = ask(do="profile", seconds=0.0)
-    classes = {row["class"]: row for row in reply["profile"]}
-    assert classes["other"]["operators"][0]["name"] == "GlobalAveragePool"
-    assert sum(row["share"] for row in reply["profile"]) == pytest.approx(1.0)
-    assert "onnxruntime's profiler" in reply["profile_note"]
+    return {
+        "convolution": 2 * 256 * 16 * 27,
+        "depthwise": 2 * 256 * 16 * 9,
+        "linear": 2 * 256 * 16 * (32 + 48),
+        "attention": 2 * 256 * 256 * (32 + 48),
+    }
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_worker_profiles_a_file_with_its_engines_own_profiler(engine: str, tmp_path: Path) -> None:
+    pytest.importorskip(engine)
+    flops = write_network(tmp_path / "parts.onnx")
+    subject = Subject(str(tmp_path / "parts.onnx"), engine=engine, threads=1, batch_size=2, allocator="default")
+    worker = Worker()
+    worker.answer({"do": "imports", "subject": subject.resolved().to_dict()})
+    worker.answer({"do": "load"})
+    reply = worker.answer({"do": "profile", "seconds": 0.0})
+    rows = {row["class"]: row for row in reply["profile"]}
+    assert {name: 1e9 * row["gflops"] for name, row in rows.items() if row["gflops"]} == pytest.approx(
+        {name: 2 * count for name, count in flops.items()}
+    )
+    assert sum(row["share"] for row in rows.values()) == pytest.approx(1.0)
+    assert {"onnxruntime": "onnxruntime's profiler", "openvino": "OpenVINO's performance"}[engine] in reply[
+        "profile_note"
+    ]
