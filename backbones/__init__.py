@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .registry import create_model, describe, list_models
     from .tiny_vit import TinyViT
+    from .tracing import any_size
     from .weights import LoadReport, load_weights
 
 _HOME = {
@@ -28,6 +29,7 @@ _HOME = {
     "Preprocess": "preprocess",
     "TinyViT": "tiny_vit",
     "TinyVitError": "errors",
+    "any_size": "tracing",
     "create_model": "registry",
     "deploy": "deployed",
     "describe": "registry",
@@ -44,6 +46,7 @@ __all__ = [
     "Preprocess",
     "TinyViT",
     "TinyVitError",
+    "any_size",
     "create_model",
     "deploy",
     "describe",

@@ -13,6 +13,7 @@ input sizes nothing is padded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -219,26 +220,48 @@ class TinyViTBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         x = x + self.drop_path1(self._window_attention(x))
-        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = self.local_conv(_as_nchw(x)).permute(0, 2, 3, 1)
         return x + self.drop_path2(self.mlp(x))
 
     def _window_attention(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         s = self.window_size
-        n_rows, n_columns = (height + s - 1) // s, (width + s - 1) // s
+        # Rounded up in this form, n * s is a multiple of n for the symbolic shapes of torch.export too.
+        n_rows, n_columns = math.ceil(height / s), math.ceil(width / s)
         pad_bottom, pad_right = n_rows * s - height, n_columns * s - width
-        # A traced graph must not depend on whether this size needs padding; eager skips the copy when it does not.
-        padded = torch.compiler.is_compiling() or bool(pad_bottom or pad_right)
+        # A traced graph must not depend on whether this size needs padding; eager skips the copies when it does not.
+        traced = torch.compiler.is_compiling()
+        padded = traced or bool(pad_bottom or pad_right)
         if padded:
             x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
 
         # Rank 4 throughout: (B*rows, s, columns, s*C) swapped to (B*rows, columns, s, s*C) is the window order, and
         # unlike the usual rank-6 permute it converts to edge runtimes.
-        x = x.reshape(batch * n_rows, s, n_columns, s * channels).transpose(1, 2)
-        x = self.attn(x.reshape(batch * n_rows * n_columns, s * s, channels))
-        x = x.reshape(batch * n_rows, n_columns, s, s * channels).transpose(1, 2)
-        x = x.reshape(batch, n_rows * s, n_columns * s, channels)
+        x = x.flatten(2).flatten(0, 1).view(batch * n_rows, s, n_columns, s * channels)
+        x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
+        x = self.attn(x.view(batch * n_rows * n_columns, s * s, channels)).flatten(1)
+        x = x.view(batch * n_rows, n_columns, s, s * channels)
+        x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
+        x = x.view(batch, n_rows * s, n_columns * s, channels)
+        if traced:
+            return _crop(x, height, width)
         return x[:, :height, :width] if padded else x
+
+
+def _as_nchw(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W): a channels-last view, or when traced a contiguous copy."""
+    return _copied_if_traced(x.permute(0, 3, 1, 2))
+
+
+def _copied_if_traced(x: Tensor) -> Tensor:
+    """A traced graph gets a copy, because what may be done with a view depends on which sizes are 1."""
+    return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else x
+
+
+def _crop(x: Tensor, height: int, width: int) -> Tensor:
+    """``x[:, :height, :width]`` by index: a slice would guard on these sizes being smaller than those of ``x``."""
+    rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    return x.index_select(1, rows).index_select(2, columns)
 
 
 class TinyViTStage(nn.Module):
@@ -269,7 +292,7 @@ class TinyViTStage(nn.Module):
         """Apply the stage."""
         x = self.downsample(x).permute(0, 2, 3, 1).contiguous()
         x = _run_blocks(self.blocks, x, self.grad_checkpointing and self.training)
-        return x.permute(0, 3, 1, 2)
+        return _as_nchw(x)
 
 
 def _run_blocks(blocks: nn.Sequential, x: Tensor, use_checkpoint: bool) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from tinyvit.backbones import TinyViT, create_model
+from tinyvit.backbones import TinyViT, any_size, create_model
 from tinyvit.backbones.tiny_vit import VARIANTS, bias_indices
 
 SMALL = {
@@ -198,16 +198,53 @@ def test_gradient_checkpointing_changes_nothing():
     torch.testing.assert_close(grads[0], grads[1])
 
 
-def test_strict_export_with_a_dynamic_batch():
-    """At a size that needs padding. Dynamic height and width are tested where they are used, in the ONNX export."""
+def test_strict_export_with_free_batch_height_and_width():
+    """From an example that needs padding to sizes that do and do not, with one window and with many."""
     model = randomize(TinyViT(**SMALL)).eval()
     image = torch.randn(2, 3, 97, 131)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(model, (image,), dynamic_shapes=({0: batch},), strict=True).module()
+    free = {0: torch.export.Dim("batch", min=1, max=64)}
+    free |= {2: torch.export.Dim("h", min=33, max=2048), 3: torch.export.Dim("w", min=33, max=2048)}
+    with any_size():
+        exported = torch.export.export(model, (image,), dynamic_shapes=(free,), strict=True).module()
     with torch.no_grad():
-        for count in (1, 5):
-            image = torch.randn(count, 3, 97, 131)
+        for shape in ((1, 3, 224, 224), (20, 3, 97, 131), (2, 3, 64, 320)):
+            image = torch.randn(shape)
             torch.testing.assert_close(exported(image), model(image), atol=1e-5, rtol=1e-5)
+
+
+def test_compiles_once_for_batch_height_and_width():
+    model = randomize(TinyViT(**SMALL)).eval()
+    traces = []
+
+    def count(graph, inputs):
+        traces.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=count, fullgraph=True, dynamic=True)
+    with any_size(), torch.no_grad():
+        for shape in ((2, 3, 160, 256), (3, 3, 224, 224), (5, 3, 65, 131), (2, 3, 448, 64)):
+            image = torch.randn(shape)
+            torch.testing.assert_close(compiled(image), model(image), atol=1e-5, rtol=1e-5)
+    assert len(traces) == 1
+
+
+def test_autocast_forward_and_backward_are_close_to_fp32():
+    model = randomize(TinyViT(num_classes=10, **SMALL)).train()
+    image, weight = torch.randn(4, 3, 97, 131), torch.randn(4, 10)
+    results = []
+    for enabled in (False, True):
+        twin = copy.deepcopy(model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = twin(image)
+        (logits.float() * weight).sum().backward()
+        results.append((logits.float(), [p.grad for p in twin.parameters()]))
+    (wanted, gradients), (found, rough) = results
+    assert found.isfinite().all()
+    assert (found - wanted).abs().max() < 0.05 * wanted.abs().max()
+    whole, other = (torch.cat([gradient.flatten() for gradient in part]) for part in (gradients, rough))
+    assert other.isfinite().all()
+    assert torch.nn.functional.cosine_similarity(whole, other, dim=0) > 0.98
 
 
 def test_pre_logits_and_classifier_protocol():
