@@ -10,7 +10,8 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
-from ..backbones.errors import InputError
+from ..backbones.deployed import deploy
+from ..backbones.errors import CheckFailedError, InputError
 from ..backbones.progress import track
 from ..backbones.runs import make_work_dir, write_json
 from .coco import check_same_classes
@@ -27,15 +28,18 @@ class Predictor:
         cfg: A config of :func:`tinyvit.detection.load_config`.
         weights: The detector's checkpoint; it must fit the config whole.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
+        deployed: Whether the backbone's deployed form runs (see :func:`tinyvit.backbones.deploy`).
 
     Attributes:
         classes: Names of the classes, from the checkpoint or else the config.
+        deployed: The report of the deployed backbone as plain JSON values, or ``None``.
 
     Raises:
         InputError: A checkpoint that does not fit.
+        CheckFailedError: The deployed backbone differs from its module.
     """
 
-    def __init__(self, cfg: Config, weights: str | Path, *, device: str = "cpu") -> None:
+    def __init__(self, cfg: Config, weights: str | Path, *, device: str = "cpu", deployed: bool = True) -> None:
         state, trained = read_detector(weights)
         stated = config_classes(cfg)
         if trained is not None and stated is not None:
@@ -48,6 +52,10 @@ class Predictor:
         self.model: Any = MODELS.build(cfg.model)
         load_detector(self.model, state, weights)
         self.model.to(device).eval()
+        self.deployed: dict[str, Any] | None = None
+        if deployed:
+            self.model = _with_deployed_backbone(self.model)
+            self.deployed = self.model.backbone.report.to_dict()
         steps = [step for step in _test_pipeline(cfg) if not step["type"].startswith("LoadAnnotations")]
         steps[0] = {"type": "mmdet.LoadImageFromNDArray"}
         self.pipeline = Compose(steps)
@@ -91,6 +99,13 @@ class Predictor:
             yield detection
 
 
+def _with_deployed_backbone(model: Any) -> Any:
+    try:
+        return deploy(model)
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{error}; --no-deploy runs the backbone as it is") from error
+
+
 def _test_pipeline(cfg: Config) -> list[Any]:
     loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
     if not loader:
@@ -116,6 +131,7 @@ def predict(
     *,
     score_threshold: float = 0.3,
     device: str = "cpu",
+    deployed: bool = True,
 ) -> dict[str, Any]:
     """Detect on pictures; write an annotated copy of each and one ``predictions.json``.
 
@@ -128,10 +144,12 @@ def predict(
         work_dir: Folder for ``predictions.json`` and ``pictures/``.
         score_threshold: Detections below this score are left out, in the JSON and in the pictures; in [0, 1].
         device: ``cpu``, ``cuda`` or ``cuda:N``.
+        deployed: Whether the backbone's deployed form runs.
 
     Returns:
-        The document of ``predictions.json``: ``classes``, ``score_threshold``, ``images`` (each ``file``, ``width``,
-        ``height``, ``picture``, ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
+        The document of ``predictions.json``: ``classes``, ``score_threshold``, ``deployed`` (the deployed backbone's
+        report), ``images`` (each ``file``, ``width``, ``height``, ``picture``, ``detections`` as :class:`Predictor`
+        gives them) and ``unreadable`` (file -> why).
 
     Raises:
         InputError: No picture at all, a missing file, a score outside [0, 1], or a checkpoint that does not fit.
@@ -140,11 +158,12 @@ def predict(
         raise InputError(f"--score is {score_threshold:g}; it must be from 0 to 1")
     files = list(find_images([images] if isinstance(images, (str, Path)) else images))
     work_dir = make_work_dir("detect-predict", work_dir)
-    predictor = Predictor(cfg, weights, device=device)
+    predictor = Predictor(cfg, weights, device=device, deployed=deployed)
     (work_dir / "pictures").mkdir(exist_ok=True)
     document: dict[str, Any] = {
         "classes": list(predictor.classes),
         "score_threshold": score_threshold,
+        "deployed": predictor.deployed,
         "images": [],
         "unreadable": {},
     }

@@ -36,10 +36,10 @@ def deploy(
     weights packed once. It takes any height and width that the model takes. Its ``report`` says what was done.
 
     Args:
-        model: One of our models, as logits or feature maps; one of our backbones in MMDetection; a detector with such
-            a ``backbone`` (the copy of it has the deployed form in its place); or any other network, whose
-            convolutions, norms and activations are folded where a symbolic trace shows that they can be. It is not
-            changed, and later changes of it do not reach the copy.
+        model: One of our models, as logits or feature maps; one of our backbones in MMDetection; a detector, whose
+            copy has the deployed form in the place of its ``backbone``; or any other network, whose convolutions,
+            norms and activations are folded where a symbolic trace shows that they can be. It is not changed, and
+            later changes of it do not reach the copy.
         dtype: Of weights and activations: float32, bfloat16, or on CUDA float16. Inputs of any floating dtype are
             taken, and outputs have the dtype of the input.
         sizes: Heights and widths of the probes; by default the native size and, for our models, one that needs
@@ -58,7 +58,7 @@ def deploy(
     device = _device(model)
     _check_dtype(dtype, device)
     backbone = getattr(model, "backbone", None)
-    if isinstance(backbone, nn.Module) and _family(backbone) is not None:
+    if isinstance(backbone, nn.Module):
         fast = deploy(backbone, dtype, sizes=sizes, tolerance=tolerance, check=check)
         return copy.deepcopy(model, {id(backbone): fast}).eval()
     if isinstance(model, Deployed):

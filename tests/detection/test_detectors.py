@@ -133,6 +133,51 @@ def test_prediction_at_an_odd_size(head: str, small_arch) -> None:
         assert found.masks.shape == (len(found), height, width)
 
 
+@pytest.mark.parametrize("head", ["retinanet", "mask-rcnn"])
+def test_the_deployed_backbone_gives_the_same_detections(head: str, small_arch) -> None:
+    from tinyvit.backbones import deploy
+
+    stages = HEADS[head][1]
+    backbone = {"type": "tinyvit.TinyViT", "arch": small_arch, "out_indices": stages}
+    detector = small_detector(head, backbone, [WIDTHS[i] for i in stages]).train()
+    detector.test_cfg.score_thr = 0.0
+    if hasattr(detector, "roi_head"):
+        detector.roi_head.test_cfg.score_thr = 0.0
+    fast = deploy(detector)
+    assert detector.training
+    assert type(fast) is type(detector)
+    assert fast.backbone.report.difference < 1e-4
+    assert fast.backbone.out_channels == detector.backbone.out_channels
+
+    image = torch.randn(1, 3, 97, 131)
+    with torch.no_grad():
+        wanted, found = detector.eval().backbone(image), fast.backbone(image)
+    assert isinstance(found, tuple)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * max(1.0, b.abs().max().item()))
+    results = []
+    for model in (detector, fast):
+        with torch.no_grad():
+            results.append(model(**batch(model, [[3, 97, 131]], training=False), mode="predict")[0].pred_instances)
+    torch.testing.assert_close(results[1].scores, results[0].scores, rtol=0, atol=1e-4)
+    for misuse, message in ((fast.train, "cannot be trained"), (fast.state_dict, "cannot be saved")):
+        with pytest.raises(RuntimeError, match=message):
+            misuse()
+
+
+def test_the_deployed_deit_backbone() -> None:
+    from tinyvit.backbones import deploy
+    from tinyvit.detection import DeiT
+
+    torch.manual_seed(0)
+    module = DeiT("tiny", out_indices=(5, 11)).eval()
+    fast = deploy(module, sizes=[(64, 96)])
+    image = torch.randn(1, 3, 70, 90)
+    with torch.no_grad():
+        for a, b in zip(fast(image), module(image), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
 def test_deit_under_a_feature_pyramid_learns() -> None:
     import_mmdet()
     from mmdet.registry import MODELS

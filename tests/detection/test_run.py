@@ -153,6 +153,8 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, coc
     assert f"image size 96 x 96 px, from the training's config {work / 'small.py'}" in capsys.readouterr().err
     document = json.loads((shown / "predictions.json").read_text())
     assert document["classes"] == ["red", "green", "blue"]
+    assert document["deployed"]["model"] == "TinyViT"
+    assert document["deployed"]["difference"] < 1e-3
     assert len(document["images"]) == 4
     assert [Path(file).name for file in document["unreadable"]] == ["bad.jpg", "wide.png"]
     for entry in document["images"]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
 
 group = typer.Typer(no_args_is_help=True, help="Train, test and use detectors on COCO-layout data.")
 
@@ -159,6 +159,7 @@ def predict(
     img_size: TestSizeOption = None,
     cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
+    deploy: DeployOption = True,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -179,12 +180,13 @@ def predict(
         if classes:
             set_classes(cfg, classes)
         used = _tell_size(cfg, size, origin)
-        document = detection.predict(cfg, weights, images, folder, score_threshold=score, device=where)
+        document = detection.predict(cfg, weights, images, folder, score_threshold=score, device=where, deployed=deploy)
     metrics = {
         "pictures": len(document["images"]),
         "detections": sum(len(image["detections"]) for image in document["images"]),
         "unreadable": document["unreadable"],
         "predictions": str(folder / "predictions.json"),
+        "deployed": document["deployed"],
         **used,
     }
     _finish(folder, "detect predict", arguments, metrics, as_json)
