@@ -155,7 +155,7 @@ def as_rows(totals: dict[str, ClassTotal], wall: float) -> list[dict[str, Any]]:
     return rows
 
 
-def time_step(step: Callable[[], None]) -> float:
+def time_step(step: Callable[[], object]) -> float:
     """Seconds of one step."""
     start = time.perf_counter()
     step()
