@@ -112,6 +112,8 @@ def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: S
         for _ in track(rounds.run(), "measuring", None if plan.precision_target else plan.rounds):
             pass
         _finish(runners[: len(results)], plan)
+        for runner in runners:
+            runner.worker.hang_up()
     found = describe_peaks(peaks)
     for result in results:
         result.peak_share, result.joules_per_image = peak_share(result, found), joules_per_image(result)

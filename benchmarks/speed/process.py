@@ -116,7 +116,7 @@ class WorkerProcess:
         self.stop()
         code = None if self._process is None else self._process.returncode
         if code is not None and code < 0:
-            ended = f"the process was ended by {signal.Signals(-code).name}"
+            ended = f"the process was ended by {_signal_name(-code)}"
             if -code == signal.SIGKILL:
                 ended += " (the system does that when memory runs out)"
         else:
@@ -125,16 +125,27 @@ class WorkerProcess:
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
         return f"{ended}; it last said: {lines[-1]}" if lines else ended
 
+    def hang_up(self) -> None:
+        """Tell the process to end, and do not wait for it; several can end side by side."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):  # it is gone already
+                self._process.stdin.close()
+
     def stop(self) -> None:
         """End the process: first by hanging up, then by force."""
         process = self._process
         if process is None:
             return
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):  # it is gone already
-                process.stdin.close()
+        self.hang_up()
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal between the first and the last has no name
+        return f"signal {number}"

@@ -55,14 +55,14 @@ class Limits:
         steal: Share of the processors withheld by the hypervisor.
         slowdown: Share by which the clock is below its median over the same subject's turns so far.
         switches: Involuntary switches in a second, for each thread of the subject. A thread that shares its processor
-            with another busy one is switched some hundred times, one that has it for itself hardly ever.
+            with another busy one is switched 100 times and more, one that has it for itself 10 to 40 times.
         spread: 90th percentile over median; one step in ten took at least that many times the usual.
     """
 
     foreign: float = 0.1
     steal: float = 0.05
     slowdown: float = 0.1
-    switches: float = 100.0
+    switches: float = 50.0
     spread: float = 1.5
 
     def exceeded(self, load: Load, threads: int = 1, usual_mhz: float | None = None) -> list[str]:

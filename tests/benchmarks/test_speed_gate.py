@@ -108,6 +108,16 @@ def test_the_engines_that_were_used_make_the_machine_too() -> None:
         check_baseline_machine(baseline, relative=False)
 
 
+def test_the_description_in_the_report_goes_before_the_environment() -> None:
+    report = make_report({"a": 0.1})
+    baseline = as_baseline(report, cpu="Another Processor")
+    baseline["metrics"]["machine"] = json.loads(json.dumps(report.machine))
+    assert check_baseline_machine(baseline, relative=False) == []
+    baseline["metrics"]["machine"]["usable_cpus"] += 1
+    with pytest.raises(InputError, match="usable processors"):
+        check_baseline_machine(baseline, relative=False)
+
+
 def test_what_cannot_be_compared_is_named() -> None:
     before = make_report({"a": 0.1, "b": 0.1, "c": 0.0})
     result = compare_with_baseline(as_baseline(before), make_report({"a": 0.1, "b": 0.0, "c": 0.1}))

@@ -87,11 +87,11 @@ def test_the_clock_is_that_of_the_processors_that_worked() -> None:
 @pytest.mark.parametrize(
     ("load", "reasons"),
     [
-        (Load(0.05, 0.01, 3000.0, 150.0, 1.1), []),
+        (Load(0.05, 0.01, 3000.0, 99.0, 1.1), []),
         (Load(0.11, 0.0), ["foreign load"]),
         (Load(0.0, 0.06), ["steal"]),
         (Load(0.0, 0.0, 2600.0), ["clock"]),
-        (Load(0.0, 0.0, 3000.0, 201.0), ["switches"]),
+        (Load(0.0, 0.0, 3000.0, 101.0), ["switches"]),
         (Load(0.0, 0.0, None, None, 1.6), ["spread"]),
         (Load(0.3, 0.1, 1000.0, 900.0, 30.0), ["foreign load", "steal", "clock", "switches", "spread"]),
     ],
