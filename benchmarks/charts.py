@@ -158,7 +158,7 @@ def scatter_chart(title: str, points: Sequence[Point], axes: Axes, front: bool =
         front: Whether smaller x and larger y are better, and the front is drawn.
         height: Of the drawing in its own units; the width is 520.
     """
-    left, right, top, bottom = 50, 20, 34, 46
+    left, right, top, bottom = 58, 20, 34, 46
     x_low, x_high = min(point.x for point in points) / 1.25, max(point.x for point in points) * 1.25
     y_low, y_high = axes.y_range
 
@@ -257,7 +257,7 @@ def stack(parts: Sequence[tuple[str, str, float]], length: float = 1.0, least_te
     return f"<div class='stack' style='width:{100 * length:.2f}%'>{pieces}</div>"
 
 
-def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 300) -> str:
+def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 300, right: int = 132) -> str:
     """Lines over a common x, each named at its right end.
 
     Args:
@@ -265,8 +265,9 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
         series: At least one, each with at least one point.
         axes: Frame and ticks.
         height: Of the drawing in its own units; the width is 520.
+        right: Of it, the room for the names.
     """
-    left, right, top, bottom = 46, 132, 30, 44
+    left, top, bottom = 54, 30, 44
     xs = [x for line in series for x, _ in line.points]
     scale = math.log if axes.log_x else float
     x_low, x_high = scale(min(xs)), scale(max(xs))
@@ -277,7 +278,7 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
         above = (min(max(y, y_low), y_high) - y_low) / ((y_high - y_low) or 1)
         return left + share * (_WIDTH - left - right), height - bottom - above * (height - top - bottom)
 
-    parts = [_text(left - 36, 14, axes.y_label, "axis")]
+    parts = [_text(8, 14, axes.y_label, "axis")]
     for tick in nice_ticks(y_low, y_high):
         y = place(xs[0], tick)[1]
         parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')

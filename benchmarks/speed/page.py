@@ -134,9 +134,11 @@ def _header(metrics: Metrics) -> str:
         f"{'' if rounds == 1 else 's'} of changing order, on {machine['processor']} "
         f"({machine['usable_cpus']} of {machine['logical_cpus']} logical processors)."
     )
-    notes = [
-        f"{entry['label']} could not be measured: {entry['error']}" for entry in metrics["subjects"] if entry["error"]
-    ]
+    failed: dict[str, list[str]] = {}
+    for entry in metrics["subjects"]:
+        if entry["error"]:
+            failed.setdefault(entry["error"], []).append(entry["label"])
+    notes = [f"{', '.join(labels)} could not be measured: {error}" for error, labels in failed.items()]
     contention = metrics["contention"]
     if contention.get("disturbed"):
         notes.append(contention["sentence"])
@@ -359,9 +361,8 @@ def _pareto(metrics: Metrics, names: _Names) -> str:
         return ""
     values = list(found.values.values())
     spread = max(values) - min(values)
-    room = 0.15 * spread or (abs(values[0]) * 0.1 or 1.0)
-    top = min(max(values) + room, 100.0 + room * (spread == 0)) if found.percent else max(values) + room
-    y_range = (min(values) - room, top)
+    room = 0.15 * spread or (2.0 if found.percent else 0.2 * values[0])
+    y_range = (min(values) - room, max(values) + room)
     figures = []
     for name, group in groups.items():
         points = [
@@ -556,8 +557,8 @@ def _sweeps(metrics: Metrics) -> str:
         series = [line for line in series if line.points]
         if not series:
             continue
-        high = max(y for line in series for _, y in line.points) * 1.1
-        chart = line_chart(f"Images per second by {label}", series, Axes(label, "images/s", (0, high), log_x=True))
+        axes = Axes(label, "images/s, of the best of its sweep", (0, 105), log_x=True, y_text="{:g} %".format)
+        chart = line_chart(f"Images per second by {label}", series, axes, right=40)
         names = "".join(
             f"<span><span class='id s{number}'>{number + 1}</span>{escape(knee['subject'])}</span>"
             for number, knee in enumerate(group)
@@ -565,6 +566,13 @@ def _sweeps(metrics: Metrics) -> str:
         figures.append(f"<figure>{chart}<figcaption class='legend'>{names}</figcaption></figure>")
     sentences = "".join(f"<li>{escape(knee['sentence'])}.</li>" for knee in knees)
     return f"<section><h2>Sweeps</h2><div class='facets'>{''.join(figures)}</div><ul>{sentences}</ul></section>"
+
+
+def _shares(points: Sequence[Entry]) -> list[tuple[float, float]]:
+    """Images per second of a sweep as per cent of its best, where measured."""
+    rates = [(point["value"], point["images_per_second"]) for point in points if point["images_per_second"]]
+    best = max((rate for _, rate in rates), default=1.0)
+    return [(value, 100 * rate / best) for value, rate in rates]
 
 
 def _scenarios(metrics: Metrics) -> str:
@@ -590,7 +598,7 @@ def _course(metrics: Metrics, names: _Names) -> str:
     if series:
         far = max(2.0, 1.1 * max(abs(y) for line in series for _, y in line.points))
         axes = Axes("round", "time against its own median", (-far, far), y_text="{:+g} %".format, reference=("", 0.0))
-        figure = f"<figure>{line_chart('Each round against the median', series, axes, height=260)}</figure>"
+        figure = f"<figure>{line_chart('Each round against the median', series, axes, height=260, right=40)}</figure>"
     facts = [contention["sentence"]]
     if metrics["ended"]:
         facts.append(f"The rounds ended: {metrics['ended']}")
