@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tinyvit.benchmarks.speed.measure import Plan
     from tinyvit.benchmarks.speed.report import Report
     from tinyvit.benchmarks.speed.runs import Run
+    from tinyvit.benchmarks.speed.subjects import Subject
 
 Arguments = dict[str, Any]
 
@@ -107,11 +108,17 @@ def bench(
         matrix = Matrix([subject for run in runs for subject in run.subjects])
     if max_time is None and plan.max_seconds is not None:
         plan = replace(plan, max_seconds=plan.max_seconds * len(runs))
+    pairs = _scenario_pairs(runs, scenarios) if scenarios else []
     # With --json, standard output is for the one document.
     typer.echo(plan_text(runs, matrix, plan), err=as_json)
+    if pairs:
+        typer.echo(f"  then LoadGen, {len(pairs)} times: {', '.join(scenarios)}", err=as_json)
     folder = make_work_dir("bench", work_dir)
     report = run_all(runs, plan, matrix.left_out, announce=lambda text: typer.echo(text, err=True))
-    report.scenarios = _run_scenarios(runs, scenarios, arguments, folder)
+    if pairs:
+        # Timed is timed, whatever becomes of the scenarios.
+        _write_files(report, arguments, folder)
+        report.scenarios = _run_scenarios(pairs, arguments, folder)
     gate = None if before is None else _hold_against(before, report, arguments)
     _write(report, arguments, folder)
     if gate is not None and gate.failed:
@@ -194,18 +201,31 @@ def _scenarios(arguments: Arguments) -> list[str]:
     """The scenarios asked for, checked before anything is measured."""
     if arguments["scenario"] is None:
         return []
-    from tinyvit.benchmarks.speed.options import parse_list
+    from tinyvit.benchmarks.speed.options import parse_list, parse_seconds
     from tinyvit.benchmarks.speed.scenarios import check_scenario
 
+    parse_seconds(arguments["latency_bound"], "--latency-bound")
     names = parse_list(arguments["scenario"], "--scenario")
     for name in names:
         check_scenario(name)
     return names
 
 
-def _run_scenarios(runs: list[Run], names: list[str], arguments: Arguments, folder: Path) -> list[dict[str, Any]]:
-    """Every subject in every scenario, one after the other."""
-    if not names:
+def _scenario_pairs(runs: list[Run], names: list[str]) -> list[tuple[Subject, str]]:
+    """Every subject in every scenario; what differs in a batch size that the scenario sets is the same work."""
+    from tinyvit.benchmarks.speed.loadgen import MULTI_STREAM_SAMPLES
+
+    pairs: dict[tuple[Subject, str], tuple[Subject, str]] = {}
+    for subject in [subject for run in runs for subject in run.subjects]:
+        for name in names:
+            batch = {"SingleStream": 1, "MultiStream": MULTI_STREAM_SAMPLES}.get(name, subject.batch_size)
+            pairs.setdefault((replace(subject, batch_size=batch, label=None), name), (subject, name))
+    return list(pairs.values())
+
+
+def _run_scenarios(pairs: list[tuple[Subject, str]], arguments: Arguments, folder: Path) -> list[dict[str, Any]]:
+    """One after the other, each in a process of its own."""
+    if not pairs:
         return []
     from tinyvit.backbones.progress import track
     from tinyvit.benchmarks.speed.options import parse_seconds
@@ -214,7 +234,6 @@ def _run_scenarios(runs: list[Run], names: list[str], arguments: Arguments, fold
     plan = ScenarioPlan(
         latency_bound=parse_seconds(arguments["latency_bound"], "--latency-bound"), folder=folder / "loadgen"
     )
-    pairs = [(subject, name) for run in runs for subject in run.subjects for name in names]
     found = []
     for subject, name in track(pairs, "LoadGen"):
         result = run_scenario(subject, name, plan)
@@ -222,8 +241,8 @@ def _run_scenarios(runs: list[Run], names: list[str], arguments: Arguments, fold
     return found
 
 
-def _write(report: Report, arguments: Arguments, folder: Path) -> None:
-    """The files, and what is printed."""
+def _write_files(report: Report, arguments: Arguments, folder: Path) -> tuple[dict[str, Any], list[Path]]:
+    """``result.json``, and what is made from it."""
     from tinyvit.backbones.runs import write_result
     from tinyvit.benchmarks.speed.page import write_page
     from tinyvit.benchmarks.speed.table import write_csv
@@ -235,6 +254,12 @@ def _write(report: Report, arguments: Arguments, folder: Path) -> None:
         paths.append(write_csv(folder / "result.csv", report))
     if arguments["html"]:
         paths.append(write_page(folder / "report.html", document))
+    return document, paths
+
+
+def _write(report: Report, arguments: Arguments, folder: Path) -> None:
+    """The files, and what is printed."""
+    document, paths = _write_files(report, arguments, folder)
     if arguments["as_json"]:
         print_json(document)
         return
