@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
+from pathlib import Path
 
 _WIDTH = 520
 _FONT = 13
@@ -85,7 +85,7 @@ class Point:
 
 def shared_style() -> str:
     """The style sheet that all pages share."""
-    return resources.files(__package__ or "").joinpath("page.css").read_text(encoding="utf-8")
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def html_page(title: str, sections: Sequence[str], style: str = "") -> str:
@@ -272,9 +272,12 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
     scale = math.log if axes.log_x else float
     x_low, x_high = scale(min(xs)), scale(max(xs))
     y_low, y_high = axes.y_range
+    # Room for marks that are moved apart, so that none lies on the scale or on a name.
+    inset = 0.04 if axes.log_x else 0.0
 
     def place(x: float, y: float) -> tuple[float, float]:
         share = (scale(x) - x_low) / ((x_high - x_low) or 1)
+        share = inset + share * (1 - 2 * inset)
         above = (min(max(y, y_low), y_high) - y_low) / ((y_high - y_low) or 1)
         return left + share * (_WIDTH - left - right), height - bottom - above * (height - top - bottom)
 
