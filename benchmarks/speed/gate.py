@@ -225,6 +225,7 @@ class _Side:
 
     labels: dict[Subject, str]
     rounds: dict[str, dict[int, list[float]]]
+    starts: dict[str, dict[int, int]]
     references: dict[str, str]
 
     @classmethod
@@ -234,16 +235,20 @@ class _Side:
             entry["label"]: {turn["index"]: turn["samples"] for turn in entry.get("rounds", ())}
             for entry in metrics["subjects"]
         }
-        return cls(labels, rounds, {one["subject"]: one["against"] for one in metrics.get("comparisons", ())})
+        starts = {
+            entry["label"]: {turn["index"]: turn.get("start", 0) for turn in entry.get("rounds", ())}
+            for entry in metrics["subjects"]
+        }
+        return cls(labels, rounds, starts, {one["subject"]: one["against"] for one in metrics.get("comparisons", ())})
 
-    def times(self, label: str, relative: bool) -> list[list[float]]:
-        """The samples of each round; or each round's ratio of medians to the reference, in lists of one."""
-        rounds = self.rounds[label]
+    def times(self, label: str, relative: bool) -> tuple[list[list[float]], list[int]]:
+        """The samples of each round, or each round's ratio of medians to the reference in lists of one; its start."""
+        rounds, starts = self.rounds[label], self.starts[label]
         if not relative:
-            return list(rounds.values())
+            return list(rounds.values()), list(starts.values())
         base = self.rounds.get(self.references.get(label, ""), {})
         both = sorted(rounds.keys() & base.keys())
-        return [[quantile(rounds[at], 0.5) / quantile(base[at], 0.5)] for at in both]
+        return [[quantile(rounds[at], 0.5) / quantile(base[at], 0.5)] for at in both], [starts[at] for at in both]
 
 
 def _compare(before: _Side, now: _Side, key: Subject, limit: float, relative: bool) -> GateRow | str:
@@ -254,12 +259,12 @@ def _compare(before: _Side, now: _Side, key: Subject, limit: float, relative: bo
     against = before.references.get(label) if relative else None
     if relative and (against is None or now.references.get(now.labels[key]) != against):
         return "it has no reference that both runs share"
-    then, times = before.times(label, relative), now.times(now.labels[key], relative)
+    (then, then_starts), (times, starts) = before.times(label, relative), now.times(now.labels[key], relative)
     if not then:
         return "the baseline has no rounds of it"
     if not times:
         return "it could not be measured now"
-    interval = unpaired_ratio_interval(times, then)
+    interval = unpaired_ratio_interval(times, then, starts=starts, base_starts=then_starts)
     old, new, rounds = _median(then), _median(times), min(len(then), len(times))
     return GateRow(label, against, old, new, new / old, interval, rounds, _gate_verdict(interval, rounds, limit))
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class Plan:
             the time ratio of every subject to the reference, or of every median where there is no reference.
         max_seconds: No round begins that would end later than so long after the start, loading included; the first
             one always runs. Counting and drift come after. ``None`` for no limit.
+        rounds_per_start: After so many rounds every worker is started anew, as each start of a process is a little
+            faster or slower than another; subjects that take long to start keep theirs. ``None`` for one start.
         repeat_disturbed: A disturbed round is measured again at the end, so many times in all; what is still disturbed
             then is kept and flagged.
         limits: From where on a turn counts as disturbed.
@@ -57,6 +60,7 @@ class Plan:
     warmup_seconds: float = 1.0
     precision_target: float | None = None
     max_seconds: float | None = 110.0
+    rounds_per_start: int | None = 5
     repeat_disturbed: int = 5
     limits: Limits = field(default_factory=Limits)
     peak: bool = True
@@ -69,6 +73,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.round_iterations < 1 or self.round_seconds < 0:
             raise InputError("a plan needs at least one round of at least one step")
+        if self.rounds_per_start is not None and self.rounds_per_start < 1:
+            raise InputError("a start must last at least one round")
         if self.precision_target is not None and self.precision_target <= 0:
             raise InputError("the precision target must be above 0")
         if self.precision_target is not None and self.max_seconds is None:
@@ -108,7 +114,7 @@ def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: S
     peaks = [SubjectResult(subject) for subject in (peak_subjects(chosen) if plan.peak else ())]
     with ExitStack() as stack:
         runners = _start(stack, [*results, *peaks], len(results), plan)
-        rounds = Rounds(runners, plan, reference, deadline, ContentionSensor())
+        rounds = Rounds(runners, plan, reference, deadline, ContentionSensor(), partial(_restart, plan))
         for _ in track(rounds.run(), "measuring", None if plan.precision_target else plan.rounds):
             pass
         _finish(runners[: len(results)], plan)
@@ -136,17 +142,71 @@ def _start(stack: ExitStack, results: list[SubjectResult], count: int, plan: Pla
     runnable = [export_if_needed(result.subject, folder) for result in results]
     runners = []
     for at, (subject, result) in enumerate(zip(runnable, results, strict=True)):
-        worker = stack.enter_context(WorkerProcess(subject))
-        worker.start()
-        worker.send({"do": "imports", "subject": subject.to_dict()})
         seconds = plan.round_seconds if at < count else min(plan.round_seconds, _PEAK_SECONDS)
-        runners.append(Runner(result, worker, seconds, counts=at < count))
+        runner = Runner(result, _start_worker(subject), seconds, counts=at < count, runnable=subject)
+        stack.callback(_close, runner)
+        runners.append(runner)
     # Only when all have done their imports does the first one load: its load time is reported.
     for runner in runners:
-        _receive_imports(runner.result, runner.worker, plan)
+        try:
+            runner.worker.receive(plan.timeout)
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _refuse_or_give_up(runner.result, runner.worker, error, "while it started")
     for runner in track(runners, "loading"):
-        _prepare(runner, plan)
+        if not runner.alive:
+            continue
+        result = runner.result
+        try:
+            reply = _load_and_warm(runner, plan)
+            result.facts, result.load_seconds = reply["facts"], reply["load_seconds"]
+            result.compile_seconds, result.first_seconds = result.facts.get("compile_seconds"), reply["first_seconds"]
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _refuse_or_give_up(result, runner.worker, error, "while it was loaded")
     return runners
+
+
+def _restart(plan: Plan, runners: list[Runner]) -> None:
+    """A fresh process for each; one that does not come up again is reported and keeps what it has."""
+    for runner in runners:
+        runner.worker.hang_up()
+    for runner in runners:
+        _close(runner)
+        runner.worker = _start_worker(runner.runnable or runner.result.subject)
+    waiting = []
+    for runner in runners:
+        try:
+            runner.worker.receive(plan.timeout)
+            waiting.append(runner)
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _give_up(runner.result, runner.worker, f"while it was started again: {error}")
+    for runner in waiting:
+        try:
+            _load_and_warm(runner, plan)
+            runner.starts += 1
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _give_up(runner.result, runner.worker, f"while it was loaded again: {error}")
+
+
+def _start_worker(subject: Subject) -> WorkerProcess:
+    """A worker that does its imports."""
+    worker = WorkerProcess(subject)
+    worker.start()
+    worker.send({"do": "imports", "subject": subject.to_dict()})
+    return worker
+
+
+def _close(runner: Runner) -> None:
+    runner.worker.__exit__(None, None, None)
+
+
+def _load_and_warm(runner: Runner, plan: Plan) -> dict[str, Any]:
+    """Replies of both; the time that it took is kept with the runner."""
+    began = time.perf_counter()
+    reply = runner.worker.ask({"do": "load"}, plan.timeout)
+    seconds = plan.warmup_seconds if runner.counts else min(plan.warmup_seconds, _PEAK_SECONDS)
+    reply |= runner.worker.ask({"do": "warm", "seconds": seconds}, plan.timeout)
+    runner.start_seconds = time.perf_counter() - began
+    return reply
 
 
 def _add_reference(chosen: list[Subject], against: Subject | None) -> int | None:
@@ -169,29 +229,6 @@ def _distinct_labels(subjects: Sequence[Subject]) -> list[Subject]:
         seen[label] = seen.get(label, 0) + 1
         distinct.append(subject if seen[label] == 1 else replace(subject, label=f"{label} #{seen[label]}"))
     return distinct
-
-
-def _receive_imports(result: SubjectResult, worker: WorkerProcess, plan: Plan) -> None:
-    """A missing package ends the whole measurement, anything else only this subject."""
-    try:
-        worker.receive(plan.timeout)
-    except (WorkerFailedError, WorkerDiedError) as error:
-        _refuse_or_give_up(result, worker, error, "while it started")
-
-
-def _prepare(runner: Runner, plan: Plan) -> None:
-    """Load and warm up; bad input ends the whole measurement, anything else only this subject."""
-    result, worker = runner.result, runner.worker
-    if result.error is not None:
-        return
-    try:
-        reply = worker.ask({"do": "load"}, plan.timeout)
-        result.facts, result.load_seconds = reply["facts"], reply["load_seconds"]
-        result.compile_seconds = result.facts.get("compile_seconds")
-        seconds = plan.warmup_seconds if runner.counts else min(plan.warmup_seconds, _PEAK_SECONDS)
-        result.first_seconds = worker.ask({"do": "warm", "seconds": seconds}, plan.timeout)["first_seconds"]
-    except (WorkerFailedError, WorkerDiedError) as error:
-        _refuse_or_give_up(result, worker, error, "while it was loaded")
 
 
 def _finish(runners: list[Runner], plan: Plan) -> None:

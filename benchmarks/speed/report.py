@@ -25,6 +25,7 @@ class Round:
         load: What others used meanwhile, where it can be read.
         disturbed: Whether a reading was beyond the plan's limits.
         disturbed_by: Which ones; see :meth:`.sensor.Limits.exceeded`.
+        start: Which start of the worker's process, from 0.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Round:
     load: Load | None
     disturbed: bool
     disturbed_by: list[str] = field(default_factory=list)
+    start: int = 0
 
 
 @dataclass
@@ -81,7 +83,9 @@ class SubjectResult:
             "median": quantile(samples, 0.5),
             "p90": quantile(samples, 0.9),
             "p99": quantile(samples, 0.99),
-            "median_interval": median_interval([turn.samples for turn in self.rounds]).to_list(),
+            "median_interval": median_interval(
+                [turn.samples for turn in self.rounds], starts=[turn.start for turn in self.rounds]
+            ).to_list(),
             "samples": len(samples),
             "rounds": len(self.rounds),
         }
@@ -161,7 +165,7 @@ class Comparison:
         low, high = self.ratio.interval.to_list()
         return (
             f"{self.subject} against {self.against}: {self.ratio.verdict}; {1 / self.ratio.value:.3f} times the speed "
-            f"(95 % interval {1 / high:.3f} to {1 / low:.3f}, {self.ratio.rounds} paired rounds)"
+            f"(95 % interval {1 / high:.3f} to {1 / low:.3f}, {self.ratio.rounds} paired round{'s' * (self.ratio.rounds != 1)})"
         )
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..statistics import Ratio, median_interval, paired_ratio, quantile
+from ..statistics import RESAMPLES, Ratio, median_interval, paired_ratio, quantile
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
 from .report import Round, SubjectResult
 from .sensor import ContentionSensor, with_steps
 
 if TYPE_CHECKING:
     from .measure import Plan
+    from .subjects import Subject
 
 # Resamples of the intervals that decide when to stop; those in the report draw more often.
 _QUICK = 400
 # Rounds before they may be called enough: the fewer there are, the more often an interval is narrow by luck.
 _LEAST_TO_STOP = 10
+# What takes longer to start (a compiled subject, say) keeps its process.
+_LONGEST_START = 15.0
 # Turns of a subject before its own clock is what later turns are held against.
 _LEAST_CLOCKS = 3
 
@@ -34,12 +37,18 @@ class Runner:
         worker: Runs them.
         seconds: A turn lasts at least so long.
         counts: Whether its disturbed turns and its interval count; a peak's do not.
+        runnable: What the worker runs, an exported file where the subject is a name; ``None`` for no fresh starts.
+        starts: How often the worker's process was started.
+        start_seconds: What the last start took, from building to warm.
     """
 
     result: SubjectResult
     worker: WorkerProcess
     seconds: float
     counts: bool = True
+    runnable: Subject | None = None
+    starts: int = 1
+    start_seconds: float = 0.0
 
     @property
     def alive(self) -> bool:
@@ -59,6 +68,7 @@ class Rounds:
         reference: Which runner all others are compared with, if any.
         deadline: No round begins that would end after this ``time.perf_counter()``, except the first.
         sensor: Watches every turn.
+        restart: Gives each of the runners a fresh process, loaded and warm; ``None`` for never.
     """
 
     runners: list[Runner]
@@ -66,6 +76,7 @@ class Rounds:
     reference: int | None
     deadline: float | None
     sensor: ContentionSensor
+    restart: Callable[[list[Runner]], None] | None = None
     repeated: list[dict[str, Any]] = field(default_factory=list)
     ended: str = ""
     _seconds: list[float] = field(default_factory=list)
@@ -80,11 +91,14 @@ class Rounds:
                 again = self._to_repeat()
                 if again is None:
                     return
-            if orders and self._late():
+            if orders and self._late(again is None and self._restart_due(len(orders))):
                 self._note_time_up(len(orders))
                 return
             began = time.perf_counter()
             if again is None:
+                if self._restart_due(len(orders)):
+                    self._restart()
+                    began = time.perf_counter()
                 orders.extend(islice(source, 1))
                 self._keep(self._take_turns(len(orders) - 1, orders[-1]))
             else:
@@ -119,7 +133,8 @@ class Rounds:
     def _width_of_median(self, result: SubjectResult) -> float:
         if len(result.rounds) < _LEAST_TO_STOP:
             return float("inf")
-        interval = median_interval([turn.samples for turn in result.rounds], self.plan.seed, _QUICK)
+        starts = [turn.start for turn in result.rounds]
+        interval = median_interval([turn.samples for turn in result.rounds], self.plan.seed, _QUICK, starts)
         return (interval.high - interval.low) / 2 / quantile(result.samples, 0.5)
 
     def _enough(self, done: int) -> bool:
@@ -131,11 +146,25 @@ class Rounds:
         self.ended = f"every interval within ±{target:.1%} after {_rounds(done)} (widest ±{widest:.1%})"
         return widest <= target
 
-    def _late(self) -> bool:
+    def _late(self, restart: bool) -> bool:
         if self.deadline is None:
             return False
         recent = self._seconds[-3:]
-        return time.perf_counter() + sum(recent) / len(recent) > self.deadline
+        ahead = sum(recent) / len(recent)
+        if restart:  # imports go side by side and are not in these times: as long again is a fair guess
+            ahead += 2 * sum(runner.start_seconds for runner in self._to_restart())
+        return time.perf_counter() + ahead > self.deadline
+
+    def _restart_due(self, done: int) -> bool:
+        every = self.plan.rounds_per_start
+        return self.restart is not None and every is not None and done > 0 and done % every == 0
+
+    def _to_restart(self) -> list[Runner]:
+        return [one for one in self.runners if one.counts and one.alive and one.start_seconds <= _LONGEST_START]
+
+    def _restart(self) -> None:
+        if self.restart is not None:
+            self.restart(self._to_restart())
 
     def _note_time_up(self, done: int) -> None:
         if self._enough(done):  # only the repeats of disturbed rounds were cut short
@@ -214,19 +243,20 @@ class Rounds:
             load = with_steps(load, samples, seconds, reply.get("involuntary_switches"))
             subject = runner.result.subject
             reasons = self.plan.limits.exceeded(load, subject.threads or 1, _usual_clock(runner.result))
-        return Round(index, position, samples, reply, load, bool(reasons), reasons)
+        return Round(index, position, samples, reply, load, bool(reasons), reasons, runner.starts - 1)
 
 
-def compare_rounds(
-    result: SubjectResult, base: SubjectResult, plan: Plan, resamples: int | None = None
-) -> Ratio | None:
+def compare_rounds(result: SubjectResult, base: SubjectResult, plan: Plan, resamples: int = RESAMPLES) -> Ratio | None:
     """The paired ratio of two subjects over the rounds that both finished; ``None`` when there is none."""
     times, base_times = _medians(result), _medians(base)
     both = sorted(times.keys() & base_times.keys())
     if not both:
         return None
-    more = {} if resamples is None else {"resamples": resamples}
-    return paired_ratio([times[i] for i in both], [base_times[i] for i in both], plan.margin, plan.seed, **more)
+    numbers: dict[Any, int] = {}
+    marks = [(times[at][1], base_times[at][1]) for at in both]
+    starts = [numbers.setdefault(mark, len(numbers)) for mark in marks]
+    ratio_of = ([times[at][0] for at in both], [base_times[at][0] for at in both])
+    return paired_ratio(*ratio_of, plan.margin, plan.seed, resamples, starts)
 
 
 def iter_orders(count: int, seed: int) -> Iterator[list[int]]:
@@ -242,8 +272,9 @@ def iter_orders(count: int, seed: int) -> Iterator[list[int]]:
         yield order[::-1]
 
 
-def _medians(result: SubjectResult) -> dict[int, float]:
-    return {turn.index: quantile(turn.samples, 0.5) for turn in result.rounds}
+def _medians(result: SubjectResult) -> dict[int, tuple[float, int]]:
+    """Of each round: the median and the start."""
+    return {turn.index: (quantile(turn.samples, 0.5), turn.start) for turn in result.rounds}
 
 
 def _usual_clock(result: SubjectResult) -> float | None:

@@ -58,7 +58,9 @@ def hungry():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     return _after(8, end)
 """
-PLAN = Plan(rounds=6, round_seconds=0.0, round_iterations=2, warmup_seconds=0.0, timeout=120, peak=False)
+PLAN = Plan(
+    rounds=6, round_seconds=0.0, round_iterations=2, warmup_seconds=0.0, timeout=120, peak=False, rounds_per_start=None
+)
 
 
 @pytest.fixture(scope="module")

@@ -167,6 +167,27 @@ def test_the_rest_goes_on_without_a_dead_worker() -> None:
     assert run_rounds([iter([1.0])], Plan(rounds=5)).ended == "nothing was left to measure after 2 rounds"
 
 
+def test_processes_are_started_anew_after_so_many_rounds() -> None:
+    def restart(runners: list[Runner]) -> None:
+        asked.append([runner.result.label for runner in runners])
+        for runner in runners:
+            runner.starts += 1
+
+    asked: list[list[str]] = []
+    runners = [
+        Runner(SubjectResult(Subject("m", threads=1, label=str(at))), ScriptedWorker(repeat(1.0)), 0.0)  # type: ignore[arg-type]
+        for at in range(3)
+    ]
+    runners[2].start_seconds = 60.0  # it takes too long to start again
+    deadline = time.perf_counter() + 1e6
+    rounds = Rounds(runners, Plan(rounds=7, rounds_per_start=3), 0, deadline, ScriptedSensor(), restart)  # type: ignore[arg-type]
+    for _ in rounds.run():
+        pass
+    assert asked == [["0", "1"]] * 2
+    assert [turn.start for turn in runners[1].result.rounds] == [0, 0, 0, 1, 1, 1, 2]
+    assert [turn.start for turn in runners[2].result.rounds] == [0] * 7
+
+
 def test_order_changes_and_either_of_two_goes_first_equally_often() -> None:
     source = iter_orders(3, 0)
     orders = [next(source) for _ in range(40)]
@@ -192,6 +213,15 @@ def usual():
 
 def slowed():
     return _sleeps(0.042)
+
+
+def starts_once():
+    # The file is there when it is started again.
+    path = os.path.join(os.path.dirname(__file__), "started")
+    if os.path.exists(path):
+        os._exit(4)
+    open(path, "w").close()
+    return _sleeps(0.001)
 
 
 def module():
@@ -228,7 +258,14 @@ def subject(name: str) -> Subject:
 
 def test_five_per_cent_more_is_found_slower_and_the_same_twice_is_not() -> None:
     plan = Plan(
-        rounds=12, round_seconds=0.0, round_iterations=3, warmup_seconds=0.0, peak=False, repeat_disturbed=0, seed=1
+        rounds=12,
+        round_seconds=0.0,
+        round_iterations=3,
+        warmup_seconds=0.0,
+        peak=False,
+        repeat_disturbed=0,
+        seed=1,
+        rounds_per_start=None,
     )
     report = measure([subject("usual"), subject("slowed"), Subject(**(subject("usual").to_dict() | {"label": "twin"}))],
                      plan, against=subject("usual"))  # fmt: skip
@@ -250,6 +287,7 @@ def busy_report(folder: Path) -> Report:
         warmup_seconds=0.0,
         peak=False,
         repeat_disturbed=2,
+        rounds_per_start=None,
         # Half of what one busy process is on this machine.
         limits=Limits(foreign=0.5 / available_cpus()),
     )
@@ -283,3 +321,17 @@ def test_the_peak_is_measured_in_the_rounds_and_is_no_subject() -> None:
     assert report.subjects[0].peak_share > 0
     assert len(report.subjects[0].rounds) == 2
     assert report.contention().get("turns", 2) == 2  # the peak's own turns are no part of it
+
+
+def test_real_workers_start_anew_and_one_that_does_not_is_named() -> None:
+    plan = Plan(
+        rounds=4, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0, rounds_per_start=2, repeat_disturbed=0,
+        peak=False,
+    )  # fmt: skip
+    report = measure([subject("starts_once"), subject("module")], plan)
+    once, module = report.subjects
+    assert [turn.start for turn in module.rounds] == [0, 0, 1, 1]
+    assert module.error is None
+    assert len(once.rounds) == 2
+    assert once.error is not None
+    assert "while it was loaded again: the process ended with exit code 4" in once.error

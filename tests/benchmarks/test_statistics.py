@@ -86,31 +86,58 @@ def correlated(generator: np.random.Generator, count: int, correlation: float, d
     return deviation * noise
 
 
-def run_pair(generator: np.random.Generator, rounds: int, slowed: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Times of two subjects as a real machine gives them.
+def run_pair(
+    generator: np.random.Generator, rounds: int, slowed: float = 0.0, per_start: int = 5, offset: float = 0.01
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times of two subjects as a real machine gives them, and the start of each round.
 
     A drift that both share; noise of each one's own that lasts over rounds; now and then a round that something
     disturbed; and an offset of up to 1 % either way that each process keeps from its start to its end.
     """
     drift, times = correlated(generator, rounds, 0.9, 0.03), []
+    starts = np.arange(rounds) // per_start
     for factor in (1 + slowed, 1.0):
         own = correlated(generator, rounds, 0.6, 0.01) + generator.normal(0, 0.004, size=rounds)
         hit = np.where(generator.random(rounds) < 0.05, generator.exponential(0.1, size=rounds), 0.0)
-        times.append(factor * np.exp(drift + own + hit + generator.uniform(-0.01, 0.01)))
-    return times[0], times[1]
+        offsets = generator.uniform(-offset, offset, size=starts[-1] + 1)[starts]
+        times.append(factor * np.exp(drift + own + hit + offsets))
+    return times[0], times[1], starts
 
 
-@pytest.mark.parametrize("rounds", [9, 15, 40])
+def judge(generator: np.random.Generator, count: int, rounds: int, **how: float) -> list[str]:
+    """The verdicts of many runs."""
+    verdicts = []
+    for _ in range(count):
+        subject, reference, starts = run_pair(generator, rounds, **how)  # type: ignore[arg-type]
+        verdicts.append(paired_ratio(subject, reference, resamples=200, starts=starts.tolist()).verdict)
+    return verdicts
+
+
+@pytest.mark.parametrize("rounds", [15, 40])
 def test_verdicts_hold_with_lasting_noise_and_an_offset_of_each_process(rounds: int) -> None:
     generator = np.random.default_rng(rounds)
-    same = [paired_ratio(*run_pair(generator, rounds), resamples=300).verdict for _ in range(400)]
-    slower = [paired_ratio(*run_pair(generator, rounds, 0.05), resamples=300).verdict for _ in range(200)]
-    faster = [paired_ratio(*run_pair(generator, rounds, -0.05), resamples=300).verdict for _ in range(200)]
-    assert same.count(CANNOT_TELL) >= 0.95 * 400
-    assert slower.count(SLOWER) >= 0.85 * 200  # one process may be 2 % faster than the other by its offset alone
-    assert faster.count(FASTER) >= 0.85 * 200
-    assert FASTER not in slower
-    assert SLOWER not in faster
+    same = judge(generator, 300, rounds)
+    slower, faster = judge(generator, 100, rounds, slowed=0.05), judge(generator, 100, rounds, slowed=-0.05)
+    assert same.count(CANNOT_TELL) >= 0.95 * 300
+    assert slower.count(SLOWER) >= 95
+    assert faster.count(FASTER) >= 95
+
+
+def test_fresh_starts_are_what_makes_the_offsets_harmless() -> None:
+    generator = np.random.default_rng(4)
+    several = judge(generator, 200, 15, offset=0.02)
+    one = judge(generator, 200, 15, offset=0.02, per_start=15)
+    assert several.count(CANNOT_TELL) >= 0.93 * 200
+    assert one.count(CANNOT_TELL) < 0.85 * 200
+
+
+def test_whole_starts_are_drawn() -> None:
+    ratios, starts = [1.02] * 5 + [0.98] * 5 + [1.0] * 5, [0] * 5 + [1] * 5 + [2] * 5
+    apart = paired_ratio(ratios, [1.0] * 15, starts=starts)
+    assert apart.interval.to_list() == [0.98, 1.02]  # a drawn run may hold one start alone
+    assert median_interval([[one] for one in ratios], starts=starts).to_list() == [0.98, 1.02]
+    with pytest.raises(ValueError, match="belongs to a start"):
+        paired_ratio([1.0, 1.0], [1.0, 1.0], starts=[0])
 
 
 def test_the_interval_of_very_many_samples_is_that_of_all() -> None:
@@ -126,8 +153,8 @@ def test_few_rounds_and_small_differences_decide_nothing() -> None:
     assert verdict(Interval(0.5, 0.6), rounds=5) == CANNOT_TELL
     assert verdict(Interval(0.5, 0.6), rounds=6) == FASTER
     assert verdict(Interval(1.002, 1.006), rounds=100) == CANNOT_TELL
-    assert verdict(Interval(1.0149, 1.03), rounds=100) == CANNOT_TELL
-    assert verdict(Interval(1.0151, 1.03), rounds=100) == SLOWER
+    assert verdict(Interval(1.0099, 1.03), rounds=100) == CANNOT_TELL
+    assert verdict(Interval(1.0101, 1.03), rounds=100) == SLOWER
     assert verdict(Interval(1.002, 1.006), rounds=100, margin=0) == SLOWER
 
 
