@@ -26,17 +26,20 @@ from ..charts import (
     scatter_chart,
     stack,
 )
+from ..statistics import CANNOT_TELL
 from .accuracy import SOURCE, published_for
 
 Metrics = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 _COLOURS = 8
-_WORK = ("engine", "precision", "threads", "batch")
+_WORK = {"engine": "", "precision": "", "threads": "t", "batch": "b"}  # and how a label spells it
 _STRIPS = 40
+_SENTENCES = 5
 _TIMELINES = 8
 _STYLE = """
-td:first-child { position: sticky; left: 0; background: var(--ground); padding-right: .8rem; }
+td:first-child { position: sticky; left: 0; background: var(--ground); padding-right: .8rem;
+  box-shadow: inset 0 -1px var(--line); border-bottom: 0; }
 .id { display: inline-grid; place-items: center; min-width: 1.35rem; height: 1.35rem; border-radius: .7rem;
   padding: 0 .3rem; background: var(--role); color: var(--ground); font-size: .78rem; font-weight: 700;
   margin-right: .5rem; }
@@ -87,13 +90,15 @@ class _Names:
     """How the page calls each subject: a colour, a number, and its label."""
 
     def __init__(self, subjects: Sequence[Entry]) -> None:
-        models = list(dict.fromkeys(entry["subject"]["model"] for entry in subjects))
-        by_model = len(subjects) > _COLOURS
         self.number = {entry["label"]: at + 1 for at, entry in enumerate(subjects)}
-        self.role = {}
-        for at, entry in enumerate(subjects):
-            place = models.index(entry["subject"]["model"]) if by_model else at
-            self.role[entry["label"]] = f"s{place}" if place < _COLOURS else "other"
+        # A colour each; where they are too many, one for all that share what tells most of them apart.
+        for keys in (("label",), ("model", "engine", "precision"), ("model", "engine"), ("model",)):
+            kinds = {entry["label"]: tuple({**entry["subject"], **entry}[key] for key in keys) for entry in subjects}
+            places = list(dict.fromkeys(kinds.values()))
+            if len(places) <= _COLOURS:
+                break
+        found = {label: places.index(kind) for label, kind in kinds.items()}
+        self.role = {label: f"s{at}" if at < _COLOURS else "other" for label, at in found.items()}
 
     def badge(self, label: str) -> str:
         """The number in its colour."""
@@ -118,7 +123,8 @@ def _title(metrics: Metrics) -> str:
         if one["verdict"] is None:
             return f"{one['subject']} could not be compared with {one['against']}"
         return f"{one['subject']} and {one['against']}: no difference that this run can tell"
-    references = {one["against"] for one in compared}
+    models = {entry["label"]: entry["subject"]["model"] for entry in metrics["subjects"]}
+    references = {models[one["against"]] for one in compared}
     if len(references) == 1:
         return f"{len(compared)} subjects against {references.pop()}"
     if len(measured) == 1:
@@ -181,7 +187,7 @@ def _cards(metrics: Metrics, names: _Names) -> str:
             _card(
                 one["subject"],
                 f"{one['speedup']:.2f}x",
-                names.role[one["subject"]],
+                "neutral" if one["verdict"] == CANNOT_TELL else names.role[one["subject"]],
                 f"<span class='verdict'>{escape(one['verdict'])}</span>; the speed of {escape(one['against'])}, "
                 f"95 % interval {one['speedup_interval'][0]:.3f} to {one['speedup_interval'][1]:.3f}",
             )
@@ -240,8 +246,9 @@ def _verdicts(metrics: Metrics, names: _Names) -> str:
     if not compared:
         return ""
     ends = [bound for one in drawn for bound in one["speedup_interval"]]
-    far = max([math.log(1.05), *(abs(math.log(end)) for end in ends)]) * 1.12
-    scale = (math.exp(-far), math.exp(far))
+    low, high = min([1 / 1.03, *ends]), max([1.03, *ends])
+    room = math.exp(0.06 * math.log(high / low))
+    scale = (low / room, high * room)
     rows = "".join(
         f"<div class='who'>{names.html(one['subject'])}<small>against {escape(one['against'])}</small></div>"
         f"{interval_track(one['speedup'], tuple(one['speedup_interval']), scale, names.role[one['subject']])}"
@@ -251,12 +258,15 @@ def _verdicts(metrics: Metrics, names: _Names) -> str:
     )
     ticks = _scale_row([(tick, f"{tick:g}x") for tick in _ratio_ticks(*scale)], scale) if drawn else ""
     sentences = "".join(f"<li>{escape(one['sentence'])}.</li>" for one in compared)
+    said = f"<ul>{sentences}</ul>"
+    if len(compared) > _SENTENCES:
+        said = f"<details><summary>In words</summary>{said}</details>"
     text = (
         "Each turn of a subject is held against the reference's turn in the same round, so that whatever slows both "
         "cancels. Right of the dashed line is faster. A verdict needs the whole 95 % interval to lie more than "
         f"{metrics['plan']['margin']:.1%} from 1; else it says that this run cannot tell."
     )
-    return f"<section><h2>Verdicts</h2><p>{text}</p><div class='rows'>{rows}{ticks}</div><ul>{sentences}</ul></section>"
+    return f"<section><h2>Verdicts</h2><p>{text}</p><div class='rows'>{rows}{ticks}</div>{said}</section>"
 
 
 def _table(metrics: Metrics, names: _Names) -> str:
@@ -290,8 +300,12 @@ def _columns(metrics: Metrics, names: _Names, cells: Any) -> tuple[list[str], li
     """Heads and rows of a table; columns that are empty for every subject are left out."""
     found = [cells(entry) for entry in metrics["subjects"]]
     heads = [head for head in found[0] if any(row[head] is not None for row in found)]
-    # What is the same for all stands at the top of the page.
-    heads = [head for head in heads if head not in _WORK or len({row[head] for row in found}) > 1]
+    # What is the same for all stands at the top of the page, and what names say need not be said again.
+    labels = [f" {entry['label']} " for entry in metrics["subjects"]]
+    for head, letter in _WORK.items():
+        said = all(f" {letter}{row.get(head)} " in label for row, label in zip(found, labels, strict=True))
+        if head in heads and (said or len({row[head] for row in found}) == 1):
+            heads.remove(head)
     rows = [
         [names.html(entry["label"]), *("&ndash;" if row[head] is None else row[head] for head in heads)]
         for entry, row in zip(metrics["subjects"], found, strict=True)
@@ -308,7 +322,7 @@ def _speed_cells(entry: Entry) -> dict[str, str | None]:
         half = max(high - latency["median"], latency["median"] - low) / latency["median"]
         digits = 2 if latency["median"] >= 1e-4 else 4
         times = {key: f"{1e3 * latency[key]:,.{digits}f}" for key in ("median", "p90", "p99")}
-        times = {"median": times["median"], "±": f"{half:.1%}", "p90": times["p90"], "p99": times["p99"]}
+        times["±"] = f"{half:.1%}" if latency["rounds"] > 1 else None
     return {
         "engine": escape(subject["engine"]),
         "precision": escape(subject["precision"]),

@@ -163,9 +163,10 @@ class Comparison:
         if self.ratio is None:
             return f"{self.subject} against {self.against}: not compared, one of them could not be measured"
         low, high = self.ratio.interval.to_list()
+        rounds = f"{self.ratio.rounds} paired round{'' if self.ratio.rounds == 1 else 's'}"
         return (
             f"{self.subject} against {self.against}: {self.ratio.verdict}; {1 / self.ratio.value:.3f} times the speed "
-            f"(95 % interval {1 / high:.3f} to {1 / low:.3f}, {self.ratio.rounds} paired round{'s' * (self.ratio.rounds != 1)})"
+            f"(95 % interval {1 / high:.3f} to {1 / low:.3f}, {rounds})"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,7 +51,8 @@ def plan_runs(matrix: Matrix, references: Matrix | None = None) -> list[Run]:
         if len(matrix.cells) <= TOGETHER:
             return [Run(matrix.cells)]
         return [Run(cells) for cells in groups.values()]
-    known = {_work(reference): reference for reference in references.cells}
+    how = [name for name in ("engine", "precision") if len({getattr(cell, name) for cell in matrix.cells}) > 1]
+    known = {_work(reference): _named(reference, how) for reference in references.cells}
     runs = []
     for work, cells in groups.items():
         if work not in known:
@@ -71,19 +71,15 @@ def run_all(
 
     Args:
         runs: From :func:`plan_runs`.
-        plan: How to measure. What is left of ``max_seconds`` is divided evenly among the runs that are still to come.
+        plan: How to measure; ``max_seconds`` is divided evenly among the runs.
         left_out: What was planned and cannot be run, for the report.
         announce: Told which run begins, when there are several.
     """
-    started, reports = time.perf_counter(), []
+    reports = []
+    limited = plan if plan.max_seconds is None else replace(plan, max_seconds=plan.max_seconds / len(runs))
     for number, run in enumerate(runs):
         if announce is not None and len(runs) > 1:
             announce(f"run {number + 1} of {len(runs)}: {describe_work(run.cells[0])}")
-        limited = plan
-        if plan.max_seconds is not None:
-            left = plan.max_seconds - (time.perf_counter() - started)
-            # A run that begins late still has its first round.
-            limited = replace(plan, max_seconds=max(1.0, left / (len(runs) - number)))
         reports.append(measure(run.cells, limited, against=run.against))
     report = merge_reports(reports)
     report.plan["max_seconds"] = plan.max_seconds
@@ -159,6 +155,11 @@ def _place(run: Run) -> int:
 
 def _work(subject: Subject) -> tuple[Any, ...]:
     return (subject.threads, subject.batch_size, subject.size, subject.allocator, subject.device)
+
+
+def _named(reference: Subject, how: Sequence[str]) -> Subject:
+    """With the engine and precision in its label where those of the cells have them."""
+    return replace(reference, label=" ".join([str(reference.label), *(getattr(reference, name) for name in how)]))
 
 
 def _with_reference(cells: list[Subject], reference: Subject) -> Run:

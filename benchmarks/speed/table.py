@@ -132,9 +132,9 @@ def _cost_columns() -> list[Column]:
 
 
 def half_interval(result: SubjectResult) -> str | None:
-    """The larger half of the interval of the median, as a share of the median."""
+    """The larger half of the interval of the median, as a share of the median; one round has no interval."""
     latency = result.latency()
-    if latency is None:
+    if latency is None or latency["rounds"] < 2:
         return None
     low, high = latency["median_interval"]
     return f"{max(high - latency['median'], latency['median'] - low) / latency['median']:.1%}"
