@@ -22,5 +22,6 @@ def any_size() -> Iterator[None]:
     """
     from torch.fx.experimental import _config
 
-    with _config.patch(backed_size_oblivious=True):
+    # The method is put on the module when it is imported, where a type checker does not see it.
+    with getattr(_config, "patch")(backed_size_oblivious=True):  # noqa: B009
         yield
