@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("PYTHONPATH", str(folder))
         names = ("output_subjects:small", "output_subjects:hungry", "--against", "output_subjects:small")
         lists = ("--engine", "eager,onnxruntime", "--batch-size", "1,2", "--threads", "1", "--size", "16")
-        plan = ("--rounds", "6", "--min-time", "0", "--profile", "--no-peak", "--work-dir", folder)
+        plan = ("--rounds", "2", "--min-time", "0", "--profile", "--no-peak", "--work-dir", folder)
         assert run("bench", *names, *lists, *plan) == 1
     return folder
 
@@ -244,3 +244,53 @@ def test_the_terminal_output_fits_120_columns(
     table = lines[lines.index("eager, fp32, 1 thread, batch 1, tuned allocator, cpu, 16 px") :]
     assert all(len(line) <= WIDTH for line in table[:8])
     assert sorted(path.name for path in (folder / "w").iterdir()) == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name at least one model"),
+        (("--relative", "m:f"), "--relative is about a --baseline"),
+        (("m:f", "--baseline", "nowhere.json"), "leave the models and --against out"),
+        (("--baseline", "nowhere.json"), "baseline nowhere.json cannot be read"),
+        (("--baseline", "nowhere.json", "--fail-if-slower", "fast"), "--fail-if-slower 'fast' is not a share"),
+        (("m:f", "--max-time", "soon"), "--max-time 'soon' is not a duration"),
+        (("m:f", "--threads", "some"), "--threads 'some' is not a whole number"),
+        (("m:f", "--scenario", "Offlin"), "Offline"),
+        (("m:f", "--engine", "onnxruntime"), "nothing of what was asked for can be run: m:f is a function"),
+    ],
+)
+def test_bad_bench_options_are_one_sentence_before_anything_runs(
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tinyvit.benchmarks.speed.runs.measure", lambda *_, **__: pytest.fail("too late"))
+    assert run("bench", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_baseline_is_measured_again_and_held_against(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A baseline whose times are a hundredth of this machine's: whatever runs now is too slow."""
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    fast = json.loads((folder / "result.json").read_text())
+    fast["metrics"]["subjects"] = fast["metrics"]["subjects"][:1]
+    entry = fast["metrics"]["subjects"][0]
+    samples = [sample / 100 for sample in entry["rounds"][0]["samples"]]
+    entry["rounds"] = [{**entry["rounds"][0], "index": index, "samples": samples} for index in range(6)]
+    fast["metrics"]["comparisons"] = []
+    (tmp_path / "fast.json").write_text(json.dumps(fast))
+    plan = ("--rounds", 6, "--min-time", 0, "--no-peak", "--work-dir", tmp_path / "work")
+    assert run("bench", "--baseline", tmp_path / "fast.json", *plan) == 1
+    assert "1 of 1 subjects are slower than the baseline allows" in capsys.readouterr().err
+    gate = json.loads((tmp_path / "work" / "result.json").read_text())["metrics"]["gate"]
+    assert gate["failed"] == ["output_subjects:small eager b1"]
+    assert "Slower than the baseline by more than 5.0%" in Page((tmp_path / "work" / "report.html").read_text()).text
