@@ -400,14 +400,22 @@ def export(setting: Setting) -> dict[str, Any]:
 
 
 def latency(setting: Setting) -> dict[str, Any]:
-    """One picture on the processor, by PyTorch and by ONNX Runtime in turns."""
+    """One picture on the processor, by PyTorch (the deployed form) and by ONNX Runtime in turns."""
     plan = setting.plan
     px, threads = plan.distil.student_px, available_cpus()
     subjects = [
-        Subject(STUDENT, engine="eager", size=px, threads=threads, weights=str(setting.student), label="PyTorch"),
+        Subject(STUDENT, engine="deploy", size=px, threads=threads, weights=str(setting.student), label="PyTorch"),
         Subject(str(setting.onnx), engine="onnxruntime", size=px, threads=threads, label="ONNX Runtime"),
     ]
-    speed = SpeedPlan(rounds=plan.latency_rounds, round_seconds=plan.latency_seconds, warmup_seconds=0.5)
+    # A look, not a benchmark: one start of each worker, nothing measured again, no peak of the machine.
+    speed = SpeedPlan(
+        rounds=plan.latency_rounds,
+        round_seconds=plan.latency_seconds,
+        warmup_seconds=0.5 if plan.latency_rounds > 2 else 0.0,
+        rounds_per_start=None,
+        repeat_disturbed=0,
+        peak=False,
+    )
     report = measure(subjects, speed, against=subjects[0])
     rows = []
     for result, role in zip(report.subjects, ("neutral", "distilled"), strict=True):
