@@ -11,6 +11,7 @@ import numpy as np
 
 from .engines.base import Engine, EngineError
 from .engines.open_vino import _config, _read
+from .engines.signal_stack import kept_signal_stack
 from .profile import ClassTotal, as_rows, median_totals, time_step
 from .subjects import Subject
 
@@ -28,6 +29,7 @@ _CLASS_OF = {name: kind for kind, names in _CLASSES.items() for name in names.sp
 Shapes = list[list[int]]
 
 
+@kept_signal_stack()
 def profile_openvino(subject: Subject, engine: Engine, seconds: float = 1.0, least_steps: int = 3) -> dict[str, Any]:
     """Profile a file in a network of its own, compiled as the engine's is, with performance counters.
 

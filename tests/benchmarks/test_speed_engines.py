@@ -101,6 +101,18 @@ def test_openvino_runs_in_the_precision_that_was_asked_for(folder: Path) -> None
     assert differences[1] > 20 * differences[0]
 
 
+def test_openvino_leaves_the_signal_stack_as_it_was(folder: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("openvino")
+    from tinyvit.benchmarks.speed.engines.signal_stack import signal_stack
+
+    if not sys.platform.startswith("linux"):
+        pytest.skip("a matter of Linux")
+    before = signal_stack()
+    build(Subject(RESNET, "openvino", 1), folder)
+    assert signal_stack() == before
+
+
 def test_bf16_is_of_weights_and_activations(functions: str) -> None:
     eager = build(Subject(f"{functions}:network", precision="bf16", size=32))
     assert {parameter.dtype for parameter in eager.module.parameters()} == {torch.bfloat16}

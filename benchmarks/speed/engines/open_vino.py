@@ -12,6 +12,7 @@ from ....backbones.errors import InputError, check_file
 from ..subjects import Subject
 from .base import Engine, EngineError, versions
 from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size
+from .signal_stack import kept_signal_stack
 
 # OpenVINO's own default is bf16 wherever the processor has it, whatever the file holds.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -19,6 +20,7 @@ _CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
 _ARRAYS = {"f32": np.float32, "f16": np.float16, "u8": np.uint8}
 
 
+@kept_signal_stack()
 def build(subject: Subject) -> Engine:
     """The engine of a resolved subject whose model is an ONNX file.
 
