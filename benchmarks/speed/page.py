@@ -316,7 +316,7 @@ def _columns(metrics: Metrics, names: _Names, cells: Any) -> tuple[list[str], li
 def _speed_cells(entry: Entry) -> dict[str, str | None]:
     latency = entry["latency_seconds"]
     subject = entry["subject"]
-    times = dict.fromkeys(("median", "±", "p90", "p99"))
+    times: dict[str, str | None] = dict.fromkeys(("median", "±", "p90", "p99"))
     if latency:
         low, high = latency["median_interval"]
         half = max(high - latency["median"], latency["median"] - low) / latency["median"]
