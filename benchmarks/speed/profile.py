@@ -98,10 +98,8 @@ def profile_torch(
         milliseconds. ``step_milliseconds`` without and ``profiled_milliseconds`` with the profiler (medians), ``steps``
         recorded and ``method`` in words.
     """
-    step()
-    plain = [time_step(step) for _ in range(least_steps)]
-    count = min(50, max(least_steps, round(seconds / min(plain))))
-    plain = [time_step(step) for _ in range(count)]
+    plain = plain_steps(step, seconds, least_steps)
+    count = len(plain)
     steps, recorded = _record(step, count, device != "cpu")
     plain += [time_step(step) for _ in range(count)]
     wall = statistics.median(plain)
@@ -160,6 +158,20 @@ def time_step(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
+
+
+def plain_steps(step: Callable[[], object], seconds: float, least_steps: int) -> list[float]:
+    """Seconds of each of some steps without a profiler, after a few that do not count.
+
+    Args:
+        step: Does the work once.
+        seconds: How long they take together, about.
+        least_steps: How many there are at least; there are 50 at most.
+    """
+    step()
+    best = min(time_step(step) for _ in range(least_steps))
+    count = min(50, max(least_steps, round(seconds / best)))
+    return [time_step(step) for _ in range(count)]
 
 
 def _record(step: Callable[[], None], count: int, on_cuda: bool) -> tuple[list[dict[str, ClassTotal]], list[float]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .engines.base import Engine, EngineError
-from .profile import ClassTotal, as_rows, median_totals, time_step
+from .profile import ClassTotal, as_rows, median_totals, plain_steps, time_step
 from .subjects import Subject
 
 _ARRAYS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -48,10 +48,8 @@ def profile_onnx(subject: Subject, engine: Engine, seconds: float = 1.0, least_s
     """
     import onnxruntime
 
-    engine.step()
-    plain = [time_step(engine.step) for _ in range(least_steps)]
-    count = min(50, max(least_steps, round(seconds / min(plain))))
-    plain = [time_step(engine.step) for _ in range(count)]
+    plain = plain_steps(engine.step, seconds, least_steps)
+    count = len(plain)
     with tempfile.TemporaryDirectory(prefix="tinyvit-profile-") as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = subject.threads or 0, 1

@@ -12,7 +12,7 @@ import numpy as np
 from .engines.base import Engine, EngineError
 from .engines.open_vino import _config, _read
 from .engines.signal_stack import kept_signal_stack
-from .profile import ClassTotal, as_rows, median_totals, time_step
+from .profile import ClassTotal, as_rows, median_totals, plain_steps, time_step
 from .subjects import Subject
 
 _CLASSES = {
@@ -47,10 +47,8 @@ def profile_openvino(subject: Subject, engine: Engine, seconds: float = 1.0, lea
     """
     import openvino
 
-    engine.step()
-    plain = [time_step(engine.step) for _ in range(least_steps)]
-    count = min(50, max(least_steps, round(seconds / min(plain))))
-    plain = [time_step(engine.step) for _ in range(count)]
+    plain = plain_steps(engine.step, seconds, least_steps)
+    count = len(plain)
     core = openvino.Core()
     network = _read(core, subject)
     network.reshape(engine.facts["input_shape"])
