@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -63,20 +63,25 @@ def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], met
 
 def environment() -> dict[str, Any]:
     """Versions and processor of this machine, without anything that names it (no host name, no paths)."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "cpus": available_cpus(),
         "gpu": gpu_name(),
-        "versions": versions,
+        "versions": installed_versions(_PACKAGES),
     }
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Package -> version, of those that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def cpu_name() -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
-from ...backbones.runs import available_cpus, cpu_name
+from ...backbones.runs import available_cpus, cpu_name, installed_versions
 
 #: Instruction sets that decide which kernels run, as ``/proc/cpuinfo`` spells them.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
@@ -31,7 +30,7 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": read_memory(_text("/proc/meminfo")),
         "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": installed_versions(PACKAGES),
     }
 
 
@@ -58,13 +57,3 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
