@@ -24,7 +24,7 @@ def describe_machine() -> dict[str, Any]:
     """
     return {
         "processor": cpu_name(),
-        "flags": read_flags(_text("/proc/cpuinfo")),
+        "flags": cpu_flags(),
         "logical_cpus": os.cpu_count(),
         "usable_cpus": available_cpus(),
         "memory_gib": read_memory(_text("/proc/meminfo")),
@@ -32,6 +32,11 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": installed_versions(PACKAGES),
     }
+
+
+def cpu_flags() -> list[str]:
+    """Those of :data:`FLAGS` that this machine's processor has; none where the system does not tell."""
+    return read_flags(_text("/proc/cpuinfo"))
 
 
 def read_flags(text: str) -> list[str]:

@@ -67,9 +67,9 @@ def test_the_smaller_plans_differ_in_size_only():
 
 
 def test_precision_follows_the_processor(monkeypatch):
-    monkeypatch.setattr(pace, "_cpu_flags", lambda: {"avx2", "avx512_bf16"})
+    monkeypatch.setattr(pace, "cpu_flags", lambda: ["avx2", "avx512_bf16"])
     assert pace.arithmetic("cpu")[0] == "bf16"
-    monkeypatch.setattr(pace, "_cpu_flags", lambda: {"avx2", "avx512f"})
+    monkeypatch.setattr(pace, "cpu_flags", lambda: ["avx2", "avx512f"])
     assert pace.arithmetic("cpu")[0] == "fp32"
 
 

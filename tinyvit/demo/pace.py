@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.teachers import load_teacher
 from tinyvit.backbones.runs import available_cpus
+from tinyvit.benchmarks.speed.machine import cpu_flags
 
 from .plan import FULL, SMALL, STUDENT, TEACHER, Plan
 
@@ -30,7 +30,7 @@ def arithmetic(device: str) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported():
             return "bf16", "bf16 autocast: the GPU has it"
         return "fp32", "fp32: the GPU has no bf16"
-    native = [name for name in _NATIVE_BF16 if name in _cpu_flags()]
+    native = [name for name in _NATIVE_BF16 if name in cpu_flags()]
     if native:
         return "bf16", f"bf16 autocast: the processor has {' and '.join(native)}"
     return "fp32", "fp32: the processor has no native bf16"
@@ -108,13 +108,3 @@ def _seconds(work: Any, device: str, times: int) -> float:
         if run:
             best = min(best, time.perf_counter() - start)
     return best
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return set(line.split())
-    except OSError:
-        pass
-    return set()
