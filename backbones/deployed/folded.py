@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .kernels import Kernels, Operator, activation_name, fold_conv_norm, make_conv, make_linear
+from .kernels import Kernels, LayerMaker, Operator, activation_name, fold_conv_norm, make_conv, make_linear
 
 
 class _Call(nn.Module):
@@ -60,10 +60,12 @@ def fold_network(
         graph = _Tracer().trace(network)
     except Exception as error:  # fx raises whatever the traced code raises on a proxy
         return network, f"its forward cannot be traced ({type(error).__name__})", 0
-    originals = dict(copy.deepcopy(module).eval().named_modules())
+    # Folding takes the weights as they are, not as rounded to the dtype of the copy.
+    originals = dict(module.named_modules())
     groups = list(_groups(graph, dict(network.named_modules())))
+    make = LayerMaker(device, dtype, kernels)
     for group in groups:
-        _exchange(network, originals, group, device, dtype, kernels)
+        _exchange(network, originals, group, make)
     return network, "in" if groups else "it has no layers that follow each other in a foldable way", len(groups)
 
 
@@ -121,16 +123,9 @@ def _norm_activation(modules: dict[str, Any], norm: str | None) -> str | None:
     return activation_name(inner) if inner is not None else None
 
 
-def _exchange(
-    network: nn.Module,
-    originals: dict[str, Any],
-    group: _Group,
-    device: torch.device,
-    dtype: torch.dtype,
-    kernels: Kernels,
-) -> None:
+def _exchange(network: nn.Module, originals: dict[str, Any], group: _Group, make: LayerMaker) -> None:
     layer = originals[group.layer]
-    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    weight, bias = layer.weight, layer.bias
     if group.norm:
         weight, bias = fold_conv_norm(layer, originals[group.norm])
         network.set_submodule(group.norm, nn.Identity())
@@ -138,10 +133,10 @@ def _exchange(
     if group.activation:
         activation = activation_name(originals[group.activation])
         network.set_submodule(group.activation, nn.Identity())
-    weight, bias = (None if t is None else t.to(device=device, dtype=dtype) for t in (weight, bias))
-    assert weight is not None
+    (weight,) = make.cast(weight)
+    (bias,) = (None,) if bias is None else make.cast(bias)
     if isinstance(layer, nn.Linear):
-        operator = make_linear(weight, bias, activation or "none", kernels)
+        operator = make_linear(weight, bias, activation or "none", make.kernels)
     else:
-        operator = make_conv(weight, bias, layer, activation or "none", kernels)
+        operator = make_conv(weight, bias, layer, activation or "none", make.kernels)
     network.set_submodule(group.layer, _Call(operator))

@@ -155,9 +155,8 @@ def test_a_wrong_copy_is_refused_with_its_layer(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_copy_that_gives_nan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        deployed_tiny_vit, "_gathered_bias", lambda attn, make: torch.tensor(float("nan")).expand(1, 1, 1, 1)
-    )
+    gathered = deployed_tiny_vit._gathered_bias
+    monkeypatch.setattr(deployed_tiny_vit, "_gathered_bias", lambda attn, make: gathered(attn, make) * torch.nan)
     with pytest.raises(CheckFailedError, match="nan"):
         deploy(small())
 
@@ -281,6 +280,22 @@ def test_any_other_network_is_folded_where_it_can_be() -> None:
         torch.testing.assert_close(features, model.forward_features(image), rtol=0, atol=1e-5)
     assert any(name.startswith("2 groups") for name in fast.report.steps)  # conv1 with norm and activation; fc
     assert isinstance(model.bn1, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_folded_network_is_a_copy(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fused:  # plain operators keep the weights that they are given
+        plain = kernels.Kernels(linear=False, conv=False)
+        monkeypatch.setattr("tinyvit.backbones.deployed.make.find_kernels", lambda *_: plain)
+    torch.manual_seed(0)
+    model = stirred(Teacher())
+    fast = deploy(model)
+    image = torch.randn(2, 3, 33, 47)
+    before = fast(image)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.add_(1)
+    assert torch.equal(fast(image), before)
 
 
 class Branching(nn.Module):
