@@ -90,6 +90,12 @@ class Deployed(nn.Module):
     It takes what its module takes, in any floating dtype, and returns what the module returns, in the dtype of its
     input. It holds no parameters, so a detector around it can still be moved about on the same device; training,
     saving, loading, copying or converting it is a :class:`DeployedFormError`. Several threads may call it at once.
+    This class is what all of them share; the classes below it are what runs.
+
+    Args:
+        module: What it was made from.
+        device: Where it runs.
+        dtype: Of its weights and activations.
 
     Attributes:
         report: What is in it, and how far it lies from its module.
@@ -97,55 +103,16 @@ class Deployed(nn.Module):
 
     report: DeployReport
 
-    def __init__(self, module: nn.Module, network: Network | None, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         inner: Any = module.model if isinstance(module, FeatureBackbone) else module
-        self._network, self._device, self._dtype = network, device, dtype
+        self._device, self._dtype = device, dtype
         for name in ("num_features", "num_classes", "head_hidden_size"):
             if hasattr(inner, name):
                 setattr(self, name, getattr(inner, name))
         self.pretrained_cfg: dict[str, Any] = dict(getattr(inner, "pretrained_cfg", {}))
         self.feature_info: Any = copy.deepcopy(getattr(module, "feature_info", None))
         self.training = False
-
-    # -------------------------------------------------------------------------------------------------- inference
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """As the module's."""
-        with self._running(x):
-            return self._known.features(x.to(self._dtype)).to(x.dtype)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """As the module's."""
-        with self._running(x):
-            return self._known.head(x.to(self._dtype), pre_logits).to(x.dtype)
-
-    def forward(self, x: Tensor) -> Any:
-        """Image (B, C, H, W) -> logits (B, num_classes)."""
-        with self._running(x):
-            network = self._known
-            return network.head(network.features(x.to(self._dtype)), False).to(x.dtype)
-
-    def forward_intermediates(
-        self, x: Tensor, indices: int | Sequence[int] | None = None, intermediates_only: bool = False, **_: Any
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps of these numbers, as the module's."""
-        from timm.models._features import feature_take_indices
-
-        with self._running(x):
-            network = self._known
-            asked = list(indices) if isinstance(indices, Sequence) else indices
-            take, _last = feature_take_indices(len(network.map_steps), asked)
-            everything = list(take) if intermediates_only else sorted({*take, len(network.map_steps) - 1})
-            maps = [found.to(x.dtype) for found in network.maps(x.to(self._dtype), everything)]
-        chosen = [found for index, found in zip(sorted(everything), maps, strict=True) if index in take]
-        return chosen if intermediates_only else (maps[-1], chosen)
-
-    @property
-    def _known(self) -> Network:
-        if self._network is None:
-            raise DeployedFormError("this deployed form has no feature maps of its own; call it as a whole")
-        return self._network
 
     @contextmanager
     def _running(self, x: Tensor) -> Iterator[None]:
@@ -196,7 +163,53 @@ class Deployed(nn.Module):
         return str(self.report)
 
 
-class DeployedMaps(Deployed):
+class DeployedSteps(Deployed):
+    """The deployed form of a model that we have the steps of.
+
+    Args:
+        module: What it was made from.
+        network: Its steps.
+        device: Where it runs.
+        dtype: Of its weights and activations.
+    """
+
+    def __init__(self, module: nn.Module, network: Network, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(module, device, dtype)
+        self._network = network
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """As the module's."""
+        with self._running(x):
+            return self._network.features(x.to(self._dtype)).to(x.dtype)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """As the module's."""
+        with self._running(x):
+            return self._network.head(x.to(self._dtype), pre_logits).to(x.dtype)
+
+    def forward(self, x: Tensor) -> Any:
+        """Image (B, C, H, W) -> logits (B, num_classes)."""
+        with self._running(x):
+            network = self._network
+            return network.head(network.features(x.to(self._dtype)), False).to(x.dtype)
+
+    def forward_intermediates(
+        self, x: Tensor, indices: int | Sequence[int] | None = None, intermediates_only: bool = False, **_: Any
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps of these numbers, as the module's."""
+        from timm.models._features import feature_take_indices
+
+        with self._running(x):
+            network = self._network
+            asked = list(indices) if isinstance(indices, Sequence) else indices
+            take, _last = feature_take_indices(len(network.map_steps), asked)
+            everything = list(take) if intermediates_only else sorted({*take, len(network.map_steps) - 1})
+            maps = [found.to(x.dtype) for found in network.maps(x.to(self._dtype), everything)]
+        chosen = [found for index, found in zip(sorted(everything), maps, strict=True) if index in take]
+        return chosen if intermediates_only else (maps[-1], chosen)
+
+
+class DeployedMaps(DeployedSteps):
     """The deployed form of a backbone: its forward returns feature maps.
 
     Args:
@@ -223,7 +236,7 @@ class DeployedMaps(Deployed):
         """Image (B, C, H, W) -> one map an index."""
         order = sorted(set(self.out_indices))
         with self._running(x):
-            maps = self._known.maps(x.to(self._dtype), order)
+            maps = self._network.maps(x.to(self._dtype), order)
         found = {index: feature.to(x.dtype) for index, feature in zip(order, maps, strict=True)}
         return self._container(found[index] for index in self.out_indices)
 
@@ -239,7 +252,7 @@ class DeployedWhole(Deployed):
     """
 
     def __init__(self, module: nn.Module, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(module, None, device, dtype)
+        super().__init__(module, device, dtype)
         # Behind a tuple, so that it is no submodule and cannot be trained, saved or moved from outside.
         self._whole: tuple[Any] = (network,)
 
@@ -306,9 +319,9 @@ def _run_with_layers(
     module: nn.Module, deployed: Deployed, image: Tensor
 ) -> tuple[Any, Iterator[tuple[str, Tensor, Tensor]]]:
     """The module's output; and the name, the deployed and the module's output of each step, where there are steps."""
-    network = deployed._network
-    if network is None:
+    if not isinstance(deployed, DeployedSteps):
         return module(image), iter(())
+    network = deployed._network
     inner = getattr(module, "model", None)
     named = dict((inner if isinstance(inner, nn.Module) else module).named_modules())
     outputs: dict[str, Tensor] = {}

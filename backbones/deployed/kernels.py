@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import FusedAttention, NativeAttention
+from .native import NativeError
+
 #: Activations that can be fused: our name -> (oneDNN's name, scalars, algorithm, plain function).
 _ACTIVATIONS: dict[str, tuple[str, list[float], str, Callable[[Tensor], Tensor]]] = {
     "none": ("none", [], "", lambda x: x),
@@ -44,27 +47,36 @@ class Kernels:
     Args:
         linear: Whether linear layers fuse their activation.
         conv: Whether convolutions do.
+        attention: Whether attention runs in the compiled kernel.
         missing: Why not, by operator.
     """
 
     linear: bool
     conv: bool
+    attention: bool = False
     missing: dict[str, str] = field(default_factory=dict)
 
 
 @cache
-def find_kernels(device_type: str, dtype: torch.dtype) -> Kernels:
-    """Try the fused operators once on small inputs."""
+def find_kernels(device_type: str, dtype: torch.dtype, native: bool = True) -> Kernels:
+    """Try the operators once on small inputs.
+
+    Args:
+        device_type: ``cpu``, ``cuda``, ...
+        dtype: Of weights and activations.
+        native: Whether a kernel may be built with the machine's compiler.
+    """
+    attempts = {"linear": _try_linear, "conv": _try_conv, "attention": _try_attention if native else _not_asked_for}
     if device_type != "cpu":
-        reason = f"oneDNN's operators are for CPU, the model is on {device_type}"
-        return Kernels(False, False, {"linear": reason, "conv": reason})
+        reason = f"it is for CPU, the model is on {device_type}"
+        return Kernels(False, False, False, dict.fromkeys(attempts, reason))
     missing = {}
-    for name, attempt in (("linear", _try_linear), ("conv", _try_conv)):
+    for name, attempt in attempts.items():
         try:
             attempt(dtype)
         except (AttributeError, RuntimeError, NotImplementedError) as error:
             missing[name] = str(error).splitlines()[0][:200]
-    return Kernels("linear" not in missing, "conv" not in missing, missing)
+    return Kernels(*(name not in missing for name in attempts), missing=missing)
 
 
 def _try_linear(dtype: torch.dtype) -> None:
@@ -83,6 +95,20 @@ def _try_conv(dtype: torch.dtype) -> None:
     with torch.no_grad():
         fused = _FusedConv(conv.weight.detach(), conv.bias.detach() if conv.bias is not None else None, conv, "gelu")
         _compare(fused(x), F.gelu(conv(x)))
+
+
+def _try_attention(dtype: torch.dtype) -> None:
+    if dtype != torch.float32:
+        raise NativeError(f"the kernel is for float32, not {str(dtype).removeprefix('torch.')}")
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(3, 9, 3 * 2 * 32, generator=generator)
+    bias = torch.randn(2, generator=generator)[:, None, None].expand(2, 9, 9)
+    with torch.no_grad():
+        _compare(NativeAttention(bias, 2, 32)(qkv), FusedAttention(bias, 2, 32)(qkv))
+
+
+def _not_asked_for(_: torch.dtype) -> None:
+    raise NativeError("not asked for")
 
 
 def _compare(found: Tensor, wanted: Tensor) -> None:
@@ -118,6 +144,18 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: 
         kernels: What there is.
     """
     return (_FusedConv if kernels.conv else _PlainConv)(weight, bias, like, activation)
+
+
+def make_attention(bias: Tensor, heads: int, width: int, kernels: Kernels) -> Operator:
+    """Attention within windows: ``(windows, N, 3 h d) -> (windows, N, h d)``.
+
+    Args:
+        bias: ``(h, N, N)``, in the dtype and on the device that it runs in.
+        heads: How many.
+        width: Of one head.
+        kernels: What there is.
+    """
+    return (NativeAttention if kernels.attention else FusedAttention)(bias, heads, width)
 
 
 class _FusedLinear:

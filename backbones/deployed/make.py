@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 
 from ..errors import InputError
 from ..features import FeatureBackbone
-from ..tiny_vit import TinyViT
+from ..tiny_vit import Attention, TinyViT
+from .attention import unfit
 from .deit import build_deit, parts_beyond_deit
 from .folded import fold_network
 from .form import TOLERANCE, Deployed, DeployedMaps, DeployedWhole, DeployReport, compare
@@ -28,12 +30,15 @@ def deploy(
     sizes: Sequence[tuple[int, int]] | None = None,
     tolerance: float | None = None,
     check: bool = True,
+    native: bool = True,
 ) -> Any:
-    """An eval-only copy of a model, as fast as plain PyTorch operators make it, on the device of its parameters.
+    """An eval-only copy of a model for inference at speed, on the device of its parameters.
 
     BatchNorm is folded into convolutions and LayerNorm's affine part into the next linear layer, attention biases are
     gathered once, maps stay channels-last, and on CPU every GELU runs in the epilogue of the operator before it, with
-    weights packed once. It takes any height and width that the model takes. Its ``report`` says what was done.
+    weights packed once. TinyViT's attention in float32 on CPU runs in a kernel that the machine's C++ compiler builds
+    once (about a second; see :mod:`~tinyvit.backbones.deployed.native`), and without a compiler in PyTorch's operator.
+    It takes any height and width that the model takes. Its ``report`` says what was done.
 
     Args:
         model: One of our models, as logits or feature maps; one of our backbones in MMDetection; a detector, whose
@@ -47,6 +52,7 @@ def deploy(
         tolerance: Largest accepted difference from the module, as a share of the largest value of the layer; by
             default 2e-5 for float32, 1e-2 for float16 and 5e-2 for bfloat16.
         check: Whether to run it beside its module.
+        native: Whether the kernel may be built and used.
 
     Returns:
         A :class:`Deployed`, or a copy of the detector with one as its backbone.
@@ -59,11 +65,11 @@ def deploy(
     _check_dtype(dtype, device)
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, nn.Module):
-        fast = deploy(backbone, dtype, sizes=sizes, tolerance=tolerance, check=check)
+        fast = deploy(backbone, dtype, sizes=sizes, tolerance=tolerance, check=check, native=native)
         return copy.deepcopy(model, {id(backbone): fast}).eval()
     if isinstance(model, Deployed):
         raise InputError("this model is a deployed form already; deploy the module that it was made from")
-    kernels = find_kernels(device.type, dtype)
+    kernels = find_kernels(device.type, dtype, native)
     deployed, steps = _make(model, device, dtype, kernels)
     limit = TOLERANCE[dtype] if tolerance is None else tolerance
     probes = compare(model, deployed, sizes or _probe_sizes(model), _channels(model), limit) if check else []
@@ -82,8 +88,9 @@ def _make(
         steps = {f"{groups} groups of layers folded" if groups else "layers folded": state, "channels-last": "in"}
         return DeployedWhole(model, network, device, dtype), steps | _fused_steps(kernels)
     inner = _inner(model)
+    kernels = _that_fit(inner, kernels)
     built: Network = family(inner, device, dtype, kernels)
-    steps = _family_steps(inner, device) | _fused_steps(kernels)
+    steps = _family_steps(inner, device, kernels)
     out_indices = getattr(model, "out_indices", None)
     if out_indices is None:
         return Deployed(model, built, device, dtype), steps
@@ -108,14 +115,23 @@ def _family(model: nn.Module) -> Any:
     return None
 
 
-def _family_steps(inner: nn.Module, device: torch.device) -> dict[str, str]:
+def _that_fit(inner: nn.Module, kernels: Kernels) -> Kernels:
+    """Without the attention kernel where it is not made for the model's heads."""
+    widths = {block.head_dim for block in inner.modules() if isinstance(block, Attention)}
+    if not kernels.attention or (reason := unfit(widths)) is None:
+        return kernels
+    return replace(kernels, attention=False, missing={**kernels.missing, "attention": reason})
+
+
+def _family_steps(inner: nn.Module, device: torch.device, kernels: Kernels) -> dict[str, str]:
     tiny = isinstance(inner, TinyViT)
     names = ["LayerNorm affine folded into the next linear", "one projection of q, k and v"]
     if tiny:
         names = ["BatchNorm folded", *names, "attention biases gathered for the fused kernel", "channels-last"]
     if tiny and device.type == "cuda":
         names.append("bias rows aligned for the memory-efficient kernel")
-    return dict.fromkeys(names, "in")
+    steps = dict.fromkeys(names, "in") | _fused_steps(kernels)
+    return steps | {"attention in a compiled kernel": kernels.missing.get("attention", "in")} if tiny else steps
 
 
 def _fused_steps(kernels: Kernels) -> dict[str, str]:

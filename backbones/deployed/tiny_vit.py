@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import tiny_vit as source
-from .kernels import Kernels, LayerMaker, Operator, fold_conv_norm, fold_norm_linear, make_conv, make_linear
+from .kernels import (
+    Kernels,
+    LayerMaker,
+    Operator,
+    fold_conv_norm,
+    fold_norm_linear,
+    make_attention,
+    make_conv,
+    make_linear,
+)
 from .steps import Network, Step
 
 
@@ -73,11 +82,11 @@ class _Block:
 
     def __init__(self, block: source.TinyViTBlock, make: _Maker) -> None:
         attn, mlp = block.attn, block.mlp
-        self.window, self.heads, self.width = block.window_size, attn.num_heads, attn.head_dim
+        self.window = block.window_size
         self.norm1, self.norm2 = make.norm(attn.norm), make.norm(mlp.norm)
         self.qkv = _split_projection(attn, make)
         self.proj = make.linear(attn.proj)
-        self.bias = _gathered_bias(attn, make)
+        self.attention = make_attention(_gathered_bias(attn, make), attn.num_heads, attn.head_dim, make.kernels)
         self.local_conv = make.conv(block.local_conv)
         self.fc1, self.fc2 = make.linear(mlp.fc1, "gelu", mlp.norm), make.linear(mlp.fc2)
 
@@ -96,18 +105,11 @@ class _Block:
             # A token of zeros is normalised to zeros, so padding may come after the norm here.
             y = F.pad(y, (0, 0, 0, columns * s - width, 0, rows * s - height))
         y = y.reshape(batch * rows, s, columns, s * channels).transpose(1, 2)
-        y = self._attention(y.reshape(batch * rows * columns, s * s, channels))
+        y = self.proj(self.attention(self.qkv(y.reshape(batch * rows * columns, s * s, channels))))
         y = y.view(batch * rows, columns, s, s * channels).transpose(1, 2)
         if padded:
             return x + y.reshape(batch, rows * s, columns * s, channels)[:, :height, :width]
         return (x.view(batch * rows, s, columns, s * channels) + y).view(x.shape)
-
-    def _attention(self, x: Tensor) -> Tensor:
-        windows, tokens, channels = x.shape
-        qkv = self.qkv(x).view(windows, tokens, 3, self.heads, self.width)
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
-        return self.proj(y.transpose(1, 2).reshape(windows, tokens, channels))
 
 
 def _split_projection(attn: source.Attention, make: _Maker) -> Operator:
@@ -119,15 +121,9 @@ def _split_projection(attn: source.Attention, make: _Maker) -> Operator:
 
 
 def _gathered_bias(attn: source.Attention, make: _Maker) -> Tensor:
-    """The bias of all pairs of tokens, ``(1, h, N, N)``, in the layout that the fused attention kernel takes."""
+    """The bias of all pairs of tokens, ``(h, N, N)``."""
     (table,) = make.cast(attn.attention_biases)
-    bias = table[:, attn.attention_bias_idxs.to(table.device)].unsqueeze(0)
-    if bias.device.type == "cpu":
-        return bias.contiguous()
-    # CUDA's memory-efficient kernel copies a bias whose rows do not start at 16 bytes.
-    tokens = bias.shape[-1]
-    whole = F.pad(bias, (0, -tokens % 8)).contiguous()
-    return whole[..., :tokens]
+    return table[:, attn.attention_bias_idxs.to(table.device)]
 
 
 class _TinyViT(Network):

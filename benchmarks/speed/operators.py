@@ -77,6 +77,11 @@ def _conv_flops(stride: int, padding: int, dilation: int, transposed: int | None
     return count
 
 
+def _window_attention_flops(shapes: Shapes, _: Values) -> int:
+    windows, tokens, channels = shapes[0]
+    return 4 * windows * tokens * tokens * channels // 3
+
+
 #: Operators that do arithmetic worth counting, and how to count it.
 _COUNTED: dict[str, tuple[str, Callable[[Shapes, Values], int]]] = {
     "aten::linear": ("linear", _linear_flops),
@@ -93,6 +98,7 @@ _COUNTED: dict[str, tuple[str, Callable[[Shapes, Values], int]]] = {
     "aten::_scaled_dot_product_flash_attention": ("attention", _attention_flops),
     "aten::_scaled_dot_product_efficient_attention": ("attention", _attention_flops),
     "aten::_scaled_dot_product_cudnn_attention": ("attention", _attention_flops),
+    "tinyvit::window_attention": ("attention", _window_attention_flops),
     "aten::convolution": ("convolution", _conv_flops(3, 4, 5, 6)),
     "mkldnn::_convolution_pointwise": ("convolution", _conv_flops(4, 3, 5)),
     "mkldnn::_convolution_pointwise_": ("convolution", _conv_flops(5, 4, 6)),

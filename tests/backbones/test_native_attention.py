@@ -1,0 +1,179 @@
+"""The compiled attention kernel: right at every size, on every vector width, and absent with a reason."""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinyvit.backbones import create_model, deploy
+from tinyvit.backbones.deployed import attention, native
+from tinyvit.backbones.deployed.attention import FusedAttention, NativeAttention, declare, window_attention
+from tinyvit.backbones.tiny_vit import TinyViT, bias_indices
+
+HAS_COMPILER = sys.platform == "linux" and shutil.which("c++") is not None
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86-64 compilers")
+
+
+def make_case(windows: int, side: int, heads: int, width: int, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Projections ``(windows, N, 3 h d)`` and a bias ``(h, N, N)`` as TinyViT has it."""
+    torch.manual_seed(side)
+    table = torch.randn(heads, side * side)
+    return torch.randn(windows, side * side, 3 * heads * width) * scale, table[:, bias_indices(side)]
+
+
+def exact(qkv: torch.Tensor, bias: torch.Tensor, heads: int) -> torch.Tensor:
+    """The same in double precision, written out."""
+    windows, tokens, channels = qkv.shape
+    q, k, v = qkv.double().view(windows, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias.double()
+    return (scores.softmax(-1) @ v).transpose(1, 2).reshape(windows, tokens, channels // 3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("windows", "side", "heads", "width"),
+    [(1, 1, 1, 32), (3, 2, 2, 32), (5, 7, 3, 32), (2, 12, 2, 32), (1, 14, 4, 32), (2, 17, 1, 32), (2, 7, 2, 64)],
+)
+def test_kernel_equals_double_precision(windows: int, side: int, heads: int, width: int, threads: int) -> None:
+    """Windows smaller and larger than a vector, and such that no block of rows divides."""
+    qkv, bias = make_case(windows, side, heads, width)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = NativeAttention(bias, heads, width)(qkv)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found.double(), exact(qkv, bias, heads), rtol=0, atol=5e-6)
+
+
+@needs_compiler
+def test_no_overflow_and_no_hidden_nan() -> None:
+    """Scores in the thousands stay finite; a NaN reaches every token of its window and no other window."""
+    qkv, bias = make_case(2, 7, 2, 32, scale=60.0)
+    kernel = NativeAttention(bias, 2, 32)
+    torch.testing.assert_close(kernel(qkv).double(), exact(qkv, bias, 2), rtol=0, atol=5e-2)
+    qkv[0, 3] = torch.nan
+    found = kernel(qkv)
+    assert found[0].isnan().all()
+    assert found[1].isfinite().all()
+
+
+@needs_compiler
+@on_x86
+@pytest.mark.parametrize(("flags", "vector"), [(["-mno-avx512f"], 8), (["-mno-avx"], 4)])
+def test_other_vector_widths(flags: list[str], vector: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What older processors get."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library = declare(native.load_native(attention._SOURCE, flags))
+    if library.window_attention_vector() != vector:
+        pytest.skip(f"this processor has no vectors of {vector}")
+    qkv, bias = make_case(2, 7, 2, 32)
+    table = NativeAttention(bias, 2, 32).table
+    found = window_attention(library, qkv, table, 2, 7)
+    torch.testing.assert_close(found.double(), exact(qkv, bias, 2), rtol=0, atol=5e-6)
+
+
+@needs_compiler
+def test_many_threads_at_once() -> None:
+    """Calls from several Python threads do not disturb each other."""
+    cases = [make_case(4, 7, 2, 32), make_case(2, 14, 2, 32)]
+    kernels = [NativeAttention(bias, 2, 32) for _, bias in cases]
+    wanted = [kernel(qkv) for kernel, (qkv, _) in zip(kernels, cases, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: kernels[number % 2](cases[number % 2][0]), range(40)))
+    assert all(torch.equal(one, wanted[number % 2]) for number, one in enumerate(found))
+
+
+@needs_compiler
+def test_refuses_what_it_is_not_made_for() -> None:
+    with pytest.raises(native.NativeError, match="heads of a multiple of"):
+        NativeAttention(torch.zeros(2, 49, 49), 2, 20)
+    with pytest.raises(native.NativeError, match="square windows"):
+        NativeAttention(torch.zeros(2, 48, 48), 2, 32)
+    with pytest.raises(native.NativeError, match="depends on the offset alone"):
+        NativeAttention(torch.randn(2, 49, 49), 2, 32)
+
+
+@needs_compiler
+def test_deployed_with_and_without_it() -> None:
+    """Both forms lie close to the module, and the report tells which is which."""
+    module = create_model("tiny_vit_5m_224", num_classes=10).eval()
+    fast, plain = deploy(module), deploy(module, native=False)
+    assert fast.report.steps["attention in a compiled kernel"] == "in"
+    assert plain.report.steps["attention in a compiled kernel"] == "not asked for"
+    narrow = TinyViT(embed_dims=(16, 32, 48, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2))
+    assert "these have 16" in deploy(narrow).report.steps["attention in a compiled kernel"]
+    image = torch.randn(2, 3, 200, 160)
+    torch.testing.assert_close(fast(image), plain(image), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_a_library_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = native.load_native(attention._SOURCE)
+    (built,) = (tmp_path / "tinyvit" / "native").iterdir()
+    made = built.stat().st_mtime_ns
+    assert isinstance(first, ctypes.CDLL)
+    assert isinstance(native.load_native(attention._SOURCE), ctypes.CDLL)
+    assert built.stat().st_mtime_ns == made
+    assert (tmp_path / "tinyvit" / "native").stat().st_mode & 0o077 == 0
+    built.chmod(0o777)
+    with pytest.raises(native.NativeError, match="can be changed by somebody else"):
+        native.load_native(attention._SOURCE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are built on Linux")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (native.SWITCH, "0", "switched off by TINYVIT_NATIVE=0"),
+        ("CXX", "no-such-compiler", "no C\\+\\+ compiler 'no-such-compiler'"),
+        ("CXX", "false", "false failed"),
+        ("XDG_CACHE_HOME", "/dev/null", "cannot be made"),
+    ],
+)
+def test_reasons(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "XDG_CACHE_HOME" and not HAS_COMPILER:
+        pytest.skip("no C++ compiler")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(native.NativeError, match=message):
+        native.load_native(attention._SOURCE)
+
+
+@needs_compiler
+def test_a_source_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "broken.cpp"
+    source.write_text("int broken( {")
+    with pytest.raises(native.NativeError, match=r"c\+\+ failed: .*error"):
+        native.load_native(source)
+    assert not list((tmp_path / "tinyvit" / "native").iterdir())
+
+
+def test_deploy_works_without_a_compiler(tmp_path: Path) -> None:
+    """In a process of its own, as the operators are looked for once."""
+    code = (
+        "from tinyvit.backbones import create_model, deploy\n"
+        "report = deploy(create_model('tiny_vit_5m_224')).report\n"
+        "print(report.steps['attention in a compiled kernel'], report.difference < 1e-4)"
+    )
+    environment = {**os.environ, "CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no C++ compiler" in done.stdout or "kernels are built on Linux" in done.stdout
+    assert done.stdout.strip().endswith("True")
+
+
+def test_fused_attention_equals_double_precision() -> None:
+    qkv, bias = make_case(3, 7, 2, 32)
+    found = FusedAttention(bias, 2, 32)(qkv)
+    torch.testing.assert_close(found.double(), exact(qkv, bias, 2), rtol=0, atol=5e-6)
