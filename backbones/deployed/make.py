@@ -17,7 +17,7 @@ from ..tiny_vit import Attention, TinyViT
 from .attention import unfit
 from .deit import build_deit, parts_beyond_deit
 from .folded import fold_network
-from .form import TOLERANCE, Deployed, DeployedMaps, DeployedWhole, DeployReport, compare
+from .form import TOLERANCE, Deployed, DeployedMaps, DeployedSteps, DeployedWhole, DeployReport, compare
 from .kernels import Kernels, find_kernels
 from .steps import Network
 from .tiny_vit import build_tiny_vit
@@ -93,7 +93,7 @@ def _make(
     steps = _family_steps(inner, device, kernels)
     out_indices = getattr(model, "out_indices", None)
     if out_indices is None:
-        return Deployed(model, built, device, dtype), steps
+        return DeployedSteps(model, built, device, dtype), steps
     container = list if isinstance(model, FeatureBackbone) else tuple
     return DeployedMaps(model, built, device, dtype, out_indices, container), steps
 
