@@ -145,12 +145,15 @@ def run_table(table: str, official: Path | None, out: Path, plan: Plan) -> dict[
     found = []
     for title, work, subjects, reference in runs:
         path = parts / f"{title.replace(', ', '-')}.json"
-        if not path.is_file():
-            print(f"{title} ...", file=sys.stderr, flush=True)
-            report = measure(subjects, plan, against=reference)
-            print(report.text(), file=sys.stderr, flush=True)
-            write_json(path, {"title": title, "work": work.__dict__, **_short(report.to_dict())})
-        found.append(json.loads(path.read_text(encoding="utf-8")))
+        if path.is_file():
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+            continue
+        print(f"{title} ...", file=sys.stderr, flush=True)
+        report = measure(subjects, plan, against=reference)
+        print(report.text(), file=sys.stderr, flush=True)
+        found.append({"title": title, "work": work.__dict__, **_short(report.to_dict())})
+        if not report.failed:  # what failed is tried again by the next call
+            write_json(path, found[-1])
     command = f"python -m tinyvit.benchmarks.speed.peers {table}" + (" --official FILE" if official else "")
     document = {"schema_version": 1, "command": command, "environment": environment(), "runs": found}
     write_json(out, document)
