@@ -10,8 +10,8 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
-from ..backbones.deployed import deploy
-from ..backbones.errors import CheckFailedError, InputError
+from ..backbones.deployed import deploy_for_command
+from ..backbones.errors import InputError
 from ..backbones.progress import track
 from ..backbones.runs import make_work_dir, write_json
 from .coco import check_same_classes
@@ -54,7 +54,7 @@ class Predictor:
         self.model.to(device).eval()
         self.deployed: dict[str, Any] | None = None
         if deployed:
-            self.model = _with_deployed_backbone(self.model)
+            self.model = deploy_for_command(self.model, what="backbone")
             self.deployed = self.model.backbone.report.to_dict()
         steps = [step for step in _test_pipeline(cfg) if not step["type"].startswith("LoadAnnotations")]
         steps[0] = {"type": "mmdet.LoadImageFromNDArray"}
@@ -97,13 +97,6 @@ class Predictor:
             if masks is not None:
                 detection["segmentation"] = _encode(masks[i].numpy())
             yield detection
-
-
-def _with_deployed_backbone(model: Any) -> Any:
-    try:
-        return deploy(model)
-    except CheckFailedError as error:
-        raise CheckFailedError(f"{error}; --no-deploy runs the backbone as it is") from error
 
 
 def _test_pipeline(cfg: Config) -> list[Any]:

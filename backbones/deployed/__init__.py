@@ -7,7 +7,8 @@
 and ``form.py`` what all deployed forms share.
 """
 
+from .command import deploy_for_command
 from .form import Deployed, DeployedFormError, DeployReport, ProbeResult
 from .make import deploy
 
-__all__ = ["DeployReport", "Deployed", "DeployedFormError", "ProbeResult", "deploy"]
+__all__ = ["DeployReport", "Deployed", "DeployedFormError", "ProbeResult", "deploy", "deploy_for_command"]

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..deployed import Deployed, deploy
-from ..errors import CheckFailedError, InputError, check_weights_file, require, unknown_name
+from ..deployed import deploy_for_command
+from ..errors import InputError, check_weights_file, require, unknown_name
 from ..preprocess import Preprocess, check_side
 from ..weights import read_checkpoint
 
@@ -81,8 +81,8 @@ class Teacher:
         self.deployed: dict[str, Any] | None = None
         if deployed:
             dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            self.module = deploy_for_command(module, dtype, self.preprocess.size)
-            self.deployed = self.module.report.to_dict()
+            fast = deploy_for_command(module, dtype, sizes=[self.preprocess.size])
+            self.module, self.deployed = fast, fast.report.to_dict()
         scale = torch.tensor([self.preprocess.mean, self.preprocess.std], dtype=torch.float32, device=self.device) * 255
         self._mean, self._std = scale[0], scale[1]
         self.fingerprint: dict[str, Any] = {
@@ -114,18 +114,6 @@ class Teacher:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.module(x)
         return logits.float()
-
-
-def deploy_for_command(module: nn.Module, dtype: torch.dtype, size: tuple[int, int]) -> Deployed:
-    """The deployed form for pictures of one size; an error names the option that does without.
-
-    Raises:
-        CheckFailedError: It differs from the module.
-    """
-    try:
-        return deploy(module, dtype, sizes=[size])
-    except CheckFailedError as error:
-        raise CheckFailedError(f"{error}; --no-deploy runs the module as it is") from error
 
 
 def load_teacher(

@@ -87,7 +87,8 @@ def load_feature_model(
         InputError: Unknown name or pool, or weights that do not fit.
         CheckFailedError: The deployed form differs from the module.
     """
-    from ...backbones.distill.teachers import PACKAGED, deploy_for_command, load_classifier
+    from ...backbones.deployed import deploy_for_command
+    from ...backbones.distill.teachers import PACKAGED, load_classifier
 
     if pool not in POOLS:
         raise unknown_name("pool", pool, POOLS)
@@ -109,7 +110,7 @@ def load_feature_model(
     pooled = PooledFeatures(module, pool).eval()
     if not deployed:
         return FeatureModel(name, pooled, preprocess, origin, pool, device)
-    fast = deploy_for_command(module, torch.float32, preprocess.size)
+    fast = deploy_for_command(module, sizes=[preprocess.size])
     pooled = PooledFeatures(fast, pool).eval()
     return FeatureModel(name, pooled, preprocess, origin, pool, device, _hash_weights(module), fast.report.to_dict())
 

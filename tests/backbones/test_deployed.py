@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tinyvit.backbones import CheckFailedError, InputError, create_model, deploy
-from tinyvit.backbones.deployed import Deployed, DeployedFormError, kernels
+from tinyvit.backbones.deployed import Deployed, DeployedFormError, deploy_for_command, kernels
 from tinyvit.backbones.deployed import tiny_vit as deployed_tiny_vit
 from tinyvit.backbones.tiny_vit import TinyViT
 
@@ -159,6 +159,13 @@ def test_a_copy_that_gives_nan_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(deployed_tiny_vit, "_gathered_bias", lambda attn, make: gathered(attn, make) * torch.nan)
     with pytest.raises(CheckFailedError, match="nan"):
         deploy(small())
+
+
+def test_the_error_of_a_command_names_the_option_that_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = deployed_tiny_vit._gathered_bias
+    monkeypatch.setattr(deployed_tiny_vit, "_gathered_bias", lambda attn, make: gathered(attn, make) * torch.nan)
+    with pytest.raises(CheckFailedError, match=r"differs from its module .*; --no-deploy runs the backbone as it is"):
+        deploy_for_command(small(), what="backbone")
 
 
 def test_a_missing_operator_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
