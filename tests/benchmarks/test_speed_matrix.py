@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from tinyvit.backbones.errors import InputError, MissingExtraError
 from tinyvit.backbones.runs import available_cpus
 from tinyvit.benchmarks.speed.matrix import plan_cells
-from tinyvit.cli import main
 
 MODEL = "tiny_vit_5m_224"
 
@@ -71,13 +71,12 @@ def test_a_missing_package_is_known_before_anything_is_exported(monkeypatch: pyt
 
 
 def test_a_missing_package_ends_the_command_with_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", MODEL, "--engine", "openvino", "--work-dir", str(tmp_path / "work")])
-    assert ended.value.code == 2
-    assert "pip install 'tinyvit[engines]'" in " ".join(capsys.readouterr().err.split())
+    code, _, err = run_cli("bench", MODEL, "--engine", "openvino", "--work-dir", tmp_path / "work")
+    assert code == 2
+    assert "pip install 'tinyvit[engines]'" in " ".join(err.split())
 
 
 def test_an_empty_plan_is_refused_with_the_reason() -> None:

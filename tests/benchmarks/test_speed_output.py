@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 import tinyvit.benchmarks.speed
 from tinyvit.benchmarks.speed.page import make_page
 from tinyvit.benchmarks.speed.table import CSV_COLUMNS, WIDTH
-from tinyvit.cli import main
 
 SUBJECTS = """
 import torch
@@ -39,14 +38,8 @@ def hungry():
 SCHEMA = Path(tinyvit.benchmarks.speed.__file__).with_name("SCHEMA.md")
 
 
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return int(ended.value.code or 0)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, exit_code: Callable[..., int]) -> Path:
     """A sweep over two batch sizes with a reference, something that is left out and something that fails."""
     folder = tmp_path_factory.mktemp("bench")
     (folder / "output_subjects.py").write_text(SUBJECTS)
@@ -55,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         names = ("output_subjects:small", "output_subjects:hungry", "--against", "output_subjects:small")
         lists = ("--engine", "eager,onnxruntime", "--batch-size", "1,2", "--threads", "1", "--size", "16")
         plan = ("--rounds", "2", "--min-time", "0", "--profile", "--no-peak", "--work-dir", folder)
-        assert run("bench", *names, *lists, *plan) == 1
+        assert exit_code("bench", *names, *lists, *plan) == 1
     return folder
 
 
@@ -233,11 +226,11 @@ def test_published_accuracy_is_drawn_with_its_source(document: dict[str, Any]) -
 
 
 def test_the_terminal_output_fits_120_columns(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exit_code: Callable[..., int]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder))
     arguments = ("--rounds", 1, "--min-time", 0, "--threads", 1, "--size", 16, "--no-peak", "--work-dir", folder / "w")
-    assert run("bench", "output_subjects:small", "--no-html", "--no-csv", *arguments) == 0
+    assert exit_code("bench", "output_subjects:small", "--no-html", "--no-csv", *arguments) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert lines[0].startswith("plan: 1 subject in 1 run, up to 1 round")
@@ -266,10 +259,11 @@ def test_bad_bench_options_are_one_sentence_before_anything_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    exit_code: Callable[..., int],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tinyvit.benchmarks.speed.runs.measure", lambda *_, **__: pytest.fail("too late"))
-    assert run("bench", *arguments) == 2
+    assert exit_code("bench", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
@@ -277,7 +271,11 @@ def test_bad_bench_options_are_one_sentence_before_anything_runs(
 
 
 def test_a_baseline_is_measured_again_and_held_against(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exit_code: Callable[..., int],
 ) -> None:
     """A baseline whose times are a hundredth of this machine's: whatever runs now is too slow."""
     monkeypatch.setenv("PYTHONPATH", str(folder))
@@ -289,7 +287,7 @@ def test_a_baseline_is_measured_again_and_held_against(
     fast["metrics"]["comparisons"] = []
     (tmp_path / "fast.json").write_text(json.dumps(fast))
     plan = ("--rounds", 6, "--min-time", 0, "--no-peak", "--work-dir", tmp_path / "work")
-    assert run("bench", "--baseline", tmp_path / "fast.json", *plan) == 1
+    assert exit_code("bench", "--baseline", tmp_path / "fast.json", *plan) == 1
     assert "1 of 1 subjects are slower than the baseline allows" in capsys.readouterr().err
     gate = json.loads((tmp_path / "work" / "result.json").read_text())["metrics"]["gate"]
     assert gate["failed"] == ["output_subjects:small eager b1"]

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from tinyvit.backbones import CheckFailedError, InputError, create_model
-from tinyvit.cli import main
 from tinyvit.commands.detect import _tell_size
 from tinyvit.detection import Predictor, draw_detections, evaluate, load_config, predict, set_schedule, train
 from tinyvit.detection.config import input_size, trained_size
@@ -36,13 +35,6 @@ def small_config(tmp_path, shrink) -> Path:
     path = tmp_path / "small.py"
     cfg.dump(str(path))
     return path
-
-
-def run_cli(*arguments: object) -> int:
-    """The exit code of the command line."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture
@@ -100,11 +92,13 @@ def test_a_detector_learns_what_it_sees(learned, coco_metrics, tmp_path) -> None
     assert again["metrics"]["bbox_mAP_50"] > 0.8
 
 
-def test_the_commands_train_resume_test_and_predict(make_coco, small_config, coco_metrics, tmp_path, capsys) -> None:
+def test_the_commands_train_resume_test_and_predict(
+    make_coco, small_config, coco_metrics, tmp_path, capsys, exit_code
+) -> None:
     root = make_coco()
     work, common = tmp_path / "work", ("--data-root", root, "--img-size", 96, "--device", "cpu")
     train_it = ("detect", "train", small_config, *common, "--work-dir", work)
-    assert run_cli(*train_it, "--max-iters", 4, "--cfg-options", "default_hooks.checkpoint.interval=3") == 0
+    assert exit_code(*train_it, "--max-iters", 4, "--cfg-options", "default_hooks.checkpoint.interval=3") == 0
     assert (work / "iter_3.pth").is_file()  # an option stands above what the schedule derives, which is 2
     log = next(work.glob("*/*.log")).read_text()
     assert "base_lr: 1.0000e-04 lr: 1.2500e-05" in log  # in a run too short for a warm-up; 2 images, not 16
@@ -112,9 +106,9 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, coc
     assert first["metrics"]["iterations"] == 4
     assert first["metrics"]["mmcv_ops"]["kind"] in ("compiled", "torchvision")
 
-    assert run_cli(*train_it, "--max-iters", 4) == 2  # a run is never overwritten
+    assert exit_code(*train_it, "--max-iters", 4) == 2  # a run is never overwritten
     assert "holds a run already" in capsys.readouterr().err
-    assert run_cli(*train_it, "--max-iters", 6, "--resume", "--json") == 0
+    assert exit_code(*train_it, "--max-iters", 6, "--resume", "--json") == 0
     capsys.readouterr()
     second = json.loads((work / "result.json").read_text())
     assert (second["metrics"]["iterations"], second["metrics"]["init"]) == (6, "resumed")
@@ -138,7 +132,7 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, coc
         tested,
         "--json",
     )
-    assert run_cli(*arguments) == 0
+    assert exit_code(*arguments) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tested / "result.json").read_text())
     assert {f"bbox_{name}" for name in coco_metrics} <= set(printed["metrics"])
@@ -149,7 +143,7 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, coc
     Image.new("RGB", (2000, 3)).save(root / "val2017" / "wide.png")  # less than a pixel high at 96 px
     shown = tmp_path / "shown"
     arguments = ("detect", "predict", small_config, root / "val2017", "--weights", work / "iter_6.pth", "--score", 0.0)
-    assert run_cli(*arguments, "--work-dir", shown, "--device", "cpu") == 0
+    assert exit_code(*arguments, "--work-dir", shown, "--device", "cpu") == 0
     assert f"image size 96 x 96 px, from the training's config {work / 'small.py'}" in capsys.readouterr().err
     document = json.loads((shown / "predictions.json").read_text())
     assert document["classes"] == ["red", "green", "blue"]
@@ -161,7 +155,9 @@ def test_the_commands_train_resume_test_and_predict(make_coco, small_config, coc
         assert Image.open(entry["picture"]).size == (entry["width"], entry["height"])
 
 
-def test_the_size_of_the_training_is_the_size_of_its_tests(make_coco, small_config, tmp_path, capsys) -> None:
+def test_the_size_of_the_training_is_the_size_of_its_tests(
+    make_coco, small_config, tmp_path, capsys, exit_code
+) -> None:
     root, work = make_coco(), tmp_path / "work"
     cfg = load_config(small_config, data_root=root, img_size=64)
     set_schedule(cfg, max_iters=1)
@@ -178,13 +174,13 @@ def test_the_size_of_the_training_is_the_size_of_its_tests(make_coco, small_conf
 
     # What is asked for wins, and a test in the training's folder does not become the training.
     test_it = ("detect", "test", small_config, "--data-root", root, "--weights", weights, "--device", "cpu")
-    assert run_cli(*test_it, "--img-size", 96, "--work-dir", work) == 0
+    assert exit_code(*test_it, "--img-size", 96, "--work-dir", work) == 0
     assert "image size 96 x 96 px, from --img-size" in capsys.readouterr().err
     assert json.loads((work / "result.json").read_text())["metrics"]["img_size"] == [96, 96]
     assert trained_size(small_config, weights) == ((64, 64), work / "small.py")
 
     (work / "small.py").write_text("model = dict(\n")
-    assert run_cli(*test_it, "--work-dir", work) == 2
+    assert exit_code(*test_it, "--work-dir", work) == 2
     assert f"config {work / 'small.py'} cannot be read" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -258,7 +254,7 @@ def test_a_backbones_weights_are_a_start(make_coco, small_config, tmp_path) -> N
         evaluate(cfg, tmp_path / "backbone.pth", tmp_path / "test")
 
 
-def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_path, capsys) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_path, capsys, exit_code) -> None:
     root = make_coco()
     torch.save(create_model("tiny_vit_21m_224", num_classes=2).state_dict(), tmp_path / "other.pth")
     torch.save({"state_dict": {"backbone.a": torch.zeros(1), "neck.a": torch.zeros(1)}}, tmp_path / "half.pth")
@@ -299,13 +295,15 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
         ),
     ]
     for arguments, message in cases:
-        assert run_cli("detect", *arguments, "--device", "cpu") == 2, arguments
+        assert exit_code("detect", *arguments, "--device", "cpu") == 2, arguments
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("tinyvit: "), arguments
         assert message in error, arguments
 
 
-def test_boxes_that_cannot_be_trained_on_are_told_and_recorded(make_coco, small_config, tmp_path, capsys) -> None:
+def test_boxes_that_cannot_be_trained_on_are_told_and_recorded(
+    make_coco, small_config, tmp_path, capsys, exit_code
+) -> None:
     root = make_coco()
     path = root / "annotations/instances_train2017.json"
     document = json.loads(path.read_text())
@@ -313,7 +311,7 @@ def test_boxes_that_cannot_be_trained_on_are_told_and_recorded(make_coco, small_
     document["annotations"][1]["bbox"] = [5, 5, 0, 20]
     path.write_text(json.dumps(document))
     arguments = ("detect", "train", small_config, "--data-root", root, "--img-size", 96, "--max-iters", 1)
-    assert run_cli(*arguments, "--device", "cpu", "--work-dir", tmp_path / "run", "--json") == 0
+    assert exit_code(*arguments, "--device", "cpu", "--work-dir", tmp_path / "run", "--json") == 0
     out = capsys.readouterr()
     assert json.loads(out.out)["metrics"]["boxes"] == {"total": 12, "unusable": 2}
     assert f"2 of 12 boxes in {path} have no area" in out.err
@@ -321,7 +319,7 @@ def test_boxes_that_cannot_be_trained_on_are_told_and_recorded(make_coco, small_
     for ann in document["annotations"]:
         ann["bbox"] = [5, 5, 0, 20]
     path.write_text(json.dumps(document))
-    assert run_cli(*arguments, "--device", "cpu", "--work-dir", tmp_path / "none") == 2
+    assert exit_code(*arguments, "--device", "cpu", "--work-dir", tmp_path / "none") == 2
     assert f"{path} has no box to train on" in capsys.readouterr().err.splitlines()[-1]
 
 

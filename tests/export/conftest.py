@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tinyvit.backbones import create_model
-from tinyvit.cli import main
 
 #: A narrow TinyViT of one block a stage; windows of 3 and 6 make most sizes need padding.
 NARROW = {
@@ -34,19 +34,6 @@ class Exported(NamedTuple):
     model: torch.nn.Module
     report: dict
     class_names: list
-
-
-def _run_cli(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    return int(end.value.code or 0), out.getvalue(), err.getvalue()
-
-
-@pytest.fixture(scope="session")
-def run_cli():
-    """One command -> its exit code, stdout and stderr."""
-    return _run_cli
 
 
 @pytest.fixture(scope="session")
@@ -79,27 +66,33 @@ def weights(folder) -> Path:
     return path
 
 
-def export(path: Path, weights: Path, *arguments: object) -> Exported:
-    command = ("export", "onnx", "tiny_vit_5m_224", "--weights", weights, "--out", path, "--size", 96, "--json")
-    code, out, err = _run_cli(*command, *arguments)
-    assert code == 0, err
-    maps: dict = {"features_only": True, "out_indices": (0, 1, 2)} if "--features" in arguments else {}
-    model = create_model("tiny_vit_5m_224", weights=weights, **maps, **NARROW).eval()
-    return Exported(path, weights, model, json.loads(out), CLASSES)
+@pytest.fixture(scope="session")
+def export(exit_code, weights) -> Callable[..., Exported]:
+    """Exports the narrow model: a path and further options of the command -> what came of it."""
+
+    def run(path: Path, *arguments: object) -> Exported:
+        command = ("export", "onnx", "tiny_vit_5m_224", "--weights", weights, "--out", path, "--size", 96, "--json")
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert exit_code(*command, *arguments) == 0
+        maps: dict = {"features_only": True, "out_indices": (0, 1, 2)} if "--features" in arguments else {}
+        model = create_model("tiny_vit_5m_224", weights=weights, **maps, **NARROW).eval()
+        return Exported(path, weights, model, json.loads(out.getvalue()), CLASSES)
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def classifier(folder, weights) -> Exported:
+def classifier(folder, export) -> Exported:
     """Normalised float input, logits, with class names."""
     names = folder / "names.txt"
     names.write_text("\n".join(CLASSES) + "\n")
-    return export(folder / "classifier.onnx", weights, "--classes", names)
+    return export(folder / "classifier.onnx", "--classes", names)
 
 
 @pytest.fixture(scope="session")
-def features(folder, weights) -> Exported:
+def features(folder, export) -> Exported:
     """Byte input, three maps."""
-    return export(folder / "features.onnx", weights, "--features", "--out-indices", "0,1,2", "--input", "uint8")
+    return export(folder / "features.onnx", "--features", "--out-indices", "0,1,2", "--input", "uint8")
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,6 @@ import sys
 
 import pytest
 
-from tinyvit.cli import main
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
-    captured = capsys.readouterr()
-    return int(end.value.code or 0), captured.out, captured.err
-
 
 def test_help_loads_nothing_heavy():
     code = (
@@ -31,16 +22,16 @@ def test_help_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize("group", [[], ["detect"], ["labels"]], ids=str)
-def test_no_command_shows_the_help_page(group, capsys):
-    code, _, err = run(capsys, *group)
+def test_no_command_shows_the_help_page(group, run_cli):
+    code, _, err = run_cli(*group)
     assert code == 2
     assert len(err.splitlines()) > 5
 
 
-def test_version(capsys):
+def test_version(run_cli):
     import tinyvit
 
-    assert run(capsys, "--version")[:2] == (0, f"tinyvit {tinyvit.__version__}\n")
+    assert run_cli("--version")[:2] == (0, f"tinyvit {tinyvit.__version__}\n")
 
 
 # The whole surface. A change here is a change that users see: it belongs into CHANGELOG.md.
@@ -82,24 +73,24 @@ def test_the_commands_are_these():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example_and_json(command, capsys):
-    code, out, _ = run(capsys, *command.split(), "--help")
+def test_every_command_has_help_with_an_example_and_json(command, run_cli):
+    code, out, _ = run_cli(*command.split(), "--help")
     assert code == 0
     assert "Example" in out
     assert f"tinyvit {command}" in out
     assert "--json" in out
 
 
-def test_models_as_json_is_one_document(capsys):
-    code, out, _ = run(capsys, "models", "tiny_vit_5m*", "--json")
+def test_models_as_json_is_one_document(run_cli):
+    code, out, _ = run_cli("models", "tiny_vit_5m*", "--json")
     assert code == 0
     (model,) = json.loads(out)
     assert (model["params"], model["channels"]) == (5_392_764, [64, 128, 160, 320])
 
 
-def test_models_env_says_which_operators_are_in_use(capsys):
+def test_models_env_says_which_operators_are_in_use(run_cli):
     pytest.importorskip("mmdet")
-    code, out, _ = run(capsys, "models", "--env", "--json")
+    code, out, _ = run_cli("models", "--env", "--json")
     assert code == 0
     assert json.loads(out)["mmcv_operators"]["kind"] in ("compiled", "torchvision")
 
@@ -123,9 +114,9 @@ def test_models_env_says_which_operators_are_in_use(capsys):
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_sentence_and_exit_code_two(arguments, sentence, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_one_sentence_and_exit_code_two(arguments, sentence, tmp_path, monkeypatch, run_cli):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, *arguments)
+    code, _, err = run_cli(*arguments)
     lines = [line for line in err.splitlines() if line.strip()]
     assert code == 2
     assert sentence in lines[-1]

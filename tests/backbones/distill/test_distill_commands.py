@@ -10,16 +10,7 @@ import pytest
 import timm
 import torch
 
-from tinyvit.cli import main
-
 SMALL = "student.embed_dims=(8,16,16,32) student.depths=(1,1,1,1) student.num_heads=(1,1,1,1) student.img_size=32"
-
-
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return int(end.value.code or 0), captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +42,9 @@ def label(data, weights):
     return command
 
 
-def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_path, capsys):
+def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_path, run_cli):
     store, work = tmp_path / "store", tmp_path / "run"
-    code, out, err = run(capsys, *label(store))
+    code, out, err = run_cli(*label(store))
     assert code == 0
     assert "teacher top-1 on 22 un-augmented views: " in out
     assert "23 images x 2 views, 3 shards (3 made now), 1 images unreadable" in out
@@ -63,14 +54,14 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
     assert "skipped unreadable image" in err
     assert json.loads((store / "result.json").read_text())["metrics"]["rows_made"] == 46
     assert json.loads((store / "result.json").read_text())["metrics"]["left_out"] == {".gif": 1}
-    assert "(0 made now)" in run(capsys, *label(store))[1]
+    assert "(0 made now)" in run_cli(*label(store))[1]
 
-    code, out, _ = run(capsys, "labels", "info", store)
+    code, out, _ = run_cli("labels", "info", store)
     assert code == 0
     assert "3 of 3 finished, 8 images each: complete" in out
     assert "timm:test_efficientnet at 64 px, fp32" in out
     teacher = ("--teacher", "timm:test_efficientnet", "--teacher-weights", weights, "--sample", 10)
-    code, out, _ = run(capsys, "labels", "verify", store, "--data", data, *teacher, "--device", "cpu", "--json")
+    code, out, _ = run_cli("labels", "verify", store, "--data", data, *teacher, "--device", "cpu", "--json")
     assert code == 0
     report = json.loads(out)
     assert (report["rows"], report["pixels"], report["problems"]) == (46, 3, [])
@@ -79,12 +70,12 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
 
     train = ["pretrain", "tiny_vit_5m_distill", "--data", data, "--labels", store, "--device", "cpu"]
     train += ["--cfg-options", "input_size=32", *SMALL.split(), "batch_size=4", "workers=0", "log_interval=2"]
-    code, out, _ = run(capsys, *train, "--epochs", 6, "--work-dir", work, "--json")
+    code, out, _ = run_cli(*train, "--epochs", 6, "--work-dir", work, "--json")
     assert code == 0
     metrics = json.loads(out)["metrics"]
     assert metrics["iterations"] == 33
     assert Path(metrics["student"]).is_file()
-    code, out, _ = run(capsys, "evaluate", "tiny_vit_5m_224", "--data", data, "--weights", metrics["student"],
+    code, out, _ = run_cli("evaluate", "tiny_vit_5m_224", "--data", data, "--weights", metrics["student"],
                        "--device", "cpu", "--work-dir", tmp_path / "evaluate", "--json")  # fmt: skip
     assert code == 0
     result = json.loads(out)["metrics"]
@@ -93,69 +84,69 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
     assert 0 <= result["top1"] <= result["top5"] <= 1
 
 
-def test_damaged_store_fails_verification_and_names_shard_and_row(data, label, tmp_path, capsys):
+def test_damaged_store_fails_verification_and_names_shard_and_row(data, label, tmp_path, run_cli):
     store = tmp_path / "store"
-    run(capsys, *label(store))
+    run_cli(*label(store))
     shard = sorted((store / "shards").glob("*.safetensors"))[1]
     content = bytearray(shard.read_bytes())
     content[-9] ^= 1
     shard.write_bytes(bytes(content))
-    code, out, err = run(capsys, "labels", "verify", store)
+    code, out, err = run_cli("labels", "verify", store)
     assert code == 1
     assert f"{shard.name}: row 15 (image 15, view 1) fails its checksum" in out
     assert err.count("\n") == 1
     shard.write_bytes(bytes(content)[:-100])
-    code, out, _ = run(capsys, "labels", "verify", store)
+    code, out, _ = run_cli("labels", "verify", store)
     assert code == 1
     assert f"{shard.name} is truncated" in out
     arguments = ["pretrain", "tiny_vit_5m_distill", "--data", data, "--labels", store, "--work-dir", tmp_path / "run"]
-    code, _, err = run(capsys, *arguments, "--device", "cpu", "--cfg-options", *SMALL.split(), "workers=0")
+    code, _, err = run_cli(*arguments, "--device", "cpu", "--cfg-options", *SMALL.split(), "workers=0")
     assert code == 2
     assert f"{shard.name} is truncated" in err
 
 
-def test_info_reports_a_manifest_that_is_not_whole(store, tmp_path, capsys):
+def test_info_reports_a_manifest_that_is_not_whole(store, tmp_path, run_cli):
     copy = Path(shutil.copytree(store.path, tmp_path / "store"))
     manifest = copy / "manifest.safetensors"
     whole = manifest.read_bytes()
     header = json.loads((copy / "store.json").read_text())
     manifest.write_bytes(whole[:-100])
-    code, out, err = run(capsys, "labels", "info", copy)
+    code, out, err = run_cli("labels", "info", copy)
     assert (code, out) == (2, "")
     assert f"{manifest} is truncated: {len(whole) - 100} bytes, and its header asks for {len(whole)}" in err
     assert err.count("\n") == 1
     manifest.unlink()
-    code, _, err = run(capsys, "labels", "info", copy)
+    code, _, err = run_cli("labels", "info", copy)
     assert (code, err) == (2, f"tinyvit: {manifest} is missing\n")
     # A whole manifest, but not the one that the header counts.
     manifest.write_bytes(whole)
     header["manifest"]["images"] -= 1
     (copy / "store.json").write_text(json.dumps(header))
-    code, _, err = run(capsys, "labels", "info", copy)
+    code, _, err = run_cli("labels", "info", copy)
     assert code == 2
     assert f"{manifest} lists 23 images, and store.json beside it says 22" in err
 
 
-def test_a_finished_run_keeps_its_result(store, pictures, tmp_path, capsys):
+def test_a_finished_run_keeps_its_result(store, pictures, tmp_path, run_cli):
     train = ["pretrain", "tiny_vit_5m_distill", "--data", pictures, "--labels", store.path, "--device", "cpu"]
     train += ["--work-dir", tmp_path, "--max-iters", 3, "--cfg-options", "input_size=32", *SMALL.split()]
     train += ["batch_size=4", "workers=0", "warmup_iters=0"]
-    assert run(capsys, *train)[0] == 0
+    assert run_cli(*train)[0] == 0
     first, student = (tmp_path / "result.json").read_bytes(), (tmp_path / "student.safetensors").read_bytes()
     metrics = json.loads(first)["metrics"]
     assert metrics["seconds"] > 0
-    code, out, err = run(capsys, *train, "--resume")
+    code, out, err = run_cli(*train, "--resume")
     assert code == 0
     assert "already finished after 3 iterations" in err
     assert f"{metrics['images_per_second']:.0f} img/s" in out
-    code, out, _ = run(capsys, *train, "--resume", "--json")
+    code, out, _ = run_cli(*train, "--resume", "--json")
     assert (code, json.loads(out)) == (0, json.loads(first))
     assert (tmp_path / "result.json").read_bytes() == first
     assert (tmp_path / "student.safetensors").read_bytes() == student
     # Another command's result in the same folder is not this run's, and neither is a torn one.
     for strange in ('{"command": "evaluate", "metrics": {"iterations": 3}}', "{"):
         (tmp_path / "result.json").write_text(strange)
-        assert run(capsys, *train, "--resume")[0] == 0
+        assert run_cli(*train, "--resume")[0] == 0
         assert json.loads((tmp_path / "result.json").read_text())["metrics"]["iterations"] == 3
         assert json.loads((tmp_path / "result.json").read_text())["command"] == "pretrain"
 
@@ -178,9 +169,9 @@ def test_a_finished_run_keeps_its_result(store, pictures, tmp_path, capsys):
         (["evaluate", "tiny_vit_5m_224", "--data", "{data}", "--weights", "{tmp}/none.pth"], "none.pth does not exist"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, data, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, data, tmp_path, monkeypatch, run_cli):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, *(text.format(tmp=tmp_path, data=data) for text in arguments))
+    code, out, err = run_cli(*(text.format(tmp=tmp_path, data=data) for text in arguments))
     assert code == 2
     assert out == ""
     last = err.splitlines()[-1]
@@ -189,12 +180,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, data, tmp
     assert "Traceback" not in err
 
 
-def test_store_of_another_teacher_is_refused(label, tmp_path, capsys):
+def test_store_of_another_teacher_is_refused(label, tmp_path, run_cli):
     store = tmp_path / "store"
-    run(capsys, *label(store))
-    code, _, err = run(capsys, *label(store, "--topk", 4))
+    run_cli(*label(store))
+    code, _, err = run_cli(*label(store, "--topk", 4))
     assert code == 2
     assert "was labelled with topk 5, and this run asks for 4" in err
-    code, _, err = run(capsys, *label(store, "--teacher-size", 96))
+    code, _, err = run_cli(*label(store, "--teacher-size", 96))
     assert code == 2
     assert "teacher.preprocess.size [64, 64], and this run asks for [96, 96]" in err
