@@ -74,6 +74,13 @@ def small_detector(head: str, backbone: dict[str, Any], in_channels: list[int]) 
     return detector
 
 
+def keep_all_scores(detector: Any) -> None:
+    """A detector that knows nothing yet scores too low to be seen."""
+    detector.test_cfg.score_thr = 0.0
+    if hasattr(detector, "roi_head"):
+        detector.roi_head.test_cfg.score_thr = 0.0
+
+
 def batch(detector: Any, shapes: list[list[int]], training: bool) -> dict[str, Any]:
     from mmdet.testing import demo_mm_inputs
 
@@ -116,9 +123,7 @@ def test_prediction_at_an_odd_size(head: str, small_arch) -> None:
     stages = HEADS[head][1]
     backbone = {"type": "tinyvit.TinyViT", "arch": small_arch, "out_indices": stages}
     detector = small_detector(head, backbone, [WIDTHS[i] for i in stages]).eval()
-    detector.test_cfg.score_thr = 0.0
-    if hasattr(detector, "roi_head"):
-        detector.roi_head.test_cfg.score_thr = 0.0
+    keep_all_scores(detector)
     inputs = batch(detector, [[3, 97, 131]], training=False)
     with torch.no_grad():
         found = detector(**inputs, mode="predict")[0].pred_instances
@@ -140,9 +145,7 @@ def test_the_deployed_backbone_gives_the_same_detections(head: str, small_arch) 
     stages = HEADS[head][1]
     backbone = {"type": "tinyvit.TinyViT", "arch": small_arch, "out_indices": stages}
     detector = small_detector(head, backbone, [WIDTHS[i] for i in stages]).train()
-    detector.test_cfg.score_thr = 0.0
-    if hasattr(detector, "roi_head"):
-        detector.roi_head.test_cfg.score_thr = 0.0
+    keep_all_scores(detector)
     fast = deploy(detector)
     assert detector.training
     assert type(fast) is type(detector)
