@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,17 +257,14 @@ def subject(name: str) -> Subject:
     return Subject(f"rounds_subjects:{name}", size=8, threads=1, label=name)
 
 
+def short_plan(**changes: Any) -> Plan:
+    """Turns of one step, without warm-up, repeats and the machine's peak, where nothing else is said."""
+    short = {"round_seconds": 0.0, "round_iterations": 1, "warmup_seconds": 0.0, "repeat_disturbed": 0, "peak": False}
+    return Plan(**{**short, **changes})
+
+
 def test_five_per_cent_more_is_found_slower_and_the_same_twice_is_not() -> None:
-    plan = Plan(
-        rounds=12,
-        round_seconds=0.0,
-        round_iterations=3,
-        warmup_seconds=0.0,
-        peak=False,
-        repeat_disturbed=0,
-        seed=1,
-        rounds_per_start=None,
-    )
+    plan = short_plan(rounds=12, round_iterations=3, seed=1, rounds_per_start=None)
     report = measure([subject("usual"), subject("slowed"), Subject(**(subject("usual").to_dict() | {"label": "twin"}))],
                      plan, against=subject("usual"))  # fmt: skip
     verdicts = {one.subject: one.ratio for one in report.comparisons}
@@ -280,12 +278,9 @@ def test_five_per_cent_more_is_found_slower_and_the_same_twice_is_not() -> None:
 
 @pytest.fixture(scope="module")
 def busy_report(folder: Path) -> Report:
-    plan = Plan(
+    plan = short_plan(
         rounds=6,
         round_seconds=0.3,
-        round_iterations=1,
-        warmup_seconds=0.0,
-        peak=False,
         repeat_disturbed=2,
         rounds_per_start=None,
         # Half of what one busy process is on this machine.
@@ -312,8 +307,7 @@ def test_a_foreign_load_in_the_middle_is_flagged(busy_report: Report) -> None:
 
 
 def test_the_peak_is_measured_in_the_rounds_and_is_no_subject() -> None:
-    plan = Plan(rounds=2, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0, repeat_disturbed=0)
-    report = measure([subject("module")], plan)
+    report = measure([subject("module")], short_plan(rounds=2, peak=True))
     assert [result.label for result in report.subjects] == ["module"]
     assert [(peak["precision"], peak["threads"], peak["samples"]) for peak in report.peaks] == [("fp32", 1, 2)]
     assert report.peaks[0]["gflops_best"] > 0
@@ -324,11 +318,7 @@ def test_the_peak_is_measured_in_the_rounds_and_is_no_subject() -> None:
 
 
 def test_real_workers_start_anew_and_one_that_does_not_is_named() -> None:
-    plan = Plan(
-        rounds=4, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0, rounds_per_start=2, repeat_disturbed=0,
-        peak=False,
-    )  # fmt: skip
-    report = measure([subject("starts_once"), subject("module")], plan)
+    report = measure([subject("starts_once"), subject("module")], short_plan(rounds=4, rounds_per_start=2))
     once, module = report.subjects
     assert [turn.start for turn in module.rounds] == [0, 0, 1, 1]
     assert module.error is None
