@@ -105,6 +105,33 @@ def html_page(title: str, sections: Sequence[str], style: str = "") -> str:
     )
 
 
+def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple[str, str]] = ()) -> str:
+    """Charts below each other as one drawing with the style of the pages, for a place that shows pictures only.
+
+    Args:
+        panels: Heading and chart of each, as the functions of this module make them.
+        title: Read out by screen readers.
+        keys: Role and text of each entry below the charts, in two columns.
+    """
+    parts, y = [], 16
+    for heading, chart in panels:
+        height = int(chart.split('viewBox="0 0 ', 1)[1].split('"', 1)[0].split()[1])
+        parts.append(f'<text class="value" x="16" y="{y + 14}">{escape(heading)}</text>')
+        placed = f'<svg x="16" y="{y + 26}" width="{_WIDTH}" height="{height}" class="chart"'
+        parts.append(chart.replace('<svg class="chart"', placed, 1))
+        y += height + 44
+    half = -(-len(keys) // 2)
+    for number, (role, text) in enumerate(keys):
+        x, line = 16 + (number // half) * (_WIDTH // 2), y + 12 + (number % half) * 19
+        parts.append(f'<text class="name {role}" x="{x}" y="{line}">{escape(text)}</text>')
+    y += half * 19 + (12 if keys else 0)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {_WIDTH + 32} {y}" width="{_WIDTH + 32}" '
+        f'height="{y}" role="img" aria-label="{escape(title, quote=True)}">\n<style>{shared_style()}</style>\n'
+        f'<rect width="100%" height="100%" style="fill: var(--ground)"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str, head: bool = True) -> str:
     """A table; cells are HTML already. ``align`` has a letter a column: ``l`` text, ``n`` number."""
     css = ["number-cell" if letter == "n" else "" for letter in align]

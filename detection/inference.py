@@ -26,7 +26,7 @@ class Predictor:
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`.
-        weights: The detector's checkpoint; it must fit the config whole.
+        weights: The detector's checkpoint, which must fit the config whole; ``None`` for random weights, to time it.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         deployed: Whether the backbone's deployed form runs (see :func:`tinyvit.backbones.deploy`).
 
@@ -39,8 +39,8 @@ class Predictor:
         CheckFailedError: The deployed backbone differs from its module.
     """
 
-    def __init__(self, cfg: Config, weights: str | Path, *, device: str = "cpu", deployed: bool = True) -> None:
-        state, trained = read_detector(weights)
+    def __init__(self, cfg: Config, weights: str | Path | None, *, device: str = "cpu", deployed: bool = True) -> None:
+        state, trained = read_detector(weights) if weights is not None else ({}, None)
         stated = config_classes(cfg)
         if trained is not None and stated is not None:
             check_same_classes(trained, f"checkpoint {weights}", stated, "the config")
@@ -50,7 +50,8 @@ class Predictor:
         from mmdet.registry import MODELS
 
         self.model: Any = MODELS.build(cfg.model)
-        load_detector(self.model, state, weights)
+        if weights is not None:
+            load_detector(self.model, state, weights)
         self.model.to(device).eval()
         self.deployed: dict[str, Any] | None = None
         if deployed:
@@ -70,8 +71,23 @@ class Predictor:
             Detections by falling score: ``bbox`` (x, y, width, height in pixels), ``score``, ``label``, ``category``
             and, from detectors with masks, ``segmentation`` (COCO's run-length code, as text).
         """
-        import cv2
         import torch
+
+        batch = self.prepare(image)
+        with torch.no_grad():
+            result = self.model.test_step(batch)[0]
+        return list(self._detections(result.pred_instances.cpu()))
+
+    def prepare(self, image: np.ndarray) -> dict[str, Any]:
+        """A picture as the detector's ``test_step`` takes it: resized, not yet normalised.
+
+        Args:
+            image: RGB, uint8, (height, width, 3).
+
+        Raises:
+            InputError: A picture that becomes less than a pixel wide or high.
+        """
+        import cv2
 
         bgr = np.ascontiguousarray(image[..., ::-1])
         try:
@@ -79,9 +95,7 @@ class Predictor:
         except cv2.error as error:  # a side that becomes less than a pixel, say
             height, width = image.shape[:2]
             raise InputError(f"a picture of {width} x {height} pixels cannot be resized to the input") from error
-        with torch.no_grad():
-            result = self.model.test_step({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]})[0]
-        return list(self._detections(result.pred_instances.cpu()))
+        return {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
 
     def _detections(self, found: Any) -> Iterator[dict[str, Any]]:
         masks = found.masks if "masks" in found else None

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ...backbones.errors import InputError
@@ -161,9 +162,10 @@ def run_table(table: str, official: Path | None, out: Path, plan: Plan) -> dict[
 
 
 def _short(report: dict[str, Any]) -> dict[str, Any]:
-    """Without the single samples, which would make a committed file too large."""
+    """Of each round the median only: all samples would make a committed file too large."""
     for subject in report["subjects"]:
-        subject.pop("rounds", None)
+        rounds = subject.pop("rounds", [])
+        subject["round_median_seconds"] = [median(one["samples"]) for one in rounds if one["samples"]]
     return report
 
 
