@@ -1,24 +1,20 @@
 """Attention over windows, from one projection of q, k and v to the input of the next.
 
-Two operators do the same: PyTorch's fused one, and on CPU in float32 a kernel of our own (``window_attention.cpp``),
+Two operators do the same: PyTorch's fused one, and on CPU in float32 a kernel of our own (``native_kernels.cpp``),
 which reads and writes the layout of the linear layers around it, so nothing is copied in between.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Callable, Iterable
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .native import NativeError, load_native
-
-_SOURCE = Path(__file__).with_name("window_attention.cpp")
+from .native import NativeError
+from .native_kernels import operators, vector_width
 
 
 class FusedAttention:
@@ -53,7 +49,7 @@ def _for_sdpa(bias: Tensor) -> Tensor:
 
 
 class NativeAttention:
-    """The kernel of ``window_attention.cpp``, for float32 on CPU.
+    """The kernel of ``native_kernels.cpp``, for float32 on CPU.
 
     Args:
         bias: ``(h, N, N)``, for pairs of tokens of a square window; it depends on their offset alone.
@@ -69,8 +65,8 @@ class NativeAttention:
             raise NativeError(reason)
         self.heads, self.side = heads, math.isqrt(bias.shape[-1])
         # The kernel loads whole vectors, the last one beyond the end.
-        self.table = F.pad(_offset_table(bias, self.side).flatten(), (0, _vector()))
-        self.run: Callable[[Tensor, Tensor, int, int], Tensor] = _operator()
+        self.table = F.pad(_offset_table(bias, self.side).flatten(), (0, vector_width()))
+        self.run = operators().window_attention.default
 
     def __call__(self, qkv: Tensor) -> Tensor:
         """``(windows, N, 3 h d) -> (windows, N, h d)``; q of all heads first, then k, then v."""
@@ -83,13 +79,9 @@ def unfit(widths: Iterable[int]) -> str | None:
     Raises:
         NativeError: It cannot be had here.
     """
-    step = 2 * _vector()
+    step = 2 * vector_width()
     wrong = sorted(width for width in widths if width % step)
     return f"the kernel takes heads of a multiple of {step}, these have {wrong[0]}" if wrong else None
-
-
-def _vector() -> int:
-    return window_attention_library().window_attention_vector()
 
 
 def _offset_table(bias: Tensor, side: int) -> Tensor:
@@ -104,61 +96,3 @@ def _offset_table(bias: Tensor, side: int) -> Tensor:
     if not torch.allclose(table[:, down, across], bias, rtol=0, atol=0, equal_nan=True):
         raise NativeError("the attention kernel takes a bias that depends on the offset alone")
     return table
-
-
-@cache
-def window_attention_library() -> ctypes.CDLL:
-    """The kernel's library.
-
-    Raises:
-        NativeError: It cannot be built or loaded here.
-    """
-    return declare(load_native(_SOURCE))
-
-
-def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Give the functions of the kernel's library their types."""
-    pointer, number = ctypes.c_void_p, ctypes.c_long
-    library.window_attention.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_float, ctypes.c_int]
-    library.window_attention.restype = ctypes.c_int
-    library.window_attention_vector.restype = ctypes.c_int
-    return library
-
-
-def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: int, side: int) -> Tensor:
-    """Call the kernel.
-
-    Args:
-        library: With the kernel.
-        qkv: ``(windows, N, 3 h d)``, float32 on CPU.
-        table: Of the bias, as :class:`NativeAttention` makes it.
-        heads: How many.
-        side: Of a window; ``N`` is its square.
-
-    Returns:
-        ``(windows, N, h d)``.
-    """
-    qkv = qkv.contiguous()
-    windows, tokens, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    out = qkv.new_empty(windows, tokens, channels)
-    width = channels // heads
-    arguments = (qkv.data_ptr(), table.data_ptr(), out.data_ptr(), windows, side, heads, width, width**-0.5)
-    if library.window_attention(*arguments, torch.get_num_threads()):
-        raise MemoryError("no memory for attention")
-    return out
-
-
-# As an operator of PyTorch, so that its profiler sees it with its shapes.
-_OPERATORS = torch.library.Library("tinyvit", "FRAGMENT")
-
-
-@cache
-def _operator() -> Callable[[Tensor, Tensor, int, int], Tensor]:
-    library = window_attention_library()
-
-    def run(qkv: Tensor, table: Tensor, heads: int, side: int) -> Tensor:
-        return window_attention(library, qkv, table, heads, side)
-
-    _OPERATORS.define("window_attention(Tensor qkv, Tensor table, int heads, int side) -> Tensor")
-    _OPERATORS.impl("window_attention", run, "CPU")
-    return torch.ops.tinyvit.window_attention.default

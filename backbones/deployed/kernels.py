@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .attention import FusedAttention, NativeAttention
 from .native import NativeError
+from .native_kernels import NativeDepthwise
 
 #: Activations that can be fused: our name -> (oneDNN's name, scalars, algorithm, plain function).
 _ACTIVATIONS: dict[str, tuple[str, list[float], str, Callable[[Tensor], Tensor]]] = {
@@ -47,13 +48,15 @@ class Kernels:
     Args:
         linear: Whether linear layers fuse their activation.
         conv: Whether convolutions do.
-        attention: Whether attention runs in the compiled kernel.
+        attention: Whether attention runs in a compiled kernel.
+        depthwise: Whether depthwise convolutions do.
         missing: Why not, by operator.
     """
 
     linear: bool
     conv: bool
     attention: bool = False
+    depthwise: bool = False
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -66,10 +69,15 @@ def find_kernels(device_type: str, dtype: torch.dtype, native: bool = True) -> K
         dtype: Of weights and activations.
         native: Whether a kernel may be built with the machine's compiler.
     """
-    attempts = {"linear": _try_linear, "conv": _try_conv, "attention": _try_attention if native else _not_asked_for}
+    attempts = {
+        "linear": _try_linear,
+        "conv": _try_conv,
+        "attention": _try_attention if native else _not_asked_for,
+        "depthwise": _try_depthwise if native else _not_asked_for,
+    }
     if device_type != "cpu":
         reason = f"it is for CPU, the model is on {device_type}"
-        return Kernels(False, False, False, dict.fromkeys(attempts, reason))
+        return Kernels(False, False, missing=dict.fromkeys(attempts, reason))
     missing = {}
     for name, attempt in attempts.items():
         try:
@@ -98,13 +106,26 @@ def _try_conv(dtype: torch.dtype) -> None:
 
 
 def _try_attention(dtype: torch.dtype) -> None:
-    if dtype != torch.float32:
-        raise NativeError(f"the kernel is for float32, not {str(dtype).removeprefix('torch.')}")
+    _require_float32(dtype)
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(3, 9, 3 * 2 * 32, generator=generator)
     bias = torch.randn(2, generator=generator)[:, None, None].expand(2, 9, 9)
     with torch.no_grad():
         _compare(NativeAttention(bias, 2, 32)(qkv), FusedAttention(bias, 2, 32)(qkv))
+
+
+def _try_depthwise(dtype: torch.dtype) -> None:
+    _require_float32(dtype)
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(16, 1, 3, 3, generator=generator), torch.randn(16, generator=generator)
+    x = torch.randn(2, 7, 6, 16, generator=generator)
+    wanted = F.gelu(F.conv2d(x.permute(0, 3, 1, 2), weight, bias, 2, 1, 1, 16)).permute(0, 2, 3, 1)
+    _compare(NativeDepthwise(weight, bias, 2, "gelu")(x), wanted)
+
+
+def _require_float32(dtype: torch.dtype) -> None:
+    if dtype != torch.float32:
+        raise NativeError(f"the kernel is for float32, not {str(dtype).removeprefix('torch.')}")
 
 
 def _not_asked_for(_: torch.dtype) -> None:

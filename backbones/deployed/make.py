@@ -19,8 +19,9 @@ from .deit import build_deit, parts_beyond_deit
 from .folded import fold_network
 from .form import TOLERANCE, Deployed, DeployedMaps, DeployedSteps, DeployedWhole, DeployReport, compare
 from .kernels import Kernels, find_kernels
+from .native_kernels import unfit_channels
 from .steps import Network
-from .tiny_vit import build_tiny_vit
+from .tiny_vit import build_tiny_vit, is_depthwise
 
 
 def deploy(
@@ -36,8 +37,9 @@ def deploy(
 
     BatchNorm is folded into convolutions and LayerNorm's affine part into the next linear layer, attention biases are
     gathered once, maps stay channels-last, and on CPU every GELU runs in the epilogue of the operator before it, with
-    weights packed once. TinyViT's attention in float32 on CPU runs in a kernel that the machine's C++ compiler builds
-    once (about a second; see :mod:`~tinyvit.backbones.deployed.native`), and without a compiler in PyTorch's operator.
+    weights packed once. TinyViT's attention and depthwise convolutions in float32 on CPU run in kernels that the
+    machine's C++ compiler builds once (about two seconds; see :mod:`~tinyvit.backbones.deployed.native`), and without a
+    compiler in PyTorch's operators.
     It takes any height and width that the model takes. Its ``report`` says what was done.
 
     Args:
@@ -52,7 +54,7 @@ def deploy(
         tolerance: Largest accepted difference from the module, as a share of the largest value of the layer; by
             default 2e-5 for float32, 1e-2 for float16 and 5e-2 for bfloat16.
         check: Whether to run it beside its module.
-        native: Whether the kernel may be built and used.
+        native: Whether these kernels may be built and used.
 
     Returns:
         A :class:`Deployed`, or a copy of the detector with one as its backbone.
@@ -116,11 +118,20 @@ def _family(model: nn.Module) -> Any:
 
 
 def _that_fit(inner: nn.Module, kernels: Kernels) -> Kernels:
-    """Without the attention kernel where it is not made for the model's heads."""
-    widths = {block.head_dim for block in inner.modules() if isinstance(block, Attention)}
-    if not kernels.attention or (reason := unfit(widths)) is None:
-        return kernels
-    return replace(kernels, attention=False, missing={**kernels.missing, "attention": reason})
+    """Without the compiled kernels that are not made for the model's widths."""
+    modules = list(inner.modules())
+    if kernels.attention:
+        reason = unfit({part.head_dim for part in modules if isinstance(part, Attention)})
+        kernels = kernels if reason is None else _without(kernels, "attention", reason)
+    if kernels.depthwise:
+        convs = [part for part in modules if isinstance(part, nn.Conv2d) and is_depthwise(part)]
+        reasons = [reason for conv in convs if (reason := unfit_channels(conv.out_channels)) is not None]
+        kernels = _without(kernels, "depthwise", reasons[0]) if reasons else kernels
+    return kernels
+
+
+def _without(kernels: Kernels, name: str, reason: str) -> Kernels:
+    return replace(kernels, **{name: False}, missing={**kernels.missing, name: reason})
 
 
 def _family_steps(inner: nn.Module, device: torch.device, kernels: Kernels) -> dict[str, str]:
@@ -131,7 +142,10 @@ def _family_steps(inner: nn.Module, device: torch.device, kernels: Kernels) -> d
     if tiny and device.type == "cuda":
         names.append("bias rows aligned for the memory-efficient kernel")
     steps = dict.fromkeys(names, "in") | _fused_steps(kernels)
-    return steps | {"attention in a compiled kernel": kernels.missing.get("attention", "in")} if tiny else steps
+    if tiny:
+        steps["attention in a compiled kernel"] = kernels.missing.get("attention", "in")
+        steps["depthwise convolutions in a compiled kernel"] = kernels.missing.get("depthwise", "in")
+    return steps
 
 
 def _fused_steps(kernels: Kernels) -> dict[str, str]:

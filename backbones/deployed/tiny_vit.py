@@ -19,6 +19,7 @@ from .kernels import (
     make_conv,
     make_linear,
 )
+from .native_kernels import NativeDepthwise
 from .steps import Network, Step
 
 
@@ -30,8 +31,16 @@ class _Maker(LayerMaker):
         weight, bias = self.cast(*fold_conv_norm(layer.conv, layer.bn))
         if layer.conv.kernel_size == (1, 1) and layer.conv.groups == 1 and layer.conv.stride == (1, 1):
             return make_linear(weight[:, :, 0, 0], bias, activation, self.kernels)
+        if self.kernels.depthwise and is_depthwise(layer.conv):
+            return NativeDepthwise(weight, bias, layer.conv.stride[0], activation)
         run = make_conv(weight, bias, layer.conv, activation, self.kernels)
         return lambda x: run(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether this is the 3 x 3 convolution with one filter a channel that the compiled kernel is for."""
+    same = conv.groups == conv.in_channels == conv.out_channels
+    return same and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.stride in ((1, 1), (2, 2))
 
 
 def build_tiny_vit(module: source.TinyViT, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> Network:

@@ -82,6 +82,12 @@ def _window_attention_flops(shapes: Shapes, _: Values) -> int:
     return 4 * windows * tokens * tokens * channels // 3
 
 
+def _depthwise_flops(shapes: Shapes, values: Values) -> int:
+    batch, height, width, channels = shapes[0]
+    stride = int(values[3])
+    return 2 * 9 * batch * channels * -(-height // stride) * -(-width // stride)
+
+
 #: Operators that do arithmetic worth counting, and how to count it.
 _COUNTED: dict[str, tuple[str, Callable[[Shapes, Values], int]]] = {
     "aten::linear": ("linear", _linear_flops),
@@ -99,6 +105,7 @@ _COUNTED: dict[str, tuple[str, Callable[[Shapes, Values], int]]] = {
     "aten::_scaled_dot_product_efficient_attention": ("attention", _attention_flops),
     "aten::_scaled_dot_product_cudnn_attention": ("attention", _attention_flops),
     "tinyvit::window_attention": ("attention", _window_attention_flops),
+    "tinyvit::depthwise_conv": ("depthwise", _depthwise_flops),
     "aten::convolution": ("convolution", _conv_flops(3, 4, 5, 6)),
     "mkldnn::_convolution_pointwise": ("convolution", _conv_flops(4, 3, 5)),
     "mkldnn::_convolution_pointwise_": ("convolution", _conv_flops(5, 4, 6)),

@@ -1,5 +1,6 @@
-"""The compiled attention kernel: right at every size, on every vector width, and absent with a reason."""
+"""The compiled kernels: right at every size, on every vector width, and absent with a reason."""
 
+import copy
 import ctypes
 import os
 import platform
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from tinyvit.backbones import create_model, deploy
-from tinyvit.backbones.deployed import attention, native
-from tinyvit.backbones.deployed.attention import FusedAttention, NativeAttention, declare, window_attention
+from tinyvit.backbones.deployed import native, native_kernels
+from tinyvit.backbones.deployed.attention import FusedAttention, NativeAttention
+from tinyvit.backbones.deployed.native_kernels import NativeDepthwise, declare, depthwise_conv, window_attention
 from tinyvit.backbones.tiny_vit import TinyViT, bias_indices
 
 HAS_COMPILER = sys.platform == "linux" and shutil.which("c++") is not None
@@ -73,13 +75,55 @@ def test_no_overflow_and_no_hidden_nan() -> None:
 def test_other_vector_widths(flags: list[str], vector: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What older processors get."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    library = declare(native.load_native(attention._SOURCE, flags))
-    if library.window_attention_vector() != vector:
+    library = declare(native.load_native(native_kernels.SOURCE, flags))
+    if library.vector_width() != vector:
         pytest.skip(f"this processor has no vectors of {vector}")
     qkv, bias = make_case(2, 7, 2, 32)
     table = NativeAttention(bias, 2, 32).table
     found = window_attention(library, qkv, table, 2, 7)
     torch.testing.assert_close(found.double(), exact(qkv, bias, 2), rtol=0, atol=5e-6)
+    image, conv = make_conv_case(16, 9, 11, 2)
+    found = depthwise_conv(library, image, conv.weight[:, 0].permute(1, 2, 0).contiguous(), conv.bias, 2, True)
+    torch.testing.assert_close(found, exact_conv(image, conv, True), rtol=0, atol=5e-6)
+
+
+def make_conv_case(channels: int, height: int, width: int, stride: int) -> tuple[torch.Tensor, torch.nn.Conv2d]:
+    """A map ``(B, H, W, C)`` and a depthwise convolution."""
+    torch.manual_seed(height)
+    conv = torch.nn.Conv2d(channels, channels, 3, stride, 1, groups=channels).requires_grad_(False)
+    return torch.randn(2, height, width, channels) * 3, conv
+
+
+def exact_conv(image: torch.Tensor, conv: torch.nn.Conv2d, gelu: bool) -> torch.Tensor:
+    """The same in double precision."""
+    found = copy.deepcopy(conv).double()(image.double().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return (torch.nn.functional.gelu(found) if gelu else found).float()
+
+
+@needs_compiler
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 2), (3, 4), (7, 7), (8, 6), (14, 23)])
+def test_depthwise_equals_double_precision(size: tuple[int, int], stride: int, activation: str) -> None:
+    """Maps smaller than the kernel, odd and even sides, and widths that no block of pixels divides."""
+    image, conv = make_conv_case(48, *size, stride)
+    found = NativeDepthwise(conv.weight, conv.bias, stride, activation)(image)
+    torch.testing.assert_close(found, exact_conv(image, conv, activation == "gelu"), rtol=0, atol=5e-6)
+
+
+@needs_compiler
+def test_depthwise_keeps_extremes() -> None:
+    """GELU far from zero is the identity or zero, and NaN stays NaN where the kernel touches it."""
+    conv = torch.nn.Conv2d(16, 16, 3, 1, 1, groups=16).requires_grad_(False)
+    conv.weight.zero_()[:, :, 1, 1] = 1
+    conv.bias.zero_()
+    image = torch.tensor([1e4, -1e4, 1e-20, -6.0]).view(1, 1, 4, 1).repeat(1, 1, 1, 16)
+    found = NativeDepthwise(conv.weight, conv.bias, 1, "gelu")(image)
+    torch.testing.assert_close(found, torch.nn.functional.gelu(image), rtol=1e-5, atol=1e-6)
+    image[0, 0, 3] = torch.nan
+    found = NativeDepthwise(conv.weight, conv.bias, 1, "gelu")(image)
+    assert found[0, 0, 2:].isnan().all()
+    assert found[0, 0, :2].isfinite().all()
 
 
 @needs_compiler
@@ -110,8 +154,12 @@ def test_deployed_with_and_without_it() -> None:
     fast, plain = deploy(module), deploy(module, native=False)
     assert fast.report.steps["attention in a compiled kernel"] == "in"
     assert plain.report.steps["attention in a compiled kernel"] == "not asked for"
-    narrow = TinyViT(embed_dims=(16, 32, 48, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2))
-    assert "these have 16" in deploy(narrow).report.steps["attention in a compiled kernel"]
+    assert fast.report.steps["depthwise convolutions in a compiled kernel"] == "in"
+    assert plain.report.steps["depthwise convolutions in a compiled kernel"] == "not asked for"
+    narrow = TinyViT(embed_dims=(10, 32, 48, 64), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2))
+    steps = deploy(narrow).report.steps
+    assert "these have 16" in steps["attention in a compiled kernel"]
+    assert "these are 40" in steps["depthwise convolutions in a compiled kernel"]
     image = torch.randn(2, 3, 200, 160)
     torch.testing.assert_close(fast(image), plain(image), rtol=1e-5, atol=1e-5)
 
@@ -119,16 +167,16 @@ def test_deployed_with_and_without_it() -> None:
 @needs_compiler
 def test_a_library_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = native.load_native(attention._SOURCE)
+    first = native.load_native(native_kernels.SOURCE)
     (built,) = (tmp_path / "tinyvit" / "native").iterdir()
     made = built.stat().st_mtime_ns
     assert isinstance(first, ctypes.CDLL)
-    assert isinstance(native.load_native(attention._SOURCE), ctypes.CDLL)
+    assert isinstance(native.load_native(native_kernels.SOURCE), ctypes.CDLL)
     assert built.stat().st_mtime_ns == made
     assert (tmp_path / "tinyvit" / "native").stat().st_mode & 0o077 == 0
     built.chmod(0o777)
     with pytest.raises(native.NativeError, match="can be changed by somebody else"):
-        native.load_native(attention._SOURCE)
+        native.load_native(native_kernels.SOURCE)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kernels are built on Linux")
@@ -146,7 +194,7 @@ def test_reasons(name: str, value: str, message: str, monkeypatch: pytest.Monkey
         pytest.skip("no C++ compiler")
     monkeypatch.setenv(name, value)
     with pytest.raises(native.NativeError, match=message):
-        native.load_native(attention._SOURCE)
+        native.load_native(native_kernels.SOURCE)
 
 
 @needs_compiler

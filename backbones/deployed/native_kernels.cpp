@@ -1,18 +1,5 @@
-/* Attention within square windows, with a bias for each offset between two tokens, fp32.
- *
- * What it computes, for each window w and head h, with N = side * side tokens of D numbers:
- *
- *     out[w, :, h] = softmax(scale * q @ k^T + bias) @ v
- *     bias[i, j] = table[h, |row(i) - row(j)|, column(j) - column(i) + side - 1]
- *
- * Layouts (row-major):
- *     qkv     (windows, N, 3, heads, D)       q, k and v as one projection writes them
- *     table   (heads, side, 2 * side - 1)     and VECTOR numbers after its end that may be read
- *     out     (windows, N, heads, D)
- *
- * The bias is spread out from its table a few rows at a time: all of it would be more to read than q, k and v. One task
- * is one window and head. Its keys are transposed and its values copied together once; then a block of ROWS queries at
- * a time goes through scores, softmax and values without leaving the first cache, while the next task is fetched.
+/* Kernels of the deployed form, fp32, for any processor that the compiler has vectors for. Tensors are row-major and
+ * contiguous; VECTOR is the number of floats in a vector.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -31,8 +18,6 @@
 #define ROWS 4
 #define COLUMNS 4
 #endif
-
-#define OUTSIDE -1e30f
 
 typedef float vf __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
@@ -61,6 +46,56 @@ static inline vf exponential(vf x)
     power.f = shifted;
     power.i = (power.i << 23) + (127 << 23);
     return p * power.f;
+}
+
+extern "C" int vector_width() { return VECTOR; }
+
+/* ------------------------------------------------------------------------------------------------------- attention */
+
+/* Attention within square windows, with a bias for each offset between two tokens.
+ *
+ * What it computes, for each window w and head h, with N = side * side tokens of D numbers:
+ *
+ *     out[w, :, h] = softmax(scale * q @ k^T + bias) @ v
+ *     bias[i, j] = table[h, |row(i) - row(j)|, column(j) - column(i) + side - 1]
+ *
+ * Layouts (row-major):
+ *     qkv     (windows, N, 3, heads, D)       q, k and v as one projection writes them
+ *     table   (heads, side, 2 * side - 1)     and VECTOR numbers after its end that may be read
+ *     out     (windows, N, heads, D)
+ *
+ * The bias is spread out from its table a few rows at a time: all of it would be more to read than q, k and v. One task
+ * is one window and head. Its keys are transposed and its values copied together once; then a block of ROWS queries at
+ * a time goes through scores, softmax and values without leaving the first cache, while the next task is fetched.
+ */
+#define OUTSIDE -1e30f
+
+/* Swap the off-diagonal blocks of STEP x STEP within each block of twice that side. */
+template <int STEP>
+static inline void swap_blocks(vf *rows)
+{
+    vi low, high;
+    for (int lane = 0; lane < VECTOR; lane++) {
+        low[lane] = lane & STEP ? VECTOR + lane - STEP : lane;
+        high[lane] = lane & STEP ? VECTOR + lane : lane + STEP;
+    }
+    for (int i = 0; i < VECTOR; i++)
+        if (!(i & STEP)) {
+            const vf a = rows[i], b = rows[i + STEP];
+            rows[i] = __builtin_shuffle(a, b, low);
+            rows[i + STEP] = __builtin_shuffle(a, b, high);
+        }
+}
+
+/* VECTOR rows of VECTOR numbers. */
+static inline void transpose(vf *rows)
+{
+    swap_blocks<1>(rows);
+    swap_blocks<2>(rows);
+    if (VECTOR > 4)
+        swap_blocks<4>(rows);
+    if (VECTOR > 8)
+        swap_blocks<8>(rows);
 }
 
 /* scores[r, :] += q[r, :] @ keys, for ROWS rows and COUNT vectors of columns from `column` on. */
@@ -156,14 +191,17 @@ static void attend(const float *qkv, const float *next, const float *table, floa
     const float *k = qkv + heads * width, *v = qkv + 2 * heads * width;
     float *keys = scratch, *values = keys + width * padded, *q = values + tokens * width;
     float *scores = q + ROWS * width;
-    for (long n = 0; n < tokens; n++) {
-        for (long d = 0; d < width; d++)
-            keys[d * padded + n] = k[n * stride + d];
+    for (long n = 0; n < padded; n += VECTOR)
+        for (long d = 0; d < width; d += VECTOR) {
+            vf block[VECTOR];
+            for (int i = 0; i < VECTOR; i++)
+                block[i] = n + i < tokens ? load(k + (n + i) * stride + d) : vf{};
+            transpose(block);
+            for (int i = 0; i < VECTOR; i++)
+                store(keys + (d + i) * padded + n, block[i]);
+        }
+    for (long n = 0; n < tokens; n++)
         memcpy(values + n * width, v + n * stride, width * sizeof(float));
-    }
-    for (long d = 0; d < width; d++)
-        for (long n = tokens; n < padded; n++)
-            keys[d * padded + n] = 0;
     for (long first = 0; first < tokens; first += ROWS) {
         const long rows = tokens - first < ROWS ? tokens - first : ROWS;
         float inverse[ROWS];
@@ -187,10 +225,7 @@ static void attend(const float *qkv, const float *next, const float *table, floa
     }
 }
 
-/* D must be a multiple of twice this. */
-extern "C" int window_attention_vector() { return VECTOR; }
-
-/* Returns 0, or 1 when there is no memory. */
+/* D must be a multiple of 2 * VECTOR. Returns 0, or 1 when there is no memory. */
 extern "C" int window_attention(const float *qkv, const float *table, float *out, long windows, long side, long heads,
                                 long width, float scale, int threads)
 {
@@ -219,4 +254,99 @@ extern "C" int window_attention(const float *qkv, const float *table, float *out
         free(scratch);
     }
     return failed;
+}
+
+/* ------------------------------------------------------------------------------------------- depthwise convolution */
+
+/* x times the normal distribution's share below x. The error function is Abramowitz and Stegun's 7.1.26, whose error is
+ * below 1.5e-7. */
+static inline vf gelu(vf x)
+{
+    const vf size = x < vf{} ? -x : x, z = size * fill(0.70710678118654752f);
+    const vf t = fill(1.0f) / (fill(1.0f) + fill(0.3275911f) * z);
+    vf p = fill(1.061405429f);
+    p = p * t + fill(-1.453152027f);
+    p = p * t + fill(1.421413741f);
+    p = p * t + fill(-0.284496736f);
+    p = p * t + fill(0.254829592f);
+    return larger(x, vf{}) - fill(0.5f) * size * (p * t) * exponential(-z * z);
+}
+
+/* PIXELS neighbouring outputs of a row, none of which looks beyond the left or right edge; `rows` are the lines
+ * `from` to `to` of the kernel, at the first column that is looked at. */
+template <int PIXELS, int STRIDE, bool GELU>
+static inline void convolve(const float *const *rows, int from, int to, const float *weight, const float *bias, float *out,
+                            long channels)
+{
+    for (long c = 0; c < channels; c += VECTOR) {
+        vf sum[PIXELS];
+        for (int p = 0; p < PIXELS; p++)
+            sum[p] = load(bias + c);
+        for (int line = from; line < to; line++)
+            for (int column = 0; column < 3; column++) {
+                const vf factor = load(weight + (line * 3 + column) * channels + c);
+                for (int p = 0; p < PIXELS; p++)
+                    sum[p] += factor * load(rows[line] + (p * STRIDE + column) * channels + c);
+            }
+        for (int p = 0; p < PIXELS; p++)
+            store(out + p * channels + c, GELU ? gelu(sum[p]) : sum[p]);
+    }
+}
+
+/* One output at the left or right edge. */
+template <bool GELU>
+static inline void convolve_edge(const float *const *lines, int from, int to, long column, long width,
+                                 const float *weight, const float *bias, float *out, long channels)
+{
+    for (long c = 0; c < channels; c += VECTOR) {
+        vf sum = load(bias + c);
+        for (int line = from; line < to; line++)
+            for (int k = 0; k < 3; k++)
+                if (column + k >= 0 && column + k < width)
+                    sum += load(weight + (line * 3 + k) * channels + c) * load(lines[line] + (column + k) * channels + c);
+        store(out + c, GELU ? gelu(sum) : sum);
+    }
+}
+
+template <int STRIDE, bool GELU>
+static void convolve_row(const float *image, const float *weight, const float *bias, float *out, long row, long height,
+                         long width, long out_width, long channels)
+{
+    const long top = row * STRIDE - 1;
+    const int from = top < 0 ? 1 : 0, to = top + 3 > height ? (int)(height - top) : 3;
+    const float *lines[3] = {}, *rows[3] = {};
+    for (int line = from; line < to; line++)
+        lines[line] = image + (top + line) * width * channels;
+    long x = 0;
+    while (x < out_width) {
+        const long column = x * STRIDE - 1;
+        for (int line = from; line < to; line++)
+            rows[line] = lines[line] + column * channels;
+        if (column >= 0 && column + 3 * STRIDE + 3 <= width && x + 4 <= out_width) {
+            convolve<4, STRIDE, GELU>(rows, from, to, weight, bias, out + x * channels, channels);
+            x += 4;
+            continue;
+        }
+        if (column >= 0 && column + 3 <= width)
+            convolve<1, STRIDE, GELU>(rows, from, to, weight, bias, out + x * channels, channels);
+        else
+            convolve_edge<GELU>(lines, from, to, column, width, weight, bias, out + x * channels, channels);
+        x++;
+    }
+}
+
+/* 3 x 3, one filter a channel, padding 1: image (batch, height, width, C), weight (3, 3, C), bias (C),
+ * out (batch, (height - 1) / stride + 1, (width - 1) / stride + 1, C); C a multiple of VECTOR, stride 1 or 2. */
+extern "C" void depthwise_conv(const float *image, const float *weight, const float *bias, float *out, long batch,
+                               long height, long width, long channels, int stride, int with_gelu, int threads)
+{
+    const long out_height = (height - 1) / stride + 1, out_width = (width - 1) / stride + 1;
+    auto run = stride == 1 ? (with_gelu ? convolve_row<1, true> : convolve_row<1, false>)
+                           : (with_gelu ? convolve_row<2, true> : convolve_row<2, false>);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (long task = 0; task < batch * out_height; task++) {
+        const long one = task / out_height, row = task % out_height;
+        run(image + one * height * width * channels, weight, bias, out + task * out_width * channels, row, height, width,
+            out_width, channels);
+    }
 }

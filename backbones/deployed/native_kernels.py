@@ -1,0 +1,153 @@
+"""The kernels of ``native_kernels.cpp`` as operators of PyTorch, so that its profiler sees them with their shapes.
+
+All of them are for float32 on CPU, and use as many threads as PyTorch does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .native import NativeError, load_native
+
+SOURCE = Path(__file__).with_name("native_kernels.cpp")
+_OPERATORS = torch.library.Library("tinyvit", "FRAGMENT")
+
+
+@cache
+def kernel_library() -> ctypes.CDLL:
+    """The kernels, built if need be.
+
+    Raises:
+        NativeError: They cannot be built or loaded here.
+    """
+    return declare(load_native(SOURCE))
+
+
+def declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Give the functions of the kernels' library their types."""
+    pointer, long, whole = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    library.vector_width.restype = whole
+    library.window_attention.argtypes = [pointer] * 3 + [long] * 4 + [ctypes.c_float, whole]
+    library.window_attention.restype = whole
+    library.depthwise_conv.argtypes = [pointer] * 4 + [long] * 4 + [whole] * 3
+    library.depthwise_conv.restype = None
+    return library
+
+
+def vector_width() -> int:
+    """Floats in a vector of the processor.
+
+    Raises:
+        NativeError: There are no kernels here.
+    """
+    return kernel_library().vector_width()
+
+
+@cache
+def operators() -> Any:
+    """``torch.ops.tinyvit`` with ``window_attention`` and ``depthwise_conv``.
+
+    Raises:
+        NativeError: There are no kernels here.
+    """
+    library = kernel_library()
+
+    def attend(qkv: Tensor, table: Tensor, heads: int, side: int) -> Tensor:
+        return window_attention(library, qkv, table, heads, side)
+
+    def convolve(image: Tensor, weight: Tensor, bias: Tensor, stride: int, gelu: bool) -> Tensor:
+        return depthwise_conv(library, image, weight, bias, stride, gelu)
+
+    _OPERATORS.define("window_attention(Tensor qkv, Tensor table, int heads, int side) -> Tensor")
+    _OPERATORS.impl("window_attention", attend, "CPU")
+    _OPERATORS.define("depthwise_conv(Tensor image, Tensor weight, Tensor bias, int stride, bool gelu) -> Tensor")
+    _OPERATORS.impl("depthwise_conv", convolve, "CPU")
+    return torch.ops.tinyvit
+
+
+def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: int, side: int) -> Tensor:
+    """Attention within square windows.
+
+    Args:
+        library: With the kernels.
+        qkv: ``(windows, N, 3 h d)``, float32 on CPU; ``d`` a multiple of two vectors.
+        table: Of the bias, as :class:`~tinyvit.backbones.deployed.attention.NativeAttention` makes it.
+        heads: How many.
+        side: Of a window; ``N`` is its square.
+
+    Returns:
+        ``(windows, N, h d)``.
+    """
+    qkv = qkv.contiguous()
+    windows, tokens, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    out = qkv.new_empty(windows, tokens, channels)
+    width = channels // heads
+    arguments = (qkv.data_ptr(), table.data_ptr(), out.data_ptr(), windows, side, heads, width, width**-0.5)
+    if library.window_attention(*arguments, torch.get_num_threads()):
+        raise MemoryError("no memory for attention")
+    return out
+
+
+def depthwise_conv(
+    library: ctypes.CDLL, image: Tensor, weight: Tensor, bias: Tensor, stride: int, gelu: bool
+) -> Tensor:
+    """A 3 x 3 convolution with one filter a channel and padding 1, and GELU behind it if asked for.
+
+    Args:
+        library: With the kernels.
+        image: ``(B, H, W, C)``, float32 on CPU; C a multiple of a vector.
+        weight: ``(3, 3, C)``.
+        bias: ``(C,)``.
+        stride: 1 or 2.
+        gelu: Whether the activation follows.
+
+    Returns:
+        ``(B, (H - 1) // stride + 1, (W - 1) // stride + 1, C)``.
+    """
+    image = image.contiguous()
+    batch, height, width, channels = image.shape
+    out = image.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
+    pointers = (image.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr())
+    library.depthwise_conv(*pointers, batch, height, width, channels, stride, gelu, torch.get_num_threads())
+    return out
+
+
+class NativeDepthwise:
+    """The depthwise convolution as an operator on maps ``(B, H, W, C)``.
+
+    Args:
+        weight: ``(C, 1, 3, 3)``.
+        bias: ``(C,)``.
+        stride: 1 or 2.
+        activation: ``none`` or ``gelu``.
+
+    Raises:
+        NativeError: There are no kernels here, or not for so many channels.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
+        if (reason := unfit_channels(len(bias))) is not None:
+            raise NativeError(reason)
+        self.weight, self.bias = weight[:, 0].permute(1, 2, 0).contiguous(), bias
+        self.stride, self.gelu = stride, {"none": False, "gelu": True}[activation]
+        self.run = operators().depthwise_conv.default
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / stride, W / stride, C), rounded up."""
+        return self.run(x, self.weight, self.bias, self.stride, self.gelu)
+
+
+def unfit_channels(channels: int) -> str | None:
+    """Why the depthwise kernel is not for so many channels, or ``None``.
+
+    Raises:
+        NativeError: There are no kernels here.
+    """
+    step = vector_width()
+    return f"the kernel takes channels in multiples of {step}, these are {channels}" if channels % step else None
