@@ -4,12 +4,13 @@
 
 Two starts of the same model must be ``cannot tell``, and the one with more work ``slower``, in at least 95 % of the
 runs each; else the exit code is 1. Every run starts its processes anew, as a user's does. The file is written after
-each run, so that what was measured survives an interruption.
+each run, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ...backbones.errors import InputError
 from ...backbones.progress import track
 from ...backbones.runs import write_json
 from ..statistics import CANNOT_TELL, SLOWER, quantile, wilson_interval
@@ -117,24 +119,41 @@ def run_self_check(options: argparse.Namespace) -> dict[str, Any]:
     kinds = [("same", model, model)] * options.runs + [("slowed", more, base)] * options.slowed_runs
     # Mixed, so that a change of the machine in the meantime meets both kinds.
     kinds = [kinds[at] for at in _spread(options.runs, options.slowed_runs)]
-    found: dict[str, list[dict[str, Any]]] = {"same": [], "slowed": []}
-    started, document = time.perf_counter(), {}
-    for kind, subject, against in track(kinds, "self check"):
+    command = f"python -m tinyvit.benchmarks.speed.self_check --runs {options.runs} "
+    command += f"--slowed-runs {options.slowed_runs} --model {options.model} --rounds {options.rounds}"
+    same = {"command": command, "machine": describe_machine(), "plan": plan.to_dict(), "threads": options.threads}
+    document = _unfinished(options.out, same)
+    found: dict[str, list[dict[str, Any]]] = document.get("runs", {"same": [], "slowed": []})
+    done, before = sum(map(len, found.values())), document.get("seconds", 0.0)
+    started = time.perf_counter()
+    for kind, subject, against in track(kinds[done:], "self check"):
         found[kind].append(_run_once(subject, against, plan))
         document = {
             "schema_version": 1,
-            "command": f"python -m tinyvit.benchmarks.speed.self_check --runs {options.runs} "
-            f"--slowed-runs {options.slowed_runs} --model {options.model}",
-            "machine": describe_machine(),
-            "plan": plan.to_dict(),
+            **same,
             "asked_share": ASKED,
             "slowed_by": _MORE_TIMES / _TIMES - 1,
             "same": summarise_runs(found["same"], CANNOT_TELL),
             "slowed": summarise_runs(found["slowed"], SLOWER),
-            "seconds": time.perf_counter() - started,
+            "seconds": before + time.perf_counter() - started,
             "runs": found,
         }
         write_json(options.out, document)
+    return document
+
+
+def _unfinished(out: Path, same: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call of the same command on the same machine wrote, or nothing.
+
+    Raises:
+        InputError: The file is of something else.
+    """
+    if not out.is_file():
+        return {}
+    document = json.loads(out.read_text(encoding="utf-8"))
+    other = [key for key, value in same.items() if document.get(key) != json.loads(json.dumps(value))]
+    if other:
+        raise InputError(f"{out} is of another self check (its {other[0]} differs); remove it or choose another --out")
     return document
 
 

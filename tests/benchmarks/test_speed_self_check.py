@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tinyvit.backbones import InputError
 from tinyvit.benchmarks.speed import self_check
 
 
@@ -64,3 +65,26 @@ def test_both_kinds_are_mixed() -> None:
     order = self_check._spread(8, 2)
     assert sorted(order) == list(range(10))
     assert order.index(8) < 5 <= order.index(9)
+
+
+def test_a_stopped_check_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call does the runs that the first one did not; another command does not touch the file."""
+    done: list[str] = []
+
+    def run_once(subject: Any, against: Any, plan: Any) -> dict[str, Any]:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(subject.label or "same")
+        return {"verdict": "slower" if subject.label else "cannot tell", "time_ratio": 1.0}
+
+    monkeypatch.setattr(self_check, "_run_once", run_once)
+    arguments = ["--runs", "4", "--slowed-runs", "1", "--out", str(tmp_path / "check.json")]
+    with pytest.raises(KeyboardInterrupt):
+        self_check.main(arguments)
+    first = done.copy()
+    done.clear()
+    with pytest.raises(InputError, match="its command differs"):
+        self_check.main([*arguments, "--rounds", "9"])
+    assert self_check.main(arguments) == 0
+    assert sorted([*first, *done]) == ["same"] * 4 + ["slowed"]
+    assert json.loads((tmp_path / "check.json").read_text())["slowed"]["runs"] == 1
