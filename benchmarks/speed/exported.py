@@ -49,10 +49,11 @@ def _export(subject: Subject, path: Path) -> dict[str, Any]:
 
     from ...export import export_onnx
     from ...export.source import brings_weights, load_source
-    from .engines.modules import count_module
+    from .engines.modules import at_size, built_size, count_module
 
     random = subject.weights is None and not brings_weights(subject.model)
-    source = load_source(subject.model, weights=subject.weights, random_weights=random, size=subject.size)
+    source = load_source(subject.model, weights=subject.weights, random_weights=random, size=built_size(subject))
+    source = replace(source, preprocess=at_size(source.preprocess, subject.size))
     known = {"of": path.name, "weights": subject.weights or source.weights, "preprocess": source.preprocess.to_dict()}
     try:
         # Height and width fixed, the batch free: what a runtime runs fastest, and what every model can be exported as.

@@ -16,7 +16,7 @@ from torch import nn
 from tinyvit.backbones.errors import InputError, MissingExtraError
 from tinyvit.benchmarks.speed import Subject
 from tinyvit.benchmarks.speed.engines import Engine, EngineError, build_engine, import_engine
-from tinyvit.benchmarks.speed.engines.modules import make_module
+from tinyvit.benchmarks.speed.engines.modules import built_size, count_module, make_module
 from tinyvit.benchmarks.speed.exported import export_if_needed
 
 NETWORK = """
@@ -143,8 +143,19 @@ def test_the_same_weights_at_every_call_whatever_the_seed() -> None:
 def test_exported_files_hold_the_weights_that_eager_has(model: str) -> None:
     from tinyvit.export.source import load_source, state_sha256
 
-    ours = make_module(Subject(model, size=64).resolved()).module
-    assert state_sha256(load_source(model, random_weights=True, size=64).module) == state_sha256(ours)
+    subject = Subject(model, size=64).resolved()
+    exported = load_source(model, random_weights=True, size=built_size(subject)).module
+    assert state_sha256(exported) == state_sha256(make_module(subject).module)
+
+
+def test_tiny_vit_does_the_same_work_as_timm_at_another_size() -> None:
+    """Windows stay as they are at every input size; a model that was built for the size would scale them."""
+    image = torch.zeros(1, 3, 96, 96)
+    ours, theirs = (
+        make_module(Subject(name, size=96).resolved()) for name in ("tiny_vit_5m_224", "timm:tiny_vit_5m_224")
+    )
+    assert ours.preprocess.size == theirs.preprocess.size == (96, 96)
+    assert count_module(ours.module, image)["macs"] == count_module(theirs.module, image)["macs"]
 
 
 COMPILED = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ....backbones.errors import InputError, unknown_name
@@ -51,12 +51,26 @@ def make_module(subject: Subject) -> Made:
     from ....backbones.distill.teachers import PACKAGED, load_classifier
 
     if subject.weights is not None or subject.model in PACKAGED:
-        classifier = load_classifier(subject.model, weights=subject.weights, size=subject.size)
+        classifier = load_classifier(subject.model, weights=subject.weights, size=built_size(subject))
         said = subject.weights or "of its package"
-        return Made(classifier.module.to(subject.device).eval(), classifier.preprocess, said)
+        return Made(classifier.module.to(subject.device).eval(), at_size(classifier.preprocess, subject.size), said)
     model = _create_random(subject)
     preprocess = Preprocess.from_config(dict(getattr(model, "pretrained_cfg", {})), subject.size)
     return Made(model.to(subject.device).eval(), preprocess, f"random (seed {SEED})")
+
+
+def built_size(subject: Subject) -> int | None:
+    """The size that a subject's model is built for, ``None`` for its own.
+
+    TinyViT takes any input size as it is, and keeps its windows: so timm's does, and so does a detector's backbone.
+    Built for another size its windows would grow with it, and both would not do the same work.
+    """
+    return None if subject.model.startswith("tiny_vit") else subject.size
+
+
+def at_size(preprocess: Preprocess, size: int | None) -> Preprocess:
+    """A transform for pictures of this size, or as it is."""
+    return preprocess if size is None else replace(preprocess, size=(size, size))
 
 
 def _create_random(subject: Subject) -> Any:
@@ -65,7 +79,8 @@ def _create_random(subject: Subject) -> Any:
 
     # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same work.
     options: dict[str, Any] = {"num_classes": 1000}
-    sized: dict[str, Any] = options if subject.size is None else options | {"img_size": subject.size}
+    size = built_size(subject)
+    sized: dict[str, Any] = options if size is None else options | {"img_size": size}
     if not subject.model.startswith("timm:"):
         from ....backbones import create_model
 
