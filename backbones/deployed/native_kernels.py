@@ -83,11 +83,18 @@ def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: in
 
     Returns:
         ``(windows, N, h d)``.
+
+    Raises:
+        ValueError: The tensors do not fit together.
     """
     qkv = qkv.contiguous()
     windows, tokens, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    out = qkv.new_empty(windows, tokens, channels)
     width = channels // heads
+    # The kernel believes what it is told: what is wrong here would read other memory.
+    fits = tokens == side * side and width * heads * 3 == qkv.shape[2] and len(table) > heads * side * (2 * side - 1)
+    if not fits or qkv.dtype != torch.float32:
+        raise ValueError(f"attention in windows of side {side} does not take {qkv.dtype} of {tuple(qkv.shape)}")
+    out = qkv.new_empty(windows, tokens, channels)
     arguments = (qkv.data_ptr(), table.data_ptr(), out.data_ptr(), windows, side, heads, width, width**-0.5)
     if library.window_attention(*arguments, torch.get_num_threads()):
         raise MemoryError("no memory for attention")
@@ -109,9 +116,14 @@ def depthwise_conv(
 
     Returns:
         ``(B, (H - 1) // stride + 1, (W - 1) // stride + 1, C)``.
+
+    Raises:
+        ValueError: The tensors do not fit together.
     """
     image = image.contiguous()
     batch, height, width, channels = image.shape
+    if weight.shape != (3, 3, channels) or len(bias) != channels or image.dtype != torch.float32:
+        raise ValueError(f"a kernel of {tuple(weight.shape)} does not take {image.dtype} of {tuple(image.shape)}")
     out = image.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
     pointers = (image.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr())
     library.depthwise_conv(*pointers, batch, height, width, channels, stride, gelu, torch.get_num_threads())

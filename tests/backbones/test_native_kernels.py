@@ -148,6 +148,19 @@ def test_refuses_what_it_is_not_made_for() -> None:
 
 
 @needs_compiler
+def test_tensors_that_do_not_fit_are_refused() -> None:
+    """Nothing else stands between an operator and memory that is not its own."""
+    operators = native_kernels.operators()
+    table = torch.zeros(2 * 7 * 13 + 16)
+    with pytest.raises(ValueError, match=r"does not take torch\.float32 of"):
+        operators.window_attention(torch.zeros(1, 48, 192), table, 2, 7)
+    with pytest.raises(ValueError, match=r"does not take torch\.bfloat16"):
+        operators.window_attention(torch.zeros(1, 49, 192, dtype=torch.bfloat16), table, 2, 7)
+    with pytest.raises(ValueError, match=r"a kernel of \(3, 3, 16\) does not take"):
+        operators.depthwise_conv(torch.zeros(1, 5, 5, 32), torch.zeros(3, 3, 16), torch.zeros(16), 1, False)
+
+
+@needs_compiler
 def test_deployed_with_and_without_it() -> None:
     """Both forms lie close to the module, and the report tells which is which."""
     module = create_model("tiny_vit_5m_224", num_classes=10).eval()

@@ -250,6 +250,7 @@ def test_the_terminal_output_fits_120_columns(
         (("m:f", "--max-time", "soon"), "--max-time 'soon' is not a duration"),
         (("m:f", "--threads", "some"), "--threads 'some' is not a whole number"),
         (("m:f", "--scenario", "Offlin"), "Offline"),
+        (("m:f", "--mlperf-length"), "name them with --scenario"),
         (("m:f", "--engine", "onnxruntime"), "nothing of what was asked for can be run: m:f is a function"),
     ],
 )

@@ -68,6 +68,9 @@ def bench(
     scenario: Annotated[
         str | None, typer.Option(help="LoadGen: SingleStream, MultiStream, Offline, Server; several with commas.")
     ] = None,
+    mlperf_length: Annotated[
+        bool, typer.Option("--mlperf-length", help="Each LoadGen run as long as MLPerf's rules ask: ten minutes.")
+    ] = False,
     latency_bound: Annotated[str, typer.Option(help="Of Server: keep the 99th percentile below this.")] = "100ms",
     baseline: Annotated[
         Path | None, typer.Option(help="A result.json: measure what it holds again, and exit 1 if it became slower.")
@@ -199,7 +202,11 @@ def _matrices(arguments: Arguments) -> tuple[Matrix, Matrix | None]:
 
 def _scenarios(arguments: Arguments) -> list[str]:
     """The scenarios asked for, checked before anything is measured."""
+    from tinyvit.backbones.errors import InputError
+
     if arguments["scenario"] is None:
+        if arguments["mlperf_length"]:
+            raise InputError("--mlperf-length is the length of LoadGen's runs; name them with --scenario")
         return []
     from tinyvit.benchmarks.speed.options import parse_list, parse_seconds
     from tinyvit.benchmarks.speed.scenarios import check_scenario
@@ -231,9 +238,8 @@ def _run_scenarios(pairs: list[tuple[Subject, str]], arguments: Arguments, folde
     from tinyvit.benchmarks.speed.options import parse_seconds
     from tinyvit.benchmarks.speed.scenarios import ScenarioPlan, run_scenario
 
-    plan = ScenarioPlan(
-        latency_bound=parse_seconds(arguments["latency_bound"], "--latency-bound"), folder=folder / "loadgen"
-    )
+    make = ScenarioPlan.long if arguments["mlperf_length"] else ScenarioPlan
+    plan = make(latency_bound=parse_seconds(arguments["latency_bound"], "--latency-bound"), folder=folder / "loadgen")
     found = []
     for subject, name in track(pairs, "LoadGen"):
         result = run_scenario(subject, name, plan)
