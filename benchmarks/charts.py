@@ -17,6 +17,7 @@ from pathlib import Path
 _WIDTH = 520
 _FONT = 13
 _ROW = 34
+_FONTS = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }'
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple
     y += half * 19 + (12 if keys else 0)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {_WIDTH + 32} {y}" width="{_WIDTH + 32}" '
-        f'height="{y}" role="img" aria-label="{escape(title, quote=True)}">\n<style>{shared_style()}</style>\n'
+        f'height="{y}" role="img" aria-label="{escape(title, quote=True)}">\n<style>{shared_style()}{_FONTS}</style>\n'
         f'<rect width="100%" height="100%" style="fill: var(--ground)"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 

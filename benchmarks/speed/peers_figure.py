@@ -1,7 +1,8 @@
-"""The figures of ``benchmarks/results/``, from the tables that :mod:`.peers` measured.
+"""Figures and tables for reading, from what :mod:`.peers` measured.
 
     python -m tinyvit.benchmarks.speed.peers_figure deployed deployed.json --out deployed.svg
     python -m tinyvit.benchmarks.speed.peers_figure zoo zoo.json --out zoo.svg
+    python -m tinyvit.benchmarks.speed.peers_figure markdown deployed.json
 
 Nothing is measured here and no number is written by hand: bars, intervals and marks are those of the file.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from ...backbones.errors import InputError
 from ..charts import Axes, Bar, Point, bar_chart, nice_ticks, scatter_chart, svg_file
+from ..statistics import paired_ratio
 from .accuracy import published_top1
 
 _MODEL = "tiny_vit_21m_224"
@@ -37,20 +39,20 @@ def deployed_figure(document: Mapping[str, Any], threads: int = 1) -> str:
         run = _find(document, f"{_MODEL}, t{threads}-b{batch}-224-tuned")
         bars = _bars(run)
         title = f"Batch {batch}, {threads} thread{'s' if threads > 1 else ''}: images/s as a multiple of timm's"
-        panels.append((title, bar_chart(title, bars, max(bar.value for bar in bars))))
+        longest = max(max((bar.value, *(bar.interval or ()))) for bar in bars)
+        panels.append((title, bar_chart(title, bars, longest)))
     return svg_file(panels, "TinyViT-21M at 224 px in its forms")
 
 
 def _bars(run: Mapping[str, Any]) -> list[Bar]:
-    """Every subject over timm. Both are ratios to the reference in the same rounds."""
-    ratios = {entry["subject"]: entry["speedup"] for entry in run["comparisons"]}
-    reference = run["comparisons"][0]["against"]
-    base = ratios["timm"]
-    speeds = {reference: 1 / base} | {label: ratio / base for label, ratio in ratios.items()}
-    return [
-        Bar(label, _ROLES.get(label, "s1"), speed, f"{speed:.2f}x")
-        for label, speed in sorted(speeds.items(), key=lambda item: -item[1])
-    ]
+    """Every subject over timm, paired by round."""
+    rounds = {one["label"]: one["round_median_seconds"] for one in run["subjects"] if one["error"] is None}
+    bars = []
+    for label, seconds in rounds.items():
+        ratio = paired_ratio(rounds["timm"], seconds)
+        interval = (ratio.interval.low, ratio.interval.high) if label != "timm" else None
+        bars.append(Bar(label, _ROLES.get(label, "s1"), ratio.value, f"{ratio.value:.2f}x", interval))
+    return sorted(bars, key=lambda bar: -bar.value)
 
 
 def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) -> str:
@@ -83,6 +85,33 @@ def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) ->
     return svg_file([(title, scatter_chart(title, points, axes))], title, keys)
 
 
+def markdown(document: Mapping[str, Any]) -> str:
+    """How many times as fast as each subject the reference of its run was, with the interval, a column for each run.
+
+    Args:
+        document: Of either table.
+
+    Returns:
+        A table of Markdown; subjects that were not compared have a dash.
+    """
+    runs = document["runs"]
+    labels = list(dict.fromkeys(entry["subject"] for run in runs for entry in run["comparisons"]))
+    heads = [f"{run['title']} ({run['comparisons'][0]['rounds']} rounds)" for run in runs]
+    lines = [f"| {runs[0]['comparisons'][0]['against']} / | {' | '.join(heads)} |", "| --- |" + " --- |" * len(runs)]
+    for label in labels:
+        cells = []
+        for run in runs:
+            found = next((entry for entry in run["comparisons"] if entry["subject"] == label), None)
+            cells.append(_times(found) if found is not None and found["time_ratio"] is not None else "-")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _times(comparison: Mapping[str, Any]) -> str:
+    low, high = comparison["time_ratio_interval"]
+    return f"{comparison['time_ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def _find(document: Mapping[str, Any], title: str) -> Mapping[str, Any]:
     for run in document["runs"]:
         if run["title"] == title:
@@ -93,13 +122,16 @@ def _find(document: Mapping[str, Any], title: str) -> Mapping[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw one figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
-    parser.add_argument("figure", choices=("deployed", "zoo"))
+    parser.add_argument("figure", choices=("deployed", "zoo", "markdown"))
     parser.add_argument("table", type=Path, help="what tinyvit.benchmarks.speed.peers wrote")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="on standard output when not given")
     options = parser.parse_args(arguments)
     document = json.loads(options.table.read_text(encoding="utf-8"))
-    draw = {"deployed": deployed_figure, "zoo": zoo_figure}[options.figure]
-    options.out.write_text(draw(document), encoding="utf-8")
+    text = {"deployed": deployed_figure, "zoo": zoo_figure, "markdown": markdown}[options.figure](document)
+    if options.out is None:
+        print(text, end="")
+    else:
+        options.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -58,17 +58,19 @@ def test_a_sweep_goes_on_and_repeats_what_failed(tmp_path: Path, monkeypatch: py
 
 
 def test_figure_of_the_deployed_form() -> None:
-    """Bars are speeds over timm's, from ratios to the reference."""
+    """Bars are speeds over timm's, paired by round."""
 
     def run(batch: int) -> dict[str, Any]:
-        pairs = {"timm": 0.4, "onnxruntime": 1.0}
-        comparisons = [{"subject": name, "against": "deployed", "speedup": ratio} for name, ratio in pairs.items()]
-        return {"title": f"tiny_vit_21m_224, t1-b{batch}-224-tuned", "comparisons": comparisons}
+        seconds = {"timm": [10.0, 30.0], "onnxruntime": [5.0, 10.0], "deployed": [4.0, 12.0]}
+        subjects = [{"label": name, "error": None, "round_median_seconds": times} for name, times in seconds.items()]
+        subjects.append({"label": "official", "error": "it broke", "round_median_seconds": []})
+        return {"title": f"tiny_vit_21m_224, t1-b{batch}-224-tuned", "subjects": subjects}
 
     drawn = peers_figure.deployed_figure({"runs": [run(1), run(16)]})
     texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("text")]
-    assert texts.count("2.50x") == 4
+    assert texts.count("2.50x") == 4  # the median of 2 and 3, and 2.5 twice
     assert texts.count("1.00x") == 2
+    assert "official" not in texts
     assert "Batch 16, 1 thread: images/s as a multiple of timm's" in texts
     with pytest.raises(InputError, match=r"has no run 'tiny_vit_21m_224, t1-b16-224-tuned'"):
         peers_figure.deployed_figure({"runs": [run(1)]})
@@ -91,6 +93,27 @@ def test_figure_of_the_zoo() -> None:
     texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("text")]
     assert {"1  ours", "2  a peer"} <= set(texts)
     assert not any("nobody" in str(text) or "broken" in str(text) for text in texts)
+
+
+def test_markdown_has_a_column_for_each_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = {
+        "subject": "timm",
+        "against": "deployed",
+        "rounds": 8,
+        "time_ratio": 2.5,
+        "time_ratio_interval": [2.4, 2.6],
+    }
+    second = first | {"subject": "official", "time_ratio": None, "time_ratio_interval": None}
+    runs = [{"title": "one", "comparisons": [first, second]}, {"title": "two", "comparisons": [first]}]
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"runs": runs}))
+    peers_figure.main(["markdown", str(table)])
+    assert capsys.readouterr().out.splitlines() == [
+        "| deployed / | one (8 rounds) | two (8 rounds) |",
+        "| --- | --- | --- |",
+        "| timm | 2.50 (2.40 to 2.60) | 2.50 (2.40 to 2.60) |",
+        "| official | - | - |",
+    ]
 
 
 class Part:
