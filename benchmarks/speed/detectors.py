@@ -188,8 +188,8 @@ def measure_detectors(images: Sequence[Path], img_size: int, rounds: int, thread
     contention = summarise(known, [Limits().exceeded(load, threads) for load in known])
     return {
         "schema_version": 1,
-        "command": f"python -m tinyvit.benchmarks.speed.detectors --images DIR --limit {len(images)} --img-size {img_size} "
-        f"--rounds {rounds} --threads {threads}",
+        "command": f"python -m tinyvit.benchmarks.speed.detectors --images DIR --limit {len(images)} "
+        f"--img-size {img_size} --rounds {rounds} --threads {threads}",
         "machine": describe_machine(),
         "img_size": img_size,
         "threads": threads,
