@@ -376,7 +376,8 @@ def _pareto(metrics: Metrics, names: _Names) -> str:
     values = list(found.values.values())
     spread = max(values) - min(values)
     room = 0.15 * spread or (2.0 if found.percent else 0.2 * values[0])
-    y_range = (min(values) - room, max(values) + room)
+    highest = max(values) + room
+    y_range = (min(values) - room, min(highest, 100.0) if found.percent else highest)
     figures = []
     for name, group in groups.items():
         points = [

@@ -30,7 +30,7 @@ from ..statistics import quantile
 from .exported import export_if_needed
 from .loadgen import MULTI_STREAM_SAMPLES, SCENARIOS, LoadGenRun
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
-from .sensor import ContentionSensor
+from .sensor import ContentionSensor, Limits, Load
 from .subjects import Subject
 
 _NANO = 1e9
@@ -142,8 +142,16 @@ class ScenarioResult:
         start = f"{self.label} ({self.subject.cell}), {self.scenario}: "
         if self.error is not None:
             return f"{start}failed: {self.error}"
-        verdict = "valid" if self.valid else f"INVALID by LoadGen ({'; '.join(self.reasons)})"
-        return f"{start}{self._found()}; {verdict}" if self.valid is not None else start + self._found()
+        verdict = "; valid" if self.valid else f"; INVALID by LoadGen ({'; '.join(self.reasons)})"
+        return start + self._found() + (verdict if self.valid is not None else "") + self._disturbed()
+
+    def _disturbed(self) -> str:
+        load = None if self.load is None else Load(**self.load)
+        names = [] if load is None else Limits().exceeded(load, self.subject.threads or 1)
+        if load is None or not names:
+            return ""
+        share = f"others used {load.foreign:.0%} of the processor, the hypervisor withheld {load.steal:.0%}"
+        return f"; BUSY MACHINE ({', '.join(names)}: {share}); repeat on a quieter machine before quoting this"
 
     def _found(self) -> str:
         metrics = self.metrics

@@ -210,6 +210,16 @@ def test_the_page_stands_alone_and_says_what_the_result_says(folder: Path, docum
     assert "--batch-size 1,2" in page.text
 
 
+def test_shares_on_the_page_end_at_a_hundred(document: dict[str, Any]) -> None:
+    """Full agreement stands at the top of its axis; there is no tick above."""
+    agreeing = json.loads(json.dumps(document))
+    for entry in agreeing["metrics"]["subjects"]:
+        entry["drift"] = {"max_difference": 0.0, "centred_cosine": 1.0, "top1_agreement": 1.0, "images": 4}
+    text = Page(make_page(agreeing)).text
+    assert "100 %" in text
+    assert "102 %" not in text
+
+
 def test_names_on_the_page_cannot_be_markup(document: dict[str, Any]) -> None:
     evil = json.loads(json.dumps(document).replace("output_subjects:small", "<script>alert(1)</script>&'x'"))
     assert "<script" not in make_page(evil).replace("<wbr>", "")

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tinyvit.benchmarks.speed import Subject
 from tinyvit.benchmarks.speed.engines import EngineError
 from tinyvit.benchmarks.speed.loadgen import SCENARIOS, LoadGenRun, read_summary, run_loadgen
 from tinyvit.benchmarks.speed.scenarios import ScenarioPlan, ScenarioResult, highest_rate, read_metrics, run_scenario
+from tinyvit.benchmarks.speed.sensor import Load
 
 SUBJECTS = """
 def sums():
@@ -249,3 +251,12 @@ def test_the_long_plan_is_as_long_as_the_rules_ask() -> None:
     assert plan.min_seconds == 600
     assert plan.min_samples / 8 >= 662
     assert plan.latency_bound == 0.05
+
+
+@pytest.mark.parametrize(("foreign", "said"), [(0.02, False), (0.4, True)])
+def test_a_busy_machine_is_said(foreign: float, said: bool) -> None:
+    result = ScenarioResult(Subject("m:f", threads=1).resolved(), "Offline", ScenarioPlan(), valid=True)
+    result.metrics = {"samples_per_second": 10.0}
+    result.load = asdict(Load(foreign, 0.0))
+    assert ("BUSY MACHINE (foreign load: others used 40% of the processor" in result.sentence()) is said
+    assert "; valid" in result.sentence()
