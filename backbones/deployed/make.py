@@ -121,16 +121,18 @@ def _that_fit(inner: nn.Module, kernels: Kernels) -> Kernels:
     """Without the compiled kernels that are not made for the model's widths."""
     modules = list(inner.modules())
     if kernels.attention:
-        reason = unfit({part.head_dim for part in modules if isinstance(part, Attention)})
-        kernels = kernels if reason is None else _without(kernels, "attention", reason)
+        heads = {part.head_dim for part in modules if isinstance(part, Attention)}
+        kernels = _without(kernels, "attention", unfit(heads))
     if kernels.depthwise:
-        convs = [part for part in modules if isinstance(part, nn.Conv2d) and is_depthwise(part)]
-        reasons = [reason for conv in convs if (reason := unfit_channels(conv.out_channels)) is not None]
-        kernels = _without(kernels, "depthwise", reasons[0]) if reasons else kernels
+        channels = {part.out_channels for part in modules if isinstance(part, nn.Conv2d) and is_depthwise(part)}
+        kernels = _without(kernels, "depthwise", unfit_channels(channels))
     return kernels
 
 
-def _without(kernels: Kernels, name: str, reason: str) -> Kernels:
+def _without(kernels: Kernels, name: str, reason: str | None) -> Kernels:
+    """Without one of them, if there is a reason."""
+    if reason is None:
+        return kernels
     return replace(kernels, **{name: False}, missing={**kernels.missing, name: reason})
 
 

@@ -6,6 +6,7 @@ All of them are for float32 on CPU, and use as many threads as PyTorch does.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ class NativeDepthwise:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
-        if (reason := unfit_channels(len(bias))) is not None:
+        if (reason := unfit_channels({len(bias)})) is not None:
             raise NativeError(reason)
         self.weight, self.bias = weight[:, 0].permute(1, 2, 0).contiguous(), bias
         self.stride, self.gelu = stride, {"none": False, "gelu": True}[activation]
@@ -155,11 +156,12 @@ class NativeDepthwise:
         return self.run(x, self.weight, self.bias, self.stride, self.gelu)
 
 
-def unfit_channels(channels: int) -> str | None:
-    """Why the depthwise kernel is not for so many channels, or ``None``.
+def unfit_channels(counts: Iterable[int]) -> str | None:
+    """Why the depthwise kernel is not for maps of so many channels, or ``None``.
 
     Raises:
         NativeError: There are no kernels here.
     """
     step = vector_width()
-    return f"the kernel takes channels in multiples of {step}, these are {channels}" if channels % step else None
+    wrong = sorted(count for count in counts if count % step)
+    return f"the kernel takes channels in multiples of {step}, these are {wrong[0]}" if wrong else None
