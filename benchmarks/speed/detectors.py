@@ -17,7 +17,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,8 +31,10 @@ from ...backbones.progress import track
 from ...backbones.runs import write_json
 from ..statistics import median_interval, paired_ratio, quantile
 from .machine import describe_machine
-from .sensor import ContentionSensor, Limits, Load, sentence, summarise
+from .sensor import ContentionSensor, Limits, sentence, summarise
 
+#: Of one round: seconds by part, for each picture.
+Turn = list[dict[str, float]]
 PARTS = ("preprocess", "network", "postprocess")
 _RETINANET, _MASK_RCNN = "retinanet_tiny_vit_5m_fpn_1x_coco", "mask-rcnn_tiny_vit_5m_fpn_1x_coco"
 _TINY_21M = {"model.backbone.arch": "21m", "model.neck.in_channels": [192, 384, 576]}
@@ -175,16 +176,14 @@ def measure_detectors(images: Sequence[Path], img_size: int, rounds: int, thread
     watches = [Stopwatch(build_predictor(one, img_size)) for one in track(everyone, "building")]
     for watch in watches:
         watch.detect(pictures[0])
-    times: list[dict[str, list[list[float]]]] = [defaultdict(list) for _ in everyone]
+    turns: list[list[Turn]] = [[] for _ in everyone]
     sensor, loads, order = ContentionSensor(), [], np.random.default_rng(0)
     for _ in track(range(rounds), "rounds"):
         for at in order.permutation(len(everyone)):
             sensor.start()
-            found = [watches[at].detect(picture) for picture in pictures]
+            turns[at].append([watches[at].detect(picture) for picture in pictures])
             loads.append(sensor.stop())
-            for part in PARTS:
-                times[at][part].append([one[part] for one in found])
-    known = [load for load in loads if isinstance(load, Load)]
+    known = [load for load in loads if load is not None]
     contention = summarise(known, [Limits().exceeded(load, threads) for load in known])
     return {
         "schema_version": 1,
@@ -197,23 +196,27 @@ def measure_detectors(images: Sequence[Path], img_size: int, rounds: int, thread
         "pictures": len(pictures),
         "rounds": rounds,
         "contention": contention | {"sentence": sentence(contention)},
-        "detectors": _rows(everyone, times),
+        "detectors": _rows(everyone, turns),
     }
 
 
-def _rows(everyone: Sequence[Detector], times: Sequence[dict[str, list[list[float]]]]) -> list[dict[str, Any]]:
-    totals = [[[sum(parts) for parts in zip(*turn, strict=True)] for turn in _turns(one)] for one in times]
+def _rows(everyone: Sequence[Detector], turns: Sequence[Sequence[Turn]]) -> list[dict[str, Any]]:
+    totals = [[[sum(parts.values()) for parts in turn] for turn in one] for one in turns]
     per_round = [[statistics.fmean(turn) for turn in one] for one in totals]
     rows = []
-    for detector, one, total, means in zip(everyone, times, totals, per_round, strict=True):
+    for detector, one, total, means in zip(everyone, turns, totals, per_round, strict=True):
         against = paired_ratio(means, per_round[0])
+        seconds = statistics.median(means)
         rows.append(
             {
                 "name": detector.name,
-                "images_per_second": 1 / statistics.median(means),
-                "seconds": statistics.median(means),
+                "images_per_second": 1 / seconds,
+                "seconds": seconds,
                 "seconds_interval": median_interval(total).to_list(),
-                "parts": {part: statistics.median(statistics.fmean(turn) for turn in one[part]) for part in PARTS},
+                "parts": {
+                    part: statistics.median(statistics.fmean(parts[part] for parts in turn) for turn in one)
+                    for part in PARTS
+                },
                 "p90_seconds": quantile([value for turn in total for value in turn], 0.9),
                 "time_ratio": against.value,
                 "time_ratio_interval": against.interval.to_list(),
@@ -221,11 +224,6 @@ def _rows(everyone: Sequence[Detector], times: Sequence[dict[str, list[list[floa
             }
         )
     return rows
-
-
-def _turns(one: dict[str, list[list[float]]]) -> Iterator[tuple[list[float], ...]]:
-    """For each round, the seconds of each part for every picture."""
-    return zip(*(one[part] for part in PARTS), strict=True)
 
 
 def as_text(document: dict[str, Any]) -> str:
