@@ -202,3 +202,27 @@ def describe(name: str) -> dict[str, Any]:
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, trainable or not."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def create_timm_model(name: str, img_size: int | None = None, **options: Any) -> Any:
+    """One of timm's models with random weights, for an input size where it has one.
+
+    Args:
+        name: timm's, without ``timm:``.
+        img_size: Input side; networks that take any size are built without it.
+        **options: Further arguments of ``timm.create_model``.
+
+    Raises:
+        InputError: timm has no such model.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+    state = torch.get_rng_state()
+    sized: dict[str, Any] = options if img_size is None else options | {"img_size": img_size}
+    try:
+        return timm.create_model(name, **sized)
+    except TypeError:  # convolutional models take any size and know no such argument
+        torch.set_rng_state(state)  # the same weights as without the first try
+        return timm.create_model(name, **options)

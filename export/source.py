@@ -16,7 +16,7 @@ from ..backbones.distill.teachers import PACKAGED, file_sha256, load_classifier,
 from ..backbones.errors import InputError, check_weights_file, unknown_name
 from ..backbones.features import FeatureBackbone
 from ..backbones.preprocess import Preprocess, check_side
-from ..backbones.registry import PRETRAINED_TAGS, create_model, fetch_pretrained, list_models
+from ..backbones.registry import PRETRAINED_TAGS, create_model, create_timm_model, fetch_pretrained, list_models
 from .metadata import Output
 
 RANDOM_SEED = 0
@@ -165,20 +165,10 @@ def _random(name: str, num_classes: int, size: int | None) -> tuple[nn.Module, P
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         if name.startswith("timm:"):
-            module = _random_timm(name.removeprefix("timm:"), num_classes, size)
+            module = create_timm_model(name.removeprefix("timm:"), size, num_classes=num_classes)
         else:
             module = create_model(name.partition(".")[0], num_classes=num_classes, img_size=size)
     return module, Preprocess.from_config(module.pretrained_cfg, size)
-
-
-def _random_timm(name: str, num_classes: int, size: int | None) -> Any:
-    import timm
-
-    sized: dict[str, Any] = {"img_size": size} if size else {}
-    try:
-        return timm.create_model(name, num_classes=num_classes, **sized)
-    except TypeError:  # convolutional models take any size and know no such argument
-        return timm.create_model(name, num_classes=num_classes)
 
 
 def _weighted(

@@ -125,20 +125,11 @@ def _hash_weights(module: nn.Module) -> str:
 
 def _create(name: str, size: int | None) -> nn.Module:
     """One of our models or a timm model, with random weights."""
-    sized: dict[str, Any] = {} if size is None else {"img_size": size}
-    if not name.startswith("timm:"):
-        from ...backbones import create_model
+    from ...backbones.registry import create_model, create_timm_model
 
-        return create_model(name, **sized)
-    import timm
-
-    short = name.removeprefix("timm:")
-    if not timm.is_model(short):
-        raise unknown_name("timm model", short, timm.list_models())
-    try:
-        return timm.create_model(short, **sized)
-    except TypeError:  # convolutional models take any size and know no such argument
-        return timm.create_model(short)
+    if name.startswith("timm:"):
+        return create_timm_model(name.removeprefix("timm:"), size)
+    return create_model(name, img_size=size)
 
 
 class PooledFeatures(nn.Module):

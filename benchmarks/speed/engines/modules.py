@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ....backbones.errors import InputError, unknown_name
+from ....backbones.errors import InputError
 from ....backbones.preprocess import Preprocess
 from ..subjects import Subject
 from .base import NO_COUNTS
@@ -75,26 +75,13 @@ def at_size(preprocess: Preprocess, size: int | None) -> Preprocess:
 
 def _create_random(subject: Subject) -> Any:
     """One of our models or timm's, without weights."""
-    import torch
+    from ....backbones.registry import create_model, create_timm_model
 
     # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same work.
-    options: dict[str, Any] = {"num_classes": 1000}
-    size = built_size(subject)
-    sized: dict[str, Any] = options if size is None else options | {"img_size": size}
-    if not subject.model.startswith("timm:"):
-        from ....backbones import create_model
-
-        return create_model(subject.model, **sized)
-    import timm
-
-    name = subject.model.removeprefix("timm:")
-    if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models())
-    try:
-        return timm.create_model(name, **sized)
-    except TypeError:  # convolutional models take any size and know no such argument
-        torch.manual_seed(SEED)
-        return timm.create_model(name, **options)
+    size, classes = built_size(subject), 1000
+    if subject.model.startswith("timm:"):
+        return create_timm_model(subject.model.removeprefix("timm:"), size, num_classes=classes)
+    return create_model(subject.model, num_classes=classes, img_size=size)
 
 
 def _call_function(spec: str) -> Any:
