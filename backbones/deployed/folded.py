@@ -15,7 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .kernels import Kernels, LayerMaker, Operator, activation_name, fold_conv_norm, make_conv, make_linear
+from .kernels import (
+    Kernels,
+    LayerMaker,
+    Operator,
+    activation_name,
+    fold_conv_norm,
+    is_pointwise,
+    make_conv,
+    make_linear,
+)
 
 
 class _Call(nn.Module):
@@ -82,8 +91,10 @@ def _groups(graph: fx.Graph, modules: dict[str, Any]) -> Iterator[_Group]:
     for group in candidates:
         keeps = group.activation is None or served[group.activation] < calls[group.activation]
         folded = replace(group, activation=None) if keeps else group
+        layer = modules[folded.layer]
         # A linear layer is worth the exchange alone, for its packed weights.
-        if folded.norm or folded.activation or isinstance(modules[folded.layer], nn.Linear):
+        linear = isinstance(layer, nn.Linear) or is_pointwise(layer)
+        if folded.norm or folded.activation or linear:
             yield folded
 
 

@@ -164,7 +164,14 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: 
         activation: ``none``, ``gelu``, ``relu``, ...
         kernels: What there is.
     """
+    if kernels.linear and is_pointwise(like):
+        return _PointwiseConv(weight, bias, like, activation)
     return (_FusedConv if kernels.conv else _PlainConv)(weight, bias, like, activation)
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is a linear layer over the channels, at all places of the map or at every few."""
+    return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
 
 
 def make_attention(bias: Tensor, heads: int, width: int, kernels: Kernels) -> Operator:
@@ -197,6 +204,22 @@ class _PlainLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.activation(F.linear(x, self.weight, self.bias))
+
+
+class _PointwiseConv:
+    """A 1x1 convolution as a linear layer over the channels.
+
+    oneDNN lays a packed 1x1 weight out for one size of the map and, where another size or another stride asks for
+    another layout, converts it anew in every call, by slow reference code: ResNet-50 took four times its eager time.
+    The layout of a linear layer's weight holds at every size.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: str) -> None:
+        self.down, self.across = like.stride
+        self.linear = _FusedLinear(weight.flatten(1), bias, activation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.linear(x[..., :: self.down, :: self.across].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _FusedConv:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -287,6 +290,52 @@ def test_any_other_network_is_folded_where_it_can_be() -> None:
         torch.testing.assert_close(features, model.forward_features(image), rtol=0, atol=1e-5)
     assert any(name.startswith("2 groups") for name in fast.report.steps)  # conv1 with norm and activation; fc
     assert isinstance(model.bn1, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("stride", [1, 2, (2, 1)])
+@pytest.mark.parametrize("activation", ["none", "relu6"])
+def test_a_pointwise_convolution_is_a_linear_layer(stride: Any, activation: str) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(12, 20, 1, stride=stride)
+    assert kernels.is_pointwise(conv)
+    assert not any(kernels.is_pointwise(nn.Conv2d(12, 20, *more)) for more in ((3,), (1, 1, 1)))
+    assert not kernels.is_pointwise(nn.Conv2d(12, 20, 1, groups=4))
+    image = torch.randn(2, 12, 9, 7).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        wanted = kernels._ACTIVATIONS[activation][3](conv(image))
+        found_kernels = kernels.find_kernels("cpu", torch.float32)
+        operator = kernels.make_conv(conv.weight, conv.bias, conv, activation, found_kernels)
+        found = operator(image)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+_CONVERSIONS = """
+import timm, torch
+from tinyvit.backbones import deploy
+model = timm.create_model("resnet26", num_classes=10).eval()
+fast = deploy(model)
+with torch.inference_mode():
+    for batch, size in ((1, 64), (1, 160), (5, 96)):
+        fast(torch.randn(batch, 3, size, size))
+        print("from here on", flush=True)
+        fast(torch.randn(batch, 3, size, size))
+        print("up to here", flush=True)
+"""
+
+
+def test_no_packed_weight_is_converted_in_a_call() -> None:
+    """oneDNN's converting of one packed layout into another takes many times what the convolution does."""
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", _CONVERSIONS], capture_output=True, text=True, env=environment, check=True
+    )
+    calls = [part.split("up to here")[0] for part in done.stdout.split("from here on")[1:]]
+    assert len(calls) == 3
+    for call in calls:
+        lines = [line for line in call.splitlines() if ",exec," in line]
+        assert any("convolution" in line for line in lines)
+        assert not [line for line in lines if ",reorder," in line and "src:f32::blocked:A" in line]
 
 
 @pytest.mark.parametrize("fused", [True, False])
