@@ -29,6 +29,7 @@ from ...backbones.allocator import tune_allocator
 from ...backbones.errors import InputError
 from ...backbones.progress import track
 from ...backbones.runs import write_json
+from ..scripts import run_script
 from ..statistics import median_interval, paired_ratio, quantile
 from .machine import describe_machine
 from .sensor import ContentionSensor, Limits, sentence, summarise
@@ -259,4 +260,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -4,8 +4,9 @@
     python -m tinyvit.benchmarks.speed.peers zoo --out zoo.json
 
 ``deployed`` compares the deployed TinyViT with its module, the official code, timm, onnxruntime and OpenVINO;
-``zoo`` compares TinyViT with DeiT and timm's small networks. Each kind of work (threads, batch size, input size,
-allocator) is one interleaved run. What is finished lies in ``OUT.parts/``: a sweep that was stopped goes on there.
+``zoo`` compares TinyViT in every engine with DeiT and timm's small networks. Each kind of work (threads, batch size,
+input size, allocator) is one interleaved run, or two. What is finished lies in ``OUT.parts/``: a sweep that was stopped
+goes on there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from ...backbones.errors import InputError
 from ...backbones.runs import environment, write_json
+from ..scripts import run_script
 from .measure import Plan, measure
 from .official import PATH_VARIABLE
 from .subjects import Subject
@@ -36,6 +38,16 @@ _ZOO = (
     "timm:repvit_m1_5",
     "timm:mobilenetv4_hybrid_medium",
 )
+
+#: Name in the tables -> engine and precision.
+_FORMS = {
+    "module": ("eager", "fp32"),
+    "deployed": ("deploy", "fp32"),
+    "deployed bf16": ("deploy", "bf16"),
+    "compiled": ("compile", "fp32"),
+    "onnxruntime": ("onnxruntime", "fp32"),
+    "OpenVINO": ("openvino", "fp32"),
+}
 
 
 @dataclass(frozen=True)
@@ -111,23 +123,36 @@ def _deployed(model: str, work: Work, official: bool) -> tuple[list[Subject], Su
 
 
 def zoo_runs(official: bool) -> list[tuple[str, Work, list[Subject], Subject]]:
-    """The same of the table ``zoo``; it needs no official code."""
+    """The same of the table ``zoo``; it needs no official code.
+
+    Each work is two runs, as not all workers have room in memory at once: TinyViT and DeiT in every engine, and TinyViT
+    beside timm's networks, these too as modules and deployed. Both have the same reference.
+    """
     del official
     runs = []
-    works = [replace(work, allocator=allocator) for allocator in ("tuned", "default") for work in _EVERY_WORK]
-    for work in works:
-        ours = [
-            work.subject(f"tiny_vit_{size}_224", engine, precision, f"TinyViT-{size.upper()} {engine} {precision}")
-            for size in ("5m", "11m", "21m")
-            for engine, precision in (("eager", "fp32"), ("deploy", "fp32"), ("deploy", "bf16"))
+    for work in (replace(work, allocator=allocator) for allocator in ("tuned", "default") for work in _EVERY_WORK):
+        ours = {size: f"tiny_vit_{size}_224" for size in ("5m", "11m", "21m")}
+        reference = _named(work, "TinyViT-21M", ours["21m"], "deployed")
+        engines = [
+            _named(work, f"TinyViT-{size.upper()}", model, form) for size, model in ours.items() for form in _FORMS
         ]
-        reference = next(one for one in ours if one.label == "TinyViT-21M deploy fp32")
-        deit = [
-            work.subject(f"deit_{size}_patch16_224", engine) for size in ("tiny", "small") for engine in ("deploy",)
+        engines += [
+            _named(work, f"DeiT-{size[0].upper()}", f"deit_{size}_patch16_224", form)
+            for size in ("tiny", "small")
+            for form in ("module", "deployed")
         ]
-        peers = [work.subject(name, label=name.removeprefix("timm:")) for name in _ZOO]
-        runs.append((f"zoo, {work.name}", work, [*(one for one in ours if one != reference), *deit, *peers], reference))
+        networks = [_named(work, f"TinyViT-{size.upper()}", model, "deployed") for size, model in ours.items()]
+        networks += [
+            _named(work, name.removeprefix("timm:"), name, form) for name in _ZOO for form in ("module", "deployed")
+        ]
+        for title, subjects in (("engines", engines), ("networks", networks)):
+            others = [subject for subject in subjects if subject != reference]
+            runs.append((f"{title}, {work.name}", work, others, reference))
     return runs
+
+
+def _named(work: Work, name: str, model: str, form: str) -> Subject:
+    return work.subject(model, *_FORMS[form], label=f"{name} {form}")
 
 
 def run_table(table: str, official: Path | None, out: Path, plan: Plan) -> dict[str, Any]:
@@ -178,9 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-time", type=float, default=90.0, help="seconds of each run")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args(arguments)
-    plan = Plan(rounds=options.rounds, round_seconds=0.3, max_seconds=options.max_time)
+    # Starts of a process differ; two of each, of equally many rounds.
+    starts = (options.rounds + 1) // 2
+    plan = Plan(rounds=options.rounds, round_seconds=0.3, max_seconds=options.max_time, rounds_per_start=starts)
     run_table(options.table, options.official, options.out, plan)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

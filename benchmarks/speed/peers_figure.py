@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...backbones.errors import InputError
 from ..charts import Axes, Bar, Point, bar_chart, nice_ticks, scatter_chart, svg_file
+from ..scripts import run_script
 from ..statistics import paired_ratio
 from .accuracy import published_top1
 
@@ -56,31 +58,36 @@ def _bars(run: Mapping[str, Any]) -> list[Bar]:
 
 
 def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) -> str:
-    """Published accuracy over measured latency, with the front of those that none beats.
+    """Published accuracy over measured latency of every network's deployed form, with the front that none beats.
 
     Args:
         document: Of the table ``zoo``.
-        threads: Which run.
+        threads: Which runs.
         batch: Likewise.
 
     Returns:
         A file of SVG.
     """
-    run = _find(document, f"zoo, t{threads}-b{batch}-224-tuned")
+    found: dict[str, Mapping[str, Any]] = {}
+    for part in ("networks", "engines"):
+        for entry in _find(document, f"{part}, t{threads}-b{batch}-224-tuned")["subjects"]:
+            kind = entry["subject"]
+            if (kind["engine"], kind["precision"], entry["error"]) == ("deploy", "fp32", None):
+                found.setdefault(entry["label"], entry)
     points = []
-    for entry in run["subjects"]:
-        found = published_top1(entry["subject"]["model"], entry["subject"]["size"])
-        if found is None or entry["error"] is not None or entry["subject"]["precision"] != "fp32":
+    for label, entry in found.items():
+        accuracy = published_top1(entry["subject"]["model"], entry["subject"]["size"])
+        if accuracy is None:
             continue
         milliseconds = 1e3 * entry["latency_seconds"]["median"] / batch
         role = "s0" if entry["subject"]["model"].startswith(("tiny_vit", "deit")) else "s1"
-        if entry["subject"]["engine"] == "eager" and role == "s0":
-            role = "s6"
-        points.append(Point(milliseconds, found["top1"], role, str(len(points) + 1), entry["label"]))
+        name = label.removesuffix(" deployed")
+        points.append(Point(milliseconds, accuracy["top1"], role, str(len(points) + 1), name))
     lowest, highest = min(point.y for point in points), max(point.y for point in points)
     ticks = nice_ticks(lowest - 1, highest + 1)
-    axes = Axes(f"milliseconds an image, {threads} thread, batch {batch}", "top-1 %, published", (ticks[0], ticks[-1]))
-    title = "ImageNet top-1 over time of one image"
+    work = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
+    axes = Axes(f"milliseconds an image, {work}", "top-1 %, published", (ticks[0], ticks[-1]))
+    title = "ImageNet top-1 over time of one image, deployed"
     keys = [(point.role, f"{point.mark}  {point.name}") for point in points]
     return svg_file([(title, scatter_chart(title, points, axes))], title, keys)
 
@@ -135,4 +142,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

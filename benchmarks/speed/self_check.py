@@ -3,8 +3,9 @@
     python -m tinyvit.benchmarks.speed.self_check --runs 40 --out benchmarks/results/speed_self_check.json
 
 Two starts of the same model must be ``cannot tell``, and the one with more work ``slower``, in at least 95 % of the
-runs each; else the exit code is 1. Every run starts its processes anew, as a user's does. The file is written after
-each run, and the same command goes on where it was stopped.
+runs each; else the exit code is 1. How small a difference is found is a matter of ``--rounds``: each kind can be run
+alone (``--runs 0``, ``--slowed-runs 0``) with its own. Every run starts its processes anew, as a user's does. The file
+is written after each run, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from ...backbones.errors import InputError
 from ...backbones.progress import track
 from ...backbones.runs import write_json
+from ..scripts import run_script
 from ..statistics import CANNOT_TELL, SLOWER, quantile, wilson_interval
 
 _MODEL = "tiny_vit_5m_224"
@@ -188,10 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--round-seconds", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=Path("speed_self_check.json"))
     options = parser.parse_args(arguments)
-    if options.runs < 1:
-        parser.error("--runs must be at least 1")
     if options.slowed_runs is None:
         options.slowed_runs = max(1, options.runs // 4)
+    if min(options.runs, options.slowed_runs) < 0 or options.runs + options.slowed_runs < 1:
+        parser.error("--runs and --slowed-runs must be at least 0, and one of them at least 1")
     document = run_self_check(options)
     print(_sentence("the same model twice", document["same"]))
     print(_sentence("5 % more work", document["slowed"]))
@@ -200,4 +202,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ...backbones.runs import environment, write_json
+from ..scripts import run_script
 
 _SETTINGS = "TINYVIT_TRAIN_STEP"
 _MODEL = "tiny_vit_21m_224"
@@ -132,4 +133,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

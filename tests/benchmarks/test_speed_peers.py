@@ -23,10 +23,24 @@ def test_every_asked_comparison_is_in_the_tables() -> None:
     labels = {subject.label for subject in runs["tiny_vit_21m_224, t1-b1-224-tuned"]}
     assert {"official", "timm", "module", "onnxruntime", "OpenVINO f32", "deployed bf16"} <= labels
     assert "official" not in {subject.label for subject in peers.deployed_runs(official=False)[0][2]}
-    _, _, zoo, reference = peers.zoo_runs(official=False)[0]
-    models = {subject.model for subject in [*zoo, reference]}
-    assert {"tiny_vit_5m_224", "tiny_vit_11m_224", "tiny_vit_21m_224", "deit_tiny_patch16_224"} <= models
-    assert {"timm:swin_tiny_patch4_window7_224", "timm:resnet50", "timm:repvit_m1_5"} <= models
+
+
+def test_every_asked_network_and_engine_is_in_the_zoo() -> None:
+    runs = peers.zoo_runs(official=False)
+    assert len(runs) == 2 * 8  # threads, batch sizes, allocators
+    (_, _, engines, reference), (_, _, networks, same) = runs[:2]
+    assert reference == same
+    assert reference not in engines + networks
+    forms = {(subject.engine, subject.precision) for subject in [*engines, reference] if "21m" in subject.model}
+    plain = {(engine, "fp32") for engine in ("eager", "deploy", "compile", "onnxruntime", "openvino")}
+    assert forms == plain | {("deploy", "bf16")}
+    ours = ("tiny_vit_5m_224", "tiny_vit_11m_224", "deit_tiny_patch16_224", "deit_small_patch16_224")
+    assert set(ours) < {subject.model for subject in engines}
+    assert {"timm:swin_tiny_patch4_window7_224", "timm:resnet50"} < {subject.model for subject in networks}
+    assert [subject.label for subject in networks if subject.model == "timm:resnet50"] == [
+        "resnet50 module",
+        "resnet50 deployed",
+    ]
 
 
 def fake_report(failed: list[str]) -> Any:
@@ -79,20 +93,27 @@ def test_figure_of_the_deployed_form() -> None:
 def test_figure_of_the_zoo() -> None:
     """A mark for each model with a published accuracy that was measured."""
 
-    def subject(label: str, model: str, seconds: float, error: str | None = None) -> dict[str, Any]:
-        kind = {"model": model, "size": 224, "precision": "fp32", "engine": "eager"}
+    def subject(
+        label: str, model: str, seconds: float, error: str | None = None, engine: str = "deploy"
+    ) -> dict[str, Any]:
+        kind = {"model": model, "size": 224, "precision": "fp32", "engine": engine}
         return {"label": label, "subject": kind, "error": error, "latency_seconds": {"median": seconds}}
 
     subjects = [
-        subject("ours", "tiny_vit_5m_224", 0.02),
-        subject("a peer", "timm:resnet50", 0.03),
+        subject("ours deployed", "tiny_vit_5m_224", 0.02),
+        subject("its module", "tiny_vit_5m_224", 0.04, engine="eager"),
+        subject("a peer deployed", "timm:resnet50", 0.03),
         subject("nobody measured it", "timm:no_such_model", 0.01),
         subject("broken", "timm:convnext_tiny", 0.01, "it broke"),
     ]
-    drawn = peers_figure.zoo_figure({"runs": [{"title": "zoo, t1-b1-224-tuned", "subjects": subjects}]})
+    again = [subject("ours deployed", "tiny_vit_5m_224", 0.02)]
+    parts = {"networks": subjects, "engines": again}
+    runs = [{"title": f"{part}, t1-b1-224-tuned", "subjects": found} for part, found in parts.items()]
+    drawn = peers_figure.zoo_figure({"runs": runs})
     texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("text")]
     assert {"1  ours", "2  a peer"} <= set(texts)
-    assert not any("nobody" in str(text) or "broken" in str(text) for text in texts)
+    assert not any(word in str(text) for text in texts for word in ("nobody", "broken", "module"))
+    assert texts.count("1  ours") == 1
 
 
 def test_markdown_has_a_column_for_each_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
