@@ -1,0 +1,264 @@
+"""What a teacher is: pictures in, logits out, with a fingerprint of everything that decides them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...deployed import deploy_for_command
+from ...errors import InputError, unknown_name
+from ...preprocess import Preprocess
+
+#: Raised whenever a change here could change a teacher's logits.
+CODE_VERSION = 3
+#: Name -> what a network's layers compute in. Logits are always float32.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = tuple(DTYPES)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classification model with its evaluation transform.
+
+    Args:
+        name: Canonical name.
+        module: ``(B, 3, H, W)`` normalised input -> ``(B, C)`` logits; in eval mode.
+        preprocess: Its evaluation transform.
+        num_classes: C.
+        weights_sha256: SHA-256 of the weights file.
+        code: Which code it is made of.
+        deployable: Whether a deployed form can be made of ``module``.
+        precisions: Those of :data:`PRECISIONS` that it runs at.
+        details: What else decides its logits, as plain JSON values; part of the fingerprint.
+    """
+
+    name: str
+    module: nn.Module
+    preprocess: Preprocess
+    num_classes: int
+    weights_sha256: str
+    code: str
+    deployable: bool = True
+    precisions: tuple[str, ...] = PRECISIONS
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TeacherCard:
+    """What is known of a teacher without running it.
+
+    Args:
+        name: Its name.
+        num_classes: C.
+        size: Height and width of its input in pixels.
+        fingerprint: What decides its logits, as plain JSON values.
+    """
+
+    name: str
+    num_classes: int
+    size: tuple[int, int]
+    fingerprint: dict[str, Any]
+
+
+def describe(classifier: Classifier, precision: str) -> TeacherCard:
+    """The card of a classifier at a precision; it does not depend on the device."""
+    fingerprint = {
+        "name": classifier.name,
+        "weights_sha256": classifier.weights_sha256,
+        "num_classes": classifier.num_classes,
+        "preprocess": classifier.preprocess.to_dict(),
+        "precision": precision,
+        "code": classifier.code,
+        **({"details": classifier.details} if classifier.details else {}),
+    }
+    return TeacherCard(classifier.name, classifier.num_classes, classifier.preprocess.size, fingerprint)
+
+
+class Program(nn.Module):
+    """A network that is no tree of torch modules: it comes to a device with the first batch that lies there.
+
+    Args:
+        place: Makes a callable ``(B, 3, H, W)`` -> ``(B, C)`` for a device.
+        batch: The only batch size that it takes, or ``None`` for any: batches are cut and filled up to it.
+    """
+
+    def __init__(
+        self, place: Callable[[torch.device], Callable[[torch.Tensor], torch.Tensor]], batch: int | None = None
+    ) -> None:
+        super().__init__()
+        self._place, self.batch = place, batch
+        self._placed: dict[torch.device, Callable[[torch.Tensor], torch.Tensor]] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, 3, H, W)`` -> ``(B, C)`` logits."""
+        if x.device not in self._placed:
+            self._placed[x.device] = self._place(x.device)
+        run = self._placed[x.device]
+        if self.batch is None:
+            return run(x)
+        return torch.cat([self._filled_up(run, part) for part in x.split(self.batch)])
+
+    def _filled_up(self, run: Callable[[torch.Tensor], torch.Tensor], part: torch.Tensor) -> torch.Tensor:
+        missing = (self.batch or 0) - len(part)
+        return run(torch.cat([part, part.new_zeros(missing, *part.shape[1:])]))[: len(part)] if missing else run(part)
+
+
+class Teacher:
+    """A classifier on a device, at a precision.
+
+    Args:
+        classifier: The model.
+        device: A torch device.
+        precision: ``fp32``, ``bf16``, or on CUDA ``fp16``.
+        deployed: Whether its deployed form runs (see :func:`tinyvit.backbones.deploy`), or the module as it is.
+
+    Attributes:
+        deployed: The report of the deployed form as plain JSON values, or ``None``.
+        fingerprint: What decides its logits, as plain JSON values.
+
+    Raises:
+        InputError: A precision that is not known, or not for this classifier or device.
+        CheckFailedError: The deployed form differs from the module.
+    """
+
+    def __init__(
+        self, classifier: Classifier, device: str = "cpu", precision: str = "fp32", deployed: bool = True
+    ) -> None:
+        self.name, self.num_classes = classifier.name, classifier.num_classes
+        self.preprocess = classifier.preprocess
+        self.device, self.precision = torch.device(device), precision
+        _check_precision(classifier, precision, self.device)
+        module: Any = classifier.module.eval().requires_grad_(False)
+        self.module: nn.Module = module.to(self.device, memory_format=torch.channels_last)
+        self.deployed: dict[str, Any] | None = None
+        if deployed and classifier.deployable:
+            fast = deploy_for_command(module, DTYPES[precision], sizes=[self.preprocess.size])
+            self.module, self.deployed = fast, fast.report.to_dict()
+        elif deployed and hasattr(module, "deploy"):
+            self.deployed = module.deploy(DTYPES[precision])
+        scale = torch.tensor([self.preprocess.mean, self.preprocess.std], dtype=torch.float32, device=self.device) * 255
+        self._mean, self._std = scale[0], scale[1]
+        self.fingerprint: dict[str, Any] = describe(classifier, precision).fingerprint
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return self.preprocess.size
+
+    @torch.inference_mode()
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits of views.
+
+        Args:
+            pixels: ``(B, H, W, 3)`` u8, RGB.
+
+        Returns:
+            ``(B, C)`` float32 on the teacher's device.
+        """
+        # NHWC pixels seen as NCHW are channels-last already.
+        x = pixels.to(self.device, non_blocking=True).float().sub_(self._mean).div_(self._std).permute(0, 3, 1, 2)
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            logits = self.module(x)
+        return logits.float()
+
+
+def _check_precision(classifier: Classifier, precision: str, device: torch.device) -> None:
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    if precision not in classifier.precisions:
+        raise InputError(f"{classifier.name} runs at {' or '.join(classifier.precisions)}, not at {precision}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("fp16 is for CUDA; on a CPU give bf16 or fp32")
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return files_sha256([Path(path)])
+
+
+def files_sha256(paths: list[Path]) -> str:
+    """SHA-256 of files, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def state_sha256(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers with their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        if torch.is_tensor(value):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def only_logits(answer: Any, name: str) -> torch.Tensor:
+    """The ``(B, C)`` logits in what a network answers: a tensor, or a tuple, list or dictionary with one of that form.
+
+    Raises:
+        InputError: There is no such tensor, or there are several.
+    """
+    values = list(answer.values()) if isinstance(answer, dict) else answer
+    values = values if isinstance(values, (tuple, list)) else [values]
+    fitting = [value for value in values if torch.is_tensor(value) and value.ndim == 2]
+    if isinstance(answer, dict) and torch.is_tensor(answer.get("logits")):
+        fitting = [answer["logits"]]
+    if len(fitting) != 1:
+        raise InputError(f"{name} answers with {len(fitting)} tensors of shape (pictures, classes); a teacher has one")
+    return fitting[0]
+
+
+class Answers(nn.Module):
+    """A foreign network as a teacher's module: its logits picked out, and probabilities turned into their logarithms.
+
+    Args:
+        network: ``(B, 3, H, W)`` -> anything that :func:`only_logits` understands.
+        name: The teacher's name, for messages.
+    """
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        super().__init__()
+        self.network, self.name, self.probabilities = network, name, False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, 3, H, W)`` -> ``(B, C)`` logits."""
+        answer = only_logits(self.network(x), self.name).float()
+        return answer.clamp_min(torch.finfo(torch.float32).tiny).log() if self.probabilities else answer
+
+    @torch.inference_mode()
+    def probe(self, size: tuple[int, int]) -> int:
+        """Run it once, notice whether it answers with probabilities, and count its classes.
+
+        Raises:
+            InputError: It does not run on pictures of this size.
+        """
+        x = torch.linspace(-2, 2, 2 * 3 * size[0] * size[1]).reshape(2, 3, *size)
+        try:
+            answer = self(x)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a foreign network raises
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.name} does not run on pictures of {size[0]} x {size[1]} pixels ({type(error).__name__}: "
+                f"{reason}); --teacher-size says which it takes"
+            ) from error
+        if len(answer) != 2:
+            raise InputError(f"{self.name} answers with {len(answer)} rows for 2 pictures")
+        sums = answer.sum(1)
+        self.probabilities = bool((answer >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
+        return answer.shape[1]
+
+    def details(self) -> dict[str, Any]:
+        """What the fingerprint says about its answers."""
+        return {"answers": "probabilities" if self.probabilities else "logits"}

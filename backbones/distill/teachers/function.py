@@ -1,0 +1,60 @@
+"""Teachers that a user's own Python function makes: ``MODULE:FUNCTION``, spelled as in ``tinyvit bench``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import InputError
+from ...functions import call_function, source_file
+from .base import CODE_VERSION, Answers, Classifier, file_sha256, state_sha256
+from .spec import TeacherSpec
+
+
+class _Called(nn.Module):
+    """A plain callable as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """What the callable answers."""
+        return self._function(x)
+
+
+def function_classifier(spec: TeacherSpec) -> Classifier:
+    """What the function returns when it is called without arguments: a module, or a callable on a batch of pictures.
+
+    It takes ``(B, 3, H, W)`` normalised pictures and answers with logits. With an attribute ``pretrained_cfg`` (timm's
+    keys) it says itself how they are prepared. The fingerprint holds the hash of the parameters of a module, and of the
+    file that the function is written in; a plain callable tells what else it depends on in an attribute
+    ``fingerprint``, a text.
+
+    Raises:
+        InputError: There is no such function, it returns something else, or it does not say how pictures are prepared.
+    """
+    made = call_function(spec.name)
+    if not callable(made):
+        raise InputError(f"{spec.name} returned a {type(made).__name__}; expected a module or another callable")
+    is_module = isinstance(made, nn.Module)
+    network = made.eval() if is_module else _Called(made)
+    config = getattr(made, "pretrained_cfg", None)
+    preprocess = spec.transform(dict(config) if config else None)
+    answers = Answers(network, spec.name)
+    classes = answers.probe(preprocess.size)
+    source = source_file(spec.name)
+    code = f"source {file_sha256(source)[:16] if source else 'unknown'}, torch {torch.__version__}"
+    told = getattr(made, "fingerprint", None)
+    return Classifier(
+        spec.name,
+        answers,
+        preprocess,
+        classes,
+        state_sha256(made) if is_module else "none",
+        f"{code}, teachers {CODE_VERSION}",
+        deployable=False,
+        details=answers.details() | ({"fingerprint": told} if isinstance(told, str) else {}),
+    )

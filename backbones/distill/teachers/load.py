@@ -1,0 +1,115 @@
+"""From a name to a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import InputError, check_weights_file, unknown_name
+from ...functions import is_function_spec
+from .base import Classifier, Teacher
+from .efficientnet_lite import PACKAGED, packaged_classifier
+from .spec import PROGRAM_SUFFIXES, TeacherSpec
+
+
+def load_teacher(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    deployed: bool = True,
+) -> Teacher:
+    """A single teacher by name; :class:`TeacherSpec` has everything that can be said about one.
+
+    Args:
+        name: One of our models, a timm model (``timm:NAME``), ``efficientnet_lite1`` or ``efficientnet_lite2``,
+            ``open_clip:NAME``, ``MODULE:FUNCTION``, or a ``.pt2``, ``.pt``, ``.ts`` or ``.onnx`` file.
+        weights: Its checkpoint, where it needs one.
+        size: Input side in pixels; the model's own when not given.
+        device: A torch device.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        deployed: Whether its deployed form runs, or the module as it is.
+
+    Raises:
+        InputError: Unknown name, or weights that are missing or do not fit.
+        MissingExtraError: The teacher's package is not installed.
+        CheckFailedError: The deployed form differs from the module.
+    """
+    spec = TeacherSpec((name,), Path(weights) if weights else None, size, precision=precision, deployed=deployed)
+    return spec.load(device)
+
+
+def load_classifier(name: str, *, weights: str | Path | None = None, size: int | None = None) -> Classifier:
+    """A classifier by name; arguments and errors as in :func:`load_teacher`."""
+    return make_classifier(TeacherSpec((name,), Path(weights) if weights else None, size))
+
+
+def make_classifier(spec: TeacherSpec) -> Classifier:
+    """The classifier of a specification; of several names their ensemble.
+
+    Raises:
+        InputError: Unknown name, or weights that are missing or do not fit.
+        MissingExtraError: The teacher's package is not installed.
+    """
+    from .ensemble import join
+
+    members = [_single(member) for member in spec.members()]
+    return members[0] if len(members) == 1 else join(members)
+
+
+def _single(spec: TeacherSpec) -> Classifier:
+    suffix = Path(spec.name).suffix
+    if suffix in PROGRAM_SUFFIXES:
+        _refuse_weights(spec)
+        return _program(spec, suffix)
+    if spec.name in PACKAGED:
+        _refuse_weights(spec)
+        return packaged_classifier(spec)
+    if spec.name.startswith("open_clip:"):
+        from .zero_shot import zero_shot_classifier
+
+        return zero_shot_classifier(spec, check_weights_file(_needed_weights(spec)))
+    if is_function_spec(spec.name) and not spec.name.startswith("timm:"):
+        from .function import function_classifier
+
+        _refuse_weights(spec)
+        return function_classifier(spec)
+    return _named(spec)
+
+
+def _program(spec: TeacherSpec, suffix: str) -> Classifier:
+    if suffix == ".onnx":
+        from .onnx import onnx_classifier
+
+        return onnx_classifier(spec)
+    from .programs import exported_classifier, script_classifier
+
+    return exported_classifier(spec) if suffix == ".pt2" else script_classifier(spec)
+
+
+def _named(spec: TeacherSpec) -> Classifier:
+    import timm
+
+    from ...registry import list_models
+    from .named import our_classifier, timm_classifier
+
+    ours, short = list_models(), spec.name.removeprefix("timm:")
+    is_ours = spec.name.split(".")[0] in ours
+    if not is_ours and not timm.is_model(short):
+        raise unknown_name("model", spec.name, [*ours, *PACKAGED, *timm.list_models()])
+    weights = check_weights_file(_needed_weights(spec))
+    return our_classifier(spec, weights) if is_ours else timm_classifier(spec, weights)
+
+
+def _needed_weights(spec: TeacherSpec) -> Path:
+    if spec.weights is None:
+        raise InputError(
+            f"{spec.name} needs a weights file (.safetensors or .pth): --teacher-weights of label, --weights elsewhere"
+        )
+    return spec.weights
+
+
+def _refuse_weights(spec: TeacherSpec) -> None:
+    if spec.weights is not None:
+        raise InputError(f"{spec.name} brings its own weights; leave its weights file out")

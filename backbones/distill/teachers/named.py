@@ -1,0 +1,87 @@
+"""Teachers by name, with a weights file: our models and timm's."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+from ...weights import read_checkpoint
+from .base import CODE_VERSION, Classifier, file_sha256
+from .spec import TeacherSpec
+
+
+def student_metadata(path: Path) -> dict[str, Any]:
+    """What :mod:`.train` wrote beside a student's weights: ``model``, ``kwargs``, ``preprocess``; empty elsewhere."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("tinyvit")
+    except SafetensorError as error:
+        raise InputError(f"weights file {path} is damaged or no safetensors file: {error}") from error
+    return json.loads(text) if text else {}
+
+
+def our_classifier(spec: TeacherSpec, weights: Path) -> Classifier:
+    """One of our models."""
+    from ...registry import create_model
+
+    name, size = spec.name, spec.size
+    metadata = student_metadata(weights)
+    kwargs: dict[str, Any] = metadata.get("kwargs", {}) if metadata.get("model") == name else {}
+    if not kwargs and size is not None:
+        kwargs = {"img_size": size}
+    model = create_model(name, weights=weights, **kwargs)
+    preprocess = spec.transform({**model.pretrained_cfg, **metadata.get("preprocess", {})})
+    code = f"tinyvit models, teachers {CODE_VERSION}"
+    return Classifier(name, model, preprocess, model.num_classes, file_sha256(weights), code)
+
+
+def timm_classifier(spec: TeacherSpec, weights: Path) -> Classifier:
+    """A model of timm's; the number of classes is that of the file."""
+    import timm
+
+    name, size = spec.name.removeprefix("timm:"), spec.size
+    create: Any = timm.create_model
+    state = plain_state_dict(weights)
+    config = dict(create(name).pretrained_cfg)
+    classifier = config.get("classifier")
+    head = state.get(f"{classifier if isinstance(classifier, str) else (classifier or ['head'])[0]}.weight")
+    kwargs: dict[str, Any] = {"num_classes": len(head)} if head is not None else {}
+    sized = {} if size is None or size == config["input_size"][1] else {"img_size": size}
+    try:
+        model = create(name, **kwargs, **sized)
+    except TypeError:  # convolutional models take any size and know no such argument
+        model = create(name, **kwargs)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise InputError(f"{weights} does not fit timm:{name}: {' '.join(lines)[:300]}") from error
+    code = f"timm {importlib.metadata.version('timm')}, teachers {CODE_VERSION}"
+    preprocess = spec.transform(config)
+    return Classifier(f"timm:{name}", model, preprocess, model.num_classes, file_sha256(weights), code)
+
+
+def plain_state_dict(weights: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, bare or below one of the usual keys, without ``module.``.
+
+    Raises:
+        InputError: There are none, or the file cannot be read.
+    """
+    checkpoint = read_checkpoint(weights)
+    for key in ("state_dict_ema", "state_dict", "model"):
+        if isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+            break
+    state = {key.removeprefix("module."): value for key, value in checkpoint.items() if torch.is_tensor(value)}
+    if not state:
+        raise InputError(f"{weights} holds no tensors, neither bare nor below 'model' or 'state_dict'")
+    return state

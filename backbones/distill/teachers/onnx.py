@@ -1,0 +1,140 @@
+"""Teachers in an ONNX file, run by onnxruntime."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import InputError, check_file, require
+from .base import CODE_VERSION, Answers, Classifier, Program, files_sha256
+from .spec import TeacherSpec
+
+_FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: Preprocessing settings that files of ``tinyvit export onnx`` carry; text as it is, the others JSON.
+_CARD = {"mean": False, "std": False, "crop_pct": False, "crop_mode": True, "interpolation": True}
+
+
+def onnx_classifier(spec: TeacherSpec) -> Classifier:
+    """An ONNX file: one batch of pictures in, logits out (the output ``logits`` where there are several).
+
+    Pictures are ``(B, 3, H, W)`` floats, normalised as the file's own description says (``tinyvit export onnx`` writes
+    one) or as the specification does, or ``(B, H, W, 3)`` bytes. Fixed batch sizes are filled up.
+
+    Raises:
+        InputError: It is missing, no ONNX model, of another form, or does not say how pictures are prepared.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    path = check_file(spec.name, "ONNX file", "the .onnx file itself")
+    graph = _Graph(path)
+    size = graph.fixed_size
+    if size is not None and spec.size not in (None, *size):
+        raise InputError(f"{path} takes pictures of {size[0]} x {size[1]} pixels only, not of {spec.size}")
+    card = graph.card
+    own_norm = graph.takes_bytes or card.get("input_format") in ("unit", "uint8")
+    config = {**card, "mean": (0.0,) * 3, "std": (1.0,) * 3} if own_norm else card if "mean" in card else None
+    preprocess = spec.transform(config, size or spec.size or card.get("size"))
+    if own_norm:
+        preprocess = replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3)
+    answers = Answers(Program(graph.on, graph.fixed_batch), path.name)
+    classes = answers.probe(preprocess.size)
+    code = f"onnxruntime {importlib.metadata.version('onnxruntime')}, teachers {CODE_VERSION}"
+    return Classifier(
+        path.name,
+        answers,
+        preprocess,
+        classes,
+        files_sha256([path, *_data_files(path)]),
+        code,
+        deployable=False,
+        precisions=("fp32",),
+        details=answers.details(),
+    )
+
+
+class _Graph:
+    """The file, and what its graph takes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        session = self._session("cpu")
+        inputs, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
+        if len(inputs) != 1:
+            raise InputError(f"{path} has {len(inputs)} inputs; a teacher takes one batch of pictures")
+        if "logits" not in outputs and len(outputs) > 1:
+            raise InputError(f"{path} has the outputs {', '.join(outputs)} and none is called logits")
+        self.output = "logits" if "logits" in outputs else outputs[0]
+        self.input, self.type, self.shape = inputs[0].name, inputs[0].type, list(inputs[0].shape)
+        if (self.type not in _FLOATS and not self.takes_bytes) or len(self.shape) != 4:
+            raise InputError(
+                f"{path} takes {self.type} {self.shape}; a teacher takes floats (B, 3, H, W) or bytes (B, H, W, 3)"
+            )
+        self.card = _read_card(session.get_modelmeta().custom_metadata_map)
+
+    @property
+    def takes_bytes(self) -> bool:
+        return self.type == "tensor(uint8)"
+
+    @property
+    def fixed_batch(self) -> int | None:
+        return self.shape[0] if isinstance(self.shape[0], int) else None
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        height, width = self.shape[1:3] if self.takes_bytes else self.shape[2:4]
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+    def _session(self, kind: str) -> Any:
+        onnxruntime = require("onnxruntime", "export")
+        provider = _PROVIDERS.get(kind)
+        if provider not in onnxruntime.get_available_providers():
+            known = ", ".join(onnxruntime.get_available_providers())
+            raise InputError(f"this onnxruntime cannot run {self.path.name} on {kind}; it has {known}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only; they come as exceptions too
+        try:
+            return onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            reason = (str(error).strip().splitlines() or ["?"])[0]
+            raise InputError(f"{self.path} cannot be loaded as an ONNX model: {reason[:300]}") from error
+
+    def on(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What runs it on a device."""
+        session = self._session(device.type)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            batch = (x * 255).round().byte().permute(0, 2, 3, 1) if self.takes_bytes else x.to(_FLOATS[self.type])
+            array = np.ascontiguousarray(batch.cpu().numpy())
+            return torch.from_numpy(session.run([self.output], {self.input: array})[0]).to(device)
+
+        return run
+
+
+def _read_card(props: dict[str, str]) -> dict[str, Any]:
+    """Preprocessing and input form that a file of ``tinyvit export onnx`` carries; empty for other files."""
+    if not {"format_version", "input_format", "size", *_CARD} <= set(props):
+        return {}
+    card: dict[str, Any] = {key: props[key] if text else json.loads(props[key]) for key, text in _CARD.items()}
+    return card | {"size": tuple(json.loads(props["size"])), "input_format": props["input_format"]}
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The files beside it that hold tensors of its graph."""
+    onnx: Any = require("onnx", "export")
+    proto = onnx.load(str(path), load_external_data=False)
+    names = {
+        entry.value
+        for tensor in onnx.external_data_helper._get_all_tensors(proto)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [path.parent / name for name in sorted(names)]

@@ -1,0 +1,124 @@
+"""How a teacher is made, as plain values that travel to another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from ...preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_side
+
+if TYPE_CHECKING:
+    from .base import Teacher, TeacherCard
+
+#: Suffixes of files that are a teacher themselves, not weights for one -> what they are.
+PROGRAM_SUFFIXES = {".pt2": "exported program", ".pt": "TorchScript", ".ts": "TorchScript", ".onnx": "ONNX"}
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """How a teacher is made. Several names make an ensemble.
+
+    Args:
+        names: Each one of our models, ``timm:NAME``, ``efficientnet_lite1|2``, ``open_clip:NAME``, ``MODULE:FUNCTION``
+            or a ``.pt2``, ``.pt``, ``.ts`` or ``.onnx`` file; with its weights as ``NAME=FILE`` where it needs some.
+        weights: The weights of a single teacher, instead of ``NAME=FILE``.
+        size: Input side in pixels; the teacher's own when not given.
+        mean: Per channel, in units of the full range 0..1. This and what follows up to ``crop_pct`` replaces what a
+            single teacher says about itself; of an ensemble, only members that say nothing take it.
+        std: Per channel, in units of the full range 0..1.
+        interpolation: ``bicubic`` or ``bilinear``, of the evaluation transform.
+        crop_pct: Share that its centre crop keeps.
+        classes: File with the name of a class in each line, for ``open_clip:NAME``.
+        prompts: File with a template in each line, ``{}`` standing for the name of the class.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        deployed: Whether deployed forms run, or the modules as they are.
+
+    Raises:
+        InputError: A value is out of its range, or ``weights`` is given with several names.
+    """
+
+    names: tuple[str, ...]
+    weights: Path | None = None
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    classes: Path | None = None
+    prompts: Path | None = None
+    precision: str = "fp32"
+    deployed: bool = True
+    fills_in: bool = False
+
+    def __post_init__(self) -> None:
+        check_side(self.size, "input size", smallest=8)
+        if not self.names:
+            raise InputError("there is no teacher; name one")
+        if len(self.names) > 1 and self.weights is not None:
+            raise InputError("with several teachers, give each its weights as NAME=FILE")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise InputError(f"the teacher's std is {self.std}; each must be above 0")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise InputError(f"the teacher's crop is {self.crop_pct}; it must be above 0 and at most 1")
+
+    def load(self, device: str = "cpu") -> Teacher:
+        """The teacher, on a device; errors as of :func:`load_teacher`."""
+        from .base import Teacher
+        from .load import make_classifier
+
+        return Teacher(make_classifier(self), device, self.precision, self.deployed)
+
+    def describe(self) -> TeacherCard:
+        """What the teacher is, without running it; errors as of :func:`load_teacher`."""
+        from .base import describe
+        from .load import make_classifier
+
+        return describe(make_classifier(self), self.precision)
+
+    @property
+    def name(self) -> str:
+        """The name of a single teacher."""
+        return self.names[0]
+
+    def members(self) -> list[TeacherSpec]:
+        """The specifications of the single teachers, ``NAME=FILE`` taken apart."""
+        return [self._member(name) for name in self.names]
+
+    def _member(self, name: str) -> TeacherSpec:
+        several = len(self.names) > 1
+        bare, found, weights = name.partition("=")
+        if not found or (Path(name).suffix in PROGRAM_SUFFIXES and Path(name).is_file()):
+            return replace(self, names=(name,), fills_in=several)
+        if self.weights is not None:
+            raise InputError(f"{bare} has two weights files, {weights} and {self.weights}; give one")
+        return replace(self, names=(bare,), weights=Path(weights), fills_in=several)
+
+    def transform(self, config: dict[str, Any] | None, size: int | tuple[int, int] | None = None) -> Preprocess:
+        """The evaluation transform.
+
+        Args:
+            config: What the teacher says about itself, with timm's keys, or ``None``.
+            size: Its input size, or height and width, when that is decided already.
+
+        Raises:
+            InputError: It says nothing about itself, and what is needed is not given.
+        """
+        given = {"mean": self.mean, "std": self.std, "interpolation": self.interpolation, "crop_pct": self.crop_pct}
+        given = {key: value for key, value in given.items() if value is not None}
+        size = size or self.size
+        if config is not None:
+            return Preprocess.from_config(config if self.fills_in else {**config, **given}, size)
+        missing = [f"--teacher-{key}" for key in ("mean", "std") if key not in given]
+        missing += [] if size else ["--teacher-size"]
+        if missing:
+            raise InputError(
+                f"{self.name} does not say how its pictures are prepared: give {' and '.join(missing)} "
+                f"(ImageNet's mean is {_words(IMAGENET_MEAN)}, its std {_words(IMAGENET_STD)})"
+            )
+        return Preprocess.from_config({"crop_pct": 0.875, **given}, size)
+
+
+def _words(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -1,0 +1,479 @@
+"""Teachers that are no names of ours or timm's: programs in files, Python functions, OpenCLIP, and ensembles."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import types
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tinyvit.backbones.distill.teachers import TeacherSpec, file_sha256, load_teacher
+from tinyvit.backbones.distill.teachers.programs import check_archive
+from tinyvit.backbones.errors import InputError, MissingExtraError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+CLASSES = 6
+
+
+class Net(nn.Module):
+    """A small network that is not symmetric in anything."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def some_pixels(size: int = 32, count: int = 5) -> torch.Tensor:
+    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def expected(network: nn.Module, pixels: torch.Tensor, mean=MEAN, std=STD) -> torch.Tensor:
+    with torch.no_grad():
+        return network(((pixels / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2))
+
+
+def spec(*names: object, **more) -> TeacherSpec:
+    return TeacherSpec(tuple(map(str, names)), **{"mean": MEAN, "std": STD, "size": 32, **more})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """One network in every form."""
+    path = tmp_path_factory.mktemp("programs")
+    network, x = Net().eval(), torch.zeros(2, 3, 32, 32)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    torch.export.save(torch.export.export(network, (x,), dynamic_shapes=({0: batch},)), path / "free.pt2")
+    torch.export.save(torch.export.export(network, (x,)), path / "fixed.pt2")
+    torch.jit.trace(network, x).save(path / "net.pt")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("name", ["free.pt2", "fixed.pt2", "net.pt"])
+def test_programs_give_the_networks_logits_at_any_batch(folder, name):
+    teacher = spec(folder / name, size=None if name.endswith("pt2") else 32).load()
+    assert (teacher.name, teacher.num_classes, teacher.size) == (name, CLASSES, (32, 32))
+    torch.testing.assert_close(teacher(some_pixels()), expected(Net().eval(), some_pixels()), rtol=1e-4, atol=1e-5)
+    assert teacher.fingerprint["weights_sha256"] == file_sha256(folder / name)
+    assert teacher.fingerprint["preprocess"]["mean"] == list(MEAN)
+    assert teacher.fingerprint["details"] == {"answers": "logits"}
+    assert teacher.deployed is None
+
+
+def test_a_program_that_does_not_say_how_pictures_are_prepared_must_be_told(folder):
+    with pytest.raises(InputError, match=r"give --teacher-mean and --teacher-std \(ImageNet's mean is 0\.485"):
+        TeacherSpec((str(folder / "free.pt2"),)).load()
+    with pytest.raises(InputError, match=r"give --teacher-size"):
+        spec(folder / "net.pt", size=None).load()
+    with pytest.raises(InputError, match=r"takes pictures of 32 x 32 pixels only, not of 64"):
+        spec(folder / "free.pt2", size=64).load()
+    with pytest.raises(InputError, match=r"net\.pt does not run on pictures of 2 x 2|must be a whole number"):
+        spec(folder / "net.pt", size=2).load()
+
+
+class Harmless:
+    """What pickle makes when it reads it back: a file, which proves that code ran."""
+
+    def __reduce__(self):
+        return os.mkdir, (os.environ["PROOF"],)
+
+
+def test_a_program_that_would_be_unpickled_is_refused_before_anything_runs(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROOF", str(tmp_path / "ran"))
+    stream = io.BytesIO()
+    torch.save({"x": Harmless()}, stream)
+    inputs = next(n for n in zipfile.ZipFile(folder / "free.pt2").namelist() if "sample_inputs" in n)
+    wrong = {
+        "sample inputs": {inputs: stream.getvalue()},
+        "legacy weights": {inputs.replace("sample_inputs", "weights"): stream.getvalue()},
+        "a custom object": {inputs.replace("sample_inputs/model.pt", "constants/custom_obj_0"): b"anything"},
+        "native code": {inputs.replace("sample_inputs/model.pt", "aotinductor/model/x.so"): b"\x7fELF"},
+    }
+    for what, members in wrong.items():
+        path = tmp_path / "wrong.pt2"
+        with zipfile.ZipFile(folder / "free.pt2") as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+            for name in source.namelist():
+                target.writestr(name, members.pop(name) if name in members else source.read(name))
+            for name, data in members.items():
+                target.writestr(name, data)
+        with pytest.raises(InputError, match="is refused: it holds"):
+            spec(path).load()
+        assert not (tmp_path / "ran").exists(), what
+    check_archive(folder / "free.pt2")
+
+
+def test_a_payload_that_the_archive_calls_pickled_is_looked_at(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROOF", str(tmp_path / "ran"))
+    stream = io.BytesIO()
+    torch.save(Harmless(), stream)
+    path = tmp_path / "wrong.pt2"
+    with zipfile.ZipFile(folder / "free.pt2") as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+        members = {name: source.read(name) for name in source.namelist()}
+        name = next(name for name in members if name.endswith("_weights_config.json"))
+        table = json.loads(members[name])
+        first = next(iter(table["config"].values()))
+        first["use_pickle"] = True
+        members[name] = json.dumps(table).encode()
+        members[f"{name.rpartition('/')[0]}/{first['path_name']}"] = stream.getvalue()
+        for name, data in members.items():
+            target.writestr(name, data)
+    with pytest.raises(InputError, match=r"a pickled object \(.*weight_\d"):
+        spec(path).load()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_files_that_are_no_programs(tmp_path):
+    torch.save(Net().state_dict(), tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be loaded as TorchScript \(a checkpoint is given as"):
+        spec(tmp_path / "checkpoint.pt").load()
+    (tmp_path / "noise.pt2").write_bytes(b"noise")
+    with pytest.raises(InputError, match=r"noise\.pt2 is no file of torch\.export\.save"):
+        spec(tmp_path / "noise.pt2").load()
+    with pytest.raises(InputError, match=r"none\.pt2 does not exist"):
+        spec(tmp_path / "none.pt2").load()
+    with pytest.raises(InputError, match="brings its own weights"):
+        spec(tmp_path / "noise.pt2", weights=tmp_path / "x.pth").load()
+
+
+# --- ONNX --------------------------------------------------------------------------------------------------------
+
+
+def write_onnx(path: Path, *, batch: int | str = "n", nhwc: bool = False, softmax: bool = False) -> np.ndarray:
+    """A linear classifier on the mean colour; returns its matrix ``(3, C)``."""
+    onnx = pytest.importorskip("onnx")
+    matrix = np.random.default_rng(0).normal(size=(3, CLASSES)).astype(np.float32)
+    helper, kind = onnx.helper, onnx.TensorProto
+    shape = [batch, 32, 32, 3] if nhwc else [batch, 3, 32, 32]
+    nodes = [helper.make_node("Cast", ["x"], ["f"], to=kind.FLOAT)]
+    nodes += [helper.make_node("ReduceMean", ["f", "axes"], ["m"], keepdims=0)]
+    nodes += [helper.make_node("MatMul", ["m", "w"], ["y" if softmax else "logits"])]
+    nodes += [helper.make_node("Softmax", ["y"], ["logits"], axis=1)] if softmax else []
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind.UINT8 if nhwc else kind.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", kind.FLOAT, [batch, CLASSES])],
+        [
+            onnx.numpy_helper.from_array(matrix, "w"),
+            onnx.numpy_helper.from_array(np.array([1, 2] if nhwc else [2, 3]), "axes"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return matrix
+
+
+@pytest.mark.parametrize("batch", ["n", 2])
+def test_onnx_files_run_at_any_batch(tmp_path, batch):
+    pytest.importorskip("onnxruntime")
+    matrix = write_onnx(tmp_path / "net.onnx", batch=batch)
+    teacher = spec(tmp_path / "net.onnx", size=None).load()
+    wanted = expected(_Mean(matrix), some_pixels())
+    torch.testing.assert_close(teacher(some_pixels()), wanted, rtol=1e-4, atol=1e-4)
+    assert "onnxruntime" in teacher.fingerprint["code"]
+    with pytest.raises(InputError, match=r"net\.onnx runs at fp32, not at bf16"):
+        replace(spec(tmp_path / "net.onnx"), precision="bf16").load()
+
+
+def test_onnx_files_that_take_bytes_or_answer_with_probabilities(tmp_path):
+    pytest.importorskip("onnxruntime")
+    matrix = write_onnx(tmp_path / "bytes.onnx", nhwc=True)
+    teacher = TeacherSpec((str(tmp_path / "bytes.onnx"),)).load()
+    torch.testing.assert_close(teacher(some_pixels()), some_pixels().float().mean((1, 2)) @ torch.from_numpy(matrix))
+    matrix = write_onnx(tmp_path / "soft.onnx", softmax=True)
+    teacher = spec(tmp_path / "soft.onnx").load()
+    assert teacher.fingerprint["details"] == {"answers": "probabilities"}
+    wanted = expected(_Mean(matrix), some_pixels()).log_softmax(1)
+    torch.testing.assert_close(teacher(some_pixels()), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_our_own_onnx_files_say_how_pictures_are_prepared(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    matrix = write_onnx(tmp_path / "net.onnx")
+    proto = onnx.load(tmp_path / "net.onnx")
+    card = {"format_version": "1", "input_format": "normalized", "size": "[32, 32]", "mean": json.dumps(MEAN)}
+    card |= {"std": json.dumps(STD), "crop_pct": "0.9", "crop_mode": "center", "interpolation": "bilinear"}
+    for key, value in card.items():
+        proto.metadata_props.add(key=key, value=value)
+    onnx.save(proto, tmp_path / "net.onnx")
+    teacher = load_teacher(str(tmp_path / "net.onnx"))
+    assert (teacher.preprocess.crop_pct, teacher.preprocess.interpolation) == (0.9, "bilinear")
+    torch.testing.assert_close(teacher(some_pixels()), expected(_Mean(matrix), some_pixels()), rtol=1e-4, atol=1e-4)
+
+
+def test_tensors_beside_an_onnx_file_belong_to_its_fingerprint(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    write_onnx(tmp_path / "net.onnx")
+    proto = onnx.load(tmp_path / "net.onnx")
+    # Only the matrix: onnxruntime wants axes inside the file.
+    onnx.save(proto, tmp_path / "big.onnx", save_as_external_data=True, location="big.data", size_threshold=64)
+    first = spec(tmp_path / "big.onnx").load().fingerprint["weights_sha256"]
+    data = bytearray((tmp_path / "big.data").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "big.data").write_bytes(data)
+    assert spec(tmp_path / "big.onnx").load().fingerprint["weights_sha256"] != first
+
+
+class _Mean(nn.Module):
+    def __init__(self, matrix: np.ndarray) -> None:
+        super().__init__()
+        self.matrix = torch.from_numpy(matrix)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) @ self.matrix
+
+
+# --- functions ---------------------------------------------------------------------------------------------------
+
+SOURCE = """
+import torch
+
+class Net(torch.nn.Module):
+    pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "crop_pct": 1.0}
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.head = torch.nn.Linear(3, 4)
+
+    def forward(self, x):
+        return {"features": x, "logits": self.head(x.mean((2, 3)))}
+
+def module():
+    return Net()
+
+def plain():
+    def logits(x):
+        return x.mean((2, 3))
+    logits.fingerprint = "colours"
+    return logits
+
+def number():
+    return 7
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch) -> str:
+    name = f"own_teacher_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_a_function_makes_a_module_that_says_how_pictures_are_prepared(own_module):
+    teacher = load_teacher(f"{own_module}:module")
+    assert (teacher.num_classes, teacher.size) == (4, (32, 32))
+    wanted = expected(_logits_of(sys.modules[own_module].Net()), some_pixels())
+    torch.testing.assert_close(teacher(some_pixels()), wanted, rtol=1e-4, atol=1e-5)
+    assert teacher.fingerprint["name"] == f"{own_module}:module"
+    assert len(teacher.fingerprint["weights_sha256"]) == 64
+
+
+def test_a_function_may_make_any_callable(own_module):
+    teacher = spec(f"{own_module}:plain").load()
+    torch.testing.assert_close(teacher(some_pixels()), expected(_Mean(np.eye(3, dtype=np.float32)), some_pixels()))
+    assert teacher.fingerprint["details"]["fingerprint"] == "colours"
+    with pytest.raises(InputError, match="returned a int; expected a module"):
+        load_teacher(f"{own_module}:number")
+    with pytest.raises(InputError, match="cannot find"):
+        load_teacher(f"{own_module}:nothing")
+
+
+def test_changed_source_is_another_teacher(own_module, tmp_path):
+    import importlib
+
+    first = load_teacher(f"{own_module}:module").fingerprint
+    (tmp_path / f"{own_module}.py").write_text(SOURCE + "\n# changed\n")
+    importlib.invalidate_caches()
+    assert load_teacher(f"{own_module}:module").fingerprint["code"] != first["code"]
+
+
+def _logits_of(network: nn.Module):
+    return lambda x: network(x)["logits"]
+
+
+# --- ensembles ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_an_ensemble_is_the_mean_of_the_members_probabilities(folder, tmp_path):
+    other = Net(seed=1).eval()
+    torch.jit.trace(other, torch.zeros(2, 3, 32, 32)).save(tmp_path / "other.pt")
+    teacher = spec(folder / "free.pt2", tmp_path / "other.pt").load()
+    mean = sum(expected(net, some_pixels()).softmax(1) for net in (Net().eval(), other)) / 2
+    torch.testing.assert_close(teacher(some_pixels()).softmax(1), mean, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(teacher(some_pixels()), mean.log(), rtol=1e-4, atol=1e-5)
+    assert teacher.name == "free.pt2 + other.pt"
+    members = teacher.fingerprint["details"]["members"]
+    assert [member["weights_sha256"] for member in members] == [
+        file_sha256(folder / "free.pt2"),
+        file_sha256(tmp_path / "other.pt"),
+    ]
+
+
+def test_members_of_an_ensemble_keep_their_own_preparation_size_and_weights(tmp_path, own_module):
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=4).eval()
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    teacher = TeacherSpec((f"timm:test_efficientnet={tmp_path / 'a.pth'}", f"{own_module}:module")).load()
+    assert teacher.size == (160, 160)
+    assert teacher.deployed is not None
+    assert list(teacher.deployed) == ["member 0"]
+    pixels = some_pixels(160)
+    config = model.pretrained_cfg
+    own = _logits_of(sys.modules[own_module].Net())
+    small = nn.functional.interpolate(pixels.permute(0, 3, 1, 2) / 255, (32, 32), mode="bicubic", antialias=True).clamp(
+        0, 1
+    )
+    parts = [expected(model, pixels, config["mean"], config["std"])]
+    parts += [own((small - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])]
+    mean = sum(part.softmax(1) for part in parts) / 2
+    torch.testing.assert_close(teacher(pixels).softmax(1), mean.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_an_ensemble_needs_the_same_classes_and_a_precision_that_all_have(folder, tmp_path, own_module):
+    with pytest.raises(InputError, match=r"same classes: free\.pt2 has 6, and own_teacher_.*:module 4"):
+        spec(folder / "free.pt2", f"{own_module}:module").load()
+    with pytest.raises(InputError, match="give each its weights as NAME=FILE"):
+        spec("a", "b", weights=tmp_path / "x.pth")
+    with pytest.raises(InputError, match="has two weights files"):
+        spec("timm:test_vit=a.pth", weights=tmp_path / "x.pth").load()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"std": (0.0, 1.0, 1.0)}, "each must be above 0"), ({"crop_pct": 2.0}, "at most 1"), ({"size": 4}, "input size")],
+)
+def test_impossible_preparation_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        spec("x.onnx", **wrong)
+
+
+def test_what_a_single_teacher_says_about_itself_can_be_replaced(own_module):
+    teacher = TeacherSpec(
+        (f"{own_module}:module",), mean=(0.1, 0.1, 0.1), interpolation="bilinear", crop_pct=0.5
+    ).load()
+    made = teacher.fingerprint["preprocess"]
+    assert (made["mean"], made["std"], made["crop_pct"], made["interpolation"]) == (
+        [0.1, 0.1, 0.1], [0.2, 0.25, 0.3], 0.5, "bilinear",
+    )  # fmt: skip
+
+
+def test_fp16_is_for_cuda(folder):
+    with pytest.raises(InputError, match="fp16 is for CUDA"):
+        spec(folder / "free.pt2", precision="fp16").load()
+
+
+def test_the_card_is_the_teachers(folder):
+    wanted = spec(folder / "free.pt2")
+    card, teacher = wanted.describe(), wanted.load()
+    assert (card.fingerprint, card.num_classes, card.size) == (teacher.fingerprint, teacher.num_classes, teacher.size)
+
+
+# --- OpenCLIP ----------------------------------------------------------------------------------------------------
+
+
+class FakeClip(nn.Module):
+    """The few things of an open_clip model that a zero-shot teacher uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.visual = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+        self.visual.image_size, self.visual.image_mean, self.visual.image_std = (16, 16), None, None
+        self.words = nn.Embedding(256, 5)
+        self.logit_scale = nn.Parameter(torch.tensor(2.0))
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.words(tokens).mean(1)
+
+
+@pytest.fixture
+def clip(monkeypatch, tmp_path) -> Path:
+    """A stand-in for the package; returns a weights file."""
+    fake = types.ModuleType("open_clip")
+    fake.OPENAI_DATASET_MEAN, fake.OPENAI_DATASET_STD = MEAN, STD
+    fake.list_models = lambda: ["Fake-1"]
+    fake.create_model = lambda name, pretrained=None, **more: FakeClip()
+
+    def tokenize(texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[ord(text[at % len(text)]) % 256 for at in range(40)] for text in texts])
+
+    fake.get_tokenizer = lambda name: tokenize
+    monkeypatch.setitem(sys.modules, "open_clip", fake)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    torch.save(FakeClip().state_dict(), tmp_path / "clip.pt")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n\nflat-coated retriever\n")
+    (tmp_path / "prompts.txt").write_text("a photo of a {}.\na drawing of a {}.\n")
+    return tmp_path / "clip.pt"
+
+
+def test_open_clip_answers_with_scaled_similarities_to_the_class_names(clip):
+    texts = {"classes": clip.with_name("classes.txt"), "prompts": clip.with_name("prompts.txt")}
+    teacher = TeacherSpec(("open_clip:Fake-1",), weights=clip, **texts).load()
+    assert (teacher.num_classes, teacher.size) == (3, (16, 16))
+    model = FakeClip()
+    tokenize = sys.modules["open_clip"].get_tokenizer("Fake-1")
+    vectors = []
+    for name in ("cat", "dog", "flat-coated retriever"):
+        both = nn.functional.normalize(
+            model.encode_text(tokenize([f"a photo of a {name}.", f"a drawing of a {name}."]))
+        )
+        vectors.append(nn.functional.normalize(both.mean(0), dim=0))
+    image = nn.functional.normalize(expected(model.visual, some_pixels(16)))
+    wanted = float(model.logit_scale.exp()) * image @ torch.stack(vectors).T
+    torch.testing.assert_close(teacher(some_pixels(16)), wanted.detach(), rtol=1e-4, atol=1e-5)
+    other = replace(TeacherSpec(("open_clip:Fake-1",), weights=clip, **texts), prompts=None).describe()
+    assert other.fingerprint["details"] != teacher.fingerprint["details"]
+
+
+def test_open_clip_says_what_it_needs(clip, tmp_path, monkeypatch):
+    bare = TeacherSpec(("open_clip:Fake-1",), weights=clip)
+    with pytest.raises(InputError, match="--teacher-classes FILE, one name a line"):
+        bare.load()
+    with pytest.raises(InputError, match="needs a weights file"):
+        TeacherSpec(("open_clip:Fake-1",)).load()
+    (tmp_path / "flat.txt").write_text("a photo\n")
+    with pytest.raises(InputError, match=r"'a photo' of .* has no \{\}"):
+        replace(bare, classes=clip.with_name("classes.txt"), prompts=tmp_path / "flat.txt").load()
+    with pytest.raises(InputError, match="open_clip has no model 'Fake-2'"):
+        replace(bare, names=("open_clip:Fake-2",), classes=clip.with_name("classes.txt")).load()
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tinyvit\[clip\]'"):
+        bare.load()
+
+
+def test_a_real_open_clip_model(tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    name = "ViT-S-16"
+    torch.manual_seed(0)
+    model = open_clip.create_model(name, pretrained=None).eval()
+    torch.save(model.state_dict(), tmp_path / "clip.pt")
+    (tmp_path / "classes.txt").write_text("cat\ndog\ntree\n")
+    wanted = TeacherSpec((f"open_clip:{name}",), weights=tmp_path / "clip.pt", classes=tmp_path / "classes.txt")
+    teacher = wanted.load()
+    pixels = some_pixels(224, 2)
+    with torch.no_grad():
+        x = expected(nn.Identity(), pixels, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        tokens = open_clip.get_tokenizer(name)([f"a photo of a {one}." for one in ("cat", "dog", "tree")])
+        image, text, scale = model(x, tokens)[:3]
+    torch.testing.assert_close(teacher(pixels), scale * image @ text.T, rtol=1e-3, atol=1e-3)
