@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ....backbones.errors import InputError
+from ....backbones.functions import call_function
 from ....backbones.preprocess import Preprocess
 from ..subjects import Subject
 from .base import NO_COUNTS
@@ -44,7 +43,7 @@ def make_module(subject: Subject) -> Made:
 
     torch.manual_seed(SEED)
     if subject.is_function:
-        made = _call_function(subject.model)
+        made = call_function(subject.model)
         module = made.to(subject.device).eval() if isinstance(made, torch.nn.Module) else made
         preprocess = Preprocess.from_config(dict(getattr(made, "pretrained_cfg", None) or {}), subject.size)
         return Made(module, preprocess, "as the function made them")
@@ -82,15 +81,6 @@ def _create_random(subject: Subject) -> Any:
     if subject.model.startswith("timm:"):
         return create_timm_model(subject.model.removeprefix("timm:"), size, num_classes=classes)
     return create_model(subject.model, num_classes=classes, img_size=size)
-
-
-def _call_function(spec: str) -> Any:
-    module_name, _, function_name = spec.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot find {spec!r} ({error}); expected MODULE:FUNCTION") from error
-    return function()
 
 
 def count_module(model: Any, image: Any) -> dict[str, Any]:

@@ -1,0 +1,201 @@
+"""Worker processes on this machine: the parent hands units out, and starts a process again that died."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from types import TracebackType
+from typing import Any
+
+from .units import MOST_DEATHS, Deaths, Done, Event, Make, Progress
+
+_JOIN_SECONDS = 5.0
+
+
+@dataclass
+class _Member:
+    """A worker process and the unit that it has."""
+
+    slot: int
+    device: str
+    process: Any
+    pipe: Any
+    unit: int | None = None
+
+
+class ProcessPool:
+    """Processes that each make a worker once and then do units one by one.
+
+    Every process has a pipe of its own and nothing is shared, so that one that is killed, even in the middle of a
+    message, can hold up no other.
+
+    Args:
+        make: Makes a worker for a device.
+        devices: One process for each.
+        threads: torch threads of each process.
+        say: Told in a sentence when a process died.
+        most_deaths: See :class:`~tinyvit.backbones.work.units.Deaths`.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        devices: Sequence[str],
+        threads: int,
+        say: Callable[[str], None] | None = None,
+        most_deaths: int = MOST_DEATHS,
+    ) -> None:
+        self._make, self._devices, self._threads = make, devices, threads
+        self._say = say or (lambda _: None)
+        self._deaths = Deaths(most_deaths)
+        # Forking this process would copy its threads' locks; a server that has only imported things is safe to fork.
+        self._context: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        if os.name == "posix":
+            # What it imports once, so that workers start in milliseconds.
+            self._context.set_forkserver_preload(["torch", __name__, getattr(make, "__module__", __name__)])
+        self._members: list[_Member] = []
+
+    def __enter__(self) -> ProcessPool:
+        self._members = [self._start(slot) for slot in range(len(self._devices))]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for member in self._members:
+            if kind is not None:
+                member.process.terminate()
+            member.pipe.close()  # a worker that waits for a unit ends when its pipe does
+        for member in self._members:
+            member.process.join(_JOIN_SECONDS)
+            if member.process.is_alive():
+                member.process.kill()
+                member.process.join()
+        self._members = []
+
+    def worker_ids(self) -> list[int]:
+        """Process ids of the workers that are alive."""
+        return [member.process.pid for member in self._members if member.process.is_alive()]
+
+    def _start(self, slot: int) -> _Member:
+        ours, theirs = self._context.Pipe()
+        arguments = (theirs, self._make, self._devices[slot], self._threads)
+        process = self._context.Process(target=_serve, args=arguments, daemon=True, name=f"worker {slot}")
+        process.start()
+        theirs.close()  # only the worker holds it now: its death closes the pipe
+        return _Member(slot, self._devices[slot], process, ours)
+
+    def run(self, units: Sequence[Any]) -> Iterator[Event]:
+        """Do units; see :class:`~tinyvit.backbones.work.units.Pool`."""
+        waiting = deque(range(len(units)))
+        left, failure = len(units), None
+        while left:
+            if failure is None:
+                self._hand_out(units, waiting)
+            elif not any(member.unit is not None for member in self._members):
+                raise failure
+            for pipe in connection.wait([member.pipe for member in self._members]):
+                member = next(one for one in self._members if one.pipe is pipe)
+                message = self._receive(member, waiting)
+                if message is None:
+                    continue
+                kind, value = message
+                if kind == "progress" and member.unit is not None:
+                    yield Progress(member.unit, value)
+                elif kind == "done" and member.unit is not None:
+                    index, member.unit = member.unit, None
+                    self._deaths.forget()
+                    left -= 1
+                    yield Done(index, value)
+                elif kind == "failed":
+                    member.unit = None
+                    failure = failure or value
+
+    def _hand_out(self, units: Sequence[Any], waiting: deque[int]) -> None:
+        for member in self._members:
+            if member.unit is None and waiting:
+                member.unit = waiting.popleft()
+                try:
+                    member.pipe.send(units[member.unit])
+                except OSError:  # it is dead; its pipe says so when it is read
+                    waiting.appendleft(member.unit)
+                    member.unit = None
+
+    def _receive(self, member: _Member, waiting: deque[int]) -> tuple[str, Any] | None:
+        """The next message of a worker, or ``None`` when it is dead and another one has taken its place."""
+        try:
+            return member.pipe.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            pass
+        member.process.join(_JOIN_SECONDS)
+        how = _how_it_ended(member.process.exitcode)
+        if member.unit is not None:
+            waiting.appendleft(member.unit)
+        member.pipe.close()
+        self._say(f"worker {member.slot} {how}; another takes its place")
+        self._deaths.count(how)
+        self._members[self._members.index(member)] = self._start(member.slot)
+        return None
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+    return f"ended with exit code {code}"
+
+
+def _serve(pipe: Any, make: Make, device: str, threads: int) -> None:
+    """The life of a worker process."""
+    import torch
+
+    from ..allocator import tune_allocator
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(threads)
+    tune_allocator()
+    try:
+        worker = make(device)
+    except Exception as error:  # every kind goes to the parent, which raises it
+        pipe.send(("failed", as_sendable(error)))
+        return _wait_for_end(pipe)
+    while True:
+        try:
+            unit = pipe.recv()
+        except EOFError:  # the parent needs nothing more, or is gone
+            return None
+        try:
+            message = ("done", worker(unit, lambda value: pipe.send(("progress", value))))
+        except BrokenPipeError:
+            return None
+        except Exception as error:
+            message = ("failed", as_sendable(error))
+        try:
+            pipe.send(message)
+        except BrokenPipeError:
+            return None
+
+
+def _wait_for_end(pipe: Any) -> None:
+    try:
+        while True:
+            pipe.recv()
+    except EOFError:
+        return
+
+
+def as_sendable(error: Exception) -> Exception:
+    """The error itself where it can be pickled and read back, else one of the same words."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,195 @@
+"""Workers as actors of a Ray cluster: Ray starts actors again that died, where it finds room for them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from ..errors import InputError, require
+from ..runs import available_cpus
+from .processes import as_sendable
+from .units import MOST_DEATHS, Deaths, Done, Event, Make
+
+_LOCAL = "local"
+_PAUSE = 0.1
+
+
+class _Holder:
+    """An actor: it makes a worker once and does units."""
+
+    def __init__(self, make: Make, device: str, threads: int) -> None:
+        import torch
+
+        from ..allocator import tune_allocator
+
+        torch.set_num_threads(threads)
+        tune_allocator()
+        self._failure: Exception | None = None
+        try:
+            self._worker = make(device)
+        except Exception as error:
+            # An actor whose constructor raises is made again for ever; this one tells what is wrong.
+            self._failure = as_sendable(error)
+
+    def ready(self) -> int:
+        """The process id, once the worker is made."""
+        return os.getpid()
+
+    def work(self, unit: Any) -> tuple[str, Any]:
+        """Do a unit."""
+        if self._failure is not None:
+            return "failed", self._failure
+        try:
+            return "done", self._worker(unit, lambda _: None)
+        except Exception as error:
+            return "failed", as_sendable(error)
+
+
+@dataclass
+class _Actor:
+    """An actor, and what is asked of it: a unit, or whether it is there."""
+
+    slot: int
+    handle: Any
+    call: Any
+    unit: int | None = None
+    idle: bool = False
+    pid: int = 0
+
+
+class RayPool:
+    """Actors that hold a worker each.
+
+    A unit whose actor died goes to whichever actor is there next; the actor itself is started again by Ray and gets
+    units once it answers. So a node that never comes back holds nothing up.
+
+    Args:
+        make: Makes a worker for a device.
+        address: Of the cluster (``auto``, ``HOST:PORT``, ``ray://...``), or ``local`` for a Ray on this machine that
+            ends with the run.
+        workers: Actors; by default one a GPU of the cluster, or one a node where there is none.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        say: Told in a sentence when an actor died.
+        most_deaths: See :class:`~tinyvit.backbones.work.units.Deaths`.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        InputError: There is no cluster at the address.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        address: str,
+        workers: int | None = None,
+        device: str = "auto",
+        say: Callable[[str], None] | None = None,
+        most_deaths: int = MOST_DEATHS,
+    ) -> None:
+        self._make, self._address, self._workers, self._device = make, address, workers, device
+        self._say = say or (lambda _: None)
+        self._deaths = Deaths(most_deaths)
+        self._actors: list[_Actor] = []
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a run leaves its machines
+        self._ray: Any = require("ray", "cluster")
+
+    def __enter__(self) -> RayPool:
+        ray = self._ray
+        quiet = {"logging_level": "ERROR", "log_to_driver": False}
+        try:
+            if self._address == _LOCAL:
+                ray.init(address=_LOCAL, num_cpus=max(available_cpus(), self._workers or 1), include_dashboard=False,
+                         **quiet)  # fmt: skip
+            else:
+                ray.init(address=self._address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"no Ray cluster answers at {self._address!r}: {error}") from error
+        try:
+            self._actors = self._make_actors()
+        except BaseException:
+            ray.shutdown()
+            raise
+        return self
+
+    def _make_actors(self) -> list[_Actor]:
+        ray = self._ray
+        total = ray.cluster_resources()
+        gpus = int(total.get("GPU", 0)) if self._device in ("auto", "cuda") else 0
+        if self._device.startswith("cuda") and not gpus:
+            raise InputError(f"the Ray cluster at {self._address!r} has no GPU; use --device cpu")
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        count = self._workers or gpus or nodes
+        cpus = max(1, int(total.get("CPU", 1)) // count) if not gpus else 1
+        resources = {"num_gpus": min(1.0, gpus / count), "num_cpus": cpus} if gpus else {"num_cpus": cpus}
+        holder = ray.remote(max_restarts=-1, max_task_retries=0, **resources)(_Holder)
+        actors = []
+        for slot in range(count):
+            handle = holder.remote(self._make, "cuda" if gpus else "cpu", cpus)
+            actors.append(_Actor(slot, handle, handle.ready.remote()))
+        return actors
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor.handle)
+        self._actors = []
+        self._ray.shutdown()
+
+    def worker_ids(self) -> list[int]:
+        """Process ids of the actors that have answered; on a cluster each is one of its node."""
+        return [actor.pid for actor in self._actors if actor.pid]
+
+    def run(self, units: Sequence[Any]) -> Iterator[Event]:
+        """Do units; see :class:`~tinyvit.backbones.work.units.Pool`. Only whole units are reported."""
+        waiting = deque(range(len(units)))
+        left, failure = len(units), None
+        while left:
+            if failure is None:
+                self._hand_out(units, waiting)
+            elif all(actor.unit is None for actor in self._actors):
+                raise failure
+            calls = {actor.call: actor for actor in self._actors if not actor.idle}
+            for call in self._ray.wait(list(calls), num_returns=1)[0]:
+                actor = calls[call]
+                answer = self._answer(actor, waiting)
+                if answer is None:
+                    continue
+                kind, value = answer
+                index, actor.unit = actor.unit, None
+                if kind == "done" and index is not None:
+                    self._deaths.forget()
+                    left -= 1
+                    yield Done(index, value)
+                else:
+                    failure = failure or value
+
+    def _hand_out(self, units: Sequence[Any], waiting: deque[int]) -> None:
+        for actor in self._actors:
+            if actor.idle and waiting:
+                actor.unit, actor.idle = waiting.popleft(), False
+                actor.call = actor.handle.work.remote(units[actor.unit])
+
+    def _answer(self, actor: _Actor, waiting: deque[int]) -> tuple[str, Any] | None:
+        """What an actor answered about its unit; ``None`` when it only said that it is there, or died."""
+        try:
+            answer = self._ray.get(actor.call)
+        except self._ray.exceptions.RayActorError:
+            if actor.unit is not None:
+                waiting.appendleft(actor.unit)
+                self._say(f"actor {actor.slot} died; Ray starts it again")
+                self._deaths.count("was an actor")
+            actor.unit, actor.pid = None, 0
+            time.sleep(_PAUSE)  # calls fail at once until Ray has noticed that it starts the actor again
+            actor.call = actor.handle.ready.remote()
+            return None
+        actor.idle = True
+        if isinstance(answer, int):
+            actor.pid = answer
+            return None
+        return answer

@@ -1,0 +1,100 @@
+"""What is worked on, by whom, and what is heard of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import InputError
+
+#: Workers that died one after the other, with no unit done in between, before a run gives up.
+MOST_DEATHS = 10
+
+Report = Callable[[Any], None]
+"""Takes a value that tells how far a unit is."""
+
+Worker = Callable[[Any, Report], Any]
+"""Does a unit: ``worker(unit, report) -> result``."""
+
+Make = Callable[[str], Worker]
+"""Makes a worker for a torch device. It travels to other processes, so it can be pickled, like units and results."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A worker reported a value while it worked on a unit.
+
+    Args:
+        index: Of the unit.
+        value: What it reported.
+    """
+
+    index: int
+    value: Any
+
+
+@dataclass(frozen=True)
+class Done:
+    """A unit is done.
+
+    Args:
+        index: Of the unit.
+        result: What its worker returned.
+    """
+
+    index: int
+    result: Any
+
+
+Event = Progress | Done
+
+
+class Pool(AbstractContextManager["Pool"], Protocol):
+    """Workers that are alive as long as the context."""
+
+    def run(self, units: Sequence[Any]) -> Iterator[Event]:
+        """Do units in any order.
+
+        Raises:
+            InputError: What a worker raised. Units that others were working on are finished first.
+            WorkerLostError: Workers die again and again.
+        """
+        ...
+
+    def worker_ids(self) -> list[int]:
+        """Process ids of the workers that are alive."""
+        ...
+
+
+class WorkerLostError(InputError):
+    """Workers die again and again, with nothing done in between."""
+
+
+class Deaths:
+    """Counts the deaths of workers since a unit was done last.
+
+    Args:
+        most: How many are too many.
+    """
+
+    def __init__(self, most: int = MOST_DEATHS) -> None:
+        self.most, self.in_a_row = most, 0
+
+    def forget(self) -> None:
+        """A unit was done."""
+        self.in_a_row = 0
+
+    def count(self, how: str) -> None:
+        """A worker died.
+
+        Raises:
+            WorkerLostError: It was one too many.
+        """
+        self.in_a_row += 1
+        if self.in_a_row > self.most:
+            raise WorkerLostError(
+                f"{self.in_a_row} worker processes died one after the other (the last one {how}); what was finished "
+                "stays. Is memory too small for so many workers?"
+            )
