@@ -3,15 +3,60 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tinyvit.backbones.distill.augment import ViewParams, ViewSampler, apply, pixel_hash, uniforms
+from tinyvit.backbones.distill.augment import (
+    ColorJitter,
+    Erase,
+    Mix,
+    RandOperation,
+    ThreeAugment,
+    ViewParams,
+    ViewSampler,
+    apply,
+    pixel_hash,
+    uniforms,
+)
+from tinyvit.backbones.distill.augment.streams import Stream, exponential, logarithm, normal_quantile, raw_words
 from tinyvit.backbones.errors import InputError
 
 MASK = (1 << 64) - 1
+#: Words 17, 0, 1 and 4 of stream 1 of seed 3, image 12345, view 67.
+WORDS = [0xB1B4867623763923, 0x10BDB405FFCEDEA3, 0x3A63DB858FB61366, 0xB6638CE33845A243]
+#: Logarithm and exponential of 0.3, 1.7, 1e-9 and 0.999; normal quantiles of 0.4, 0.01 and 1e-14.
+BITS = [
+    *("-0x1.34378fcbda721p+0", "0x1.599058c8c1a96p+0"),
+    *("0x1.0fae81914a991p-1", "0x1.5e552770df8a6p+2"),
+    *("-0x1.4b927f32bffb8p+4", "0x1.000000044b830p+0"),
+    *("-0x1.064670d979b73p-10", "0x1.5b97a17d41193p+1"),
+    *("-0x1.036d6c4a04b5ap-2", "-0x1.29c5c4630ff0ep+1", "-0x1.e9a3e40341034p+2"),
+]
+#: Records of seed 3 of images 0, 0 and 12345 of 20,000, views 0, 1 and 67, each image of 500 x 375 pixels.
+PLACES = [(0, 0), (0, 1), (12345, 67)]
+RECORDS = {
+    "deit": [
+        "020000016f0019006d015c01f401770102020000070201010000c6420000000059ee1f545c2a9277e2e968b5"
+        "f60d000000000000417b7a3fa82490693e4a268f",
+        "0200000154001e0010015301f401770100020000000000000000000000000000000000000000000000000000"
+        "7126000001000000787c3c3fd33cd1024ac04886",
+        "020000015a005a002a01e700f401770100010000010001000000000000000000000000000000000000000000"
+        "c713000043000000bd31093f00000000ffffffff",
+    ],
+    "deit3": [
+        "020000016f0019006d015c01f401770100020317000000000000000000000000000000000000000000000000"
+        "f60d000000000000417b7a3fa82490693e4a268f1e69f33e6a637a3f6c02393ffd184c3f00000000",
+        "0200000154001e0010015301f401770100020112000000000000000000000000000000000000000000000000"
+        "7126000001000000787c3c3fd33cd1024ac04886000000004b77943f8d0c663f248da23f00000000",
+        "020000015a005a002a01e700f40177010001010d000000000000000000000000000000000000000000000000"
+        "c713000043000000bd31093f00000000ffffffff00000000cfb04d3f7304433f8686873f00000000",
+    ],
+}
 
 
 def philox4x64(counter: list[int], key: list[int]) -> list[int]:
@@ -46,6 +91,39 @@ def test_uniforms_are_the_documented_stream(seed, image, view, stream):
     assert uniforms(seed, image, view, stream, 12).tolist() == expected
 
 
+def test_words_of_a_stream_are_fixed_for_ever():
+    stream = Stream(3, 12345, 67, 1)
+    assert [stream.word(at) for at in (17, 0, 1, 4)] == WORDS
+    assert stream.uniform(0) == (WORDS[1] >> 11) / 2**53
+    assert stream.open_uniform(0) == ((WORDS[1] >> 12) + 0.5) / 2**52
+    assert stream.below(0, 15) == WORDS[1] * 15 // 2**64
+
+
+def test_noise_words_are_not_those_of_parameters():
+    first = philox4x64([1, 0, 0, 0], [9, 0x006E6F6973650000])
+    assert raw_words((9, 0x006E6F6973650000), (0, 0, 0), 4).tolist() == first
+    assert uniforms(9, 0, 0, 0, 1)[0] != (first[0] >> 11) * 2.0**-53
+
+
+def test_logarithm_exponential_and_quantile_are_right():
+    draw = random.Random(0)
+    for _ in range(2000):
+        x = draw.uniform(0, 1) ** 4 + 1e-15
+        assert logarithm(x) == pytest.approx(math.log(x), rel=1e-15, abs=1e-15)
+        power = draw.uniform(-600, 600)
+        assert exponential(power) == pytest.approx(math.exp(power), rel=5e-16)
+        assert normal_quantile(x / 2) == pytest.approx(statistics.NormalDist().inv_cdf(x / 2), rel=1e-14, abs=1e-14)
+    assert normal_quantile(0.75) == -normal_quantile(0.25)
+
+
+def test_logarithm_exponential_and_quantile_are_fixed_to_the_last_bit():
+    """Their bits decide records; another platform's C library must not change them."""
+    points = [0.3, 1.7, 1e-9, 0.999]
+    found = [function(x).hex() for x in points for function in (logarithm, exponential)]
+    found += [normal_quantile(p).hex() for p in (0.4, 0.01, 1e-14)]
+    assert found == BITS
+
+
 FIXED = [
     (111, 25, 365, 348, False),
     (84, 30, 272, 339, False),
@@ -60,24 +138,29 @@ def test_parameters_are_fixed_for_ever():
     assert [(p.left, p.top, p.width, p.height, p.flip) for p in drawn] == FIXED
 
 
-def test_sampled_crops_have_timms_distribution():
-    from timm.data.transforms import RandomResizedCropAndInterpolation as TimmCrop
+@pytest.mark.parametrize("preset", RECORDS)
+def test_records_are_fixed_for_ever(preset):
+    sampler = ViewSampler.preset(preset, seed=3)
+    drawn = [sampler.sample(*place, (500, 375), 20_000).pack(sampler.record_bytes).hex() for place in PLACES]
+    assert drawn == RECORDS[preset]
 
-    image = Image.new("RGB", (200, 150))
-    sampler = ViewSampler(seed=1, scale=(0.2, 0.9))
-    ours = [sampler.sample(index, 0, image.size) for index in range(4000)]
-    theirs = np.array([TimmCrop.get_params(image, (0.2, 0.9), (3 / 4, 4 / 3)) for _ in range(4000)])
-    for name, column in (("top", 0), ("left", 1), ("height", 2), ("width", 3)):
-        values = np.array([getattr(params, name) for params in ours])
-        grid = np.arange(0, 201)
-        gap = np.abs(
-            np.searchsorted(np.sort(values), grid, side="right")
-            - np.searchsorted(np.sort(theirs[:, column]), grid, side="right")
-        ).max()
-        # Two-sample Kolmogorov-Smirnov at p = 1e-6: sqrt(-ln(p / 2) / n).
-        assert gap / 4000 < math.sqrt(-math.log(5e-7) / 4000), name
-    flips = sum(params.flip for params in ours)
-    assert abs(flips - 2000) < 5 * math.sqrt(1000)
+
+def test_an_added_purpose_moves_no_other():
+    plain, full = ViewSampler(seed=3), ViewSampler.preset("deit", seed=3, color_jitter=0.4)
+    erased = ViewSampler(seed=3, erase_prob=0.25)
+    for index in range(50):
+        views = [sampler.sample(index, 1, (500, 375), 60) for sampler in (plain, full, erased)]
+        assert len({(*view.crop, view.flip) for view in views}) == 1
+        assert views[1].erase == views[2].erase
+
+
+def test_a_view_without_its_partner_is_the_sampler_without_mixing():
+    mixed, plain = ViewSampler.preset("deit", seed=3), ViewSampler.preset("tinyvit", seed=3)
+    for index in range(20):
+        assert mixed.sample(index, 1, (500, 375), 60).unmixed() == plain.sample(index, 1, (500, 375))
+    assert mixed.sample(0, 0, (500, 375), images=1).mix is None
+    with pytest.raises(InputError, match="number of images"):
+        mixed.sample(0, 0, (500, 375))
 
 
 def test_crops_stay_inside_any_image():
@@ -93,22 +176,79 @@ def test_crops_stay_inside_any_image():
 
 def test_record_survives_packing():
     params = ViewSampler(seed=9, interpolation="bilinear").sample(4, 2, (640, 480))
-    assert len(params.pack()) == 32
+    assert len(params.pack()) == 84
     assert ViewParams.unpack(params.pack()) == params
 
 
 def test_record_bytes_are_the_documented_ones():
-    params = ViewParams(1, 2, 3, 4, (500, 375), flip=True)
-    expected = bytes([1, 0, 1, 1]) + b"".join(number.to_bytes(4, "little") for number in (1, 2, 3, 4, 500, 375, 0))
+    params = ViewParams(
+        *(1, 2, 3, 4, (500, 375)),
+        flip=True,
+        operations=(RandOperation("rotate", -27.5, "bilinear"), RandOperation("equalize")),
+        three=ThreeAugment("blur", 1.5),
+        jitter=ColorJitter(0.75, 1.25, 1.5, -0.125, ("hue", "saturation", "contrast", "brightness")),
+        erase=Erase((10, 20, 30, 65535), "pixel", 0xDEADBEEF),
+        mix=Mix("cutmix", 77, 3, 0.25, (0, 1, 2, 3)),
+    )
+    expected = struct.pack(
+        "<4B 6H 4B 4B 2f I 4H 2I f 4H f 4f",
+        *(2, 0, 1, 1),
+        *(1, 2, 3, 4, 500, 375),
+        *(2, 2, 3, 24),
+        *(4, 2, 0, 1),
+        *(-27.5, 0.0),
+        *(0xDEADBEEF, 10, 20, 30, 65535),
+        *(77, 3, 0.25, 0, 1, 2, 3),
+        *(1.5, 0.75, 1.25, 1.5, -0.125),
+    )
     assert params.pack() == expected
+    assert ViewParams.unpack(expected) == params
 
 
-@pytest.mark.parametrize("change", [(0, 2), (1, 7), (12, 0)])
-def test_damaged_record_is_refused(change):
-    data = bytearray(ViewParams(1, 2, 3, 4, (500, 375)).pack())
-    data[change[0]] = change[1]
+def test_record_ends_with_the_last_section_that_is_used():
+    params = ViewParams(1, 2, 3, 4, (500, 375), erase=Erase((1, 2, 3, 4), "const"))
+    assert params.pack(44) == params.pack()[:44]
+    assert ViewParams.unpack(params.pack(44)) == params
+    with pytest.raises(InputError, match="does not fit into 32 bytes"):
+        params.pack(32)
+
+
+@pytest.mark.parametrize(("preset", "size"), [("crop-flip", 20), ("tinyvit", 44), ("deit", 64), ("deit3", 84)])
+def test_presets_and_the_bytes_of_their_records(preset, size):
+    sampler = ViewSampler.preset(preset, seed=5)
+    assert sampler.record_bytes == sampler.to_dict()["record_bytes"] == size
+    for image in range(200):
+        params = sampler.sample(image, 1, (640, 480), images=300)
+        assert ViewParams.unpack(params.pack(size)) == params
+
+
+def test_unknown_preset_is_refused_with_the_close_one():
+    with pytest.raises(InputError, match="did you mean tinyvit"):
+        ViewSampler.preset("tinyvitt")
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(0, 1), (0, 3), (1, 7), (2, 2), (3, 2), (8, 0), (16, 4), (17, 3), (18, 4), (19, 25), (20, 16), (22, 2)],
+)
+def test_damaged_record_is_refused(offset, value):
+    data = bytearray(ViewParams(1, 2, 3, 4, (500, 375), operations=(RandOperation("invert"),)).pack())
+    data[offset] = value
+    if offset == 8:
+        data[9] = 0
     with pytest.raises(InputError, match="view record"):
         ViewParams.unpack(bytes(data))
+
+
+@pytest.mark.parametrize("length", [0, 19, 85])
+def test_record_of_impossible_length_is_refused(length):
+    with pytest.raises(InputError, match="view record"):
+        ViewParams.unpack(ViewParams(1, 2, 3, 4, (500, 375)).pack().ljust(length, b"\0")[:length])
+
+
+def test_image_too_large_for_a_record_is_refused():
+    with pytest.raises(InputError, match="65536 x 4 pixels does not fit"):
+        ViewParams(1, 2, 3, 1, (65536, 4)).pack()
 
 
 def test_apply_is_crop_resize_mirror():
@@ -144,7 +284,29 @@ def test_centre_view_is_the_same_every_time():
     assert (params.left, params.top, params.width, params.height) == (69, 19, 262, 262)
 
 
-@pytest.mark.parametrize("wrong", [{"scale": (0.0, 1.0)}, {"scale": (0.5, 0.4)}, {"flip": 2.0}, {"kind": "other"}])
-def test_impossible_sampler_is_refused(wrong):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"scale": (0.0, 1.0)}, "crop scale"),
+        ({"scale": (0.5, 0.4)}, "crop scale"),
+        ({"ratio": (0.0, 1.0)}, "crop ratio"),
+        ({"flip": 2.0}, "flip is 2.0"),
+        ({"kind": "other"}, "kind 'other'"),
+        ({"interpolation": "nearest"}, "interpolation 'nearest'"),
+        ({"auto_augment": "augmix-m5"}, "augmix"),
+        ({"auto_augment": "rand-m9-n3"}, "two operations"),
+        ({"auto_augment": "rand-m9-tweights"}, "tweights"),
+        ({"color_jitter": (0.1, 0.2)}, "three or four"),
+        ({"color_jitter": -0.1}, "color_jitter"),
+        ({"color_jitter": (0.1, 0.1, 0.1, 0.6)}, "hue"),
+        ({"erase_prob": -0.1}, "erase_prob"),
+        ({"erase_mode": "noise"}, "erase_mode"),
+        ({"mixup": -1.0}, "mixup"),
+        ({"mix_prob": 1.5}, "mix_prob"),
+        ({"kind": "centre", "erase_prob": 0.1}, "plain"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_impossible_sampler_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
         ViewSampler(**wrong)

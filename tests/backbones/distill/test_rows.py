@@ -17,7 +17,7 @@ def some_logits(rows: int, classes: int, scale: float = 4.0) -> torch.Tensor:
     return torch.randn(rows, classes, generator=torch.Generator().manual_seed(0)) * scale
 
 
-@pytest.mark.parametrize(("classes", "kind", "size"), [(1000, "u2", 112), (65535, "u2", 112), (65536, "u4", 136)])
+@pytest.mark.parametrize(("classes", "kind", "size"), [(1000, "u2", 164), (65535, "u2", 164), (65536, "u4", 188)])
 def test_layout_is_the_documented_one(classes, kind, size):
     described = RowLayout(10, classes).describe()
     assert described["bytes"] == size

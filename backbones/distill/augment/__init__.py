@@ -1,0 +1,29 @@
+"""Views: what decides them is drawn once and recorded; from image and record the pixels can be made for ever.
+
+``sampling`` draws parameters from ``streams`` of counter-based random numbers (RandAugment's from a ``policy``),
+``record`` packs them, ``pixels`` makes the view from them through thin ``operations`` over pure ``kernels``.
+"""
+
+from .operations import ColorJitter, Erase, Mix, RandOperation, ThreeAugment
+from .pixels import apply, library_versions, pixel_hash
+from .record import OP_TABLE, RECORD, ViewParams, partners
+from .sampling import PRESETS, ViewSampler
+from .streams import uniforms
+
+__all__ = [
+    "OP_TABLE",
+    "PRESETS",
+    "RECORD",
+    "ColorJitter",
+    "Erase",
+    "Mix",
+    "RandOperation",
+    "ThreeAugment",
+    "ViewParams",
+    "ViewSampler",
+    "apply",
+    "library_versions",
+    "partners",
+    "pixel_hash",
+    "uniforms",
+]

@@ -1,0 +1,69 @@
+"""A view's pixels, from an image and recorded parameters; and how they are recognised."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from PIL import Image, features
+from PIL import __version__ as pillow_version
+
+from ...errors import InputError
+from . import kernels
+from .record import ViewParams
+
+Partner = tuple[Image.Image, ViewParams]
+
+
+def apply(image: Image.Image, params: ViewParams, size: tuple[int, int], partner: Partner | None = None) -> Image.Image:
+    """Make a view. Pure: the same image, parameters and size give the same picture.
+
+    Args:
+        image: The decoded RGB image.
+        params: The view's parameters.
+        size: Height and width of the result in pixels.
+        partner: The image and the parameters of the view that this one is mixed with (its own mixing plays no part);
+            needed when ``params.mix`` is set, otherwise left aside.
+
+    Returns:
+        An RGB picture of ``size``.
+
+    Raises:
+        InputError: An image has another size than the one that its parameters were made for, or the partner is missing.
+    """
+    view = _unmixed(image, params, size)
+    if params.mix is None:
+        return view
+    if partner is None:
+        raise InputError(f"the view is mixed with image {params.mix.image}, view {params.mix.view}, which is not given")
+    return params.mix(view, _unmixed(*partner, size))
+
+
+def _unmixed(image: Image.Image, params: ViewParams, size: tuple[int, int]) -> Image.Image:
+    if image.size != params.source_size:
+        raise InputError(
+            f"the image decodes to {image.size[0]} x {image.size[1]} pixels, "
+            f"but its view was made from {params.source_size[0]} x {params.source_size[1]}"
+        )
+    view = kernels.resized_crop(image, params.crop, size, params.interpolation)
+    if params.flip:
+        view = kernels.mirror(view)
+    for operation in (*params.operations, params.three, params.jitter, params.erase):
+        if operation is not None:
+            view = operation(view)
+    return view
+
+
+def pixel_hash(view: np.ndarray) -> int:
+    """The 64-bit hash of a view's pixels, ``(H, W, 3)`` u8."""
+    return int.from_bytes(hashlib.blake2b(view.tobytes(), digest_size=8).digest(), "little")
+
+
+def library_versions() -> dict[str, str]:
+    """The libraries that turn a file and a record into pixels."""
+    versions = {"pillow": pillow_version}
+    for name, feature in (("jpeg", "libjpeg_turbo"), ("zlib", "zlib"), ("webp", "webp")):
+        version = features.version(feature)
+        if version:
+            versions[name] = str(version)
+    return versions

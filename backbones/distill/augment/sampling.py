@@ -1,0 +1,318 @@
+"""Drawing the parameters of a view: (seed, image, view) gives the same ones on every machine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...errors import InputError, unknown_name
+from .kernels import GRID, Box
+from .operations import (
+    ERASE_MODES,
+    INTERPOLATIONS,
+    JITTER_ORDERS,
+    JITTER_PARTS,
+    RAND_NAMES,
+    ColorJitter,
+    Erase,
+    Mix,
+    RandOperation,
+    ThreeAugment,
+)
+from .policy import RandAugment, level_value
+from .record import KINDS, OP_TABLE, ViewParams, section_end
+from .streams import Stream, exponential, logarithm
+
+# A stream's number belongs to its purpose for ever.
+CROP_STREAM, RAND_STREAM, JITTER_STREAM, THREE_STREAM, ERASE_STREAM, MIX_STREAM, INTERPOLATION_STREAM = range(7)
+RANDOM = "random"
+THREE_AUGMENT = "3a"
+_ATTEMPTS = 10
+_ERASE_AREA = (0.02, 1 / 3)
+_ERASE_RATIO = (0.3, 1 / 0.3)
+_SOLARIZE_THRESHOLD = 128
+_BLUR_RADIUS = (0.1, 2.0)
+
+#: Named settings; each is completed by the defaults of :class:`ViewSampler`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "crop-flip": {},
+    "tinyvit": {"auto_augment": "rand-m9-mstd0.5-inc1", "erase_prob": 0.25},
+    "deit": {"auto_augment": "rand-m9-mstd0.5-inc1", "erase_prob": 0.25, "mixup": 0.8, "cutmix": 1.0},
+    "deit3": {"auto_augment": THREE_AUGMENT, "color_jitter": 0.3, "mixup": 0.8, "cutmix": 1.0},
+}
+
+
+@dataclass(frozen=True)
+class ViewSampler:
+    """Draws the parameters of views. By default a random resized crop and a flip; everything else is added by name.
+
+    Args:
+        seed: The store's seed, 0 to 2**64 - 1.
+        kind: ``random``, or ``centre``: the centre crop of evaluation, no randomness, every view the same.
+        scale: Smallest and largest share of the image's area that a crop has, within 0..1.
+        ratio: Smallest and largest width / height of a crop.
+        flip: Probability of a mirrored view.
+        crop_pct: Side of the centre crop as a share of the image's shorter side.
+        interpolation: ``bilinear``, ``bicubic``, or ``random`` (one of the two for each resize and each operation).
+        auto_augment: ``""``, a RandAugment policy in timm's notation (``rand-m9-mstd0.5-inc1``), or ``3a``:
+            three-augment of DeiT-III.
+        color_jitter: Strength for brightness, contrast and saturation; or a tuple of the three, or of four with hue.
+        color_jitter_prob: Probability that the colours are jittered.
+        erase_prob: Probability that a box is erased.
+        erase_mode: ``const``, ``pixel`` or ``rand``.
+        mixup: Alpha of mixup's Beta distribution; 0 for none.
+        cutmix: Alpha of cutmix's Beta distribution; 0 for none.
+        mix_prob: Probability that a view is mixed, when ``mixup`` or ``cutmix`` is above 0.
+        mix_switch_prob: Probability of cutmix where both are above 0.
+
+    Raises:
+        InputError: A value is out of its range.
+    """
+
+    seed: int = 0
+    kind: str = "random"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    crop_pct: float = 0.875
+    interpolation: str = "bicubic"
+    auto_augment: str = ""
+    color_jitter: float | tuple[float, ...] = 0.0
+    color_jitter_prob: float = 1.0
+    erase_prob: float = 0.0
+    erase_mode: str = "pixel"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
+    mix_switch_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        strength = self.color_jitter
+        strength = (strength,) * 3 if isinstance(strength, int | float) else tuple(strength)
+        object.__setattr__(self, "color_jitter", (*strength, 0.0) if len(strength) == 3 else strength)
+        self._check_crop()
+        self._check_colours()
+        for name in ("flip", "color_jitter_prob", "erase_prob", "mix_prob", "mix_switch_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise InputError(f"{name} is {getattr(self, name)}; its alpha must lie in 0..100")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed is {self.seed}; it must lie in 0..2**64-1")
+        if self.kind == "centre" and self._sections():
+            raise InputError(f"centre views are plain: they take no {self._sections()[0]} augmentation")
+
+    def _check_crop(self) -> None:
+        if self.kind not in KINDS or self.interpolation not in (*INTERPOLATIONS, RANDOM):
+            raise InputError(f"unknown view kind {self.kind!r} or interpolation {self.interpolation!r}")
+        if self.kind == "centre" and self.interpolation == RANDOM:
+            raise InputError("centre views take no random interpolation")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(f"crop scale {self.scale} must be two numbers with 0 < smallest <= largest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise InputError(f"crop ratio {self.ratio} must be two numbers with 0 < smallest <= largest")
+        if not 0 < self.crop_pct <= 1:
+            raise InputError(f"crop_pct is {self.crop_pct}; it must be above 0 and at most 1")
+
+    def _check_colours(self) -> None:
+        if self.auto_augment and self.auto_augment != THREE_AUGMENT:
+            RandAugment.parse(self.auto_augment)
+        strength = self.jitter_strength
+        if len(strength) != len(JITTER_PARTS) or not all(0 <= value < math.inf for value in strength):
+            raise InputError(f"color_jitter is {self.color_jitter}; give one number, or three or four, from 0 on")
+        if strength[3] > 0.5:
+            raise InputError(f"color_jitter asks for hue {strength[3]}; it must lie in 0..0.5")
+        if self.erase_mode not in ERASE_MODES:
+            raise InputError(f"erase_mode is {self.erase_mode!r}; it must be one of {', '.join(ERASE_MODES)}")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> ViewSampler:
+        """The sampler of a named setting, with changes.
+
+        Args:
+            name: One of ``PRESETS``.
+            changes: Arguments that replace the preset's.
+
+        Raises:
+            InputError: There is no such preset, or a value is out of its range.
+        """
+        if name not in PRESETS:
+            raise unknown_name("augmentation", name, PRESETS)
+        return cls(**{**PRESETS[name], **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, with the op table and the bytes of a record."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"op_table": OP_TABLE, "record_bytes": self.record_bytes, **values}
+
+    @property
+    def jitter_strength(self) -> tuple[float, ...]:
+        """Strength for brightness, contrast, saturation and hue."""
+        assert isinstance(self.color_jitter, tuple)
+        return self.color_jitter
+
+    @property
+    def mixes(self) -> bool:
+        """Whether views may have a partner."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.mix_prob > 0
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a record that holds all these views can have."""
+        return section_end(*self._sections())
+
+    def _sections(self) -> list[str]:
+        asked = {
+            "rand": self.auto_augment not in ("", THREE_AUGMENT),
+            "erase": self.erase_prob > 0,
+            "mix": self.mixes,
+            "three": self.auto_augment == THREE_AUGMENT,
+            "jitter": any(self.jitter_strength) and self.color_jitter_prob > 0,
+        }
+        return [name for name, value in asked.items() if value]
+
+    # --- one view ------------------------------------------------------------------------------------------------
+
+    def sample(self, image: int, view: int, source_size: tuple[int, int], images: int | None = None) -> ViewParams:
+        """The parameters of one view.
+
+        Args:
+            image: The image's ordinal.
+            view: The view's number.
+            source_size: Width and height of the decoded image.
+            images: How many images there are: partners are drawn among them. Needed when views are mixed.
+
+        Raises:
+            InputError: Views are mixed and ``images`` is missing.
+        """
+        if self.kind == "centre":
+            side = max(1, round(self.crop_pct * min(source_size)))
+            left, top, width, height = _centred(side, side, source_size)
+            return ViewParams(left, top, width, height, source_size, False, self.kind, self.interpolation)
+        (left, top, width, height), flip = self._crop(Stream(self.seed, image, view, CROP_STREAM), source_size)
+        interpolation = self.interpolation
+        if interpolation == RANDOM:
+            interpolation = INTERPOLATIONS[Stream(self.seed, image, view, INTERPOLATION_STREAM).below(0, 2)]
+        asked = {name: getattr(self, f"_{name}") for name in self._sections() if name != "mix"}
+        drawn = {name: draw(image, view) for name, draw in asked.items()}
+        return ViewParams(
+            left,
+            top,
+            width,
+            height,
+            source_size,
+            flip=flip,
+            interpolation=interpolation,
+            operations=drawn.get("rand", ()),
+            three=drawn.get("three"),
+            jitter=drawn.get("jitter"),
+            erase=drawn.get("erase"),
+            mix=self._mix(image, view, images) if self.mixes else None,
+        )
+
+    def _crop(self, stream: Stream, source_size: tuple[int, int]) -> tuple[Box, bool]:
+        """Left, top, width and height of the crop, and whether the view is mirrored."""
+        width, height = source_size
+        flip = stream.uniform(0) < self.flip
+        for first in range(1, 1 + 4 * _ATTEMPTS, 4):
+            found = _attempt(stream, first, source_size, self.scale, self.ratio)
+            if found[0] <= width and found[1] <= height and min(found) > 0:
+                top = math.floor(stream.uniform(first + 2) * (height - found[1] + 1))
+                left = math.floor(stream.uniform(first + 3) * (width - found[0] + 1))
+                return (left, top, *found), flip
+        if width / height < self.ratio[0]:
+            height = min(height, round(width / self.ratio[0]))
+        elif width / height > self.ratio[1]:
+            width = min(width, round(height * self.ratio[1]))
+        return _centred(max(1, width), max(1, height), source_size), flip
+
+    def _rand(self, image: int, view: int) -> tuple[RandOperation, ...]:
+        policy = RandAugment.parse(self.auto_augment)
+        stream = Stream(self.seed, image, view, RAND_STREAM)
+        drawn = []
+        for first in range(0, 5 * policy.layers, 5):
+            if stream.uniform(first + 1) >= policy.prob:
+                continue
+            name = RAND_NAMES[stream.below(first, len(RAND_NAMES))]
+            if policy.std == math.inf:
+                level = stream.uniform(first + 2) * policy.magnitude
+            else:
+                level = policy.magnitude + policy.std * stream.normal(first + 2) if policy.std else policy.magnitude
+            level = max(0.0, min(level, policy.top))
+            value = level_value(name, level, policy.increasing, negative=stream.uniform(first + 3) < 0.5)
+            interpolation = self.interpolation
+            if interpolation == RANDOM:
+                interpolation = INTERPOLATIONS[stream.below(first + 4, 2)]
+            drawn.append(RandOperation(name, value, interpolation))
+        return tuple(drawn)
+
+    def _jitter(self, image: int, view: int) -> ColorJitter | None:
+        stream = Stream(self.seed, image, view, JITTER_STREAM)
+        if stream.uniform(0) >= self.color_jitter_prob:
+            return None
+        values = []
+        for at, (name, strength) in enumerate(zip(JITTER_PARTS, self.jitter_strength, strict=True), start=1):
+            low, high = (-strength, strength) if name == "hue" else (max(0.0, 1 - strength), 1 + strength)
+            values.append(low + stream.uniform(at) * (high - low))
+        order = JITTER_ORDERS[stream.below(5, len(JITTER_ORDERS))]
+        return ColorJitter(values[0], values[1], values[2], values[3], order)
+
+    def _three(self, image: int, view: int) -> ThreeAugment:
+        stream = Stream(self.seed, image, view, THREE_STREAM)
+        choice = stream.below(0, 3)
+        if choice == 0:
+            return ThreeAugment("grayscale")
+        if choice == 1:
+            return ThreeAugment("solarize", _SOLARIZE_THRESHOLD)
+        return ThreeAugment("blur", _BLUR_RADIUS[0] + stream.uniform(1) * (_BLUR_RADIUS[1] - _BLUR_RADIUS[0]))
+
+    def _erase(self, image: int, view: int) -> Erase | None:
+        stream = Stream(self.seed, image, view, ERASE_STREAM)
+        if stream.uniform(0) >= self.erase_prob:
+            return None
+        for first in range(2, 2 + 4 * _ATTEMPTS, 4):
+            height, width = _attempt(stream, first, (GRID, GRID), _ERASE_AREA, _ERASE_RATIO)
+            if width < GRID and height < GRID:
+                top = math.floor(stream.uniform(first + 2) * (GRID - height + 1))
+                left = math.floor(stream.uniform(first + 3) * (GRID - width + 1))
+                seed = stream.word(1) >> 32 if self.erase_mode != "const" else 0
+                return Erase((left, top, left + width, top + height), self.erase_mode, seed)
+        return None
+
+    def _mix(self, image: int, view: int, images: int | None) -> Mix | None:
+        if images is None:
+            raise InputError("views are mixed with those of other images: the number of images is needed")
+        stream = Stream(self.seed, image, view, MIX_STREAM)
+        if images < 2 or stream.uniform(0) >= self.mix_prob:
+            return None
+        partner = stream.below(2, images - 1)
+        partner += partner >= image
+        if self.cutmix > 0 and (self.mixup <= 0 or stream.uniform(1) < self.mix_switch_prob):
+            side = math.floor(math.sqrt(1 - stream.beta(5, self.cutmix)) * GRID)
+            left, right = _clipped(stream.below(4, GRID), side)
+            top, bottom = _clipped(stream.below(3, GRID), side)
+            lam = 1 - (right - left) * (bottom - top) / GRID**2
+            return Mix("cutmix", partner, view, lam, (left, top, right, bottom))
+        return Mix("mixup", partner, view, stream.beta(5, self.mixup))
+
+
+def _attempt(
+    stream: Stream, first: int, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int]:
+    """Width and height of a box whose share of the area and whose ratio are drawn; it may be too large."""
+    area = size[0] * size[1] * (scale[0] + stream.uniform(first) * (scale[1] - scale[0]))
+    low, high = logarithm(ratio[0]), logarithm(ratio[1])
+    drawn = exponential(low + stream.uniform(first + 1) * (high - low))
+    return round(math.sqrt(area * drawn)), round(math.sqrt(area / drawn))
+
+
+def _centred(width: int, height: int, source_size: tuple[int, int]) -> Box:
+    """Left, top, width and height of a box in the middle."""
+    return (source_size[0] - width) // 2, (source_size[1] - height) // 2, width, height
+
+
+def _clipped(centre: int, side: int) -> tuple[int, int]:
+    """Begin and end of a stretch of the grid, cut off at its ends."""
+    return max(0, centre - side // 2), min(GRID, centre + (side + 1) // 2)
