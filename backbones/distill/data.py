@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import InputError
@@ -113,21 +114,39 @@ class StoredViews(Dataset):
 def render(
     store: SoftLabelStore, images: ImageFiles, image: int, record: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Make a recorded view again: ``(H, W, 3)`` u8.
+    """Make a recorded view again: ``(H, W, 3)`` u8. The partner of a mixed view is made from its own row's record.
 
     Raises:
-        InputError: The image cannot be read, or is not the one that was labelled.
+        InputError: The image or its partner cannot be read, or is not the one that was labelled.
     """
+    own = _recorded(store, images, image, record)
+    mix, partner = own[1].mix, None
+    if mix is not None:
+        row = store.rows([mix.image], [mix.view])
+        if not store.valid_rows(row)[0]:
+            name = store.manifest[mix.image]
+            raise InputError(f"{store.path}: image {image} is mixed with {name}, which has no valid row")
+        partner = _recorded(store, images, mix.image, row["params"][0])
+    return np.asarray(apply(*own, size, partner))
+
+
+def _recorded(
+    store: SoftLabelStore, images: ImageFiles, image: int, record: np.ndarray
+) -> tuple[Image.Image, ViewParams]:
+    """An image and its parameters, which were made for an image of this size."""
+    name = images.root / store.manifest[image]
     try:
         picture = decode(store.manifest.read(images, image, f"the store {store.path}"))
     except InputError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files
-        raise InputError(f"cannot read image {images.root / store.manifest[image]}: {error}") from error
+        raise InputError(f"cannot read image {name}: {error}") from error
     try:
-        return np.asarray(apply(picture, ViewParams.unpack(record.tobytes()), size))
+        params = ViewParams.unpack(record.tobytes())
+        params.require_size(picture.size)
     except InputError as error:
-        raise InputError(f"{images.root / store.manifest[image]}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
+    return picture, params
 
 
 class ViewSchedule(Sampler):

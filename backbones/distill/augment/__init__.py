@@ -5,8 +5,8 @@
 """
 
 from .operations import ColorJitter, Erase, Mix, RandOperation, ThreeAugment
-from .pixels import apply, library_versions, pixel_hash
-from .record import OP_TABLE, RECORD, ViewParams, partners
+from .pixels import apply, draw_view, library_versions, pixel_hash
+from .record import OP_TABLE, RECORD, ViewParams, partners, require_recordable
 from .sampling import PRESETS, ViewSampler
 from .streams import uniforms
 
@@ -22,8 +22,10 @@ __all__ = [
     "ViewParams",
     "ViewSampler",
     "apply",
+    "draw_view",
     "library_versions",
     "partners",
     "pixel_hash",
+    "require_recordable",
     "uniforms",
 ]

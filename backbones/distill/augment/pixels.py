@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, features
@@ -11,6 +12,7 @@ from PIL import __version__ as pillow_version
 from ...errors import InputError
 from . import kernels
 from .record import ViewParams
+from .sampling import ViewSampler
 
 Partner = tuple[Image.Image, ViewParams]
 
@@ -39,12 +41,40 @@ def apply(image: Image.Image, params: ViewParams, size: tuple[int, int], partner
     return params.mix(view, _unmixed(*partner, size))
 
 
+def draw_view(
+    sampler: ViewSampler,
+    place: tuple[int, int],
+    picture: Image.Image,
+    size: tuple[int, int],
+    images: int,
+    open_image: Callable[[int], Image.Image | None],
+) -> tuple[np.ndarray, ViewParams]:
+    """Draw and make one view.
+
+    Args:
+        sampler: Draws its parameters.
+        place: The image's ordinal and the view's number.
+        picture: The decoded RGB image.
+        size: Height and width of the result in pixels.
+        images: How many images there are.
+        open_image: Gives the decoded image of an ordinal, or ``None`` when it cannot be read: a view whose partner
+            cannot be read is not mixed.
+
+    Returns:
+        ``(H, W, 3)`` u8, and the parameters.
+    """
+    params, partner = sampler.sample(*place, picture.size, images), None
+    if params.mix is not None:
+        other = open_image(params.mix.image)
+        if other is None:
+            params = params.unmixed()
+        else:
+            partner = other, sampler.sample(params.mix.image, params.mix.view, other.size, images)
+    return np.asarray(apply(picture, params, size, partner)), params
+
+
 def _unmixed(image: Image.Image, params: ViewParams, size: tuple[int, int]) -> Image.Image:
-    if image.size != params.source_size:
-        raise InputError(
-            f"the image decodes to {image.size[0]} x {image.size[1]} pixels, "
-            f"but its view was made from {params.source_size[0]} x {params.source_size[1]}"
-        )
+    params.require_size(image.size)
     view = kernels.resized_crop(image, params.crop, size, params.interpolation)
     if params.flip:
         view = kernels.mirror(view)

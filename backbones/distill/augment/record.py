@@ -118,6 +118,18 @@ class ViewParams:
         """The same view without its partner."""
         return replace(self, mix=None) if self.mix else self
 
+    def require_size(self, size: tuple[int, int]) -> None:
+        """Check that a decoded image has the width and height that these parameters were made for.
+
+        Raises:
+            InputError: It has others.
+        """
+        if size != self.source_size:
+            raise InputError(
+                f"the image decodes to {size[0]} x {size[1]} pixels, "
+                f"but its view was made from {self.source_size[0]} x {self.source_size[1]}"
+            )
+
     def pack(self, width: int = RECORD.itemsize) -> bytes:
         """The record, or its first ``width`` bytes.
 
@@ -198,6 +210,16 @@ class ViewParams:
             erase=_erase(record),
             mix=_mix(record),
         )
+
+
+def require_recordable(size: tuple[int, int]) -> None:
+    """Check that views of an image can be recorded.
+
+    Raises:
+        ValueError: A side is too long.
+    """
+    if max(size) > MAX_IMAGE_SIDE:
+        raise ValueError(f"{size[0]} x {size[1]} pixels; a side may have {MAX_IMAGE_SIDE:,}")
 
 
 def partners(params: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
