@@ -1,4 +1,4 @@
-"""A list of pictures in a folder or a zip, in one fixed order.
+"""A list of pictures in one fixed order: a folder, zip and tar archives, or what a CSV or Parquet table names.
 
 Labels, where a task has them, come from the first folder of a picture's path (``CLASS/NAME.jpg``), as in
 torchvision's ``ImageFolder``.
@@ -8,62 +8,122 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .archives import ARCHIVE_SUFFIXES, ArchiveReader, KeyList, Members, encode_key, is_archive, list_members
 from .errors import InputError
+from .image_lists import LIST_SUFFIXES, read_files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 # What lies beside pictures and is expected there: tables, notes, and what file managers leave behind.
-_SIDE_SUFFIXES = (".csv", ".json", ".md")
+_SIDE_SUFFIXES = (".csv", ".parquet", ".json", ".md")
 _SIDE_NAMES = ("thumbs.db", "desktop.ini")
 _SIDE_STEMS = ("readme", "license", "licence")
 _SHOWN_KINDS = 6
 
 
 class ImageFiles(Sequence[str]):
-    """The pictures below a folder, or inside a zip, sorted by key.
+    """Pictures of one data set, sorted by key.
 
-    A key is the picture's path relative to the root with forward slashes, so the order is the same on every system.
+    A key is the picture's path relative to the root with forward slashes, so the order is the same on every system,
+    and the same whether the pictures lie loose or in archives.
 
     Args:
-        root: A folder (searched recursively) or a ``.zip`` file (read in place, never unpacked).
+        root: A folder of pictures (searched recursively); a zip or an uncompressed tar of them; a folder that holds
+            no loose picture, but such archives (often one a class: ``n01440764.tar`` stands for a folder
+            ``n01440764``); or a ``.csv`` or ``.parquet`` list with a column ``file``. Archives are read in place.
 
     Attributes:
+        root: What the keys are relative to: the folder or archive, or the folder of the list.
         keys: The keys, sorted.
+        members: Where the pictures lie in archives; ``None`` when they lie loose.
+        listing: The list that names the pictures, or ``None``.
         left_out: Files below the root that are no pictures of a known kind, counted by suffix, most first. Hidden
             files, tables and readmes are not counted. :func:`describe_left_out` says it in a sentence.
 
     Raises:
-        InputError: ``root`` does not exist, is of neither kind, or holds no picture.
+        InputError: ``root`` does not exist, is of no such kind, is damaged, or holds no picture.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         if not self.root.exists():
             raise InputError(f"image folder {self.root} does not exist")
-        self._zip_handles = threading.local()
-        self.is_zip = self.root.is_file()
-        if self.is_zip and not zipfile.is_zipfile(self.root):
-            raise InputError(f"{self.root} is neither a folder of images nor a zip of them")
-        found = self._walk()
-        self.keys = sorted(key for key in found if key.lower().endswith(IMAGE_SUFFIXES))
-        self.left_out = _count_left_out(key for key in found if not key.lower().endswith(IMAGE_SUFFIXES))
-        if not self.keys:
+        self.listing: Path | None = None
+        self.members: Members | None = None
+        self.left_out: dict[str, int] = {}
+        if self.root.is_dir():
+            self._list_folder()
+        elif self.root.suffix.lower() in LIST_SUFFIXES:
+            self.listing, self.root = self.root, self.root.parent
+            self.keys = KeyList.of([file.encode() for file in read_files(self.listing)])
+        elif is_archive(self.root):
+            self._list_archives([""])
+        else:
+            raise InputError(
+                f"{self.root} is neither a folder of images, nor a zip or uncompressed tar of them, nor a .csv or "
+                ".parquet list"
+            )
+        self._reader = ArchiveReader(self.root, self.members) if self.members else None
+        if not len(self.keys):
             there = f"; its files are {_counts(self.left_out)}" if self.left_out else ""
             raise InputError(f"no image ({', '.join(IMAGE_SUFFIXES)}) was found in {self.root}{there}")
 
-    def _walk(self) -> list[str]:
-        if self.is_zip:
-            with zipfile.ZipFile(self.root) as archive:
-                return archive.namelist()
-        # A dangling link is kept: reading it fails, and is reported like any other damaged picture.
-        return [path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if not path.is_dir()]
+    @classmethod
+    def listed(cls, root: str | Path, keys: KeyList, members: Members | None = None) -> ImageFiles:
+        """Pictures that are known already, without looking for them: what is missing shows when it is read.
+
+        Args:
+            root: The folder, archive, or list.
+            keys: The keys, sorted.
+            members: Where they lie in archives.
+
+        Raises:
+            InputError: ``root`` does not exist.
+        """
+        images = cls.__new__(cls)
+        images.root, images.keys, images.members, images.left_out = Path(root), keys, members, {}
+        if not images.root.exists():
+            raise InputError(f"image folder {images.root} does not exist")
+        images.listing = None
+        if images.root.suffix.lower() in LIST_SUFFIXES and images.root.is_file():
+            images.listing, images.root = images.root, images.root.parent
+        images._reader = ArchiveReader(images.root, members) if members else None
+        return images
+
+    def _list_folder(self) -> None:
+        others: list[str] = []
+        archives: list[str] = []
+
+        def is_picture(key: str) -> bool:
+            if key.lower().endswith(IMAGE_SUFFIXES):
+                return True
+            others.append(key)
+            if key.lower().endswith(ARCHIVE_SUFFIXES):
+                archives.append(key)
+            return False
+
+        self.keys = KeyList.of([encode_key(key) for key in _walk(self.root) if is_picture(key)])
+        self.left_out = _count_left_out(others)
+        if not len(self.keys) and archives:
+            self._list_archives(archives)
+
+    def _list_archives(self, archives: Sequence[str]) -> None:
+        others: list[str] = []
+
+        def is_picture(key: str) -> bool:
+            if key.lower().endswith(IMAGE_SUFFIXES):
+                return True
+            others.append(key)
+            return False
+
+        self.keys, self.members = list_members(self.root, archives, is_picture)
+        self.left_out = _count_left_out(others)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -71,21 +131,49 @@ class ImageFiles(Sequence[str]):
     def __getitem__(self, index: int) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.keys[index]
 
-    def __getstate__(self) -> dict:
-        return {key: value for key, value in self.__dict__.items() if key != "_zip_handles"}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._zip_handles = threading.local()
-
     def read(self, key: str) -> bytes:
-        """The encoded bytes of one picture."""
-        if not self.is_zip:
+        """The encoded bytes of one picture.
+
+        Raises:
+            OSError: It is missing or cannot be read.
+        """
+        if self._reader is None:
             return (self.root / key).read_bytes()
-        # A forked worker inherits its parent's handle, and with it one shared file position: it opens its own.
-        if getattr(self._zip_handles, "pid", None) != os.getpid():
-            self._zip_handles.archive, self._zip_handles.pid = zipfile.ZipFile(self.root), os.getpid()
-        return self._zip_handles.archive.read(key)
+        try:
+            return self._reader.read(self.keys.find(key))
+        except KeyError:
+            raise FileNotFoundError(2, "there is no such image", str(self.root / key)) from None
+
+    def read_at(self, index: int) -> bytes:
+        """The encoded bytes of the picture at a position.
+
+        Raises:
+            OSError: It is missing or cannot be read.
+        """
+        return self.read(self.keys[index]) if self._reader is None else self._reader.read(index)
+
+    def size_at(self, index: int) -> int:
+        """Length in bytes of the encoded picture at a position.
+
+        Raises:
+            OSError: It is missing.
+        """
+        if self.members is not None:
+            return int(self.members.size[index])
+        return (self.root / self.keys[index]).stat().st_size
+
+    def sizes(self) -> np.ndarray:
+        """``(N,)`` u64, the length of each encoded picture; 0 of one that is missing."""
+        if self.members is not None:
+            return self.members.size
+
+        def size(index: int) -> int:
+            try:
+                return self.size_at(index)
+            except OSError:
+                return 0
+
+        return np.fromiter(map(size, range(len(self))), np.uint64, len(self))
 
     def open(self, key: str) -> Image.Image:
         """One picture, decoded to RGB.
@@ -108,6 +196,27 @@ class ImageFiles(Sequence[str]):
         if loose is not None:
             raise InputError(f"{self.root / loose} is in no class folder; expected CLASS/NAME.jpg below {self.root}")
         return sorted({key.split("/", 1)[0] for key in self.keys})
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Files below a folder, by sorted path. Links to folders are not followed."""
+    stack = [""]
+    while stack:
+        at = stack.pop()
+        if at and not at.endswith("/"):
+            yield at
+            continue
+        with os.scandir(root / at if at else root) as entries:
+            found = [_described(entry, at) for entry in entries]
+        # A folder sorts as the paths below it do: with the separator at its end.
+        stack.extend(sorted((path for path in found if path), key=encode_key, reverse=True))
+
+
+def _described(entry: os.DirEntry[str], above: str) -> str:
+    if entry.is_dir(follow_symlinks=False):
+        return f"{above}{entry.name}/"
+    # A dangling link is kept: reading it fails, and is reported like any other damaged picture.
+    return "" if entry.is_symlink() and entry.is_dir() else above + entry.name
 
 
 def _count_left_out(keys: Iterable[str]) -> dict[str, int]:

@@ -193,7 +193,7 @@ def open_for_training(
     Args:
         labels: The store.
         data: Folder or zip of images.
-        teacher: The teacher's name, or ``None`` for any.
+        teacher: The teacher's name, or that of its labels; ``None`` for a store with one teacher.
         pixel_check: ``error``, ``warn`` or ``ignore``.
 
     Raises:
@@ -201,10 +201,7 @@ def open_for_training(
             this machine makes other pixels of them than the teacher saw.
     """
     images = ImageFiles(data)
-    store = SoftLabelStore(labels)
-    made_by = store.header.teacher["name"]
-    if teacher is not None and teacher != made_by:
-        raise InputError(f"{store.path} was labelled by teacher {made_by!r}, and the config asks for {teacher!r}")
+    store = SoftLabelStore.open(labels, teacher)
     store.require_whole()
     store.manifest.check_images(images, f"the store {store.path}")
     if pixel_check != "ignore":

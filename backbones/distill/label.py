@@ -21,9 +21,11 @@ from ..images import ImageFiles, decode
 from ..runs import available_cpus, write_json
 from .augment import ViewSampler, apply, library_versions, pixel_hash
 from .console import RateBar, say
+from .header import HEADER_NAME, StoreHeader, teacher_folder
 from .manifest import MANIFEST_NAME, Manifest
 from .rows import VALID, RowLayout, encode_logits, seal
-from .store import Shard, SoftLabelStore, StoreHeader
+from .shards import Shard
+from .store import SoftLabelStore, teacher_names
 from .teachers import Teacher
 from .truth import topk_correct
 
@@ -45,6 +47,8 @@ class LabelOptions:
         batch_size: Rows a teacher batch; by default 64, or the store's own when it exists.
         hash_every: One row of so many carries a hash of its pixels.
         workers: Threads that decode and augment; by default one a processor.
+        compact: Store 8 bits a class: smaller, and not exact (``FORMAT.md``, "Compact rows").
+        name: Name of this teacher's labels in the store: needed to add a second teacher to a store.
 
     Raises:
         InputError: A number is below 1.
@@ -58,6 +62,8 @@ class LabelOptions:
     batch_size: int | None = None
     hash_every: int = 100
     workers: int | None = None
+    compact: bool = False
+    name: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("views", "topk", "shard_images", "views_per_shard", "batch_size", "hash_every", "workers"):
@@ -141,6 +147,7 @@ def label_store(
     start = time.monotonic()
     waited = labeller.run(pending)
     seconds = time.monotonic() - start
+    store.write_index()
     rows = sum(shard.rows for shard in pending)
     return LabelSummary(
         store=store.path,
@@ -178,11 +185,15 @@ def _pending(store: SoftLabelStore, shards: list[Shard], show: bool) -> list[Sha
 def _open_or_create(images: ImageFiles, path: Path, teacher: Teacher, options: LabelOptions) -> SoftLabelStore:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; STORE must be a folder, new or begun by `tinyvit label`")
-    if (path / "store.json").is_file():
-        store = SoftLabelStore(path)
-        store.manifest.check_images(images, f"the store {path}")
-        store.header.require_same(_wanted_header(teacher, options, store.manifest, store.header), path)
-        return store
+    if (path / HEADER_NAME).is_file():
+        manifest = Manifest.open(path / MANIFEST_NAME)
+        manifest.check_images(images, f"the store {path}")
+        names = teacher_names(path)
+        if options.name not in (None, *names) or not names:
+            return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
+        own = teacher_folder(teacher.fingerprint["name"])
+        store = SoftLabelStore(path, options.name or (own if own in names else None))
+        return store.grow(_wanted_header(teacher, options, manifest, store.header))
     strangers = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     strangers = [name for name in strangers if not name.startswith((".", "manifest"))]
     if strangers:
@@ -192,7 +203,7 @@ def _open_or_create(images: ImageFiles, path: Path, teacher: Teacher, options: L
     RowLayout(options.topk, teacher.num_classes)  # an impossible K is noticed before the images are hashed
     path.mkdir(parents=True, exist_ok=True)
     manifest = Manifest.build(images, path / MANIFEST_NAME, options.workers or available_cpus())
-    return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None))
+    return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
 
 
 def _wanted_header(
@@ -211,6 +222,9 @@ def _wanted_header(
         "backend": "pillow",
         "libraries": library_versions(),
     }
+    blocks = tuple((v, min(v + block, options.views)) for v in range(0, options.views, block))
+    if existing and options.views >= existing.views:
+        blocks = existing.grown(options.views, block).view_blocks
     header = StoreHeader(
         num_classes=teacher.num_classes,
         topk=options.topk,
@@ -220,7 +234,8 @@ def _wanted_header(
         manifest_sha256=manifest.sha256,
         shard_images=shard_images,
         batch_size=batch_size,
-        view_blocks=tuple((v, min(v + block, options.views)) for v in range(0, options.views, block)),
+        view_blocks=blocks,
+        coding="compact" if options.compact else "full",
     )
     # JSON has no tuples: compare what a reader will see.
     return replace(header, teacher=json.loads(json.dumps(header.teacher)))
@@ -315,7 +330,7 @@ class _Labeller:
                 continue
             params = self.sampler.sample(ordinal, view, image.size)
             batch.pixels[at] = np.asarray(apply(image, params, self.teacher.size))
-            batch.params[at] = np.frombuffer(params.pack(), np.uint8)
+            batch.params[at] = np.frombuffer(params.pack(batch.params.shape[1]), np.uint8)
             batch.valid[at] = True
             if rows[at] % every == 0:
                 batch.hashes[int(rows[at])] = pixel_hash(batch.pixels[at])
@@ -385,7 +400,7 @@ def check_teacher(
     Returns:
         Images named right, and images looked at (those of ``truth`` that can be read).
     """
-    path = store.path / _CHECK_NAME
+    path = store.folder / _CHECK_NAME
     question = {"teacher": teacher.fingerprint, "truth": sorted(truth.items())}
     question = json.loads(json.dumps(question))
     if path.is_file():

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from ..archives import KeyList, Members
 from ..errors import InputError
 from ..images import ImageFiles
 from ..progress import track
 from .tensorfile import TensorFile, write_tensors
 
 MANIFEST_NAME = "manifest.safetensors"
+LOCATIONS_NAME = "locations.safetensors"
+#: Above so many images, opening a store for training looks at a sample of the files instead of at all of them.
+MANY_IMAGES = 65_536
+_SAMPLE = 4_096
 _HASH_BYTES = 16
 _UNREADABLE = bytes(_HASH_BYTES)
+_BLOCK = 256
+T = TypeVar("T")
 
 
 def content_hash(data: bytes) -> bytes:
     """The 16-byte BLAKE2b of an encoded image."""
     return hashlib.blake2b(data, digest_size=_HASH_BYTES).digest()
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images with the same content as an earlier one.
+
+    Args:
+        images: ``(M,)`` their ordinals, ascending.
+        originals: ``(M,)`` the first image with that content.
+    """
+
+    images: np.ndarray
+    originals: np.ndarray
 
 
 class Manifest(Sequence[str]):
@@ -34,6 +57,9 @@ class Manifest(Sequence[str]):
         content: ``(N, 16)`` u8, hash of each encoded image, zeros where it could not be read.
         keys: ``(sum,)`` u8, the keys one after the other.
         sha256: The manifest hash.
+
+    Attributes:
+        names: The keys as a sequence.
     """
 
     def __init__(
@@ -41,6 +67,7 @@ class Manifest(Sequence[str]):
     ) -> None:
         self.key_ends, self.sizes, self.content, self.keys = key_ends, sizes, content, keys
         self.sha256 = sha256
+        self.names = KeyList(keys, key_ends)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -48,26 +75,34 @@ class Manifest(Sequence[str]):
     def __getitem__(self, index: int) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        begin = int(self.key_ends[index - 1]) if index else 0
-        return self.keys[begin : int(self.key_ends[index])].tobytes().decode()
+        return self.names[index]
 
     @classmethod
     def build(cls, images: ImageFiles, path: Path, workers: int = 2) -> Manifest:
         """Read and hash every image once, write the manifest to ``path`` and open it.
 
-        An image that cannot be read gets a hash of zeros; labelling reports it.
+        An image that cannot be read gets a hash of zeros; labelling reports it. Where images lie in archives, a file
+        ``locations.safetensors`` beside the manifest spares the next run to list them.
         """
-        with ThreadPoolExecutor(workers) as pool:
-            hashes = list(track(pool.map(lambda key: _hash_of(images, key), images), "hashing", len(images)))
-        key_ends, keys = _pack_keys(images)
+        content = np.zeros((len(images), _HASH_BYTES), np.uint8)
+
+        def hashes(ordinals: range) -> None:
+            for index in ordinals:
+                content[index] = np.frombuffer(_hash_of(images, index), np.uint8)
+
+        for _ in track(in_blocks(len(images), hashes, workers), "hashing", -(-len(images) // _BLOCK)):
+            pass
         arrays = {
-            "key_ends": key_ends,
-            "sizes": _file_sizes(images),
-            "content": np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, _HASH_BYTES),
-            "keys": keys,
+            "key_ends": images.keys.ends,
+            "sizes": images.sizes(),
+            "content": content,
+            "keys": images.keys.data,
         }
         write_tensors(path, arrays, {"format": "tinyvit-manifest", "version": "1"})
-        return cls.open(path)
+        manifest = cls.open(path)
+        if images.members is not None:
+            write_locations(path.with_name(LOCATIONS_NAME), images.members, manifest.sha256)
+        return manifest
 
     @classmethod
     def open(cls, path: Path, sha256: str | None = None) -> Manifest:
@@ -86,6 +121,24 @@ class Manifest(Sequence[str]):
         arrays = [file.tensor(name) for name in ("key_ends", "sizes", "content", "keys")]
         return cls(*arrays, sha256=sha256 or file.data_sha256())
 
+    def copies(self) -> Copies:
+        """Images with the same content as an earlier one; those that could not be read are no copies."""
+        words = np.ascontiguousarray(self.content).view("<u8")
+        # Stable: among equal first words the order stays, so that the first image is the original.
+        order = np.argsort(words[:, 0], kind="stable")
+        first = words[order, 0]
+        close = np.flatnonzero((first[1:] == first[:-1]) & (first[1:] != 0))
+        if not len(close):
+            return Copies(np.empty(0, np.int64), np.empty(0, np.int64))
+        seen: dict[bytes, int] = {}
+        found = []
+        for ordinal in np.unique(np.concatenate([order[close], order[close + 1]])).tolist():
+            original = seen.setdefault(self.content[ordinal].tobytes(), ordinal)
+            if original != ordinal:
+                found.append((ordinal, original))
+        pairs = np.array(found, np.int64).reshape(-1, 2)
+        return Copies(pairs[:, 0], pairs[:, 1])
+
     def check_images(self, images: ImageFiles, owner: str) -> None:
         """Compare keys and sizes with the images at hand; contents are compared as they are read (:meth:`read`).
 
@@ -96,21 +149,51 @@ class Manifest(Sequence[str]):
         Raises:
             InputError: They differ; the message names both sides.
         """
-        key_ends, keys = _pack_keys(images)
-        if not (np.array_equal(key_ends, self.key_ends) and np.array_equal(keys, self.keys)):
+        if images.keys != self.names:
             pairs = zip(images, self, strict=False)
             here, there = next(((a, b) for a, b in pairs if a != b), ("(end of list)", "(end of list)"))
             raise InputError(
                 f"{images.root} holds {len(images)} images and {owner} was made from {len(self)}; "
                 f"the first difference is {here!r} here against {there!r} in the store"
             )
-        sizes = _file_sizes(images)
-        if not np.array_equal(sizes, self.sizes):
-            index = int(np.flatnonzero(sizes != self.sizes)[0])
-            raise InputError(
-                f"{images.root / self[index]} has {sizes[index]} bytes and {owner} was made from a file of "
-                f"{self.sizes[index]} bytes"
-            )
+        different = np.flatnonzero(images.sizes() != self.sizes)
+        if len(different):
+            raise InputError(self._other_size(images, int(different[0]), owner))
+
+    def _other_size(self, images: ImageFiles, index: int, owner: str) -> str:
+        return (
+            f"{images.root / self[index]} has {images.size_at(index)} bytes and {owner} was made from a file of "
+            f"{self.sizes[index]} bytes"
+        )
+
+    def open_images(self, data: str | Path, owner: str, folder: Path | None = None) -> ImageFiles:
+        """The images of this manifest below ``data``, checked as far as that is quick.
+
+        Up to 65,536 images are listed and their keys and sizes compared. Of more, the list is taken from the manifest
+        and the sizes of 4,096 files are compared. Contents are compared as they are read in either case.
+
+        Args:
+            data: Folder, archive or list.
+            owner: What the manifest belongs to, for the message.
+            folder: Where ``locations.safetensors`` lies, if anywhere.
+
+        Raises:
+            InputError: They differ; the message names both sides.
+        """
+        members = read_locations(folder / LOCATIONS_NAME, Path(data), self.sha256) if folder else None
+        if len(self) <= MANY_IMAGES or (members is None and not _is_loose(Path(data), self[0])):
+            images = ImageFiles(data)
+            self.check_images(images, owner)
+            return images
+        images = ImageFiles.listed(data, self.names, members)
+        for index in np.linspace(0, len(self) - 1, _SAMPLE).astype(int).tolist():
+            try:
+                same = images.size_at(index) == self.sizes[index]
+            except OSError as error:
+                raise InputError(f"{images.root / self[index]} is missing, and {owner} was made from it") from error
+            if not same:
+                raise InputError(self._other_size(images, index, owner))
+        return images
 
     def read(self, images: ImageFiles, index: int, owner: str) -> bytes:
         """The encoded bytes of one image, checked against the manifest.
@@ -119,31 +202,77 @@ class Manifest(Sequence[str]):
             InputError: The content is not what the manifest was made from.
             OSError: The file cannot be read (also: it could not be read when the manifest was made).
         """
-        key = self[index]
         expected = self.content[index].tobytes()
         if expected == _UNREADABLE:
             raise OSError("it could not be read when the manifest was made")
-        data = images.read(key)
+        data = images.read_at(index)
         if content_hash(data) != expected:
-            raise InputError(f"{images.root / key} is not the file that {owner} was made from: its content differs")
+            key = images.root / self[index]
+            raise InputError(f"{key} is not the file that {owner} was made from: its content differs")
         return data
 
 
-def _hash_of(images: ImageFiles, key: str) -> bytes:
+def describe_copies(manifest: Manifest, most: int = 3) -> str | None:
+    """A sentence about images that are copies of others; ``None`` when none is."""
+    copies = manifest.copies()
+    if not len(copies.images):
+        return None
+    pairs = zip(copies.images[:most].tolist(), copies.originals[:most].tolist(), strict=True)
+    named = ", ".join(f"{manifest[image]} = {manifest[original]}" for image, original in pairs)
+    more = ", ..." if len(copies.images) > most else ""
+    are = "images have" if len(copies.images) > 1 else "image has"
+    return f"{len(copies.images)} {are} the content of another one ({named}{more}): each is labelled and trained on"
+
+
+def in_blocks(count: int, work: Callable[[range], T], workers: int) -> Iterator[T]:
+    """``work`` on ranges of 256 ordinals below ``count``, in threads, results in order, few under way at a time."""
+    ranges = (range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for ordinals in ranges:
+            waiting.append(pool.submit(work, ordinals))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _hash_of(images: ImageFiles, index: int) -> bytes:
     try:
-        return content_hash(images.read(key))
-    except (OSError, zipfile.BadZipFile):
+        return content_hash(images.read_at(index))
+    except OSError:
         return _UNREADABLE
 
 
-def _pack_keys(images: ImageFiles) -> tuple[np.ndarray, np.ndarray]:
-    encoded = [key.encode() for key in images]
-    ends = np.cumsum([len(key) for key in encoded], dtype=np.uint64)
-    return ends, np.frombuffer(b"".join(encoded), np.uint8)
+def _is_loose(data: Path, first: str) -> bool:
+    base = data if data.is_dir() else data.parent
+    return (base / first).exists()
 
 
-def _file_sizes(images: ImageFiles) -> np.ndarray:
-    if images.is_zip:
-        with zipfile.ZipFile(images.root) as archive:
-            return np.array([archive.getinfo(key).file_size for key in images], np.uint64)
-    return np.array([(images.root / key).stat().st_size for key in images], np.uint64)
+# --- where images lie in archives ---------------------------------------------------------------------------------
+
+
+def write_locations(path: Path, members: Members, sha256: str) -> None:
+    """Keep where the images of a manifest lie in archives."""
+    root = {entry.name: getattr(members, entry.name) for entry in fields(members) if entry.name != "archives"}
+    text = np.frombuffer(json.dumps(members.archives).encode(), np.uint8)
+    metadata = {"format": "tinyvit-locations", "version": "1", "manifest": sha256}
+    write_tensors(path, {**root, "archives": text}, metadata)
+
+
+def read_locations(path: Path, root: Path, sha256: str) -> Members | None:
+    """What :func:`write_locations` kept, or ``None``: there is nothing, it is damaged, or the archives are not here.
+
+    Whether the archives are the same shows when images are read: their contents are compared.
+    """
+    try:
+        file = TensorFile(path)
+    except InputError:
+        return None
+    names = [entry.name for entry in fields(Members)]
+    if file.metadata.get("format") != "tinyvit-locations" or file.metadata.get("manifest") != sha256:
+        return None
+    archives = json.loads(file.tensor("archives").tobytes())
+    if not all((root / name if name else root).is_file() for name in archives):
+        return None
+    return Members(archives, *(file.tensor(name) for name in names[1:]))

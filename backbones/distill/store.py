@@ -2,226 +2,147 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import InputError
-from ..runs import environment, write_json
+from ..runs import write_json
 from .augment import library_versions
+from .header import (
+    HEADER_NAME,
+    LABELS_FORMAT,
+    LABELS_NAME,
+    SCHEMA_VERSION,
+    STORE_FORMAT,
+    StoreHeader,
+    difference,
+    read_header,
+    teacher_folder,
+)
 from .manifest import MANIFEST_NAME, Manifest
-from .rows import VALID, RowLayout, damaged
-from .tensorfile import TensorFile, write_tensors
+from .rows import VALID, damaged, damaged_parts
+from .shards import INDEX_NAME, Shard, ShardGrid, ShardIndex, file_names, file_sizes, read_report
+from .tensorfile import TensorFile, sha256_of, write_tensors
 
-SCHEMA_VERSION = 1
-_FORMAT = "tinyvit-soft-labels"
-_HEADER_NAME = "store.json"
-_OPEN_SHARDS = 512
-_NOT_IDENTITY = ("view_blocks", "made_with")
+__all__ = ["SCHEMA_VERSION", "Shard", "SoftLabelStore", "StoreHeader"]
 
-
-@dataclass(frozen=True)
-class StoreHeader:
-    """What decides the bytes of a store.
-
-    Args:
-        num_classes: C.
-        topk: K.
-        teacher: The teacher's fingerprint.
-        augmentation: The sampler's values, hash settings and image libraries.
-        images: N.
-        manifest_sha256: The manifest hash.
-        shard_images: Images a shard.
-        batch_size: Rows a teacher batch.
-        view_blocks: Half-open ranges of views, consecutive from 0.
-        made_with: The environment that started the store, for information.
-    """
-
-    num_classes: int
-    topk: int
-    teacher: dict[str, Any]
-    augmentation: dict[str, Any]
-    images: int
-    manifest_sha256: str
-    shard_images: int
-    batch_size: int
-    view_blocks: tuple[tuple[int, int], ...]
-    made_with: dict[str, Any] = field(default_factory=environment)
-
-    @property
-    def layout(self) -> RowLayout:
-        """The row layout."""
-        return RowLayout(self.topk, self.num_classes)
-
-    @property
-    def views(self) -> int:
-        """V, the number of views of each image."""
-        return self.view_blocks[-1][1]
-
-    def to_document(self) -> dict[str, Any]:
-        """The JSON document of ``store.json``."""
-        return {
-            "format": _FORMAT,
-            "schema_version": SCHEMA_VERSION,
-            "num_classes": self.num_classes,
-            "topk": self.topk,
-            "temperatures": list(self.layout.temperatures),
-            "teacher": self.teacher,
-            "augmentation": self.augmentation,
-            "manifest": {"images": self.images, "sha256": self.manifest_sha256},
-            "shard_images": self.shard_images,
-            "batch_size": self.batch_size,
-            "row": self.layout.describe(),
-            "view_blocks": [list(block) for block in self.view_blocks],
-            "made_with": self.made_with,
-        }
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any], path: Path) -> StoreHeader:
-        """From ``store.json``.
-
-        Raises:
-            InputError: Unknown format or version, or a key is missing or contradicts another.
-        """
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise InputError(f"{path} is not the header of a soft-label store")
-        if document.get("schema_version") != SCHEMA_VERSION:
-            version = document.get("schema_version")
-            raise InputError(f"{path} has schema version {version}; this tinyvit reads version {SCHEMA_VERSION}")
-        try:
-            header = cls(
-                num_classes=document["num_classes"],
-                topk=document["topk"],
-                teacher=document["teacher"],
-                augmentation=document["augmentation"],
-                images=document["manifest"]["images"],
-                manifest_sha256=document["manifest"]["sha256"],
-                shard_images=document["shard_images"],
-                batch_size=document["batch_size"],
-                view_blocks=tuple((block[0], block[1]) for block in document["view_blocks"]),
-                made_with=document["made_with"],
-            )
-        except KeyError as error:
-            raise InputError(f"{path} is damaged: it has no key {error}") from error
-        except (TypeError, IndexError) as error:
-            raise InputError(f"{path} is damaged: a value is of a wrong kind ({error})") from error
-        for key in ("num_classes", "topk", "images", "shard_images", "batch_size"):
-            value = getattr(header, key)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{path} is damaged: {key} is {value!r}, which is no count")
-        if document["row"] != header.layout.describe():
-            raise InputError(f"{path} is damaged: its row layout does not fit K = {header.topk}")
-        return header
-
-    @property
-    def store_id(self) -> str:
-        """SHA-256 of everything but the view blocks and the environment."""
-        identity = {key: value for key, value in self.to_document().items() if key not in _NOT_IDENTITY}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-    def require_same(self, wanted: StoreHeader, path: Path) -> None:
-        """Check that a run may continue this store.
-
-        Raises:
-            InputError: Something differs; the message names both sides.
-        """
-        mine, theirs = self.to_document(), wanted.to_document()
-        for key in mine:
-            if key != "made_with" and mine[key] != theirs[key]:
-                raise InputError(
-                    f"{path} was labelled with {_difference(key, mine[key], theirs[key])}; "
-                    "give another STORE, or the settings that it was made with"
-                )
-
-
-def _difference(key: str, mine: Any, theirs: Any) -> str:
-    """What differs, as deep as it can be named: ``teacher.name "a", and this run asks for "b"``."""
-    if key == "view_blocks" and mine[-1][1] != theirs[-1][1]:
-        return f"{mine[-1][1]} views, and this run asks for {theirs[-1][1]}"
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        for name in [*mine, *(name for name in theirs if name not in mine)]:
-            if mine.get(name) != theirs.get(name):
-                return _difference(f"{key}.{name}", mine.get(name), theirs.get(name))
-    return f"{key} {json.dumps(mine)}, and this run asks for {json.dumps(theirs)}"
-
-
-@dataclass(frozen=True, order=True)
-class Shard:
-    """One shard's place: views ``[view_begin, view_end)`` of images ``[begin, end)``."""
-
-    view_begin: int
-    begin: int
-    end: int
-    view_end: int
-
-    @property
-    def name(self) -> str:
-        """File name without suffix."""
-        return f"i{self.begin:08d}-{self.end:08d}_v{self.view_begin:04d}-{self.view_end:04d}"
-
-    @property
-    def images(self) -> int:
-        """Images in this shard."""
-        return self.end - self.begin
-
-    @property
-    def rows(self) -> int:
-        """Rows in this shard."""
-        return self.images * (self.view_end - self.view_begin)
-
-    def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Image ordinal and view of every row, each ``(rows,)``."""
-        views = np.repeat(np.arange(self.view_begin, self.view_end), self.images)
-        images = np.tile(np.arange(self.begin, self.end), self.view_end - self.view_begin)
-        return images, views
+_TEACHERS = "teachers"
+# Linux lets a process have 65,530 mappings; half of them are left to others.
+_OPEN_SHARDS = 32_768
 
 
 class SoftLabelStore:
-    """A store that exists. Cheap to open and to send to another process: shards are mapped when they are touched.
+    """One teacher's labels in a store. Cheap to open and to send to another process: shards are mapped when touched.
 
     Args:
         path: The store's folder.
+        teacher: Whose labels: the name of their folder, or the teacher's own name. May be left out when the store
+            holds the labels of one teacher only.
+
+    Attributes:
+        path: The store's folder.
+        name: Name of the labels' folder below ``teachers/``.
+        folder: The labels' folder.
+        header: Both headers.
 
     Raises:
-        InputError: There is no store, or its header cannot be used.
+        InputError: There is no store, no such teacher, several and none was named, or a header cannot be used.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, teacher: str | None = None) -> None:
         self.path = Path(path)
-        header = self.path / _HEADER_NAME
-        if not header.is_file():
-            raise InputError(
-                f"{self.path} is not a soft-label store: it has no {_HEADER_NAME}; make one: tinyvit label"
-            )
-        try:
-            document = json.loads(header.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{header} is damaged: it is not JSON") from error
-        self.header = StoreHeader.from_document(document, header)
+        if not (self.path / HEADER_NAME).is_file():
+            raise InputError(f"{self.path} is not a soft-label store: it has no {HEADER_NAME}; make one: tinyvit label")
+        self.name = self._choose(teacher)
+        self.folder = self.path / _TEACHERS / self.name
+        self.header = StoreHeader.from_documents(self.path / HEADER_NAME, self.folder / LABELS_NAME)
         self.layout = self.header.layout
+        self.grid = ShardGrid(self.header)
         self._id = self.header.store_id
         self._dtype = self.layout.dtype
-        self._mapped: OrderedDict[Shard, np.ndarray] = OrderedDict()
+        self._mapped: dict[int, memoryview] = {}
         self._manifest: Manifest | None = None
 
+    def _choose(self, teacher: str | None) -> str:
+        names = teacher_names(self.path)
+        if teacher in names:
+            return teacher
+        if not names:
+            read_header(self.path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
+            raise InputError(f"{self.path} holds no labels yet; make some: tinyvit label")
+        if teacher is None:
+            if len(names) > 1:
+                raise InputError(f"{self.path} holds the labels of several teachers, name one of: {', '.join(names)}")
+            return names[0]
+        made_by = {name: _teacher_name(self.path / _TEACHERS / name / LABELS_NAME) for name in names}
+        found = [name for name in names if made_by[name] == teacher]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise InputError(f"{self.path} holds several labels by {teacher!r}, name one of: {', '.join(found)}")
+        makers = " and ".join(repr(maker) for maker in dict.fromkeys(made_by.values()))
+        raise InputError(f"{self.path} was labelled by teacher {makers}, and {teacher!r} is asked for")
+
     @classmethod
-    def create(cls, path: Path, header: StoreHeader) -> SoftLabelStore:
-        """Write the header of a new store whose manifest lies in ``path`` already, and open it."""
-        (path / "shards").mkdir(parents=True, exist_ok=True)
-        write_json(path / _HEADER_NAME, header.to_document())
-        return cls(path)
+    def open(cls, path: str | Path, teacher: str | None = None) -> SoftLabelStore:
+        """The same as the constructor."""
+        return cls(path, teacher)
+
+    @classmethod
+    def create(cls, path: Path, header: StoreHeader, teacher: str | None = None) -> SoftLabelStore:
+        """Begin a teacher's labels in a store whose manifest lies in ``path`` already; the first makes the store.
+
+        Args:
+            path: The store's folder.
+            header: The headers; with a second teacher, images and augmentation are those of the first.
+            teacher: Name of the labels' folder; by default made from the teacher's name.
+
+        Raises:
+            InputError: The name is no name of a folder, is taken, or the store has other images or views.
+        """
+        name = teacher_folder(header.teacher["name"]) if teacher is None else teacher
+        if name != teacher_folder(name):
+            raise InputError(f"labels cannot be named {name!r}; use letters, digits, and any of ._-")
+        folder = path / _TEACHERS / name
+        if (folder / LABELS_NAME).exists():
+            raise InputError(f"{path} holds labels named {name!r} already; give another name")
+        if (path / HEADER_NAME).is_file():
+            _require_same_base(path, header)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / HEADER_NAME, header.store_document())
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        write_json(folder / LABELS_NAME, header.labels_document())
+        return cls(path, name)
+
+    def grow(self, header: StoreHeader) -> SoftLabelStore:
+        """Make room for more views: the blocks that exist stay as they are, and their shards stay finished.
+
+        Args:
+            header: These labels' header with blocks added (:meth:`StoreHeader.grown`).
+
+        Returns:
+            The store with its new header; this one stays as it was.
+
+        Raises:
+            InputError: Something else than added blocks differs.
+        """
+        self.header.require_same(header, self.path)
+        if header.view_blocks != self.header.view_blocks:
+            grown = replace(self.header, view_blocks=header.view_blocks)
+            write_json(self.folder / LABELS_NAME, grown.labels_document())
+        return type(self)(self.path, self.name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "name": self.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])
+        self.__init__(state["path"], state["name"])
 
     @property
     def manifest(self) -> Manifest:
@@ -230,22 +151,24 @@ class SoftLabelStore:
             manifest = Manifest.open(self.path / MANIFEST_NAME, self.header.manifest_sha256)
             if len(manifest) != self.header.images:
                 raise InputError(
-                    f"{self.path / MANIFEST_NAME} lists {len(manifest)} images, and {_HEADER_NAME} beside it says "
+                    f"{self.path / MANIFEST_NAME} lists {len(manifest)} images, and {HEADER_NAME} beside it says "
                     f"{self.header.images}: one of them is damaged or of another store"
                 )
             self._manifest = manifest
         return self._manifest
 
     def shards(self) -> Iterator[Shard]:
-        """All shards that a complete store has, in order."""
-        step, images = self.header.shard_images, self.header.images
-        for first, last in self.header.view_blocks:
-            for begin in range(0, images, step):
-                yield Shard(first, begin, min(begin + step, images), last)
+        """All shards that complete labels have, in order."""
+        return (self.grid[number] for number in range(len(self.grid)))
+
+    def finished_shards(self) -> list[Shard]:
+        """The finished ones of them, in order, by one listing of the folder."""
+        names = file_names(self.folder / "shards")
+        return [shard for shard in self.shards() if f"{shard.name}.json" in names]
 
     def is_finished(self, shard: Shard) -> bool:
         """Whether the shard's ``.json`` exists."""
-        return self._report_path(shard).is_file()
+        return self.report_path(shard).is_file()
 
     def require_complete(self) -> None:
         """Check that every shard is finished.
@@ -253,11 +176,10 @@ class SoftLabelStore:
         Raises:
             InputError: Some are not; the message says how many of how many.
         """
-        shards = list(self.shards())
-        finished = sum(map(self.is_finished, shards))
-        if finished < len(shards):
+        finished = len(self.finished_shards())
+        if finished < len(self.grid):
             raise InputError(
-                f"{self.path} is incomplete: {finished} of {len(shards)} shards are finished; "
+                f"{self.path} is incomplete: {finished} of {len(self.grid)} shards are finished; "
                 "run the same `tinyvit label` again to finish it"
             )
 
@@ -268,29 +190,53 @@ class SoftLabelStore:
             InputError: A shard is not finished, missing, or truncated; the message names it.
         """
         self.require_complete()
-        for shard in self.shards():
-            if damage := self.damage(shard):
+        index, sizes = self._index(), file_sizes(self.folder / "shards")
+        for number, shard in enumerate(self.shards()):
+            if index is None:
+                damage = self.damage(shard)
+            else:
+                damage = self._size_damage(shard, int(index.sizes[number]), sizes.get(f"{shard.name}.safetensors"))
+            if damage:
                 raise InputError(f"{damage}; run the same `tinyvit label` again to make it anew")
 
     def damage(self, shard: Shard) -> str | None:
         """What is wrong with a finished shard as far as the length of its file tells, or ``None``."""
         try:
             expected = self.report(shard)["bytes"]
-        except (InputError, KeyError, TypeError):
-            return f"{self._report_path(shard)} is damaged"
+        except InputError:
+            return f"{self.report_path(shard)} is damaged"
         path = self.shard_path(shard)
-        size = path.stat().st_size if path.is_file() else None
+        return self._size_damage(shard, expected, path.stat().st_size if path.is_file() else None)
+
+    def _size_damage(self, shard: Shard, expected: int, size: int | None) -> str | None:
         if size == expected:
             return None
-        return f"{path} " + ("is missing" if size is None else f"is truncated or damaged: {size} of {expected} bytes")
+        what = "is missing" if size is None else f"is truncated or damaged: {size} of {expected} bytes"
+        return f"{self.shard_path(shard)} {what}"
 
     def invalid_images(self) -> dict[int, str]:
         """Ordinal and reason of every image that could not be read while labelling."""
+        index = self._index()
+        if index is not None:
+            return dict(zip(index.invalid.tolist(), index.reasons, strict=True))
         invalid: dict[int, str] = {}
-        for shard in self.shards():
-            if self.is_finished(shard):
-                invalid.update({int(image): reason for image, reason in self.report(shard)["invalid"]})
+        for shard in self.finished_shards():
+            invalid.update({int(image): reason for image, reason in self.report(shard)["invalid"]})
         return dict(sorted(invalid.items()))
+
+    def _index(self) -> ShardIndex | None:
+        return ShardIndex.read(self.folder, self.header)
+
+    def write_index(self) -> bool:
+        """Sum up the reports of all shards in one file, so that opening need not read thousands.
+
+        Returns:
+            Whether it was written: not while shards are unfinished.
+        """
+        if len(self.finished_shards()) < len(self.grid):
+            return False
+        ShardIndex.gather([self.report(shard) for shard in self.shards()]).write(self.folder, self.header)
+        return True
 
     def report(self, shard: Shard) -> dict[str, Any]:
         """The ``.json`` of a finished shard.
@@ -298,11 +244,7 @@ class SoftLabelStore:
         Raises:
             InputError: It is missing or damaged.
         """
-        path = self._report_path(shard)
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is missing or damaged") from error
+        return read_report(self.report_path(shard))
 
     def rows(self, images: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read rows, in any order, their checksums verified.
@@ -323,27 +265,21 @@ class SoftLabelStore:
             raise InputError(f"{self.path} has images 0 to {header.images - 1}, not {images.min()} to {images.max()}")
         if len(views) and not (views.min() >= 0 and views.max() < header.views):
             raise InputError(f"{self.path} has views 0 to {header.views - 1}, not {views.min()} to {views.max()}")
-        out = np.empty(len(images), self._dtype)
-        ends = np.array([block[1] for block in header.view_blocks])
-        blocks = np.searchsorted(ends, views, side="right")
-        # One number per shard; a batch touches few shards, so they are visited one by one.
-        groups = blocks * (header.images // header.shard_images + 1) + images // header.shard_images
-        for group in np.unique(groups):
-            chosen = np.flatnonzero(groups == group)
-            shard = self._shard_of(int(images[chosen[0]]), header.view_blocks[int(blocks[chosen[0]])])
-            at = (views[chosen] - shard.view_begin) * shard.images + (images[chosen] - shard.begin)
-            out[chosen] = self.map_shard(shard)[at]
-        bad = damaged(out, images, views)
+        numbers, at = self.grid.locate(images, views)
+        numbers, size = numbers.tolist(), self._dtype.itemsize
+        self._make_room()
+        for number in set(numbers).difference(self._mapped):
+            self._map(number)
+        # A row may lie in any of thousands of shards: slices cost the same for one shard and for a thousand.
+        mapped, starts = self._mapped, (at * size).tolist()
+        parts = [mapped[number][start : start + size] for number, start in zip(numbers, starts, strict=True)]
+        bad = damaged_parts(parts, images, views)
         if len(bad):
             raise InputError(
                 f"{self.path}: the row of image {images[bad[0]]}, view {views[bad[0]]} is damaged (its checksum "
                 "differs); run `tinyvit labels verify` on the store"
             )
-        return out
-
-    def _shard_of(self, image: int, block: tuple[int, int]) -> Shard:
-        begin = image // self.header.shard_images * self.header.shard_images
-        return Shard(block[0], begin, min(begin + self.header.shard_images, self.header.images), block[1])
+        return np.frombuffer(bytearray().join(parts), self._dtype)
 
     def map_shard(self, shard: Shard) -> np.ndarray:
         """The rows of a finished shard, ``(rows,)``, read-only and mapped.
@@ -351,14 +287,22 @@ class SoftLabelStore:
         Raises:
             InputError: It is not finished, truncated, or belongs to another store.
         """
-        if shard in self._mapped:
-            self._mapped.move_to_end(shard)
-            return self._mapped[shard]
-        rows = self._checked(shard).tensor("rows").reshape(-1).view(self._dtype)
-        self._mapped[shard] = rows
-        if len(self._mapped) > _OPEN_SHARDS:
-            self._mapped.popitem(last=False)
-        return rows
+        number = self.grid.number(shard)
+        self._make_room()
+        return np.frombuffer(self._mapped.get(number) or self._map(number), self._dtype)
+
+    def _make_room(self) -> None:
+        if len(self._mapped) >= _OPEN_SHARDS:
+            for oldest in list(self._mapped)[: _OPEN_SHARDS // 2]:
+                del self._mapped[oldest]
+
+    def _map(self, number: int) -> memoryview:
+        file, shard = self._checked(self.grid[number]), self.grid[number]
+        start, size = file.tensor_start("rows"), shard.rows * self._dtype.itemsize
+        # numpy's and Python's own maps keep a file descriptor each, of which a process may have about a thousand.
+        whole = torch.from_file(str(file.path), shared=False, size=start + size, dtype=torch.uint8).numpy()
+        self._mapped[number] = memoryview(whole)[start:].toreadonly()
+        return self._mapped[number]
 
     def _checked(self, shard: Shard) -> TensorFile:
         if not self.is_finished(shard):
@@ -368,7 +312,7 @@ class SoftLabelStore:
         if file.metadata != expected:
             key = next(key for key in expected if file.metadata.get(key) != expected[key])
             raise InputError(f"{file.path} has {key} {file.metadata.get(key)!r}; its store asks for {expected[key]!r}")
-        if file.tensor("rows").shape != (shard.rows, self._dtype.itemsize):
+        if file.shape("rows") != (shard.rows, self._dtype.itemsize):
             raise InputError(f"{file.path} is damaged: its rows have a wrong shape")
         return file
 
@@ -398,23 +342,23 @@ class SoftLabelStore:
             InputError: The disk is full or not writable.
         """
         path = self.shard_path(shard)
+        (self.folder / INDEX_NAME).unlink(missing_ok=True)
         tensors = {
             "pixel_hash": np.array(hashes, np.uint64),
             "hash_rows": np.array(hash_rows, np.uint32),
             "rows": rows.view(np.uint8).reshape(shard.rows, self._dtype.itemsize),
         }
-        write_tensors(path, tensors, self._metadata(shard))
-        data = path.read_bytes()
+        size, sha256 = write_tensors(path, tensors, self._metadata(shard))
         report = {
             "file": path.name,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": size,
+            "sha256": sha256,
             "images": [shard.begin, shard.end],
             "views": [shard.view_begin, shard.view_end],
             "rows": shard.rows,
             "invalid": [list(entry) for entry in invalid],
         }
-        write_json(self._report_path(shard), report)
+        write_json(self.report_path(shard), report)
 
     def damaged_rows(self, shard: Shard) -> list[str]:
         """Verify every checksum of a finished shard.
@@ -431,10 +375,7 @@ class SoftLabelStore:
             f"{self.shard_path(shard)}: row {row} (image {images[row]}, view {views[row]}) fails its checksum"
             for row in damaged(rows, images, views)
         ]
-        if (
-            not problems
-            and hashlib.sha256(self.shard_path(shard).read_bytes()).hexdigest() != self.report(shard)["sha256"]
-        ):
+        if not problems and sha256_of(self.shard_path(shard)) != self.report(shard)["sha256"]:
             problems.append(
                 f"{self.shard_path(shard)}: its rows are whole, but the file is not the one that was finished"
             )
@@ -459,10 +400,11 @@ class SoftLabelStore:
 
     def shard_path(self, shard: Shard) -> Path:
         """Where a shard lies."""
-        return self.path / "shards" / f"{shard.name}.safetensors"
+        return self.folder / "shards" / f"{shard.name}.safetensors"
 
-    def _report_path(self, shard: Shard) -> Path:
-        return self.path / "shards" / f"{shard.name}.json"
+    def report_path(self, shard: Shard) -> Path:
+        """Where the ``.json`` of a finished shard lies."""
+        return self.folder / "shards" / f"{shard.name}.json"
 
     def _metadata(self, shard: Shard) -> dict[str, str]:
         return {
@@ -472,3 +414,26 @@ class SoftLabelStore:
             "images": f"{shard.begin}-{shard.end}",
             "views": f"{shard.view_begin}-{shard.view_end}",
         }
+
+
+def teacher_names(path: str | Path) -> list[str]:
+    """Names of the labels in a store, sorted; empty when there is no store."""
+    return sorted(labels.parent.name for labels in Path(path).glob(f"{_TEACHERS}/*/{LABELS_NAME}"))
+
+
+def _teacher_name(labels: Path) -> str:
+    teacher = read_header(labels, LABELS_FORMAT, "the header of a teacher's labels").get("teacher")
+    return str(teacher.get("name")) if isinstance(teacher, dict) else ""
+
+
+def _require_same_base(path: Path, wanted: StoreHeader) -> None:
+    """Check that a further teacher looks at the same images and views.
+
+    Raises:
+        InputError: It does not; the message names both sides.
+    """
+    mine = read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
+    theirs = wanted.store_document()
+    for key in theirs:
+        if key != "made_with" and mine.get(key) != theirs[key]:
+            raise InputError(f"{path} was made with {difference(key, mine.get(key), theirs[key])}; give another STORE")

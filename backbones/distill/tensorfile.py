@@ -16,9 +16,10 @@ _DTYPES = {"U8": np.dtype("u1"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8")}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 1 << 20
 _ALIGN = 64
+_BLOCK = 1 << 20
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> tuple[int, str]:
     """Write a file and make sure that it is on the disk, under its final name, before returning.
 
     Args:
@@ -26,24 +27,44 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
         tensors: In the order in which they shall lie in the file; dtypes ``u1``, ``u4``, ``u8``.
         metadata: Text to text.
 
+    Returns:
+        The file's length in bytes, and its SHA-256 in hexadecimal.
+
     Raises:
         InputError: The disk is full or not writable, or what was read back differs from what was written.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    data = _header(arrays, metadata) + b"".join(array.tobytes() for array in arrays.values())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    digest = hashlib.sha256()
     try:
         with temporary.open("wb") as stream:
-            stream.write(data)
+            for block in (
+                _header(arrays, metadata),
+                *(array.reshape(-1).view(np.uint8).data for array in arrays.values()),
+            ):
+                digest.update(block)
+                stream.write(block)
+            size = stream.tell()
             stream.flush()
             os.fsync(stream.fileno())
-        if temporary.read_bytes() != data:
+        if sha256_of(temporary) != digest.hexdigest():
             raise InputError(f"{path} reads back other bytes than were written; check the disk")
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror or error}; what was finished before is kept") from error
+    return size, digest.hexdigest()
+
+
+def sha256_of(path: Path, start: int = 0) -> str:
+    """SHA-256 of a file from a byte on, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -124,20 +145,32 @@ class TensorFile:
         Raises:
             InputError: The file has no tensor of this name.
         """
+        shape, dtype = self.shape(name), _DTYPES[self._entry(name)["dtype"]]
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        return np.memmap(self.path, dtype, "r", self.tensor_start(name), shape)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor.
+
+        Raises:
+            InputError: The file has no tensor of this name.
+        """
+        return tuple(self._entry(name)["shape"])
+
+    def tensor_start(self, name: str) -> int:
+        """Byte of the file at which a tensor begins.
+
+        Raises:
+            InputError: The file has no tensor of this name.
+        """
+        return self.data_start + self._entry(name)["data_offsets"][0]
+
+    def _entry(self, name: str) -> dict:
         if name not in self._entries:
             raise InputError(f"{self.path} has no tensor {name!r}")
-        entry = self._entries[name]
-        shape = tuple(entry["shape"])
-        if 0 in shape:
-            return np.empty(shape, _DTYPES[entry["dtype"]])
-        offset = self.data_start + entry["data_offsets"][0]
-        return np.memmap(self.path, _DTYPES[entry["dtype"]], "r", offset, shape)
+        return self._entries[name]
 
     def data_sha256(self) -> str:
         """SHA-256 of the data part, in hexadecimal."""
-        digest = hashlib.sha256()
-        with self.path.open("rb") as stream:
-            stream.seek(self.data_start)
-            while block := stream.read(1 << 22):
-                digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(self.path, self.data_start)

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ..errors import InputError
+from ..image_lists import LIST_SUFFIXES, has_classes, read_classes
 from ..images import ImageFiles
 
 
 def find_labels(data: Path) -> Path | None:
-    """A ``labels.csv`` inside the image folder, or beside it."""
+    """The image list itself when it has classes; else a ``labels.csv`` inside the image folder, or beside it."""
+    if data.is_file() and data.suffix.lower() in LIST_SUFFIXES and has_classes(data):
+        return data
     inside = [data / "labels.csv"] if data.is_dir() else []
     return next((path for path in [*inside, data.resolve().parent / "labels.csv"] if path.is_file()), None)
 
 
 def read_labels(path: Path) -> dict[str, int]:
-    """File name -> class index, from a CSV with the columns ``file`` and ``class_index``.
+    """File name -> class index, from a CSV or Parquet table with the columns ``file`` and ``class_index``.
 
     Raises:
         InputError: The file is missing or not of this kind.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return {row["file"]: int(row["class_index"]) for row in csv.DictReader(stream)}
-    except OSError as error:
-        raise InputError(f"labels file {path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"labels file {path} needs the columns file and class_index (a whole number)") from error
+    return read_classes(path)
 
 
 def match_labels(images: ImageFiles, labels: Mapping[str, int]) -> dict[int, int]:
@@ -49,7 +45,7 @@ def true_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> d
     Raises:
         InputError: There are no labels, none fits an image, or a class index is not below ``num_classes``.
     """
-    path = labels or find_labels(images.root)
+    path = labels or find_labels(images.listing or images.root)
     if path is not None:
         found = match_labels(images, read_labels(path))
         if not found:

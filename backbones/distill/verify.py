@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from ..runs import available_cpus
 from .augment import pixel_hash
 from .console import RateBar
 from .data import render
-from .manifest import MANIFEST_NAME, Manifest
+from .manifest import MANIFEST_NAME, Manifest, in_blocks
 from .rows import SoftLabels, encode_logits, restore
-from .store import Shard, SoftLabelStore
+from .shards import Shard
+from .store import SoftLabelStore, teacher_names
 from .teachers import Teacher
 
 #: Largest total-variation distance between a stored soft label and the teacher's label today. Another processor,
@@ -121,9 +121,11 @@ def _changed_files(store: SoftLabelStore, images: ImageFiles) -> list[str]:
             return None if ordinal in invalid else f"{images.root / store.manifest[ordinal]} cannot be read any more"
         return None
 
+    def look_at(ordinals: range) -> list[str]:
+        return [problem for problem in map(look, ordinals) if problem]
+
     invalid = store.invalid_images()
-    with ThreadPoolExecutor(available_cpus()) as pool:
-        return [problem for problem in pool.map(look, range(len(images))) if problem]
+    return [problem for found in in_blocks(len(images), look_at, available_cpus()) for problem in found]
 
 
 def _verify_pixels(store: SoftLabelStore, images: ImageFiles, shards: list[Shard], problems: list[str]) -> int:
@@ -205,34 +207,43 @@ def describe_store(store: SoftLabelStore) -> dict[str, Any]:
         InputError: Its manifest, or a shard that is looked into, is missing or truncated.
     """
     header, manifest = store.header, store.manifest
-    shards = list(store.shards())
-    finished = [shard for shard in shards if store.is_finished(shard)]
-    document = header.to_document()
+    finished = store.finished_shards()
     return {
         "store": str(store.path),
+        "labels": store.name,
+        "teachers": teacher_names(store.path),
+        "base_id": header.base_id,
         "store_id": header.store_id,
-        "complete": len(finished) == len(shards),
-        "shards": {"finished": len(finished), "of": len(shards), "images": header.shard_images},
+        "complete": len(finished) == len(store.grid),
+        "shards": {"finished": len(finished), "of": len(store.grid), "images": header.shard_images},
         "images": header.images,
         "views": header.views,
         "unreadable": {manifest[image]: reason for image, reason in store.invalid_images().items()},
         "classes": header.num_classes,
         "topk": header.topk,
-        "row_bytes": document["row"]["bytes"],
+        "coding": header.coding,
+        "row_bytes": store.layout.dtype.itemsize,
         "disk_bytes": sum(path.stat().st_size for path in Path(store.path).rglob("*") if path.is_file()),
         "teacher": header.teacher,
         "augmentation": header.augmentation,
-        "residual": _residual(store, finished),
+        **_label_figures(store, finished),
         "made_with": header.made_with,
         "libraries_differ": store.library_difference(),
     }
 
 
-def _residual(store: SoftLabelStore, finished: list[Shard]) -> dict[str, float] | None:
-    """Mean and largest probability outside the top K, from up to 64 shards."""
-    values = []
+def _label_figures(store: SoftLabelStore, finished: list[Shard]) -> dict[str, Any]:
+    """Mean and largest probability outside the top K, and of compact rows the loss, from up to 64 shards."""
+    names = ["residual", "kl"] if store.header.coding == "compact" else ["residual"]
+    values: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for shard in finished[:: max(1, len(finished) // 64)]:
         rows = np.array(store.map_shard(shard))
-        values.append(rows["residual"][store.valid_rows(rows), 0])
-    residual = np.concatenate(values) if values else np.empty(0)
-    return {"mean": float(residual.mean()), "largest": float(residual.max())} if len(residual) else None
+        rows = rows[store.valid_rows(rows)]
+        for name in names:
+            values[name].append(rows[name].reshape(len(rows), -1)[:, 0])
+    figures: dict[str, Any] = {"residual": None, "kl": None}
+    for name in names:
+        joined = np.concatenate(values[name]) if values[name] else np.empty(0)
+        if len(joined):
+            figures[name] = {"mean": float(joined.mean()), "largest": float(joined.max())}
+    return figures

@@ -118,7 +118,7 @@ def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[in
 
     if labels is not None:
         return true_classes(images, labels, num_classes)
-    found = find_labels(images.root)
+    found = find_labels(images.listing or images.root)
     if found is None:
         return None
     if not match_labels(images, read_labels(found)):

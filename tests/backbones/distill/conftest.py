@@ -30,16 +30,16 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def tiny_teacher(name: str = "toy", seed: int = 0, size: int = 16) -> Teacher:
+def tiny_teacher(name: str = "toy", seed: int = 0, size: int = 16, classes: int = CLASSES) -> Teacher:
     """A linear classifier on 4 x 4 averages: another seed is another teacher."""
     generator = torch.Generator().manual_seed(seed)
-    head = nn.Linear(48, CLASSES)
+    head = nn.Linear(48, classes)
     with torch.no_grad():
         head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
         head.bias.zero_()
     module = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), head)
     preprocess = Preprocess((size, size), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    return Teacher(Classifier(name, module, preprocess, CLASSES, f"{seed:064x}", "toy 1"))
+    return Teacher(Classifier(name, module, preprocess, classes, f"{seed:064x}", "toy 1"))
 
 
 @pytest.fixture(scope="session")

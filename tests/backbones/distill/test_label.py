@@ -27,7 +27,7 @@ from .conftest import CLASSES, COUNT, options, tiny_teacher
 
 
 def shard_bytes(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted((path / "shards").glob("*.safetensors"))}
+    return {file.name: file.read_bytes() for file in sorted((path / "teachers").glob("*/shards/*.safetensors"))}
 
 
 def test_labels_are_those_of_the_recorded_views(store, pictures, teacher):
@@ -47,7 +47,8 @@ def test_views_differ_and_are_those_of_the_sampler(store, pictures):
     rows = store.rows([4] * 3, [0, 1, 2])
     assert len({row["params"].tobytes() for row in rows}) == 3
     sampler = ViewSampler(seed=7, scale=(0.3, 1.0))
-    assert rows[2]["params"].tobytes() == sampler.sample(4, 2, images.open(images[4]).size).pack()
+    view = sampler.sample(4, 2, images.open(images[4]).size)
+    assert rows[2]["params"].tobytes() == view.pack(sampler.record_bytes)
 
 
 def test_some_rows_carry_the_hash_of_their_pixels(store, pictures, teacher):
@@ -67,7 +68,7 @@ def test_bytes_do_not_depend_on_workers_or_on_what_was_finished(store, pictures,
     label_store(ImageFiles(pictures), path, teacher, options(workers=workers), show=False)
     expected = shard_bytes(store.path)
     assert shard_bytes(path) == expected
-    for report in list((path / "shards").glob("*.json"))[::2]:
+    for report in list((path / "teachers").glob("*/shards/*.json"))[::2]:
         report.unlink()
         report.with_suffix(".safetensors").unlink()
     summary = label_store(ImageFiles(pictures), path, teacher, options(), show=False)
@@ -87,7 +88,7 @@ def test_a_damaged_shard_is_made_again(store, pictures, teacher, tmp_path, damag
     path = tmp_path / "store"
     shutil.copytree(store.path, path)
     before = shard_bytes(path)
-    shard = sorted((path / "shards").glob("*.safetensors"))[1]
+    shard = sorted((path / "teachers").glob("*/shards/*.safetensors"))[1]
     DAMAGES[damage](shard, shard.with_suffix(".json"))
     summary = label_store(ImageFiles(pictures), path, teacher, options())
     assert summary.shards_made == 1
@@ -118,11 +119,11 @@ def test_a_run_killed_and_repeated_leaves_the_bytes_of_an_undisturbed_one(store,
     path = tmp_path / "killed"
     here = str(Path(__file__).parent)
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(pictures), str(path), here])
-    while len(list(path.glob("shards/*.json"))) < shards and process.poll() is None:
+    while len(list(path.glob("teachers/*/shards/*.json"))) < shards and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    finished = len(list(path.glob("shards/*.json")))
+    finished = len(list(path.glob("teachers/*/shards/*.json")))
     assert 0 < finished < 8
     with pytest.raises(InputError, match=f"{finished} of 8 shards"):
         SoftLabelStore(path).require_complete()
@@ -136,7 +137,8 @@ def test_a_run_killed_and_repeated_leaves_the_bytes_of_an_undisturbed_one(store,
     [
         ({"topk": 4}, r"topk 5, and this run asks for 4"),
         ({"sampler": ViewSampler(seed=8, scale=(0.3, 1.0))}, r"augmentation\.seed 7, and this run asks for 8"),
-        ({"views": 4}, r"3 views, and this run asks for 4"),
+        ({"views": 2}, r"3 views, and this run asks for 2"),
+        ({"compact": True}, r'coding "full", and this run asks for "compact"'),
         ({"batch_size": 8}, "batch_size 5, and this run asks for 8"),
         ({"shard_images": 7}, "shard_images 6, and this run asks for 7"),
     ],
@@ -213,7 +215,7 @@ def test_value_that_is_not_finite_stops_the_run_and_keeps_what_was_finished(pict
     teacher.module.forward = sometimes_nan
     with pytest.raises(InputError, match=r"not finite for image '\d+\.\w+', view \d"):
         label_store(ImageFiles(pictures), tmp_path / "store", teacher, options(), show=False)
-    assert len(list((tmp_path / "store" / "shards").glob("*.json"))) == 1
+    assert len(list((tmp_path / "store" / "teachers").glob("*/shards/*.json"))) == 1
 
 
 def test_teachers_own_accuracy_is_measured_once(pictures, tmp_path):
@@ -225,7 +227,7 @@ def test_teachers_own_accuracy_is_measured_once(pictures, tmp_path):
     summary = label_store(images, tmp_path / "s", teacher, options(), truth=truth, show=False)
     assert summary.teacher_top1 == pytest.approx(17 / 23)
     assert summary.teacher_top1_images == 23
-    kept = json.loads((tmp_path / "s" / "teacher-check.json").read_text())
+    kept = json.loads(next((tmp_path / "s").glob("teachers/*/teacher-check.json")).read_text())
     assert (kept["correct"], kept["images"]) == (17, 23)
     again = label_store(images, tmp_path / "s", teacher, options(), truth=truth, show=False)
     assert again.teacher_top1 == summary.teacher_top1

@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tinyvit.backbones.distill.augment import ViewSampler
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.manifest import Manifest, content_hash
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors
+from tinyvit.backbones.distill.verify import verify_store
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.images import ImageFiles
+
+from .conftest import options, tiny_teacher
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def copy(store, tmp_path) -> Path:
 
 
 def first_shard(path: Path) -> Path:
-    return sorted((path / "shards").glob("*.safetensors"))[0]
+    return sorted((path / "teachers").glob("*/shards/*.safetensors"))[0]
 
 
 # --- tensor files ------------------------------------------------------------------------------------------------
@@ -126,28 +131,6 @@ def test_rows_come_in_any_order_from_any_shard(store):
     assert len({row.tobytes() for row in everything}) == len(everything)
 
 
-def test_a_reader_made_from_the_page_alone_agrees(store):
-    """Offsets, types and order as FORMAT.md gives them, without any code of the store's."""
-    header = json.loads((store.path / "store.json").read_text())
-    fields = {field["name"]: field for field in header["row"]["fields"]}
-    image, view = 8, 2
-    step = header["shard_images"]
-    begin = image // step * step
-    end = min(begin + step, header["manifest"]["images"])
-    first, last = next(block for block in header["view_blocks"] if block[0] <= view < block[1])
-    data = (store.path / "shards" / f"i{begin:08d}-{end:08d}_v{first:04d}-{last:04d}.safetensors").read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    tensor = json.loads(data[8 : 8 + length])["rows"]
-    row = (view - first) * (end - begin) + (image - begin)
-    at = 8 + length + tensor["data_offsets"][0] + row * header["row"]["bytes"]
-    found = store.rows([image], [view])[0]
-    for name, size in (("lse", 4), ("logp", 2), ("index", 2), ("argmax", 2), ("params", 1), ("flags", 1)):
-        start = at + fields[name]["offset"]
-        assert data[start : start + size * fields[name]["count"]] == np.asarray(found[name]).tobytes(), name
-    assert found["argmax"] == found["index"][0]
-    assert found["flags"] == 1
-
-
 def test_rows_outside_the_store_are_refused(store):
     with pytest.raises(InputError, match="images 0 to 22"):
         store.rows([23], [0])
@@ -169,18 +152,22 @@ def test_no_store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("file", "key", "value", "message"),
     [
-        ("format", "other", "not the header of a soft-label store"),
-        ("schema_version", 2, "schema version 2; this tinyvit reads version 1"),
-        ("topk", 6, "row layout does not fit K = 6"),
-        ("teacher", None, "it has no key 'teacher'"),
-        ("topk", "five", "topk is 'five', which is no count"),
-        ("view_blocks", 3, "of a wrong kind"),
+        ("store", "format", "other", "not the header of a soft-label store"),
+        ("store", "schema_version", 1, "schema version 1; this tinyvit reads version 2"),
+        ("store", "manifest", None, "it has no key 'manifest'"),
+        ("labels", "schema_version", 3, "schema version 3; this tinyvit reads version 2"),
+        ("labels", "topk", 6, "row layout does not fit K = 6"),
+        ("labels", "coding", "9 bits", "has coding '9 bits'; this tinyvit reads full, compact, official"),
+        ("labels", "teacher", None, "it has no key 'teacher'"),
+        ("labels", "topk", "five", "topk is 'five', which is no count"),
+        ("labels", "view_blocks", 3, "of a wrong kind"),
+        ("labels", "store", "0" * 64, "belongs to store '0000"),
     ],
 )
-def test_header_that_cannot_be_used(copy, key, value, message):
-    path = copy / "store.json"
+def test_header_that_cannot_be_used(copy, file, key, value, message):
+    path = copy / "store.json" if file == "store" else next(copy.glob("teachers/*/labels.json"))
     document = json.loads(path.read_text())
     document[key] = value
     if value is None:
@@ -235,21 +222,21 @@ def test_row_at_a_wrong_place_is_noticed(copy):
 
 
 def test_shard_of_another_place_is_refused(copy):
-    shards = sorted((copy / "shards").glob("*.safetensors"))
+    shards = sorted((copy / "teachers").glob("*/shards/*.safetensors"))
     shutil.copy(shards[2], shards[0])
     with pytest.raises(InputError, match="has images '6-12'; its store asks for '0-6'"):
         SoftLabelStore(copy).rows([0], [0])
 
 
 def test_shard_of_another_store_is_refused(copy):
-    path = copy / "store.json"
-    path.write_text(path.read_text().replace('"seed": 7', '"seed": 8'))
+    path = next(copy.glob("teachers/*/labels.json"))
+    path.write_text(path.read_text().replace('"batch_size": 5', '"batch_size": 6'))
     with pytest.raises(InputError, match=r"has store '\w{64}'; its store asks for"):
         SoftLabelStore(copy).rows([0], [0])
 
 
 def test_incomplete_store_says_how_many_shards(copy):
-    for report in sorted((copy / "shards").glob("*.json"))[:3]:
+    for report in sorted((copy / "teachers").glob("*/shards/*.json"))[:3]:
         report.unlink()
     opened = SoftLabelStore(copy)
     with pytest.raises(InputError, match="5 of 8 shards are finished"):
@@ -259,11 +246,7 @@ def test_incomplete_store_says_how_many_shards(copy):
 
 
 def test_shard_that_lost_bytes_is_found_without_reading_rows_and_can_be_made_again(copy, pictures, teacher):
-    from tinyvit.backbones.distill.label import label_store
-
-    from .conftest import options
-
-    shard = sorted((copy / "shards").glob("*.safetensors"))[-1]
+    shard = sorted((copy / "teachers").glob("*/shards/*.safetensors"))[-1]
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
     with pytest.raises(InputError, match=rf"{shard.name} is truncated or damaged: \d+ of {len(content)} bytes"):
@@ -275,3 +258,95 @@ def test_shard_that_lost_bytes_is_found_without_reading_rows_and_can_be_made_aga
     label_store(ImageFiles(pictures), copy, teacher, options(), show=False)
     SoftLabelStore(copy).require_whole()
     assert shard.read_bytes() == content
+
+
+# --- more views, more teachers -----------------------------------------------------------------------------------
+
+
+def test_a_finished_store_grows_by_views_and_stays_what_it_was(copy, store, pictures, teacher, tmp_path):
+    before = {file: file.read_bytes() for file in copy.rglob("i0*")}
+    summary = label_store(ImageFiles(pictures), copy, teacher, options(views=6), show=False)
+    assert (summary.views, summary.shards, summary.shards_made) == (6, 16, 8)
+    assert all(file.read_bytes() == content for file, content in before.items())
+    grown = SoftLabelStore(copy)
+    assert grown.header.view_blocks == ((0, 2), (2, 3), (3, 5), (5, 6))
+    assert grown.header.store_id == store.header.store_id
+    grown.require_whole()
+    assert verify_store(grown, ImageFiles(pictures), teacher, show=False).problems == []
+    # A view does not depend on when it was asked for.
+    label_store(ImageFiles(pictures), tmp_path / "whole", teacher, options(views=6), show=False)
+    whole = SoftLabelStore(tmp_path / "whole")
+    images, views = np.repeat(np.arange(23), 6), np.tile(np.arange(6), 23)
+    assert np.array_equal(whole.rows(images, views)["params"], grown.rows(images, views)["params"])
+    assert np.array_equal(whole.rows(images, views)["index"], grown.rows(images, views)["index"])
+
+
+def test_a_grown_store_is_incomplete_until_it_is_labelled(copy):
+    opened = SoftLabelStore(copy)
+    grown = opened.grow(opened.header.grown(5, block=2))
+    with pytest.raises(InputError, match="8 of 12 shards are finished"):
+        grown.require_complete()
+    assert (grown.rows([3], [2]) == opened.rows([3], [2])).all()
+    with pytest.raises(InputError, match="5 views, and this run asks for 3"):
+        grown.grow(opened.header)
+
+
+def test_a_second_teacher_with_other_classes_and_k_looks_at_the_same_views(copy, store, pictures):
+    other = tiny_teacher("other/one", seed=3, size=12, classes=7)
+    asked = options(topk=3, views=2, batch_size=None, shard_images=None, name="second")
+    summary = label_store(ImageFiles(pictures), copy, other, asked, show=False)
+    with pytest.raises(InputError, match="holds the labels of several teachers, name one of: second, toy"):
+        SoftLabelStore(copy)
+    first, second = SoftLabelStore.open(copy, "toy"), SoftLabelStore.open(copy, "other/one")
+    assert second.name == "second"
+    assert (second.header.num_classes, second.header.topk, second.header.views) == (7, 3, 2)
+    assert first.header.store_id == store.header.store_id != second.header.store_id == summary.store_id
+    assert first.header.base_id == second.header.base_id
+    images, views = np.arange(23), np.arange(23) % 2
+    assert np.array_equal(first.rows(images, views)["params"], second.rows(images, views)["params"])
+    again = pickle.loads(pickle.dumps(second))
+    assert (again.rows([4], [1]) == second.rows([4], [1])).all()
+    assert verify_store(second, ImageFiles(pictures), other, show=False).problems == []
+    with pytest.raises(InputError, match="was labelled by teacher 'other/one' and 'toy', and 'third' is asked for"):
+        SoftLabelStore.open(copy, "third")
+
+
+def test_a_second_teacher_must_look_at_the_same_views(copy, pictures):
+    other = tiny_teacher("other", seed=3)
+    asked = options(name="other", sampler=ViewSampler(seed=8, scale=(0.3, 1.0)))
+    with pytest.raises(InputError, match=r"made with augmentation\.seed 7, and this run asks for 8"):
+        label_store(ImageFiles(pictures), copy, other, asked, show=False)
+    with pytest.raises(InputError, match="cannot be named 'a b'"):
+        label_store(ImageFiles(pictures), copy, other, options(name="a b"), show=False)
+
+
+# --- the index ---------------------------------------------------------------------------------------------------
+
+
+def test_the_index_says_what_the_reports_say_and_goes_when_a_shard_is_made_again(pictures, teacher, tmp_path):
+    damaged = Path(shutil.copytree(pictures, tmp_path / "damaged"))
+    (damaged / "07.jpg").write_bytes(b"no picture")
+    label_store(ImageFiles(damaged), tmp_path / "store", teacher, options(), show=False)
+    opened = SoftLabelStore(tmp_path / "store")
+    index = opened.folder / "index.safetensors"
+    assert index.is_file()
+    said = opened.invalid_images()
+    assert list(said) == [7]
+    opened.require_whole()
+    shard = opened.shard_path(next(opened.shards()))
+    shard.write_bytes(shard.read_bytes() + b"!")
+    with pytest.raises(InputError, match=rf"{shard.name} is truncated or damaged"):
+        opened.require_whole()
+    whole = index.read_bytes()
+    index.unlink()
+    assert opened.invalid_images() == said
+    assert label_store(ImageFiles(damaged), tmp_path / "store", teacher, options(), show=False).shards_made == 1
+    assert index.read_bytes() == whole
+
+
+def test_an_index_of_fewer_views_is_not_believed(copy):
+    opened = SoftLabelStore(copy)
+    grown = opened.grow(opened.header.grown(4, block=1))
+    assert (opened.folder / "index.safetensors").is_file()
+    assert grown._index() is None
+    assert not grown.write_index()

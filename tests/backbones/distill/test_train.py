@@ -135,7 +135,7 @@ def test_error_in_a_worker_process_is_one_sentence(store, pictures, tmp_path):
 def other_pixels(store, tmp_path) -> SoftLabelStore:
     """A store whose teacher saw other pixels than this machine makes."""
     path = Path(shutil.copytree(store.path, tmp_path / "other_pixels"))
-    for shard in (path / "shards").glob("*.safetensors"):
+    for shard in (path / "teachers").glob("*/shards/*.safetensors"):
         file = TensorFile(shard)
         tensors = {name: np.array(file.tensor(name)) for name in ("pixel_hash", "hash_rows", "rows")}
         tensors["pixel_hash"][0] += 1
@@ -314,14 +314,14 @@ def test_unreadable_images_are_left_out_of_training(pictures, teacher, tmp_path)
 
 
 def test_stores_that_do_not_fit_are_refused(store, pictures, tmp_path):
-    with pytest.raises(InputError, match="labelled by teacher 'toy', and the config asks for 'other'"):
+    with pytest.raises(InputError, match="labelled by teacher 'toy', and 'other' is asked for"):
         pretrain(recipe(store, pictures, teacher="other"), tmp_path, show=False)
     with pytest.raises(InputError, match="needs the images and the store"):
         pretrain(recipe(store, pictures, labels=None), tmp_path, show=False)
     with pytest.raises(InputError, match="does not exist"):
         pretrain(recipe(store, pictures, data="nowhere"), tmp_path, show=False)
     copy = Path(shutil.copytree(store.path, tmp_path / "store"))
-    next((copy / "shards").glob("*.json")).unlink()
+    next((copy / "teachers").glob("*/shards/*.json")).unlink()
     with pytest.raises(InputError, match="7 of 8 shards are finished"):
         pretrain(recipe(SoftLabelStore(copy), pictures), tmp_path / "run", show=False)
     other = Path(shutil.copytree(pictures, tmp_path / "other"))

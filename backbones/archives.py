@@ -1,0 +1,364 @@
+"""Pictures inside zip and tar archives, read in place: where each lies is listed once, then every read is one seek.
+
+Nothing is unpacked, an archive is opened once a process, and reading needs no shared file position, so that threads,
+forked and spawned worker processes read side by side.
+"""
+
+from __future__ import annotations
+
+import bz2
+import os
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO, overload
+
+import numpy as np
+
+from .errors import InputError
+
+ARCHIVE_SUFFIXES = (".zip", ".tar")
+_OPEN_ARCHIVES = 128
+_ZIP_HEADER = 30
+# Ways in which a member is stored. The first four are zip's own numbers.
+_STORED, _DEFLATED, _BZIP2 = 0, 8, 12
+_ENCRYPTED, _TAR, _SPARSE = 253, 254, 255
+_UNPACK: dict[int, Callable[[bytes], bytes]] = {
+    _STORED: lambda data: data,
+    _DEFLATED: lambda data: zlib.decompress(data, -15),
+    _BZIP2: bz2.decompress,
+}
+
+
+class KeyList(Sequence[str]):
+    """Keys one after the other in a byte array: a tenth of the memory of a list of text, and it may be mapped.
+
+    Args:
+        data: ``(sum,)`` u8, the keys in UTF-8.
+        ends: ``(N,)`` u64, where each key ends; it begins where the one before ends.
+    """
+
+    def __init__(self, data: np.ndarray, ends: np.ndarray) -> None:
+        self.data, self.ends = data, ends
+
+    @classmethod
+    def of(cls, keys: Sequence[bytes]) -> KeyList:
+        """From encoded keys."""
+        ends = np.cumsum(np.fromiter(map(len, keys), np.uint64, len(keys)), dtype=np.uint64)
+        return cls(np.frombuffer(b"".join(keys), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(index)
+        return decode_key(self._bytes(index % count))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, KeyList):
+            return np.array_equal(self.ends, other.ends) and np.array_equal(self.data, other.data)
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def _bytes(self, index: int) -> bytes:
+        begin = int(self.ends[index - 1]) if index else 0
+        return self.data[begin : int(self.ends[index])].tobytes()
+
+    def find(self, key: str) -> int:
+        """Position of a key in a sorted list.
+
+        Raises:
+            KeyError: There is no such key.
+        """
+        wanted, low, high = encode_key(key), 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if self._bytes(middle) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self) or self._bytes(low) != wanted:
+            raise KeyError(key)
+        return low
+
+
+def encode_key(key: str) -> bytes:
+    """A key as bytes; file names that are no valid UTF-8 survive."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def decode_key(data: bytes) -> str:
+    """A key from bytes."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True)
+class Members:
+    """Where pictures lie in archives, in the order of their keys.
+
+    Args:
+        archives: Paths of the archives below the root, ``/`` as separator; empty text for the root itself.
+        archive: ``(N,)`` u32, which archive.
+        offset: ``(N,)`` u64, byte of the archive at which the member begins (in a zip: its local header).
+        stored: ``(N,)`` u64, bytes that it takes there.
+        size: ``(N,)`` u64, bytes of the picture.
+        method: ``(N,)`` u8, how it is stored.
+        crc: ``(N,)`` u32, CRC-32 of the picture (zip only).
+    """
+
+    archives: list[str]
+    archive: np.ndarray
+    offset: np.ndarray
+    stored: np.ndarray
+    size: np.ndarray
+    method: np.ndarray
+    crc: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Member:
+    key: str
+    offset: int
+    stored: int
+    size: int
+    method: int
+    crc: int
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or a plain tar, by its content."""
+    if zipfile.is_zipfile(path):
+        return True
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except (tarfile.TarError, EOFError):
+        return False
+
+
+def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bool]) -> tuple[KeyList, Members]:
+    """List the pictures in archives, sorted by key.
+
+    The key of a member is its path in the archive; with several archives, below a folder with the archive's own name,
+    as if each had been unpacked where it lies (unless its members are in such a folder already).
+
+    Args:
+        root: The folder of the archives, or the one archive.
+        archives: Their paths below ``root``, or one empty text.
+        wanted: Whether a key is a picture; it sees every file of every archive.
+
+    Raises:
+        InputError: An archive is damaged.
+    """
+    parts = []
+    for number, name in enumerate(archives):
+        members = list(_walk(root / name if name else root))
+        prefix = _prefix(name, members)
+        # Of members with the same name the last one counts, as when they are unpacked one after the other.
+        chosen = {encode_key(prefix + member.key): member for member in members if wanted(prefix + member.key)}
+        if chosen:
+            parts.append(_Part.of(number, dict(sorted(chosen.items()))))
+    parts.sort(key=lambda part: part.first)
+    if not parts:
+        parts = [_Part.of(0, {})]
+    joined = _Part.join(parts)
+    if any(one.last >= following.first for one, following in pairwise(parts)):
+        joined = joined.sorted()
+    columns = joined.columns
+    keys = KeyList(joined.keys, np.cumsum(joined.lengths, dtype=np.uint64))
+    return keys, Members(
+        archives=list(archives),
+        archive=columns[:, 0].astype(np.uint32),
+        offset=columns[:, 1].copy(),
+        stored=columns[:, 2].copy(),
+        size=columns[:, 3].copy(),
+        method=columns[:, 4].astype(np.uint8),
+        crc=columns[:, 5].astype(np.uint32),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The pictures of one archive, sorted: packed at once, because there may be many millions in all."""
+
+    keys: np.ndarray
+    lengths: np.ndarray
+    columns: np.ndarray
+    first: bytes
+    last: bytes
+
+    @classmethod
+    def of(cls, number: int, members: dict[bytes, _Member]) -> _Part:
+        keys = list(members)
+        rows = [(number, m.offset, m.stored, m.size, m.method, m.crc) for m in members.values()]
+        return cls(
+            keys=np.frombuffer(b"".join(keys), np.uint8),
+            lengths=np.array([len(key) for key in keys], np.uint64),
+            columns=np.array(rows, np.uint64).reshape(len(rows), 6),
+            first=keys[0] if keys else b"",
+            last=keys[-1] if keys else b"",
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[_Part]) -> _Part:
+        keys, lengths, columns = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "lengths", "columns")
+        )
+        return cls(keys, lengths, columns, parts[0].first, parts[-1].last)
+
+    def sorted(self) -> _Part:
+        """By key; of equal keys, which only different archives can have, the one of the later archive."""
+        ends = np.cumsum(self.lengths).astype(np.int64).tolist()
+        data = self.keys.tobytes()
+        keys = [data[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+        numbers = self.columns[:, 0].tolist()
+        order = sorted(range(len(keys)), key=lambda at: (keys[at], numbers[at]))
+        order = [
+            at
+            for at, following in zip(order, [*order[1:], -1], strict=True)
+            if following < 0 or keys[at] != keys[following]
+        ]
+        chosen = [keys[at] for at in order]
+        packed = np.frombuffer(b"".join(chosen), np.uint8)
+        return _Part(packed, self.lengths[order], self.columns[order], chosen[0], chosen[-1])
+
+
+def _prefix(name: str, members: Sequence[_Member]) -> str:
+    if not name:
+        return ""
+    folder, _, file = name.rpartition("/")
+    stem = file.rsplit(".", 1)[0]
+    inside = all(member.key.startswith(f"{stem}/") for member in members)
+    above = f"{folder}/" if folder else ""
+    return above if inside else f"{above}{stem}/"
+
+
+def _walk(path: Path) -> Iterator[_Member]:
+    try:
+        if zipfile.is_zipfile(path):
+            yield from _walk_zip(path)
+        else:
+            yield from _walk_tar(path)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        raise InputError(f"archive {path} is damaged or no plain zip or tar: {error}") from error
+
+
+def _walk_zip(path: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                method = _ENCRYPTED if info.flag_bits & 1 else info.compress_type
+                yield _Member(
+                    info.filename, info.header_offset, info.compress_size, info.file_size, min(method, 253), info.CRC
+                )
+
+
+def _walk_tar(path: Path) -> Iterator[_Member]:
+    places: dict[str, tuple[int, int]] = {}
+    with tarfile.open(path, "r:") as archive:
+        for info in archive:
+            name = info.name.removeprefix("./")
+            if info.islnk():  # a second name for a file that came before
+                offset, size = places.get(info.linkname.removeprefix("./"), (0, -1))
+            elif info.isreg():
+                offset, size = info.offset_data, info.size
+            else:
+                continue
+            if size >= 0:
+                places[name] = offset, size
+                yield _Member(name, offset, size, size, _SPARSE if info.issparse() else _TAR, 0)
+
+
+class ArchiveReader:
+    """Reads members by their place. Safe for threads, and after a fork; travels to spawned processes.
+
+    Args:
+        root: The folder of the archives, or the one archive.
+        members: Where the pictures lie.
+    """
+
+    def __init__(self, root: Path, members: Members) -> None:
+        self.root, self.members = root, members
+        self._open_files()
+
+    def _open_files(self) -> None:
+        self._handles: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {"root": self.root, "members": self.members}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open_files()
+
+    def read(self, index: int) -> bytes:
+        """The picture at a position, unpacked.
+
+        Raises:
+            OSError: It is damaged, encrypted, or stored in a way that is not read.
+        """
+        members = self.members
+        method, offset, stored = int(members.method[index]), int(members.offset[index]), int(members.stored[index])
+        handle = self._handle(int(members.archive[index]))
+        if method == _TAR:
+            return _exactly(handle, stored, offset)
+        if method in (_ENCRYPTED, _SPARSE) or method not in _UNPACK:
+            kinds = {_ENCRYPTED: "encrypted, or packed in a way that is not read", _SPARSE: "a sparse file"}
+            raise OSError(f"it is {kinds.get(method, f'packed with zip method {method}, which is not read')}")
+        header = _exactly(handle, _ZIP_HEADER, offset)
+        if header[:4] != b"PK\x03\x04":
+            raise OSError("the archive is damaged: there is no member where its list says so")
+        # The lengths of name and extra field may differ from those in the list.
+        start = _ZIP_HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        try:
+            data = _UNPACK[method](_exactly(handle, stored, offset + start))
+        except (zlib.error, ValueError) as error:
+            raise OSError(f"the archive is damaged: {error}") from error
+        if zlib.crc32(data) != int(members.crc[index]):
+            raise OSError("the archive is damaged: the member fails its checksum")
+        return data
+
+    def _handle(self, number: int) -> BinaryIO:
+        with self._lock:
+            handle = self._handles.get(number)
+            if handle is None:
+                name = self.members.archives[number]
+                handle = (self.root / name if name else self.root).open("rb", buffering=0)
+                self._handles[number] = handle  # pyright: ignore[reportArgumentType]
+                if len(self._handles) > _OPEN_ARCHIVES:
+                    # Not closed here: a thread may be reading from it, and the last one to let go closes it.
+                    self._handles.popitem(last=False)
+            else:
+                self._handles.move_to_end(number)
+        return handle  # pyright: ignore[reportReturnType]
+
+
+def _exactly(handle: BinaryIO, size: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        # It has no file position, which a forked process would share with its parent.
+        data = os.pread(handle.fileno(), size, offset)
+        while data and len(data) < size and (more := os.pread(handle.fileno(), size - len(data), offset + len(data))):
+            data += more
+    else:
+        with open(handle.name, "rb") as stream:
+            stream.seek(offset)
+            data = stream.read(size)
+    if len(data) != size:
+        raise OSError("the archive is truncated")
+    return data
