@@ -63,6 +63,7 @@ def fold_network(
     Returns:
         The copy in evaluation mode, ``"in"`` or the reason why nothing was folded, and how many groups were.
     """
+    module = _merge_branches(module)
     network = copy.deepcopy(module).eval().requires_grad_(False)
     network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     try:
@@ -76,6 +77,24 @@ def fold_network(
     for group in groups:
         _exchange(network, originals, group, make)
     return network, "in" if groups else "it has no layers that follow each other in a foldable way", len(groups)
+
+
+def _merge_branches(module: nn.Module) -> nn.Module:
+    """A network whose parallel branches are one convolution each, or the network itself where it has no such form.
+
+    timm's RepVGG-like networks (RepViT, FastViT, MobileOne, ...) train with branches that are merged for inference, as
+    in their papers' latencies; its layers say themselves how.
+    """
+    if not type(module).__module__.startswith("timm.") or not any(map(_has_branches, module.modules())):
+        return module
+    from timm.utils.model import reparameterize_model
+
+    with torch.no_grad():
+        return reparameterize_model(copy.deepcopy(module).eval())
+
+
+def _has_branches(layer: nn.Module) -> bool:
+    return any(hasattr(layer, name) for name in ("fuse", "reparameterize", "switch_to_deploy"))
 
 
 def _groups(graph: fx.Graph, modules: dict[str, Any]) -> Iterator[_Group]:

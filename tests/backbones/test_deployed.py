@@ -292,6 +292,23 @@ def test_any_other_network_is_folded_where_it_can_be() -> None:
     assert isinstance(model.bn1, nn.BatchNorm2d)
 
 
+def test_training_time_branches_are_merged() -> None:
+    """timm's RepViT: three branches of a block are one depthwise convolution when deployed."""
+    import timm
+
+    torch.manual_seed(0)
+    model = stirred(timm.create_model("repvit_m0_9", num_classes=7))
+    before = copy.deepcopy(model.state_dict())
+    fast = deploy(model, sizes=[(64, 64)])
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        wanted = model(image)
+    torch.testing.assert_close(fast(image), wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    merged: Any = fast._whole[0]
+    assert len(list(merged.modules())) < 0.6 * len(list(model.modules()))
+
+
 @pytest.mark.parametrize("stride", [1, 2, (2, 1)])
 @pytest.mark.parametrize("activation", ["none", "relu6"])
 def test_a_pointwise_convolution_is_a_linear_layer(stride: Any, activation: str) -> None:
