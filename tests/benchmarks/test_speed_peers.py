@@ -27,7 +27,12 @@ def test_every_asked_comparison_is_in_the_tables() -> None:
 
 def test_every_asked_network_and_engine_is_in_the_zoo() -> None:
     runs = peers.zoo_runs(official=False)
-    assert len(runs) == 2 * 8  # threads, batch sizes, allocators
+    assert len(runs) == 2 * 4 + 4  # threads and batch sizes; two runs each with the tuned allocator
+    assert [title for title, work, *_ in runs if work.allocator == "default"] == [
+        f"zoo, t{threads}-b{batch}-224-default" for threads in (1, 2) for batch in (1, 16)
+    ]
+    untuned = {(subject.model, subject.engine) for subject in runs[-1][2]}
+    assert {("tiny_vit_21m_224", "eager"), ("tiny_vit_5m_224", "compile"), ("timm:resnet50", "eager")} < untuned
     (_, _, engines, reference), (_, _, networks, same) = runs[:2]
     assert reference == same
     assert reference not in engines + networks
