@@ -1,22 +1,18 @@
-"""What a student trains on: views made again from a store's records, with the labels of those very views."""
+"""A store and its images together: views made again from its records, checked, and kept in memory."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import Dataset, Sampler
 
 from ..errors import InputError
 from ..images import ImageFiles, decode
 from .augment import ViewParams, apply, pixel_hash
 from .console import say
-from .rows import restore
 from .store import SoftLabelStore
 
 _PIXEL_CHECKS = 32
@@ -59,58 +55,6 @@ class ViewCache:
         self._filled[slot] = 1
 
 
-class StoredViews(Dataset):
-    """Views and their soft labels, read a whole batch at a time by ``(image, view)``.
-
-    Args:
-        store: A complete store.
-        images: The images that it was made from.
-        size: Side of the student's input in pixels.
-        cache: Where views are kept, or ``None``.
-    """
-
-    def __init__(self, store: SoftLabelStore, images: ImageFiles, size: int, cache: ViewCache | None = None) -> None:
-        self.store, self.images, self.size, self.cache = store, images, size, cache
-        self.metainfo = {"store": store.header.store_id}
-
-    def __len__(self) -> int:
-        return self.store.header.images * self.store.header.views
-
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, torch.Tensor]:
-        return self.__getitems__([place])
-
-    def __getitems__(self, places: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """One batch.
-
-        Returns:
-            ``inputs`` ``(B, H, W, 3)`` u8, ``index`` ``(B, K)`` int64, ``probability`` ``(B, K)`` f32, ``residual``
-            ``(B,)`` f32.
-
-        Raises:
-            InputError: A row is damaged or invalid, or an image is not the one that was labelled.
-        """
-        rows = self.store.rows([image for image, _ in places], [view for _, view in places])
-        if not self.store.valid_rows(rows).all():
-            raise InputError(f"{self.store.path}: a row of an unreadable image was asked for")
-        labels = restore(rows, self.store.layout)
-        pixels = np.stack([self._view(*place, row["params"]) for place, row in zip(places, rows, strict=True)])
-        return {
-            "inputs": torch.from_numpy(pixels),
-            "index": labels.index,
-            "probability": labels.probability,
-            "residual": labels.residual,
-        }
-
-    def _view(self, image: int, view: int, record: np.ndarray) -> np.ndarray:
-        slot = image * self.store.header.views + view
-        pixels = self.cache.get(slot) if self.cache else None
-        if pixels is None:
-            pixels = render(self.store, self.images, image, record, (self.size, self.size))
-            if self.cache:
-                self.cache.put(slot, pixels)
-        return pixels
-
-
 def render(
     store: SoftLabelStore, images: ImageFiles, image: int, record: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
@@ -147,42 +91,6 @@ def _recorded(
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     return picture, params
-
-
-class ViewSchedule(Sampler):
-    """The endless order of ``(image, view)``: pass ``e`` is a permutation of the images, each with view ``e mod V``.
-
-    Position ``p`` of the stream is a pure function of the seed, so that a resumed run goes on exactly where it was
-    whatever was prefetched (:meth:`skip` is mmengine's way to say so).
-
-    Args:
-        images: Ordinals of the readable images.
-        views: V.
-        seed: Of the permutations.
-    """
-
-    def __init__(self, images: np.ndarray, views: int, seed: int) -> None:
-        self.images, self.views, self.seed = images, views, seed
-        self.position = 0
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def skip(self, count: int) -> None:
-        """Go ``count`` places forward."""
-        self.position += count
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, offset = divmod(self.position, len(self.images))
-        while True:
-            order = self.order(epoch)[offset:]
-            yield from ((int(image), epoch % self.views) for image in order)
-            epoch, offset = epoch + 1, 0
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The images in the order of one pass."""
-        key = np.array([self.seed, epoch], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key)).permutation(self.images)
 
 
 def open_for_training(

@@ -1,124 +1,52 @@
-"""Training a student from a store alone, on mmengine's Runner: no teacher, no labels, exact resume."""
+"""Training a student on mmengine's Runner: from a store, beside a teacher, or on true classes, with exact resume."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
-import math
-import os
 import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from ..errors import CheckFailedError, InputError
+from ..errors import InputError
 from ..registry import count_parameters, create_model
-from .console import RateBar, say
-from .data import StoredViews, ViewSchedule, identity, make_cache, open_for_training
-from .losses import sparse_soft_cross_entropy
+from .console import say
+from .data import identity
+from .distiller import Distiller
+from .hooks import CHECKPOINTS, Checkpoints, ExactRandomness, Rates, StudentAverage, TrainLog
+from .initial import load_initial
+from .parallel import Place, joined
+from .plan import Plan, parameter_groups
 from .recipe import Recipe
-from .store import SoftLabelStore
+from .teachers import Teacher, load_teacher
+from .views import StoredViews, TrainingViews, ViewOrder, open_views
+
+__all__ = ["LOG_NAME", "STUDENT_NAME", "PretrainSummary", "parameter_groups", "pretrain"]
 
 STUDENT_NAME = "student.safetensors"
 LOG_NAME = "train_log.jsonl"
-_CHECKPOINTS = "checkpoints"
-
-
-class Distiller(BaseModel):
-    """A student and its loss on stored labels, as mmengine trains it.
-
-    Args:
-        student: The model; ``(B, 3, H, W)`` -> ``(B, C)``.
-        mean: Of the normalisation, in units of 0..1.
-        std: Of the normalisation, in units of 0..1.
-        precision: ``fp32`` or ``bf16``.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, student: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], precision: str) -> None:
-        super().__init__()
-        self.student = student
-        self.precision = precision
-        self.register_buffer("mean", torch.tensor(mean) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std) * 255, persistent=False)
-
-    def init_weights(self) -> None:
-        """Nothing: the student is initialised when it is made, and mmengine must not do it again."""
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, inputs: Tensor, index: Tensor, probability: Tensor, residual: Tensor, mode: str = "loss"
-    ) -> dict[str, Tensor]:
-        """The loss of one batch.
-
-        Args:
-            inputs: ``(B, H, W, 3)`` u8.
-            index: ``(B, K)`` int64.
-            probability: ``(B, K)`` f32.
-            residual: ``(B,)`` f32.
-            mode: mmengine's; only ``loss``.
-        """
-        if mode != "loss":
-            raise ValueError(f"a distiller only trains; mode {mode!r}")
-        x = ((inputs.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.student(x)
-        return {"loss": sparse_soft_cross_entropy(logits, index, probability, residual)}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a recipe comes to on a given store.
-
-    Args:
-        images: Readable images.
-        iterations: In all.
-        warmup: Iterations of warm-up.
-        epochs: Passes over the images.
-    """
-
-    images: int
-    iterations: int
-    warmup: int
-    epochs: float
-
-    @classmethod
-    def of(cls, recipe: Recipe, images: int) -> Plan:
-        """Turn epochs into iterations; batches run on across the ends of passes, so nothing is dropped."""
-        per_epoch = images / recipe.batch_size
-        iterations = recipe.max_iters or math.ceil(float(recipe.epochs or 0) * per_epoch)
-        warmup, said = recipe.warmup_iters, f"warmup_iters is {recipe.warmup_iters}"
-        if warmup is None:
-            warmup = round((recipe.warmup_epochs or 0) * per_epoch)
-            said = f"warmup_epochs is {recipe.warmup_epochs}, which is {warmup} iterations"
-        if warmup >= iterations:
-            raise InputError(
-                f"{said}, but training takes {iterations} iterations; set it lower, for example "
-                f"--cfg-options warmup_iters={iterations // 10}"
-            )
-        return cls(images, iterations, warmup, iterations / per_epoch)
 
 
 @dataclass(frozen=True)
 class PretrainSummary:
-    """What a pretraining run came to.
+    """What a training run came to.
 
     Args:
-        student: File with the student's weights, which ``load_weights`` reads.
+        student: File with the student's weights, which ``load_weights`` reads: the averaged ones where the recipe has
+            ``ema``.
         log: JSON lines: ``iter``, ``epoch``, ``loss`` (mean since the line before), ``lr``, ``images_per_second``.
         iterations: In all.
         resumed_from: Iteration that this process started at.
@@ -126,9 +54,9 @@ class PretrainSummary:
         first_loss: Of the first line of the log.
         last_loss: Of the last line of the log.
         seconds: Duration of this process's training.
-        images_per_second: Of this process's training.
+        images_per_second: Of this process's training, all processes together.
         parameters: Of the student.
-        store_id: Of the store.
+        store_id: Of the store; ``None`` where there is none.
     """
 
     student: Path
@@ -141,7 +69,7 @@ class PretrainSummary:
     seconds: float
     images_per_second: float
     parameters: int
-    store_id: str
+    store_id: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -151,12 +79,13 @@ class PretrainSummary:
 def pretrain(
     recipe: Recipe, work_dir: str | Path, *, resume: bool = False, device: str = "cpu", show: bool = True
 ) -> PretrainSummary:
-    """Distil a student from a store.
+    """Train a student.
 
     Leaves in ``work_dir``: ``checkpoints/``, ``train_log.jsonl``, ``student.safetensors``, mmengine's log and config.
+    Started by ``torchrun``, the processes share every batch, and the first one writes.
 
     Args:
-        recipe: What to do; ``data`` and ``labels`` are set.
+        recipe: What to do; ``data`` is set, and ``labels`` or a teacher where the loss needs one.
         work_dir: Folder of this run.
         resume: Go on from the last checkpoint in ``work_dir``; on a CPU the result is bit for bit that of a run that
             was never stopped.
@@ -164,61 +93,194 @@ def pretrain(
         show: Report on standard error.
 
     Raises:
-        InputError: Store, images, config or checkpoint do not fit each other.
+        InputError: Recipe, store, images, weights or checkpoint do not fit each other.
         CheckFailedError: The loss stopped being finite.
     """
-    if recipe.data is None or recipe.labels is None:
-        raise InputError("pretraining needs the images and the store: config keys data and labels, or --data, --labels")
+    _check_sources(recipe)
     work_dir = Path(work_dir)
-    checkpoint = _find_checkpoint(work_dir, resume, show)
-    store, images = open_for_training(recipe.labels, recipe.data, recipe.teacher, recipe.pixel_check)
-    invalid = store.invalid_images()
-    readable = np.setdiff1d(np.arange(store.header.images), list(invalid))
-    if not len(readable):
-        raise InputError(f"{store.path} holds no label: none of its {len(invalid)} images could be read")
-    plan = Plan.of(recipe, len(readable))
-
-    torch.manual_seed(recipe.seed)
-    student = create_model(num_classes=store.header.num_classes, **recipe.student)
-    cache = make_cache(recipe.cache, store, recipe.input_size, plan.iterations * recipe.batch_size)
-    if show:
-        _announce(recipe, plan, store, student, len(invalid), cache is not None, device)
-    loader = _make_loader(recipe, StoredViews(store, images, recipe.input_size, cache), readable, device)
-    log = TrainLog(work_dir / LOG_NAME, recipe, plan, show)
-    hooks: list[Hook | dict] = [ExactRandomness(recipe.seed), Checkpoints(recipe, store.header.store_id), log]
-    runner = _make_runner(recipe, plan, student, loader, hooks, work_dir, device)
-    if checkpoint is not None:
-        runner._load_from, runner._resume = str(checkpoint), True
-    start = time.monotonic()
-    _train(runner, log)
-    seconds = time.monotonic() - start
-    path = work_dir / STUDENT_NAME
-    export_student(student, recipe, store, path)
-    done = plan.iterations - log.first_iteration
-    return PretrainSummary(
-        student=path,
-        log=log.path,
-        iterations=plan.iterations,
-        resumed_from=log.first_iteration,
-        epochs=plan.epochs,
-        first_loss=log.first_loss,
-        last_loss=log.last_loss,
-        seconds=seconds,
-        images_per_second=done * recipe.batch_size / seconds,
-        parameters=count_parameters(student),
-        store_id=store.header.store_id,
-    )
+    with joined(device) as place:
+        run = _Run(recipe, place, show and place.is_first)
+        return run.train(work_dir, _find_checkpoint(work_dir, resume, run.show))
 
 
-def _make_loader(recipe: Recipe, dataset: StoredViews, readable: np.ndarray, device: str) -> DataLoader:
-    return DataLoader(
-        dataset,
-        recipe.batch_size,
-        sampler=ViewSchedule(readable, dataset.store.header.views, recipe.seed),
-        num_workers=recipe.workers,
-        collate_fn=identity,
-        pin_memory=torch.device(device).type == "cuda",
-    )
+def _check_sources(recipe: Recipe) -> None:
+    objective = recipe.objective
+    if recipe.data is None:
+        raise InputError("training needs the images: config key data, or --data")
+    if isinstance(recipe.teacher, dict):
+        if recipe.labels is not None:
+            raise InputError(
+                f"a store ({recipe.labels}) and a teacher to run beside the student ({recipe.teacher['name']}) are "
+                "given; take one of them away"
+            )
+        if not objective.needs_teacher:
+            raise InputError(f"loss = {recipe.loss!r} needs no teacher; take config key teacher away")
+    elif objective.needs_teacher and recipe.labels is None:
+        raise InputError(
+            f"loss = {recipe.loss!r} needs the images and the store (config keys data and labels, or --data, --labels),"
+            " or a teacher to run beside the student: teacher = dict(name=..., weights=...)"
+        )
+    if recipe.labels is not None and recipe.views:
+        raise InputError("config key views says how views are drawn while training; those of a store are drawn already")
+
+
+class _Run:
+    """One process's part of a run.
+
+    Args:
+        recipe: The run.
+        place: This process.
+        show: Report on standard error.
+    """
+
+    def __init__(self, recipe: Recipe, place: Place, show: bool) -> None:
+        self.recipe, self.place, self.show = recipe, place, show
+        share = place.world * recipe.accumulate
+        if recipe.batch_size % share:
+            raise InputError(
+                f"batch_size {recipe.batch_size} cannot be shared by {place.world} processes in {recipe.accumulate} "
+                f"parts each; it must be a multiple of {share}"
+            )
+        self.teacher = _load_teacher(recipe, place)
+        self.views = open_views(recipe, self.teacher)
+        self.plan = Plan.of(recipe, len(self.views.readable))
+        self.views.keep(recipe.cache, self.plan.iterations * recipe.batch_size)
+
+    def train(self, work_dir: Path, checkpoint: Path | None) -> PretrainSummary:
+        """From the beginning, or from a checkpoint."""
+        recipe, plan, place = self.recipe, self.plan, self.place
+        torch.manual_seed(recipe.seed)
+        student = create_model(num_classes=self.views.classes, **recipe.student)
+        start = None
+        if recipe.init is not None and checkpoint is None:
+            start = load_initial(student, recipe.init, recipe.class_map, self.views.classes)
+        groups = parameter_groups(student, recipe.weight_decay, recipe.layer_decay)
+        if self.show:
+            self._announce(student, start, checkpoint)
+        log = TrainLog(work_dir / LOG_NAME, recipe, plan, place, self.show)
+        hooks: list[Any] = [ExactRandomness(recipe.seed, place.rank), Rates(plan), log]
+        average = StudentAverage(student, recipe.ema) if recipe.ema else None
+        hooks += [] if average is None else [average]
+        hooks.append(Checkpoints(recipe, self.views.identity, _identity(self.teacher), place))
+        runner = self._make_runner(student, groups, hooks, work_dir)
+        if checkpoint is not None:
+            runner._load_from, runner._resume = str(checkpoint), True
+        began = time.monotonic()
+        _train(runner, log)
+        seconds = time.monotonic() - began
+        path = work_dir / STUDENT_NAME
+        if place.is_first:
+            export_student(student if average is None else average.module, recipe, self.views, self.teacher, path)
+        return self._summarise(log, path, seconds, count_parameters(student))
+
+    def _summarise(self, log: TrainLog, path: Path, seconds: float, parameters: int) -> PretrainSummary:
+        done = self.plan.iterations - log.first_iteration
+        return PretrainSummary(
+            student=path,
+            log=log.path,
+            iterations=self.plan.iterations,
+            resumed_from=log.first_iteration,
+            epochs=self.plan.epochs,
+            first_loss=log.first_loss,
+            last_loss=log.last_loss,
+            seconds=seconds,
+            images_per_second=done * self.recipe.batch_size / seconds,
+            parameters=parameters,
+            store_id=self.views.identity if isinstance(self.views, StoredViews) else None,
+        )
+
+    def _announce(self, student: nn.Module, start: str | None, checkpoint: Path | None) -> None:
+        recipe, plan, place = self.recipe, self.plan, self.place
+        say(
+            f"student  {recipe.student['name']}: {count_parameters(student) / 1e6:.2f} M parameters, "
+            f"{self.views.classes} classes, input {recipe.input_size} px"
+        )
+        if start is not None:
+            say(f"start    {start}")
+        if checkpoint is not None:
+            say(f"resume   {checkpoint}")
+        say(self.views.describe())
+        if self.teacher is not None:
+            teacher = self.teacher
+            say(f"teacher  {teacher.name} at {teacher.size[0]} px, {teacher.precision}, runs beside the student")
+        say(f"loss     {_describe_loss(recipe)}")
+        parts = [f"{recipe.batch_size} views"]
+        parts += [f"{place.world} processes"] if place.world > 1 else []
+        parts += [f"in {recipe.accumulate} parts"] if recipe.accumulate > 1 else []
+        parts += [f"{recipe.repeats} views of each image"] if recipe.repeats > 1 else []
+        say(
+            f"plan     {plan.iterations} iterations of {', '.join(parts)} = {plan.epochs:.2f} epochs; "
+            f"{recipe.precision} on {place.device}; seed {recipe.seed}"
+        )
+        say(f"rates    {_describe_rates(recipe, plan)}")
+
+    def _make_runner(
+        self, student: nn.Module, groups: list[dict[str, Any]], hooks: list[Hook | dict], work_dir: Path
+    ) -> Runner:
+        recipe, place = self.recipe, self.place
+        distiller = Distiller(student, recipe, self.teacher)
+        optimizer = torch.optim.AdamW(groups, lr=self.plan.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+        clip = {"max_norm": recipe.clip_grad} if recipe.clip_grad else None
+        runner_class = type("DistillRunner", (_Runner,), {"place": place})
+        with contextlib.redirect_stdout(io.StringIO()):
+            runner = runner_class(
+                model=distiller,
+                work_dir=str(work_dir),
+                train_dataloader=self._make_loader(),
+                train_cfg={
+                    "by_epoch": False,
+                    "max_iters": self.plan.iterations,
+                    "val_interval": self.plan.iterations + 1,
+                },
+                optim_wrapper=OptimWrapper(optimizer, clip_grad=clip),
+                default_hooks=dict.fromkeys(  # pyright: ignore[reportArgumentType]
+                    ("logger", "checkpoint", "sampler_seed", "param_scheduler")
+                ),
+                custom_hooks=hooks,
+                randomness={"seed": recipe.seed},
+                experiment_name=f"train-{uuid.uuid4().hex[:8]}",
+                cfg=Config(recipe.binding()),
+            )
+            for handler in list(runner.logger.handlers):
+                if not isinstance(handler, logging.FileHandler):
+                    runner.logger.removeHandler(handler)
+        return runner
+
+    def _make_loader(self) -> DataLoader:
+        recipe, place, views = self.recipe, self.place, self.views
+        return DataLoader(
+            views,
+            recipe.batch_size // place.world,
+            sampler=ViewOrder(views.readable, views.views, recipe.seed, recipe.repeats, place.rank, place.world),
+            num_workers=recipe.workers,
+            collate_fn=identity,
+            pin_memory=torch.device(place.device).type == "cuda",
+        )
+
+
+class _Runner(Runner):
+    """mmengine's Runner on a device of our choice instead of the first one that it finds."""
+
+    place = Place("cpu")
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
+        moved: Any = model.to(self.place.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.place.world > 1:
+            moved.distribute()
+        return moved
+
+
+def _load_teacher(recipe: Recipe, place: Place) -> Teacher | None:
+    if not isinstance(recipe.teacher, dict):
+        return None
+    given = {"precision": recipe.precision, **recipe.teacher}
+    return load_teacher(given.pop("name"), device=place.device, **given)
+
+
+def _identity(teacher: Teacher | None) -> str | None:
+    if teacher is None:
+        return None
+    return hashlib.sha256(json.dumps(teacher.fingerprint, sort_keys=True).encode()).hexdigest()
 
 
 def _train(runner: Runner, log: TrainLog) -> None:
@@ -233,7 +295,7 @@ def _train(runner: Runner, log: TrainLog) -> None:
 
 def _find_checkpoint(work_dir: Path, resume: bool, show: bool) -> Path | None:
     # A name without a leading dot was given after the file was whole.
-    found = sorted((work_dir / _CHECKPOINTS).glob("iter_*.pth"))
+    found = sorted((work_dir / CHECKPOINTS).glob("iter_*.pth"))
     if found and not resume:
         raise InputError(f"{work_dir} holds a run already ({found[-1].name}); add --resume, or give another --work-dir")
     if resume and not found and show:
@@ -241,263 +303,42 @@ def _find_checkpoint(work_dir: Path, resume: bool, show: bool) -> Path | None:
     return found[-1] if found else None
 
 
-def _announce(
-    recipe: Recipe, plan: Plan, store: SoftLabelStore, student: nn.Module, invalid: int, cached: bool, device: str
-) -> None:
-    header = store.header
-    teacher = f"{header.teacher['name']} at {header.augmentation['hash_size'][0]} px"
-    say(
-        f"student  {recipe.student['name']}: {count_parameters(student) / 1e6:.2f} M parameters, "
-        f"{header.num_classes} classes, input {recipe.input_size} px"
-    )
-    say(
-        f"labels   {store.path} ({store.fingerprint()}): {teacher}, top {header.topk} of {header.num_classes}, "
-        f"{header.images} images x {header.views} views, {invalid} images unreadable"
-    )
-    say(
-        f"plan     {plan.iterations} iterations of {recipe.batch_size} views = {plan.epochs:.2f} epochs; "
-        f"lr {recipe.lr:g} after {plan.warmup} iterations of warm-up, cosine to {recipe.min_lr:g}; "
-        f"weight decay {recipe.weight_decay:g}; {recipe.precision} on {device}; seed {recipe.seed}; "
-        f"views {'kept in memory' if cached else 'made each time'}"
-    )
-
-
-# --- mmengine ----------------------------------------------------------------------------------------------------
-
-
-class _Runner(Runner):
-    """mmengine's Runner on a device of our choice instead of the first one that it finds."""
-
-    device = "cpu"
-
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
-        moved: Any = model
-        return moved.to(self.device, memory_format=torch.channels_last)
-
-
-def _make_runner(
-    recipe: Recipe,
-    plan: Plan,
-    student: nn.Module,
-    loader: DataLoader,
-    hooks: list[Hook | dict],
-    work_dir: Path,
-    device: str,
-) -> Runner:
-    distiller = Distiller(student, recipe.mean, recipe.std, recipe.precision)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(student, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True
-    )
-    clip = {"max_norm": recipe.clip_grad} if recipe.clip_grad else None
-    runner_class = type("DistillRunner", (_Runner,), {"device": device})
-    config = Config(recipe.binding())
-    with contextlib.redirect_stdout(io.StringIO()):
-        runner = runner_class(
-            model=distiller,
-            work_dir=str(work_dir),
-            train_dataloader=loader,
-            train_cfg={"by_epoch": False, "max_iters": plan.iterations, "val_interval": plan.iterations + 1},
-            optim_wrapper=OptimWrapper(optimizer, clip_grad=clip),
-            param_scheduler=_schedule(recipe, plan),
-            default_hooks=dict.fromkeys(("logger", "checkpoint", "sampler_seed")),  # pyright: ignore[reportArgumentType]
-            custom_hooks=hooks,
-            randomness={"seed": recipe.seed},
-            experiment_name=f"pretrain-{uuid.uuid4().hex[:8]}",
-            cfg=config,
-        )
-        for handler in list(runner.logger.handlers):
-            if not isinstance(handler, logging.FileHandler):
-                runner.logger.removeHandler(handler)
-    return runner
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: what decays, and what never does (1-D parameters, biases, and what the model itself exempts)."""
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # pyright: ignore
-    decayed, free = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            is_free = parameter.ndim <= 1 or name.endswith(".bias") or any(part in name for part in exempt)
-            (free if is_free else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def _schedule(recipe: Recipe, plan: Plan) -> list[dict[str, Any]]:
-    cosine = {
-        "type": "CosineAnnealingLR",
-        "by_epoch": False,
-        "begin": plan.warmup,
-        "end": plan.iterations,
-        "T_max": plan.iterations - plan.warmup,
-        "eta_min": recipe.min_lr,
+def _describe_loss(recipe: Recipe) -> str:
+    objective = recipe.objective
+    own, weight = 1 - objective.distill_weight, objective.distill_weight
+    known = {
+        "teacher": "cross-entropy to the teacher's soft label",
+        "labels": "cross-entropy to true classes",
+        "deit_soft": f"DeiT soft: {own:g} cross-entropy to true classes + {weight:g} tau^2 KL to the teacher at tau "
+        f"{objective.tau:g} ({objective.kl_reduction})",
+        "deit_hard": f"DeiT hard: {own:g} cross-entropy to true classes + {weight:g} to the teacher's best class",
     }
-    if plan.warmup == 0:
-        return [cosine]
-    start = {"type": "LinearLR", "by_epoch": False, "begin": 0, "end": plan.warmup}
-    return [{**start, "start_factor": recipe.warmup_lr / recipe.lr}, cosine]
+    smooth = f", labels smoothed by {objective.smoothing:g}" if objective.needs_labels and objective.smoothing else ""
+    return known[recipe.loss] + smooth
 
 
-class ExactRandomness(Hook):
-    """Seed torch anew at every iteration, so that dropped paths do not depend on where a run was stopped.
-
-    Args:
-        seed: The run's seed.
-    """
-
-    priority = "VERY_HIGH"
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed by (run seed, iteration)."""
-        torch.manual_seed((self.seed * 1_000_003 + runner.iter) % 2**63)
+def _describe_rates(recipe: Recipe, plan: Plan) -> str:
+    base = f" (base {recipe.lr:g} x {recipe.lr_scale:g}, batch {recipe.batch_size} / {recipe.base_batch_size})"
+    more = [
+        f"lr {plan.lr:g}{base if recipe.base_batch_size else ''} after {plan.warmup} iterations of warm-up from "
+        f"{plan.warmup_lr:g}, cosine to {plan.min_lr:g}",
+        f"weight decay {recipe.weight_decay:g}",
+        f"clip {recipe.clip_grad:g}" if recipe.clip_grad else "no clipping",
+    ]
+    more += [f"layer decay {recipe.layer_decay:g}"] if recipe.layer_decay != 1 else []
+    more += ["BatchNorm statistics fixed"] if recipe.bn_eval else []
+    more += [f"weights averaged by {recipe.ema:g}"] if recipe.ema else []
+    return "; ".join(more)
 
 
-class Checkpoints(Hook):
-    """Whole checkpoints or none, readable without unpickling objects, and refused by a run that they do not fit.
-
-    Args:
-        recipe: The run.
-        store_id: Of its store.
-    """
-
-    priority = "VERY_LOW"
-
-    def __init__(self, recipe: Recipe, store_id: str) -> None:
-        self.recipe = recipe
-        self.identity = {"recipe": recipe.binding(), "store": store_id}
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        """Save when it is time, and after the last iteration."""
-        if self.every_n_train_iters(runner, self.recipe.checkpoint_interval) or self.is_last_train_iter(runner):
-            self.save(runner)
-
-    def save(self, runner: Runner) -> None:
-        """Write beside, flush, rename; then drop the oldest."""
-        folder = Path(runner.work_dir) / _CHECKPOINTS
-        folder.mkdir(exist_ok=True)
-        name = f"iter_{runner.iter + 1:08d}.pth"
-        temporary = folder / f".{name}.tmp"
-        try:
-            runner.save_checkpoint(str(folder), temporary.name, by_epoch=False)
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"cannot write checkpoint {folder / name}: {error}") from error
-        temporary.replace(folder / name)
-        for old in sorted(folder.glob("iter_*.pth"))[: -self.recipe.keep_checkpoints]:
-            old.unlink()
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Name the run, and leave out mmengine's log buffers: they are pickled objects, and our log is elsewhere."""
-        checkpoint["tinyvit"] = self.identity
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse a checkpoint of another run."""
-        theirs = checkpoint.get("tinyvit", {})
-        if theirs.get("store") != self.identity["store"]:
-            raise InputError(
-                f"the checkpoint in {runner.work_dir} was trained on store {str(theirs.get('store'))[:12]}, "
-                f"and this run has store {self.identity['store'][:12]}"
-            )
-        recipe = theirs["recipe"]
-        for key, value in self.identity["recipe"].items():
-            if recipe.get(key) != value:
-                raise InputError(
-                    f"the checkpoint in {runner.work_dir} was trained with {key} = {recipe.get(key)!r}, "
-                    f"and this run has {key} = {value!r}"
-                )
-
-
-class TrainLog(Hook):
-    """The loss as JSON lines, and progress on the console.
-
-    Args:
-        path: The log file. A run that goes on first drops the lines behind its checkpoint.
-        recipe: The run.
-        plan: Its plan.
-        show: Report on the console.
-    """
-
-    priority = "NORMAL"  # before the scheduler moves on: the logged rate is the one that was used
-
-    def __init__(self, path: Path, recipe: Recipe, plan: Plan, show: bool) -> None:
-        self.path, self.recipe, self.plan = path, recipe, plan
-        self.bar = RateBar("pretrain", 0, "img", show)
-        self.first_iteration = 0
-        self.first_loss = self.last_loss = math.nan
-        self._losses: list[Tensor] = []
-
-    def before_train(self, runner: Runner) -> None:
-        """Take up the log where the checkpoint stands."""
-        self.first_iteration = runner.iter
-        lines = self.path.read_text(encoding="utf-8").splitlines() if runner.iter and self.path.is_file() else []
-        kept = [entry for entry in map(_parse_line, lines) if entry and entry["iter"] <= runner.iter]
-        if kept:
-            self.first_loss, self.last_loss = kept[0]["loss"], kept[-1]["loss"]
-        self._stream = self.path.open("w", encoding="utf-8")
-        for entry in kept:
-            self._write(entry)
-        self.bar.total = (self.plan.iterations - runner.iter) * self.recipe.batch_size
-        self._since = time.monotonic()
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        """Collect the loss; every ``log_interval`` iterations write a line."""
-        assert outputs is not None
-        self._losses.append(outputs["loss"].detach())
-        iteration = runner.iter + 1
-        note = f", loss {self.last_loss:.3f}" if math.isfinite(self.last_loss) else ""
-        self.bar.advance(self.recipe.batch_size, note)
-        if iteration % self.recipe.log_interval and iteration != self.plan.iterations:
-            return
-        optimizer: Any = runner.optim_wrapper
-        loss = torch.stack(self._losses).mean().item()
-        now = time.monotonic()
-        entry = {
-            "iter": iteration,
-            "epoch": round(iteration * self.recipe.batch_size / self.plan.images, 4),
-            "loss": loss,
-            "lr": optimizer.get_lr()["lr"][0],
-            "images_per_second": round(len(self._losses) * self.recipe.batch_size / (now - self._since), 1),
-        }
-        self._write(entry)
-        self._losses, self._since = [], now
-        self.last_loss = loss
-        if math.isnan(self.first_loss):
-            self.first_loss = loss
-        if not math.isfinite(loss):
-            raise CheckFailedError(f"the loss is {loss} at iteration {iteration}; lower lr, or set precision to fp32")
-
-    def after_train(self, runner: Runner) -> None:
-        """Close the log."""
-        self._stream.close()
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(entry) + "\n")
-        self._stream.flush()
-
-
-def _parse_line(line: str) -> dict[str, Any] | None:
-    """A line of the log, or ``None`` for one that a kill cut short."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def export_student(student: nn.Module, recipe: Recipe, store: SoftLabelStore, path: Path) -> None:
+def export_student(
+    student: nn.Module, recipe: Recipe, views: TrainingViews, teacher: Teacher | None, path: Path
+) -> None:
     """Write a student's weights, in timm's names, with what is needed to build and feed it again."""
     from safetensors.torch import save
 
     kwargs = {key: value for key, value in recipe.student.items() if key not in ("name", "weights", "pretrained")}
-    document = {
+    document: dict[str, Any] = {
         "model": recipe.student["name"],
         "kwargs": kwargs,
         "preprocess": {
@@ -505,9 +346,14 @@ def export_student(student: nn.Module, recipe: Recipe, store: SoftLabelStore, pa
             "mean": list(recipe.mean),
             "std": list(recipe.std),
         },
-        "store": store.header.store_id,
-        "teacher": store.header.teacher["name"],
+        "loss": recipe.loss,
     }
+    if isinstance(views, StoredViews):
+        document |= {"store": views.identity, "teacher": views.store.header.teacher["name"]}
+    elif teacher is not None:
+        document["teacher"] = teacher.name
+    if recipe.ema:
+        document["ema"] = recipe.ema
     state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     temporary = path.with_name(f".{path.name}.tmp")
     # One key: the library's order of several varies. Not save_file, which leaves the file to its owner alone.

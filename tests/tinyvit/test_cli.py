@@ -41,6 +41,7 @@ COMMANDS = [
     "labels info",
     "labels verify",
     "pretrain",
+    "finetune",
     "evaluate",
     "detect train",
     "detect test",

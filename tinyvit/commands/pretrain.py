@@ -1,4 +1,4 @@
-"""``tinyvit pretrain`` and ``tinyvit evaluate``: a student from a store, and what a classifier is worth."""
+"""``tinyvit pretrain``, ``finetune`` and ``evaluate``: training a student, and what a classifier is worth."""
 
 from __future__ import annotations
 
@@ -17,65 +17,132 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``pretrain`` and ``evaluate`` to the front door."""
+    """Add ``pretrain``, ``finetune`` and ``evaluate`` to the front door."""
     app.command("pretrain")(pretrain)
+    app.command("finetune")(finetune)
     app.command("evaluate")(evaluate)
 
 
+ConfigArgument = Annotated[str, typer.Argument(help="A config file, or the name of a shipped one.")]
+MoreArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[K=V]...", help="Further --cfg-options, as in '--cfg-options a=1 b=2'."),
+]
+DataOption = Annotated[Path | None, typer.Option(help="Folder or zip of the images.")]
+StoreOption = Annotated[Path | None, typer.Option(help="The soft-label store that was made of them.")]
+TruthOption = Annotated[
+    Path | None,
+    typer.Option(help="CSV of true classes. [default: labels.csv in or beside DATA, else the class folders]"),
+]
+EpochsOption = Annotated[float | None, typer.Option(help="Passes over the images.")]
+MaxItersOption = Annotated[int | None, typer.Option(help="Iterations, instead of epochs.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --work-dir.")]
+TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Write the log for TensorBoard, too.")]
+CfgOption = Annotated[
+    list[str] | None,
+    typer.Option("--cfg-options", metavar="K=V", help="Change a key of the config; repeatable."),
+]
+
+
 def pretrain(
-    config: Annotated[str, typer.Argument(help="A config file, or the name of a shipped one: tiny_vit_5m_distill.")],
-    more: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[K=V]...", help="Further --cfg-options, as in '--cfg-options a=1 b=2'."),
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder or zip of the images that were labelled.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="The soft-label store.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the images.")] = None,
-    max_iters: Annotated[int | None, typer.Option(help="Iterations, instead of epochs.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --work-dir.")] = False,
-    cfg_options: Annotated[
-        list[str] | None,
-        typer.Option("--cfg-options", metavar="K=V", help="Change a key of the config; repeatable."),
-    ] = None,
+    config: ConfigArgument,
+    more: MoreArgument = None,
+    data: DataOption = None,
+    labels: StoreOption = None,
+    truth: TruthOption = None,
+    epochs: EpochsOption = None,
+    max_iters: MaxItersOption = None,
+    resume: ResumeOption = False,
+    tensorboard: TensorBoardOption = False,
+    cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Distil a student from a soft-label store alone: no teacher in memory, no true labels.
+    """Train a student: from a soft-label store, beside a teacher, or on true classes, as its config says.
+
+    Several processes: torchrun --nproc-per-node 8 -m tinyvit pretrain ... --work-dir DIR
 
     Example: tinyvit pretrain tiny_vit_5m_distill --data photos --labels store --cfg-options student.img_size=96
     """
     arguments = dict(locals())
+    given = {"data": data, "labels": labels, "truth": truth, "epochs": epochs, "max_iters": max_iters}
+    given["tensorboard"] = tensorboard or None
+    _run("pretrain", config, given, arguments)
+
+
+def finetune(
+    config: ConfigArgument,
+    more: MoreArgument = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The checkpoint to start from; its resolution may differ.")
+    ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(help="Class-index file for weights with other classes: one line a class, -1 for none."),
+    ] = None,
+    data: DataOption = None,
+    labels: StoreOption = None,
+    truth: TruthOption = None,
+    epochs: EpochsOption = None,
+    max_iters: MaxItersOption = None,
+    resume: ResumeOption = False,
+    tensorboard: TensorBoardOption = False,
+    cfg_options: CfgOption = None,
+    work_dir: WorkDirOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train on from weights: on other classes, at a higher resolution, or both. Otherwise the same as pretrain.
+
+    Example: tinyvit finetune tiny_vit_21m_384 --data in1k/train --weights student.safetensors
+    """
+    arguments = dict(locals())
+    given = {"data": data, "labels": labels, "truth": truth, "epochs": epochs, "max_iters": max_iters}
+    given |= {"init": weights, "class_map": class_map, "tensorboard": tensorboard or None}
+    _run("finetune", config, given, arguments)
+
+
+def _run(command: str, config: str, given: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """What both commands do: recipe, training, result."""
     from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.distill.recipe import load_recipe
     from tinyvit.backbones.errors import InputError
     from tinyvit.backbones.runs import make_work_dir, write_result
 
+    work_dir, resume = arguments["work_dir"], arguments["resume"]
     if resume and work_dir is None:
         raise InputError("--resume needs the --work-dir of the run to go on with")
-    if epochs is not None and max_iters is not None:
+    if given["epochs"] is not None and given["max_iters"] is not None:
         raise InputError("give either --epochs or --max-iters, not both")
-    overrides = _overrides([*(cfg_options or []), *(more or [])])
-    given = {"data": data, "labels": labels, "epochs": epochs, "max_iters": max_iters}
+    overrides = _overrides([*(arguments["cfg_options"] or []), *(arguments["more"] or [])])
     overrides |= {
         key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
     }
     recipe = load_recipe(config, **overrides)
+    if command == "finetune" and recipe.init is None:
+        raise InputError("fine-tuning starts from weights: --weights, or config key init")
+    from tinyvit.backbones.distill.parallel import is_first_process, process_count
     from tinyvit.backbones.distill.train import pretrain as run
 
+    if work_dir is None and process_count() > 1:
+        raise InputError("several processes share one folder: give --work-dir")
     allocator = tune_allocator()
-    folder = make_work_dir("pretrain", work_dir)
-    summary = run(recipe, folder, resume=resume, device=resolve_device(device))
-    document = _earlier_result(folder, summary)
+    folder = make_work_dir(command, work_dir)
+    summary = run(recipe, folder, resume=resume, device=resolve_device(arguments["device"]))
+    if not is_first_process():
+        return
+    document = _earlier_result(command, folder, summary)
     if document is None:
-        metrics = {**summary.to_dict(), "allocator": allocator, "recipe": recipe.binding()}
-        document = write_result(folder, "pretrain", arguments, metrics)
+        metrics = {**summary.to_dict(), "allocator": allocator, "processes": process_count()}
+        metrics["recipe"] = recipe.binding()
+        document = write_result(folder, command, arguments, metrics)
     else:
         print(
             f"{folder} is already finished after {summary.iterations} iterations; its result.json is kept",
             file=sys.stderr,
         )
-    if as_json:
+    if arguments["as_json"]:
         print_json(document)
         return
     metrics = document["metrics"]
@@ -86,7 +153,7 @@ def pretrain(
     print(f"student: {summary.student}\nloss curve: {summary.log}")
 
 
-def _earlier_result(folder: Path, summary: PretrainSummary) -> dict[str, Any] | None:
+def _earlier_result(command: str, folder: Path, summary: PretrainSummary) -> dict[str, Any] | None:
     """The result of a run that was finished before it was resumed; it knows how long the training took."""
     if summary.resumed_from < summary.iterations:
         return None
@@ -95,7 +162,7 @@ def _earlier_result(folder: Path, summary: PretrainSummary) -> dict[str, Any] | 
         known = document["command"], document["metrics"]["store_id"], document["metrics"]["iterations"]
     except (OSError, ValueError, KeyError, TypeError):  # killed before it was written, or another command's
         return None
-    return document if known == ("pretrain", summary.store_id, summary.iterations) else None
+    return document if known == (command, summary.store_id, summary.iterations) else None
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:

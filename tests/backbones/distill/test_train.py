@@ -17,15 +17,18 @@ import pytest
 import torch
 
 from tinyvit.backbones import create_model, load_weights
+from tinyvit.backbones.distill import losses
 from tinyvit.backbones.distill.augment import ViewParams, apply
-from tinyvit.backbones.distill.data import StoredViews, ViewCache, ViewSchedule, make_cache, pixel_problem
+from tinyvit.backbones.distill.data import ViewCache, make_cache, pixel_problem
 from tinyvit.backbones.distill.label import label_store
+from tinyvit.backbones.distill.plan import parameter_groups
 from tinyvit.backbones.distill.recipe import find_config, load_recipe
 from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import load_classifier
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors
-from tinyvit.backbones.distill.train import parameter_groups, pretrain
+from tinyvit.backbones.distill.train import pretrain
+from tinyvit.backbones.distill.views import StoredViews, ViewOrder
 from tinyvit.backbones.errors import CheckFailedError, InputError
 from tinyvit.backbones.images import ImageFiles
 
@@ -69,7 +72,7 @@ def whole_run(store, pictures, tmp_path_factory):
 
 def test_a_pass_is_a_permutation_with_one_view_and_the_next_has_the_next():
     images = np.array([0, 1, 3, 4, 7])
-    stream = list(islice(ViewSchedule(images, 2, seed=1), 15))
+    stream = list(islice(ViewOrder(images, 2, seed=1), 15))
     passes = [stream[start : start + 5] for start in (0, 5, 10)]
     for number, places in enumerate(passes):
         assert sorted(image for image, _ in places) == images.tolist()
@@ -80,9 +83,9 @@ def test_a_pass_is_a_permutation_with_one_view_and_the_next_has_the_next():
 @pytest.mark.parametrize("skipped", [0, 3, 5, 12])
 def test_skipping_is_going_on(skipped):
     images = np.arange(5)
-    schedule = ViewSchedule(images, 3, seed=1)
-    schedule.skip(skipped)
-    assert list(islice(schedule, 10)) == list(islice(ViewSchedule(images, 3, seed=1), skipped, skipped + 10))
+    order = ViewOrder(images, 3, seed=1)
+    order.skip(skipped)
+    assert list(islice(order, 10)) == list(islice(ViewOrder(images, 3, seed=1), skipped, skipped + 10))
 
 
 # --- the data ----------------------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ def test_skipping_is_going_on(skipped):
 def test_batch_holds_the_recorded_view_at_the_students_size_with_its_label(store, pictures, cached):
     images = ImageFiles(pictures)
     cache = ViewCache(store.header.images * store.header.views, 20) if cached else None
-    dataset = StoredViews(store, images, 20, cache)
+    dataset = StoredViews(store, images, 20, cache=cache)
     for _ in range(2):
         batch = dataset.__getitems__([(3, 1), (22, 2)])
         assert batch["inputs"].shape == (2, 20, 20, 3)
@@ -181,10 +184,8 @@ def test_loss_falls_and_the_schedule_is_warmup_then_cosine(store, pictures, tmp_
 def test_stopped_and_resumed_run_is_the_undisturbed_run_bit_for_bit(
     store, pictures, whole_run, tmp_path, monkeypatch, workers
 ):
-    from tinyvit.backbones.distill import train
-
     summary, work_dir = whole_run
-    original, calls = train.sparse_soft_cross_entropy, []
+    original, calls = losses.sparse_soft_cross_entropy, []
 
     def stop_in_iteration_9(*arguments):
         calls.append(1)
@@ -192,7 +193,7 @@ def test_stopped_and_resumed_run_is_the_undisturbed_run_bit_for_bit(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(train, "sparse_soft_cross_entropy", stop_in_iteration_9)
+    monkeypatch.setattr(losses, "sparse_soft_cross_entropy", stop_in_iteration_9)
     with pytest.raises(KeyboardInterrupt):
         pretrain(recipe(store, pictures), tmp_path, show=False)
     assert [point[0] for point in curve(tmp_path)] == list(range(1, 9))
@@ -206,13 +207,14 @@ KILLED = """
 import sys, time, torch
 torch.set_num_threads(1)
 from pathlib import Path
+import tinyvit.backbones.distill.losses as losses
 import tinyvit.backbones.distill.train as train
 from tinyvit.backbones.distill.recipe import load_recipe
-original = train.sparse_soft_cross_entropy
+original = losses.sparse_soft_cross_entropy
 def slow(*arguments):
     time.sleep(0.2)
     return original(*arguments)
-train.sparse_soft_cross_entropy = slow
+losses.sparse_soft_cross_entropy = slow
 train.pretrain(load_recipe(Path(sys.argv[1])), sys.argv[2], show=False)
 """
 
@@ -371,8 +373,10 @@ def test_shipped_configs_load_and_overrides_reach_into_them():
     loaded = load_recipe("tiny_vit_5m_distill", max_iters=10, **{"student.img_size": 96, "lr": 1e-4})
     assert (loaded.max_iters, loaded.epochs, loaded.lr) == (10, None, 1e-4)
     assert loaded.student == {"name": "tiny_vit_5m_224", "img_size": 96}
-    for path in find_config("tiny_vit_5m_distill").parent.glob("*.py"):
+    for path in find_config("tiny_vit_5m_distill").parent.glob("[!_]*.py"):
         assert load_recipe(path).student["name"]
+    with pytest.raises(InputError, match="needs the key student"):
+        load_recipe(find_config("_deit"))
 
 
 def test_missing_and_broken_configs_are_named(tmp_path):

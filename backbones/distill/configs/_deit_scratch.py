@@ -1,0 +1,7 @@
+"""DeiT on true classes."""
+
+_base_ = "_deit.py"
+
+loss = "labels"
+views = {"preset": "deit"}
+num_classes = 1000

@@ -1,0 +1,10 @@
+"""DeiT-B on ImageNet-1k from scratch, 300 epochs.
+
+tinyvit pretrain deit_base --data in1k/train
+
+Source: DeiT paper tables 5 and 9, official ``main.py`` (facebookresearch/deit). Published: top-1 81.8 %.
+"""
+
+_base_ = "_deit_scratch.py"
+
+student = {"name": "deit_base_patch16_224", "drop_path_rate": 0.1}
