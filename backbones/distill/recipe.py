@@ -92,7 +92,7 @@ class Recipe:
             ``warn`` or ``ignore``.
         workers: Processes that decode and augment, for each training process.
         cache: Keep the student's views in memory: ``auto`` (when they are used again and fit into a quarter of the
-            free memory), ``True`` or ``False``. Only with a store.
+            free memory, in a run of one process), ``True`` or ``False``. Only with a store.
         seed: Of the initial weights, the order of images, the views drawn while training, and dropped paths.
         log_interval: Iterations between lines of the log.
         checkpoint_interval: Iterations between checkpoints; the last iteration always leaves one.

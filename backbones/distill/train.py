@@ -144,7 +144,9 @@ class _Run:
         self.teacher = _load_teacher(recipe, place)
         self.views = open_views(recipe, self.teacher)
         self.plan = Plan.of(recipe, len(self.views.readable))
-        self.views.keep(recipe.cache, self.plan.iterations * recipe.batch_size)
+        # Several processes would each keep them all.
+        setting = False if recipe.cache == "auto" and place.world > 1 else recipe.cache
+        self.views.keep(setting, self.plan.iterations * recipe.batch_size)
 
     def train(self, work_dir: Path, checkpoint: Path | None) -> PretrainSummary:
         """From the beginning, or from a checkpoint."""
