@@ -13,41 +13,51 @@ from typing import Any
 from ..errors import InputError, require
 from ..runs import available_cpus
 from .processes import as_sendable
-from .units import MOST_DEATHS, Deaths, Done, Event, Make
+from .units import MOST_DEATHS, Deaths, Done, Event, Make, Worker
 
 _LOCAL = "local"
 _PAUSE = 0.1
 
 
 class _Holder:
-    """An actor: it makes a worker once and does units."""
+    """An actor: it makes a worker when it gets its first unit, so that it answers soon and Ray knows that it lives.
 
-    def __init__(self, make: Make, device: str, threads: int) -> None:
+    Args:
+        device: Of the worker.
+        threads: torch threads.
+    """
+
+    def __init__(self, device: str, threads: int) -> None:
+        self._device, self._threads = device, threads
+        self._worker: Worker | None = None
+
+    def ready(self) -> int:
+        """The process id."""
+        return os.getpid()
+
+    def work(self, make: list[Any], unit: Any) -> tuple[str, Any]:
+        """Do a unit.
+
+        Args:
+            make: A reference to what makes the worker, in a list: Ray would replace a bare one by what it refers to.
+            unit: The unit.
+        """
+        try:
+            if self._worker is None:
+                self._worker = self._make_worker(make[0])
+            return "done", self._worker(unit, lambda _: None)
+        except Exception as error:
+            return "failed", as_sendable(error)
+
+    def _make_worker(self, make: Any) -> Worker:
+        import ray
         import torch
 
         from ..allocator import tune_allocator
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(self._threads)
         tune_allocator()
-        self._failure: Exception | None = None
-        try:
-            self._worker = make(device)
-        except Exception as error:
-            # An actor whose constructor raises is made again for ever; this one tells what is wrong.
-            self._failure = as_sendable(error)
-
-    def ready(self) -> int:
-        """The process id, once the worker is made."""
-        return os.getpid()
-
-    def work(self, unit: Any) -> tuple[str, Any]:
-        """Do a unit."""
-        if self._failure is not None:
-            return "failed", self._failure
-        try:
-            return "done", self._worker(unit, lambda _: None)
-        except Exception as error:
-            return "failed", as_sendable(error)
+        return ray.get(make)(self._device)
 
 
 @dataclass
@@ -95,6 +105,7 @@ class RayPool:
         self._say = say or (lambda _: None)
         self._deaths = Deaths(most_deaths)
         self._actors: list[_Actor] = []
+        self._shared: list[Any] = []
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a run leaves its machines
         self._ray: Any = require("ray", "cluster")
 
@@ -118,18 +129,17 @@ class RayPool:
 
     def _make_actors(self) -> list[_Actor]:
         ray = self._ray
-        total = ray.cluster_resources()
-        gpus = int(total.get("GPU", 0)) if self._device in ("auto", "cuda") else 0
-        if self._device.startswith("cuda") and not gpus:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = int(sum(node.get("GPU", 0) for node in nodes)) if self._device in ("auto", "cuda") else 0
+        if self._device == "cuda" and not gpus:
             raise InputError(f"the Ray cluster at {self._address!r} has no GPU; use --device cpu")
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        count = self._workers or gpus or nodes
-        cpus = max(1, int(total.get("CPU", 1)) // count) if not gpus else 1
-        resources = {"num_gpus": min(1.0, gpus / count), "num_cpus": cpus} if gpus else {"num_cpus": cpus}
+        count = self._workers or gpus or len(nodes)
+        resources = _share(nodes, gpus, count)
         holder = ray.remote(max_restarts=-1, max_task_retries=0, **resources)(_Holder)
+        self._shared = [ray.put(self._make)]  # once, however many actors there are: the list of images may be long
         actors = []
         for slot in range(count):
-            handle = holder.remote(self._make, "cuda" if gpus else "cpu", cpus)
+            handle = holder.remote("cuda" if gpus else "cpu", int(resources["num_cpus"]))
             actors.append(_Actor(slot, handle, handle.ready.remote()))
         return actors
 
@@ -138,7 +148,7 @@ class RayPool:
     ) -> None:
         for actor in self._actors:
             self._ray.kill(actor.handle)
-        self._actors = []
+        self._actors, self._shared = [], []
         self._ray.shutdown()
 
     def worker_ids(self) -> list[int]:
@@ -173,7 +183,7 @@ class RayPool:
         for actor in self._actors:
             if actor.idle and waiting:
                 actor.unit, actor.idle = waiting.popleft(), False
-                actor.call = actor.handle.work.remote(units[actor.unit])
+                actor.call = actor.handle.work.remote(self._shared, units[actor.unit])
 
     def _answer(self, actor: _Actor, waiting: deque[int]) -> tuple[str, Any] | None:
         """What an actor answered about its unit; ``None`` when it only said that it is there, or died."""
@@ -193,3 +203,11 @@ class RayPool:
             actor.pid = answer
             return None
         return answer
+
+
+def _share(nodes: Sequence[dict[str, float]], gpus: int, count: int) -> dict[str, float]:
+    """What each of ``count`` actors asks Ray for: its part of a node, small enough for every node that may hold one."""
+    fitting = [node for node in nodes if node.get("GPU", 0) or not gpus]
+    on_one_node = -(-count // len(fitting))
+    cpus = max(1, int(min(node.get("CPU", 1) for node in fitting)) // on_one_node)
+    return {"num_cpus": cpus, "num_gpus": min(1.0, gpus / count)} if gpus else {"num_cpus": cpus}

@@ -23,6 +23,15 @@ WorkDirOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto: CUDA when there is one.")]
 
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Worker processes, or actors with --ray. [default: one a GPU, else this process]"),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Work on the Ray cluster at auto, HOST:PORT, ...; local starts one."),
+]
+
 DeployOption = Annotated[
     bool, typer.Option("--deploy/--no-deploy", help="Run the fused, eval-only copy of the model, or the model itself.")
 ]

@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import (
+    DeployOption,
+    DeviceOption,
+    JsonOption,
+    RayOption,
+    WorkDirOption,
+    WorkersOption,
+    print_json,
+    resolve_device,
+)
+from ._views import (
+    AugmentOption,
+    AutoAugmentOption,
+    CentreOption,
+    CutmixOption,
+    EraseModeOption,
+    EraseProbOption,
+    FlipOption,
+    InterpolationOption,
+    JitterOption,
+    JitterProbOption,
+    MixProbOption,
+    MixSwitchOption,
+    MixupOption,
+    RatioOption,
+    ScaleOption,
+    SeedOption,
+    view_sampler,
+)
 
 if TYPE_CHECKING:
+    from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.backbones.images import ImageFiles
 
 _group = typer.Typer(no_args_is_help=True, help="Look into a soft-label store, and verify it.")
@@ -20,7 +50,29 @@ TeacherWeightsOption = Annotated[
     Path | None, typer.Option(help="The teacher's checkpoint; efficientnet_lite1 and 2 bring their own.")
 ]
 TeacherSizeOption = Annotated[int | None, typer.Option(help="The teacher's input side. [default: the model's]")]
-TEACHER_HELP = "efficientnet_lite2, efficientnet_lite1, timm:NAME, or one of `tinyvit models`."
+TEACHER_HELP = (
+    "efficientnet_lite2, efficientnet_lite1, timm:NAME, one of `tinyvit models`, open_clip:NAME, a .pt2, .pt or .onnx "
+    "file, or MODULE:FUNCTION; NAME=FILE gives weights too. Several make an ensemble."
+)
+TeacherOption = Annotated[list[str], typer.Option(help=TEACHER_HELP)]
+TeacherMeanOption = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(metavar="R G B", help="What the teacher subtracts, in 0..1; needed for files that do not say."),
+]
+TeacherStdOption = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(metavar="R G B", help="What the teacher divides by, in 0..1; needed for files that do not say."),
+]
+TeacherInterpolationOption = Annotated[
+    str | None, typer.Option(help="bicubic or bilinear, of the teacher's evaluation transform. [default: the model's]")
+]
+TeacherCropOption = Annotated[
+    float | None, typer.Option(help="Share that its centre crop keeps. [default: the model's]")
+]
+TeacherClassesOption = Annotated[Path | None, typer.Option(help="Names of the classes, one a line, for open_clip.")]
+TeacherPromptsOption = Annotated[
+    Path | None, typer.Option(help="Templates with {}, one a line, for open_clip. [default: a photo of a {}.]")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,17 +84,33 @@ def register(app: typer.Typer) -> None:
 def label(
     data: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
     store: Annotated[Path, typer.Argument(help="Folder of the soft-label store; one that was begun is finished.")],
-    teacher: Annotated[str, typer.Option(help=TEACHER_HELP)],
+    teacher: TeacherOption,
     teacher_weights: TeacherWeightsOption = None,
     teacher_size: TeacherSizeOption = None,
+    teacher_mean: TeacherMeanOption = None,
+    teacher_std: TeacherStdOption = None,
+    teacher_interpolation: TeacherInterpolationOption = None,
+    teacher_crop_pct: TeacherCropOption = None,
+    teacher_classes: TeacherClassesOption = None,
+    teacher_prompts: TeacherPromptsOption = None,
     views: Annotated[int, typer.Option(help="Augmented views of each image.")] = 1,
     topk: Annotated[int, typer.Option(help="Classes stored of each label.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
-    crop_scale: Annotated[
-        tuple[float, float], typer.Option(help="Smallest and largest share of the image in a crop.")
-    ] = (0.08, 1.0),
-    flip: Annotated[bool, typer.Option(help="Mirror half of the views.")] = True,
-    centre: Annotated[bool, typer.Option("--centre", help="No augmentation: the centre crop of evaluation.")] = False,
+    augment: AugmentOption = "crop-flip",
+    seed: SeedOption = 0,
+    centre: CentreOption = False,
+    scale: ScaleOption = (0.08, 1.0),
+    ratio: RatioOption = (3 / 4, 4 / 3),
+    hflip: FlipOption = 0.5,
+    train_interpolation: InterpolationOption = "bicubic",
+    aa: AutoAugmentOption = None,
+    color_jitter: JitterOption = None,
+    color_jitter_prob: JitterProbOption = 1.0,
+    reprob: EraseProbOption = None,
+    remode: EraseModeOption = "pixel",
+    mixup: MixupOption = None,
+    cutmix: CutmixOption = None,
+    mixup_prob: MixProbOption = 1.0,
+    mixup_switch_prob: MixSwitchOption = 0.5,
     labels: Annotated[
         Path | None, typer.Option(help="CSV with file and class_index. [default: labels.csv in or beside DATA]")
     ] = None,
@@ -50,8 +118,12 @@ def label(
         int | None, typer.Option(help="Images a shard. [default: about 16 shards of whole batches]")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Views a teacher batch. [default: 64]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that decode and augment. [default: processors]")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of a process that decode and augment. [default: its processors]")
+    ] = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or on CUDA fp16.")] = "fp32",
     deploy: DeployOption = True,
     device: DeviceOption = "auto",
     work_dir: WorkDirOption = None,
@@ -61,36 +133,37 @@ def label(
 
     A run that was stopped, even by a kill, goes on where it was: give the same command again. Images that cannot be
     read are reported, skipped and counted. Where true classes are known, the teacher's own top-1 is printed first.
+    Several GPUs get a process each; `torchrun` and Ray work too.
 
     Example: tinyvit label photos store --teacher efficientnet_lite2 --views 2 --topk 10
     """
     arguments = dict(locals())
     from tinyvit.backbones.allocator import tune_allocator
-    from tinyvit.backbones.distill.augment import ViewSampler
+    from tinyvit.backbones.distill.console import say
     from tinyvit.backbones.distill.label import LabelOptions, label_store
-    from tinyvit.backbones.distill.teachers import load_teacher
+    from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
+    from tinyvit.backbones.work import Here, Ranks, choose_place
 
     images = ImageFiles(data)
-    sampler = ViewSampler(
-        seed=seed, kind="centre" if centre else "random", scale=crop_scale, flip=0.5 if flip and not centre else 0.0
-    )
+    sampler = view_sampler(arguments)
     options = LabelOptions(
-        views=views, topk=topk, sampler=sampler, shard_images=shard_size, batch_size=batch_size, workers=workers
+        views=views, topk=topk, sampler=sampler, shard_images=shard_size, batch_size=batch_size, threads=threads
     )
     allocator = tune_allocator()
-    model = load_teacher(
-        teacher,
-        weights=teacher_weights,
-        size=teacher_size,
-        device=resolve_device(device),
-        precision=precision,
-        deployed=deploy,
-    )
-    summary = label_store(images, store, model, options, truth=_truth(images, labels, model.num_classes))
+    spec = _teacher_spec(arguments, precision=precision, deployed=deploy)
+    place = choose_place(workers, ray, device if ray else resolve_device(device), say)
+    # Workers make the teacher themselves; here its card is enough.
+    model = spec.load(place.device) if isinstance(place, Here | Ranks) else spec
+    num_classes = (spec.describe() if isinstance(model, TeacherSpec) else model).num_classes
+    summary = label_store(images, store, model, options, truth=_truth(images, labels, num_classes), place=place)
+    if isinstance(place, Ranks) and place.rank > 0:
+        say(f"rank {place.rank} of {place.world}: {summary.shards_made} shards made")
+        return
     folder = make_work_dir("label", work_dir or store)
-    metrics = {**summary.to_dict(), "left_out": images.left_out, "allocator": allocator, "deployed": model.deployed}
+    metrics = {**summary.to_dict(), "left_out": images.left_out, "allocator": allocator, "place": place.describe()}
+    metrics["deployed"] = None if isinstance(model, TeacherSpec) else model.deployed
     document = write_result(folder, "label", arguments, metrics)
     if as_json:
         print_json(document)
@@ -106,10 +179,21 @@ def label(
         f"{summary.store}: {summary.images} images x {summary.views} views, {summary.shards} shards "
         f"({summary.shards_made} made now), {len(summary.invalid)} images unreadable"
     )
+    if summary.finished < summary.shards:
+        print(f"  {summary.finished} of {summary.shards} shards are finished so far")
     for key, reason in summary.invalid:
         print(f"  unreadable: {key} ({reason})")
     if note := describe_left_out(data, images.left_out):
         print(note)
+
+
+def _teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
+    """The teacher that the options named ``teacher...`` describe."""
+    from tinyvit.backbones.distill.teachers import TeacherSpec
+
+    keys = ("weights", "size", "mean", "std", "interpolation", "crop_pct", "classes", "prompts")
+    given = {key: arguments[f"teacher_{key}"] for key in keys}
+    return TeacherSpec(tuple(arguments["teacher"]), **(given | more))
 
 
 def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[int, int] | None:
@@ -144,6 +228,8 @@ def info(store: StoreArgument, as_json: JsonOption = False) -> None:
 
 
 def _print_info(document: dict[str, Any]) -> None:
+    from tinyvit.backbones.distill.augment import describe_views
+
     shards, teacher, views = document["shards"], document["teacher"], document["augmentation"]
     state = "complete" if document["complete"] else "INCOMPLETE"
     lines = {
@@ -154,8 +240,7 @@ def _print_info(document: dict[str, Any]) -> None:
         f"{document['disk_bytes'] / 1e6:.2f} MB on disk",
         "teacher": f"{teacher['name']} at {teacher['preprocess']['size'][0]} px, {teacher['precision']}, "
         f"weights {teacher['weights_sha256'][:12]}",
-        "views": f"{views['kind']}, scale {views['scale'][0]:g} to {views['scale'][1]:g}, flip {views['flip']:g}, "
-        f"seed {views['seed']}, op table {views['op_table']}",
+        "views": describe_views(views),
     }
     if document["residual"]:
         residual = document["residual"]
@@ -172,9 +257,17 @@ def _print_info(document: dict[str, Any]) -> None:
 def verify(
     store: StoreArgument,
     data: Annotated[Path | None, typer.Option(help="Its images: compare list, files and pixels too.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Its teacher: label a sample of rows again.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="Its teacher, as of `label`: label a sample of rows again.")
+    ] = None,
     teacher_weights: TeacherWeightsOption = None,
     teacher_size: TeacherSizeOption = None,
+    teacher_mean: TeacherMeanOption = None,
+    teacher_std: TeacherStdOption = None,
+    teacher_interpolation: TeacherInterpolationOption = None,
+    teacher_crop_pct: TeacherCropOption = None,
+    teacher_classes: TeacherClassesOption = None,
+    teacher_prompts: TeacherPromptsOption = None,
     sample: Annotated[int, typer.Option(min=1, help="Rows that the teacher labels again.")] = 64,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -185,22 +278,21 @@ def verify(
 
     Example: tinyvit labels verify store --data photos --teacher efficientnet_lite2
     """
+    arguments = dict(locals())
     from tinyvit.backbones.distill.store import SoftLabelStore
-    from tinyvit.backbones.distill.teachers import load_teacher
     from tinyvit.backbones.distill.verify import verify_store
     from tinyvit.backbones.errors import CheckFailedError, InputError
     from tinyvit.backbones.images import ImageFiles
 
     opened = SoftLabelStore(store)
-    if teacher is not None and data is None:
+    if teacher and data is None:
         raise InputError("--teacher needs --data: the teacher looks at the images again")
     model = None
-    if teacher is not None:
-        size = teacher_size or opened.header.augmentation["hash_size"][0]
-        precision = opened.header.teacher["precision"]
-        model = load_teacher(
-            teacher, weights=teacher_weights, size=size, device=resolve_device(device), precision=precision
-        )
+    if teacher:
+        spec = _teacher_spec(arguments, precision=opened.header.teacher["precision"])
+        if len(spec.names) == 1 and teacher_size is None:
+            spec = replace(spec, size=opened.header.augmentation["hash_size"][0])
+        model = spec.load(resolve_device(device))
     report = verify_store(opened, ImageFiles(data) if data else None, model, sample=sample)
     if as_json:
         print_json(report.to_dict())

@@ -7,7 +7,7 @@
 from .operations import ColorJitter, Erase, Mix, RandOperation, ThreeAugment
 from .pixels import apply, draw_view, library_versions, pixel_hash
 from .record import OP_TABLE, RECORD, ViewParams, partners, require_recordable
-from .sampling import PRESETS, ViewSampler
+from .sampling import PRESETS, ViewSampler, describe_views
 from .streams import uniforms
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ViewParams",
     "ViewSampler",
     "apply",
+    "describe_views",
     "draw_view",
     "library_versions",
     "partners",

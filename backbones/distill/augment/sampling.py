@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -316,3 +317,19 @@ def _centred(width: int, height: int, source_size: tuple[int, int]) -> Box:
 def _clipped(centre: int, side: int) -> tuple[int, int]:
     """Begin and end of a stretch of the grid, cut off at its ends."""
     return max(0, centre - side // 2), min(GRID, centre + (side + 1) // 2)
+
+
+def describe_views(settings: Mapping[str, Any]) -> str:
+    """What kind of views a sampler's values (:meth:`ViewSampler.to_dict`) give, in a line."""
+    if settings["kind"] == "centre":
+        return f"centre crop of {settings['crop_pct']:g} of the shorter side, op table {settings['op_table']}"
+    scale = "scale {:g} to {:g}".format(*settings["scale"])
+    parts = [f"random, {scale}", f"flip {settings['flip']:g}"]
+    if settings["auto_augment"]:
+        parts.append(settings["auto_augment"])
+    if any(settings["color_jitter"]) and settings["color_jitter_prob"]:
+        parts.append("colour jitter " + "/".join(f"{strength:g}" for strength in settings["color_jitter"]))
+    if settings["erase_prob"]:
+        parts.append(f"erasing {settings['erase_prob']:g} {settings['erase_mode']}")
+    parts += [f"{kind} {settings[kind]:g}" for kind in ("mixup", "cutmix") if settings[kind] and settings["mix_prob"]]
+    return ", ".join([*parts, f"seed {settings['seed']}", f"op table {settings['op_table']}"])

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...deployed import deploy_for_command
 from ...errors import InputError, unknown_name
 from ...preprocess import Preprocess
 
@@ -138,6 +137,8 @@ class Teacher:
         self.module: nn.Module = module.to(self.device, memory_format=torch.channels_last)
         self.deployed: dict[str, Any] | None = None
         if deployed and classifier.deployable:
+            from ...deployed import deploy_for_command  # it imports timm, which workers with other teachers go without
+
             fast = deploy_for_command(module, DTYPES[precision], sizes=[self.preprocess.size])
             self.module, self.deployed = fast, fast.report.to_dict()
         elif deployed and hasattr(module, "deploy"):

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...deployed import deploy_for_command
 from ...errors import InputError
 from .base import CODE_VERSION, PRECISIONS, Classifier
 
@@ -52,6 +51,8 @@ class Ensemble(nn.Module):
 
     def deploy(self, dtype: torch.dtype) -> dict[str, Any]:
         """Exchange the members' modules for their deployed forms, where they have one; returns the reports."""
+        from ...deployed import deploy_for_command
+
         reports: dict[str, Any] = {}
         for at, member in enumerate(self.members):
             part: Any = member

@@ -73,7 +73,7 @@ def options(**changes) -> LabelOptions:
         "views_per_shard": 2,
         "batch_size": 5,
         "hash_every": 4,
-        "workers": 2,
+        "threads": 2,
     }
     return LabelOptions(**{**values, **changes})
 

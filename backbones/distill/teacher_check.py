@@ -1,0 +1,98 @@
+"""The teacher's own accuracy, where true classes are known: a teacher that is fed wrongly shows here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..images import ImageFiles
+from ..runs import available_cpus, write_json
+from .console import RateBar, say
+from .store import SoftLabelStore
+from .teachers import Teacher
+from .truth import topk_correct
+
+_CHECK_NAME = "teacher-check.json"
+
+
+def check_teacher(
+    store: SoftLabelStore, images: ImageFiles, teacher: Teacher, truth: Mapping[int, int], show: bool = True
+) -> tuple[int, int]:
+    """The teacher's top-1 on the plain views (its own evaluation transform) of images whose class is known.
+
+    A teacher that is fed wrongly shows here, before hours are spent. The result is kept in the store, so that a run
+    that goes on need not measure again.
+
+    Returns:
+        Images named right, and images looked at (those of ``truth`` that can be read).
+    """
+    if kept := kept_check(store, teacher.fingerprint, truth):
+        return kept
+    correct, seen = evaluate_top(teacher, images, truth, (1,), show)
+    question = _question(teacher.fingerprint, truth)
+    write_json(store.folder / _CHECK_NAME, {"correct": correct[0], "images": seen, "question": question})
+    return correct[0], seen
+
+
+def kept_check(
+    store: SoftLabelStore, fingerprint: Mapping[str, Any], truth: Mapping[int, int]
+) -> tuple[int, int] | None:
+    """What :func:`check_teacher` kept in the store for this teacher and these classes, or ``None``."""
+    path = store.folder / _CHECK_NAME
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    same = kept.get("question") == _question(fingerprint, truth)
+    return (kept["correct"], kept["images"]) if same else None
+
+
+def _question(fingerprint: Mapping[str, Any], truth: Mapping[int, int]) -> dict[str, Any]:
+    # JSON has no tuples and no numbers as keys: compare what a reader will see.
+    return json.loads(json.dumps({"teacher": fingerprint, "truth": sorted(truth.items())}))
+
+
+def evaluate_top(
+    teacher: Teacher, images: ImageFiles, truth: Mapping[int, int], ks: tuple[int, ...] = (1, 5), show: bool = True
+) -> tuple[list[int], int]:
+    """How often the true class is among the k best, on the evaluation transform, batch 64.
+
+    Args:
+        teacher: Any classifier.
+        images: The images.
+        truth: Ordinal -> class index.
+        ks: The k to count for.
+        show: Report progress, and images that cannot be read.
+
+    Returns:
+        A count for each k, and the number of images that could be read.
+    """
+    ordinals = sorted(truth)
+    correct, seen = [0] * len(ks), 0
+
+    def load(ordinal: int) -> np.ndarray | str:
+        try:
+            return np.asarray(teacher.preprocess.crop(images.open(images[ordinal])))
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(available_cpus()) as pool, RateBar("evaluate", len(ordinals), "img", show) as bar:
+        for start in range(0, len(ordinals), 64):
+            chunk = ordinals[start : start + 64]
+            loaded = list(zip(chunk, pool.map(load, chunk), strict=True))
+            for _, reason in loaded:
+                if isinstance(reason, str) and show:
+                    say(f"skipped: {reason}")
+            good = [(ordinal, pixels) for ordinal, pixels in loaded if not isinstance(pixels, str)]
+            if good:
+                logits = teacher(torch.from_numpy(np.stack([pixels for _, pixels in good]))).cpu().numpy()
+                classes = np.array([truth[ordinal] for ordinal, _ in good])
+                correct = [count + topk_correct(logits, classes, k) for count, k in zip(correct, ks, strict=True)]
+                seen += len(good)
+            bar.advance(len(chunk))
+    return correct, seen
