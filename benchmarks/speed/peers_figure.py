@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backbones.errors import InputError
-from ..charts import Axes, Bar, Point, bar_chart, nice_ticks, scatter_chart, svg_file
+from ..charts import Axes, Bar, Point, bar_chart, scatter_chart, svg_file
 from ..scripts import run_script
 from ..statistics import paired_ratio
 from .accuracy import published_top1
@@ -66,7 +66,7 @@ def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) ->
         batch: Likewise.
 
     Returns:
-        A file of SVG.
+        A file of SVG. Networks without a published accuracy at 224 px are left out.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for part in ("networks", "engines"):
@@ -83,17 +83,16 @@ def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) ->
         role = "s0" if entry["subject"]["model"].startswith(("tiny_vit", "deit")) else "s1"
         name = label.removesuffix(" deployed")
         points.append(Point(milliseconds, accuracy["top1"], role, str(len(points) + 1), name))
-    lowest, highest = min(point.y for point in points), max(point.y for point in points)
-    ticks = nice_ticks(lowest - 1, highest + 1)
+    y_range = (min(point.y for point in points) - 1, max(point.y for point in points) + 1)
     work = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
-    axes = Axes(f"milliseconds an image, {work}", "top-1 %, published", (ticks[0], ticks[-1]))
+    axes = Axes(f"milliseconds an image, {work}", "top-1 %, published", y_range)
     title = "ImageNet top-1 over time of one image, deployed"
     keys = [(point.role, f"{point.mark}  {point.name}") for point in points]
     return svg_file([(title, scatter_chart(title, points, axes))], title, keys)
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """How many times as fast as each subject the reference of its run was, with the interval, a column for each run.
+    """How many times as fast as each subject the reference of its run was, with the interval, a column for each work.
 
     Args:
         document: Of either table.
@@ -101,15 +100,18 @@ def markdown(document: Mapping[str, Any]) -> str:
     Returns:
         A table of Markdown; subjects that were not compared have a dash.
     """
-    runs = document["runs"]
-    labels = list(dict.fromkeys(entry["subject"] for run in runs for entry in run["comparisons"]))
-    heads = [f"{run['title']} ({run['comparisons'][0]['rounds']} rounds)" for run in runs]
-    lines = [f"| {runs[0]['comparisons'][0]['against']} / | {' | '.join(heads)} |", "| --- |" + " --- |" * len(runs)]
-    for label in labels:
-        cells = []
-        for run in runs:
-            found = next((entry for entry in run["comparisons"] if entry["subject"] == label), None)
-            cells.append(_times(found) if found is not None and found["time_ratio"] is not None else "-")
+    columns: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for run in document["runs"]:
+        # Two runs of the zoo share a work, and some subjects.
+        column = columns.setdefault(run["title"].removeprefix("engines, ").removeprefix("networks, "), {})
+        for entry in run["comparisons"]:
+            column.setdefault(entry["subject"], entry)
+    first = document["runs"][0]["comparisons"][0]["against"]
+    heads = [f"{title} ({next(iter(column.values()))['rounds']} rounds)" for title, column in columns.items()]
+    lines = [f"| {first} / | {' | '.join(heads)} |", "| --- |" + " --- |" * len(columns)]
+    for label in dict.fromkeys(label for column in columns.values() for label in column):
+        found = [column.get(label) for column in columns.values()]
+        cells = [_times(entry) if entry is not None and entry["time_ratio"] is not None else "-" for entry in found]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

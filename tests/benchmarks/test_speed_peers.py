@@ -142,6 +142,20 @@ def test_markdown_has_a_column_for_each_run(tmp_path: Path, capsys: pytest.Captu
     ]
 
 
+def test_markdown_of_the_zoo_has_a_column_for_each_work() -> None:
+    entry = {"subject": "one", "against": "ours", "rounds": 6, "time_ratio": 2.0, "time_ratio_interval": [1.9, 2.1]}
+    runs = [
+        {"title": "engines, t1-b1", "comparisons": [entry]},
+        {"title": "networks, t1-b1", "comparisons": [entry | {"time_ratio": 9.0}, entry | {"subject": "two"}]},
+    ]
+    assert peers_figure.markdown({"runs": runs}).splitlines() == [
+        "| ours / | t1-b1 (6 rounds) |",
+        "| --- | --- |",
+        "| one | 2.00 (1.90 to 2.10) |",
+        "| two | 2.00 (1.90 to 2.10) |",
+    ]
+
+
 class Part:
     """A module with post-processing that calls another one's."""
 
