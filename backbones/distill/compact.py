@@ -31,7 +31,7 @@ def encode_sets(index: np.ndarray, classes: int) -> np.ndarray:
     np.put_along_axis(bits, (index >> low) + np.arange(k), 1, axis=1)
     tail = (index[:, :, None] >> np.arange(low)) & 1
     start = k + ((classes - 1) >> low)
-    bits[:, start : start + k * low] = tail.reshape(batch, -1)
+    bits[:, start : start + k * low] = tail.reshape(batch, k * low)
     return np.packbits(bits, axis=1, bitorder="little")
 
 
@@ -41,7 +41,7 @@ def decode_sets(sets: np.ndarray, k: int, classes: int) -> np.ndarray:
     bits = np.unpackbits(np.ascontiguousarray(sets), axis=1, bitorder="little")
     start = k + ((classes - 1) >> low)
     index = np.nonzero(bits[:, :start])[1].reshape(-1, k) - np.arange(k)
-    tail = bits[:, start : start + k * low].reshape(-1, k, low).astype(np.int64)
+    tail = bits[:, start : start + k * low].reshape(len(bits), k, low).astype(np.int64)
     return (index << low) | (tail << np.arange(low)).sum(2)
 
 

@@ -100,7 +100,7 @@ def open_for_training(
 
     Args:
         labels: The store.
-        data: Folder or zip of images.
+        data: Folder, archive or list of images.
         teacher: The teacher's name, or that of its labels; ``None`` for a store with one teacher.
         pixel_check: ``error``, ``warn`` or ``ignore``.
 
@@ -108,10 +108,11 @@ def open_for_training(
         InputError: The store is incomplete or of another teacher, the images are not those that were labelled, or
             this machine makes other pixels of them than the teacher saw.
     """
-    images = ImageFiles(data)
+    if not Path(data).exists():
+        raise InputError(f"image folder {data} does not exist")
     store = SoftLabelStore.open(labels, teacher)
     store.require_whole()
-    store.manifest.check_images(images, f"the store {store.path}")
+    images = store.manifest.open_images(data, f"the store {store.path}", store.path)
     if pixel_check != "ignore":
         problem = pixel_problem(store, images)
         if problem and pixel_check == "error":

@@ -15,7 +15,7 @@ from ..runs import available_cpus
 from .augment import pixel_hash
 from .console import RateBar
 from .data import render
-from .manifest import MANIFEST_NAME, Manifest, in_blocks
+from .manifest import MANIFEST_NAME, Manifest, describe_copies, in_blocks
 from .rows import SoftLabels, encode_logits, restore
 from .shards import Shard
 from .store import SoftLabelStore, teacher_names
@@ -51,6 +51,18 @@ class VerifyReport:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return asdict(self)
+
+    def joined(self, other: VerifyReport) -> VerifyReport:
+        """This report and one of other labels of the same store together."""
+        return VerifyReport(
+            self.shards + other.shards,
+            self.finished + other.finished,
+            self.rows + other.rows,
+            self.pixels + other.pixels,
+            self.teacher_rows + other.teacher_rows,
+            self.teacher_distance if other.teacher_distance is None else other.teacher_distance,
+            [*self.problems, *other.problems],
+        )
 
 
 def verify_store(
@@ -146,10 +158,12 @@ def _verify_pixels(store: SoftLabelStore, images: ImageFiles, shards: list[Shard
 
 def _require_teacher(store: SoftLabelStore, teacher: Teacher) -> None:
     made = store.header.teacher
+    if store.header.coding == "official":
+        raise InputError(f"{store.folder} was imported: the views that its teacher saw cannot be made again here")
     for key, value in teacher.fingerprint.items():
-        if key != "code" and made[key] != value:
+        if key != "code" and made.get(key) != value:
             raise InputError(
-                f"{store.path} was labelled with teacher {key} {made[key]}, and the teacher here has {value}"
+                f"{store.path} was labelled with teacher {key} {made.get(key)}, and the teacher here has {value}"
             )
 
 
@@ -228,6 +242,7 @@ def describe_store(store: SoftLabelStore) -> dict[str, Any]:
         "augmentation": header.augmentation,
         **_label_figures(store, finished),
         "made_with": header.made_with,
+        "copies": describe_copies(manifest),
         "libraries_differ": store.library_difference(),
     }
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..errors import InputError
 from ..images import ImageFiles
-from .augment import ViewParams, ViewSampler, apply
+from .augment import ViewParams, ViewSampler, apply, describe_views
 from .data import ViewCache, make_cache, open_for_training, render
 from .losses import Objective
 from .recipe import Recipe
@@ -152,7 +152,9 @@ class StoredViews(TrainingViews):
         self.identity, self.views = store.header.store_id, store.header.views
         self.classes = store.header.num_classes
         invalid = store.invalid_images()
-        self.readable = np.setdiff1d(np.arange(store.header.images), list(invalid))
+        readable = np.ones(store.header.images, bool)
+        readable[list(invalid)] = False
+        self.readable = np.flatnonzero(readable).astype(np.int32)  # there may be many millions
         if not len(self.readable):
             raise InputError(f"{store.path} holds no label: none of its {len(invalid)} images could be read")
         if self.objective.needs_teacher and self.objective.temperature not in store.layout.temperatures:
@@ -263,14 +265,8 @@ class DrawnViews(TrainingViews):
 
     def describe(self) -> str:
         """Images, and how views are drawn."""
-        plain = {"seed": None, **ViewSampler().to_dict()}
-        told = {
-            name: value
-            for name, value in self.sampler.to_dict().items()
-            if name not in ("seed", "record_bytes", "op_table") and value != plain[name]
-        }
-        how = ", ".join(f"{name} {value}" for name, value in told.items()) or "random resized crop and mirror"
-        return f"views    {len(self.images)} images of {self.images.root}, drawn while training: {how}"
+        count, root = len(self.images), self.images.root
+        return f"views    {count} images of {root}, drawn while training: {describe_views(self.sampler.to_dict())}"
 
 
 def _mix(params: ViewParams) -> tuple[int, float] | None:

@@ -19,6 +19,8 @@ from ._common import (
     print_json,
     resolve_device,
 )
+from ._stores import LabelsOption, StoreArgument
+from ._stores import register as register_stores
 from ._views import (
     AugmentOption,
     AutoAugmentOption,
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
 _group = typer.Typer(no_args_is_help=True, help="Look into a soft-label store, and verify it.")
 
-StoreArgument = Annotated[Path, typer.Argument(help="Folder of the soft-label store.")]
 TeacherWeightsOption = Annotated[
     Path | None, typer.Option(help="The teacher's checkpoint; efficientnet_lite1 and 2 bring their own.")
 ]
@@ -78,11 +79,12 @@ TeacherPromptsOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add ``label`` and the ``labels`` group to the front door."""
     app.command("label")(label)
+    register_stores(_group)
     app.add_typer(_group, name="labels")
 
 
 def label(
-    data: Annotated[Path, typer.Argument(help="Folder or zip of images.")],
+    data: Annotated[Path, typer.Argument(help="Images: folder, zip, tar, folder of archives, CSV or Parquet list.")],
     store: Annotated[Path, typer.Argument(help="Folder of the soft-label store; one that was begun is finished.")],
     teacher: TeacherOption,
     teacher_weights: TeacherWeightsOption = None,
@@ -118,6 +120,10 @@ def label(
         int | None, typer.Option(help="Images a shard. [default: about 16 shards of whole batches]")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Views a teacher batch. [default: 64]")] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="Store 8 bits a class: half the size, not exact.")] = False,
+    name: Annotated[
+        str | None, typer.Option("--as", help="Name of these labels: adds a second teacher to a store.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of a process that decode and augment. [default: its processors]")
     ] = None,
@@ -141,6 +147,7 @@ def label(
     from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.distill.console import say
     from tinyvit.backbones.distill.label import LabelOptions, label_store
+    from tinyvit.backbones.distill.manifest import MANIFEST_NAME, Manifest, describe_copies
     from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
@@ -149,7 +156,14 @@ def label(
     images = ImageFiles(data)
     sampler = view_sampler(arguments)
     options = LabelOptions(
-        views=views, topk=topk, sampler=sampler, shard_images=shard_size, batch_size=batch_size, threads=threads
+        views=views,
+        topk=topk,
+        sampler=sampler,
+        shard_images=shard_size,
+        batch_size=batch_size,
+        threads=threads,
+        compact=compact,
+        name=name,
     )
     allocator = tune_allocator()
     spec = _teacher_spec(arguments, precision=precision, deployed=deploy)
@@ -183,8 +197,10 @@ def label(
         print(f"  {summary.finished} of {summary.shards} shards are finished so far")
     for key, reason in summary.invalid:
         print(f"  unreadable: {key} ({reason})")
-    if note := describe_left_out(data, images.left_out):
-        print(note)
+    manifest = Manifest.open(summary.store / MANIFEST_NAME, sha256="")
+    for note in (describe_left_out(data, images.left_out), describe_copies(manifest)):
+        if note:
+            print(note)
 
 
 def _teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
@@ -211,48 +227,6 @@ def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[in
     return true_classes(images, found, num_classes)
 
 
-@_group.command("info")
-def info(store: StoreArgument, as_json: JsonOption = False) -> None:
-    """Show what a store holds: images, views, teacher, augmentation, size on disk.
-
-    Example: tinyvit labels info store
-    """
-    from tinyvit.backbones.distill.store import SoftLabelStore
-    from tinyvit.backbones.distill.verify import describe_store
-
-    document = describe_store(SoftLabelStore(store))
-    if as_json:
-        print_json(document)
-    else:
-        _print_info(document)
-
-
-def _print_info(document: dict[str, Any]) -> None:
-    from tinyvit.backbones.distill.augment import describe_views
-
-    shards, teacher, views = document["shards"], document["teacher"], document["augmentation"]
-    state = "complete" if document["complete"] else "INCOMPLETE"
-    lines = {
-        "store": f"{document['store']} ({document['store_id'][:12]})",
-        "images": f"{document['images']} x {document['views']} views, {len(document['unreadable'])} images unreadable",
-        "shards": f"{shards['finished']} of {shards['of']} finished, {shards['images']} images each: {state}",
-        "labels": f"top {document['topk']} of {document['classes']} classes, {document['row_bytes']} bytes a row, "
-        f"{document['disk_bytes'] / 1e6:.2f} MB on disk",
-        "teacher": f"{teacher['name']} at {teacher['preprocess']['size'][0]} px, {teacher['precision']}, "
-        f"weights {teacher['weights_sha256'][:12]}",
-        "views": describe_views(views),
-    }
-    if document["residual"]:
-        residual = document["residual"]
-        lines["residual"] = f"mean {residual['mean']:.4f}, largest {residual['largest']:.4f} outside the top K"
-    if document["libraries_differ"]:
-        lines["note"] = document["libraries_differ"]
-    for name, text in lines.items():
-        print(f"{name:9s}{text}")
-    for key, reason in document["unreadable"].items():
-        print(f"  unreadable: {key} ({reason})")
-
-
 @_group.command("verify")
 def verify(
     store: StoreArgument,
@@ -268,32 +242,42 @@ def verify(
     teacher_crop_pct: TeacherCropOption = None,
     teacher_classes: TeacherClassesOption = None,
     teacher_prompts: TeacherPromptsOption = None,
+    labels: LabelsOption = None,
     sample: Annotated[int, typer.Option(min=1, help="Rows that the teacher labels again.")] = 64,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Verify a store: the checksum of every row, and on request the images and the teacher behind it.
 
+    Of a store with several teachers all labels are verified, unless --labels or --teacher asks for one.
+
     Exit code 1 when something is wrong; every shard and row that fails is named.
 
     Example: tinyvit labels verify store --data photos --teacher efficientnet_lite2
     """
     arguments = dict(locals())
-    from tinyvit.backbones.distill.store import SoftLabelStore
+    from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
     from tinyvit.backbones.distill.verify import verify_store
     from tinyvit.backbones.errors import CheckFailedError, InputError
     from tinyvit.backbones.images import ImageFiles
 
-    opened = SoftLabelStore(store)
+    names = teacher_names(store)
+    if labels is None and not teacher and len(names) > 1:
+        opened, others = SoftLabelStore(store, names[0]), [SoftLabelStore(store, name) for name in names[1:]]
+    else:
+        opened, others = SoftLabelStore(store, labels), []
     if teacher and data is None:
         raise InputError("--teacher needs --data: the teacher looks at the images again")
     model = None
     if teacher:
-        spec = _teacher_spec(arguments, precision=opened.header.teacher["precision"])
+        spec = _teacher_spec(arguments, precision=opened.header.teacher.get("precision", "fp32"))
         if len(spec.names) == 1 and teacher_size is None:
             spec = replace(spec, size=opened.header.augmentation["hash_size"][0])
         model = spec.load(resolve_device(device))
-    report = verify_store(opened, ImageFiles(data) if data else None, model, sample=sample)
+    images = ImageFiles(data) if data else None
+    report = verify_store(opened, images, model, sample=sample)
+    for other in others:
+        report = report.joined(verify_store(other, images))
     if as_json:
         print_json(report.to_dict())
     else:

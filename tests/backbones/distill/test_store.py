@@ -350,3 +350,75 @@ def test_an_index_of_fewer_views_is_not_believed(copy):
     assert (opened.folder / "index.safetensors").is_file()
     assert grown._index() is None
     assert not grown.write_index()
+
+
+# --- many images -------------------------------------------------------------------------------------------------
+
+
+def test_many_images_are_opened_without_being_listed(store, pictures, tmp_path, monkeypatch):
+    from tinyvit.backbones.distill import manifest as module
+
+    monkeypatch.setattr(module, "MANY_IMAGES", 10)
+    other = Path(shutil.copytree(pictures, tmp_path / "other"))
+    (other / "one more.jpg").write_bytes(b"")
+    monkeypatch.setattr(ImageFiles, "_list_folder", lambda *_: pytest.fail("the folder was listed"))
+    images = store.manifest.open_images(other, "the store", store.path)
+    assert list(images) == list(store.manifest)
+    assert store.manifest.read(images, 3, "the store") == (pictures / "03.jpg").read_bytes()
+    (other / "03.jpg").write_bytes(b"123")
+    with pytest.raises(InputError, match=r"03\.jpg has 3 bytes"):
+        store.manifest.open_images(other, "the store")
+    (other / "03.jpg").unlink()
+    with pytest.raises(InputError, match=r"03\.jpg is missing"):
+        store.manifest.open_images(other, "the store")
+
+
+def test_places_in_archives_are_kept_with_the_store(pictures, teacher, tmp_path, monkeypatch):
+    from tinyvit.backbones import archives
+    from tinyvit.backbones.distill import manifest as module
+
+    zipped = shutil.make_archive(str(tmp_path / "pictures"), "zip", pictures)
+    label_store(ImageFiles(zipped), tmp_path / "store", teacher, options(views=1), show=False)
+    opened = SoftLabelStore(tmp_path / "store")
+    monkeypatch.setattr(module, "MANY_IMAGES", 10)
+    monkeypatch.setattr(archives, "_walk", lambda *_: pytest.fail("the archive was listed"))
+    images = opened.manifest.open_images(zipped, "the store", opened.path)
+    assert opened.manifest.read(images, 3, "the store") == (pictures / "03.jpg").read_bytes()
+
+
+def test_opening_takes_the_same_memory_for_any_number_of_images(tmp_path):
+    """Allocations, counted: what grows with the images must be mapped, not read."""
+    import tracemalloc
+
+    from tinyvit.benchmarks.distill_store import make_scale
+
+    peaks = []
+    for images in (20_000, 400_000):
+        made = make_scale(tmp_path / str(images), images, 2, reads=64, shard_images=images // 10)
+        tracemalloc.start()
+        opened = SoftLabelStore(made.path)
+        opened.require_whole()
+        assert opened.invalid_images() == {}
+        assert opened.manifest[images - 1].endswith(f"{images - 1:08d}.JPEG")
+        places = np.load(made.path / "written.npy")
+        assert opened.valid_rows(opened.rows(places[:, 0], places[:, 1])).all()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 100_000
+
+
+def test_more_shards_than_a_process_may_have_files_open_are_read(tmp_path):
+    import resource
+
+    from tinyvit.benchmarks.distill_store import make_scale
+
+    made = make_scale(tmp_path / "store", 400, 1, reads=400, shard_images=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        places = np.load(made.path / "written.npy")
+        opened = SoftLabelStore(made.path)
+        opened.rows(places[:, 0], places[:, 1])
+        assert len(opened._mapped) == len(np.unique(places[:, 0])) > 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
