@@ -9,10 +9,12 @@ equations 2 (soft) and 3 (hard). Everything works on logits of any float type an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..errors import InputError
 
@@ -23,9 +25,8 @@ KL_REDUCTIONS = ("batchmean", "official")
 def sparse_soft_cross_entropy(logits: Tensor, index: Tensor, probability: Tensor, residual: Tensor) -> Tensor:
     """Cross-entropy of a soft label that is known for K classes and spread evenly over the others.
 
-    With ``p`` summing to 1, ``-sum_c p_c log softmax(z)_c`` is ``lse(z) - sum_c p_c z_c``; the evenly spread rest ``r``
-    a class turns that into one gather, one log-sum-exp and one row sum:
-    ``lse(z) - sum_k (p_k - r) z_k - r sum_c z_c``. It equals the dense loss of the official TinyViT code
+    With ``r`` the evenly spread rest a class, ``-sum_c p_c log q_c`` is ``-sum_k (p_k - r) log q_k - r sum_c log q_c``:
+    one gather and one row sum of the student's log-probabilities. It equals the dense loss of the official TinyViT code
     (timm's ``SoftTargetCrossEntropy``) in value and gradient.
 
     Args:
@@ -37,15 +38,38 @@ def sparse_soft_cross_entropy(logits: Tensor, index: Tensor, probability: Tensor
     Returns:
         The mean over the batch, f32 scalar.
     """
-    return _sparse_rows(logits.float(), index, probability, residual).mean()
+    return _sparse_rows(logits, index, probability, residual).mean()
 
 
-def _sparse_rows(z: Tensor, index: Tensor, probability: Tensor, residual: Tensor) -> Tensor:
-    rest = residual / max(z.shape[1] - index.shape[1], 1)
-    if z.shape[1] == index.shape[1]:
-        rest = torch.zeros_like(residual)
-    inside = ((probability - rest[:, None]) * z.gather(1, index)).sum(1)
-    return z.logsumexp(1) - inside - rest * z.sum(1)
+class _SparseCrossEntropy(torch.autograd.Function):
+    """Rows of the cross-entropy, ``(B,)`` f32, with a gradient that is written in place: softmax minus target."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, logits: Tensor, index: Tensor, probability: Tensor, residual: Tensor
+    ) -> Tensor:
+        classes, known = logits.shape[1], index.shape[1]
+        log_q = F.log_softmax(logits, 1, dtype=torch.float32)
+        rest = residual / (classes - known) if classes > known else torch.zeros_like(residual)
+        weight = probability - rest[:, None]
+        ctx.save_for_backward(log_q, index, weight, rest)
+        ctx.dtype = logits.dtype
+        return -(weight * log_q.gather(1, index)).sum(1) - rest * log_q.sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        log_q, index, weight, rest = ctx.saved_tensors
+        mass = (weight.sum(1) + rest * log_q.shape[1]) * grad  # of the target: 1 but for rounding
+        q = log_q.exp()
+        torch.addcmul(-(rest * grad)[:, None], q, mass[:, None], out=q)
+        q.scatter_add_(1, index, -weight * grad[:, None])
+        return q.to(ctx.dtype), None, None, None
+
+
+def _sparse_rows(logits: Tensor, index: Tensor, probability: Tensor, residual: Tensor) -> Tensor:
+    rows: Any = _SparseCrossEntropy.apply(logits, index, probability, residual)
+    return rows
 
 
 def dense_soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:

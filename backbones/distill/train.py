@@ -105,8 +105,6 @@ def pretrain(
 
 def _check_sources(recipe: Recipe) -> None:
     objective = recipe.objective
-    if recipe.data is None:
-        raise InputError("training needs the images: config key data, or --data")
     if isinstance(recipe.teacher, dict):
         if recipe.labels is not None:
             raise InputError(
@@ -115,11 +113,13 @@ def _check_sources(recipe: Recipe) -> None:
             )
         if not objective.needs_teacher:
             raise InputError(f"loss = {recipe.loss!r} needs no teacher; take config key teacher away")
-    elif objective.needs_teacher and recipe.labels is None:
+    elif objective.needs_teacher and (recipe.labels is None or recipe.data is None):
         raise InputError(
             f"loss = {recipe.loss!r} needs the images and the store (config keys data and labels, or --data, --labels),"
             " or a teacher to run beside the student: teacher = dict(name=..., weights=...)"
         )
+    if recipe.data is None:
+        raise InputError("training needs the images: config key data, or --data")
     if recipe.labels is not None and recipe.views:
         raise InputError("config key views says how views are drawn while training; those of a store are drawn already")
 

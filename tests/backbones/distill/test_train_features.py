@@ -468,7 +468,7 @@ def test_plan_says_all_that_a_recipe_asks_for(known, tmp_path, capsys):
     said = capsys.readouterr().err
     for part in (
         "0.02 M parameters, 4 classes, input 32 px",
-        "drawn while training: scale [0.3, 1.0], auto_augment rand-m9-mstd0.5-inc1, erase_prob 0.25, mixup 0.8, cutmix",
+        "drawn while training: random, scale 0.3 to 1, flip 0.5, rand-m9-mstd0.5-inc1, erasing 0.25 pixel, mixup 0.8, ",
         "cross-entropy to true classes, labels smoothed by 0.1",
         "3 iterations of 8 views, in 2 parts, 3 views of each image = 1.04 epochs",
         "lr 0.004 (base 0.002 x 2, batch 8 / 4) after 2 iterations of warm-up from 2e-06, cosine to 2e-05",
