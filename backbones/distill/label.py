@@ -150,7 +150,7 @@ def label_store(
     follows = isinstance(place, Ranks) and place.rank > 0
     if follows:
         _wait_for_header(Path(store_path), card, options, show)
-    store = _open_or_create(images, Path(store_path), card, options)
+    store = open_or_create(images, Path(store_path), card, options)
     shards = list(store.shards())
     pending = _pending(store, list(place.share(shards)), show)
     if show and len(pending) < len(shards) and not isinstance(place, Ranks):
@@ -171,14 +171,20 @@ def label_store(
         )
     if store.write_index() and not isinstance(place, Ranks):
         _remove_leftovers(store.folder / "shards")
+    return _summarise(store, pending, timing, seconds, correct)
+
+
+def _summarise(
+    store: SoftLabelStore, made: list[Shard], timing: Timing, seconds: float, correct: tuple[int, int] | None
+) -> LabelSummary:
     return LabelSummary(
         store=store.path,
         store_id=store.header.store_id,
         images=store.header.images,
         views=store.header.views,
-        shards=len(shards),
+        shards=len(store.grid),
         finished=len(store.finished_shards()),
-        shards_made=len(pending),
+        shards_made=len(made),
         rows_made=timing.rows,
         invalid=[(store.manifest[image], reason) for image, reason in store.invalid_images().items()],
         seconds=seconds,
@@ -254,9 +260,14 @@ def _remove_leftovers(folder: Path) -> None:
 # --- the header --------------------------------------------------------------------------------------------------
 
 
-def _open_or_create(
+def open_or_create(
     images: ImageFiles, path: Path, teacher: Teacher | TeacherCard, options: LabelOptions
 ) -> SoftLabelStore:
+    """The labels that a run adds to: begun now, or those that were begun with the same settings.
+
+    Raises:
+        InputError: ``path`` is something else, or was begun with other settings or images; both sides are named.
+    """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; STORE must be a folder, new or begun by `tinyvit label`")
     if (path / HEADER_NAME).is_file():

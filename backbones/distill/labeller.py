@@ -76,6 +76,7 @@ class _Batch:
     buffer: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     hashes: dict[int, int] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    wanted: float = 0.0
     arrived: float = 0.0
 
     @property
@@ -171,7 +172,8 @@ class Labeller:
             nonlocal free
             rows = self._encode(batch, logits, answered)
             done = answered if isinstance(answered, float) else time.monotonic()
-            timing.waited += max(0.0, batch.arrived - free)
+            # On a GPU the teacher may still have been at work on the batch before while pictures were waited for.
+            timing.waited += max(0.0, batch.arrived - max(batch.wanted, free))
             timing.worked += done - max(batch.arrived, free)
             free = done
             self._buffers.give(batch.buffer)
@@ -242,7 +244,6 @@ class Labeller:
 
     def _ask(self, batch: _Batch) -> tuple[torch.Tensor, Any]:
         """The teacher's logits, and when they were there: a time, or on CUDA an event that is still to come."""
-        batch.arrived = time.monotonic()
         logits = self.teacher(batch.buffer[: len(batch.images)])
         if self._side is None:
             return logits, time.monotonic()
@@ -306,7 +307,13 @@ class _ShardWriter:
             seal(self._rows, *shard.places())
             order = sorted(self._hashes)
             values = [self._hashes[row] for row in order]
-            store.write_shard(shard, self._rows, order, values, sorted(self._errors.items()))
+            try:
+                store.write_shard(shard, self._rows, order, values, sorted(self._errors.items()))
+            except OSError as error:
+                raise InputError(
+                    f"cannot write shard {shard.name} of {store.path}: {error.strerror or error}; finished shards are "
+                    "kept, and the same command goes on"
+                ) from error
             self._rows = None
 
 
@@ -364,6 +371,9 @@ def _prefetch(batches: Iterable[_Batch], prepare: Callable[[_Batch], _Batch], th
                 waiting.append(pool.submit(prepare, batch))
             if not waiting:
                 return
-            yield waiting.popleft().result()
+            wanted = time.monotonic()
+            batch = waiting.popleft().result()
+            batch.wanted, batch.arrived = wanted, time.monotonic()
+            yield batch
     finally:
         pool.shutdown(cancel_futures=True)

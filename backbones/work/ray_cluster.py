@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -17,6 +19,7 @@ from .units import MOST_DEATHS, Deaths, Done, Event, Make, Worker
 
 _LOCAL = "local"
 _PAUSE = 0.1
+_PATIENCE = 60.0
 
 
 class _Holder:
@@ -106,25 +109,25 @@ class RayPool:
         self._deaths = Deaths(most_deaths)
         self._actors: list[_Actor] = []
         self._shared: list[Any] = []
+        self._stack = ExitStack()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a run leaves its machines
         self._ray: Any = require("ray", "cluster")
 
     def __enter__(self) -> RayPool:
         ray = self._ray
-        quiet = {"logging_level": "ERROR", "log_to_driver": False}
-        try:
-            if self._address == _LOCAL:
-                ray.init(address=_LOCAL, num_cpus=max(available_cpus(), self._workers or 1), include_dashboard=False,
-                         **quiet)  # fmt: skip
-            else:
-                ray.init(address=self._address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Ray cluster answers at {self._address!r}: {error}") from error
-        try:
+        settings: dict[str, Any] = {"address": self._address, "logging_level": "ERROR", "log_to_driver": False}
+        if self._address == _LOCAL:
+            settings |= {"num_cpus": max(available_cpus(), self._workers or 1), "include_dashboard": False}
+        with ExitStack() as stack:
+            # Ray's threads print what became of workers, and stdout belongs to a command's own result.
+            stack.enter_context(redirect_stdout(sys.stderr))
+            try:
+                ray.init(**settings)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise InputError(f"no Ray cluster answers at {self._address!r}: {error}") from error
+            stack.callback(ray.shutdown)
             self._actors = self._make_actors()
-        except BaseException:
-            ray.shutdown()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def _make_actors(self) -> list[_Actor]:
@@ -149,7 +152,7 @@ class RayPool:
         for actor in self._actors:
             self._ray.kill(actor.handle)
         self._actors, self._shared = [], []
-        self._ray.shutdown()
+        self._stack.close()
 
     def worker_ids(self) -> list[int]:
         """Process ids of the actors that have answered; on a cluster each is one of its node."""
@@ -165,7 +168,10 @@ class RayPool:
             elif all(actor.unit is None for actor in self._actors):
                 raise failure
             calls = {actor.call: actor for actor in self._actors if not actor.idle}
-            for call in self._ray.wait(list(calls), num_returns=1)[0]:
+            answered = self._ray.wait(list(calls), num_returns=1, timeout=_PATIENCE)[0]
+            if not answered and all(actor.unit is None for actor in self._actors):
+                self._say(f"no actor has started for {_PATIENCE:.0f} s: the Ray cluster has no room for one yet")
+            for call in answered:
                 actor = calls[call]
                 answer = self._answer(actor, waiting)
                 if answer is None:
@@ -189,7 +195,7 @@ class RayPool:
         """What an actor answered about its unit; ``None`` when it only said that it is there, or died."""
         try:
             answer = self._ray.get(actor.call)
-        except self._ray.exceptions.RayActorError:
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError):
             if actor.unit is not None:
                 waiting.appendleft(actor.unit)
                 self._say(f"actor {actor.slot} died; Ray starts it again")

@@ -85,7 +85,6 @@ def join(classifiers: list[Classifier]) -> Classifier:
             "name": one.name,
             "weights_sha256": one.weights_sha256,
             "preprocess": one.preprocess.to_dict(),
-            "code": one.code,
             **({"details": one.details} if one.details else {}),
         }
         for one in classifiers
@@ -96,7 +95,7 @@ def join(classifiers: list[Classifier]) -> Classifier:
         replace(largest.preprocess, mean=(0.0,) * 3, std=(1.0,) * 3),
         first.num_classes,
         " + ".join(one.weights_sha256 for one in classifiers),
-        f"mean of probabilities, torch {torch.__version__}, teachers {CODE_VERSION}",
+        f"mean of probabilities, teachers {CODE_VERSION}, of: {'; '.join(one.code for one in classifiers)}",
         deployable=False,
         precisions=precisions,
         details={"members": described},

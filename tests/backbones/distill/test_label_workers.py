@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -215,6 +216,21 @@ def test_workers_need_a_specification(pictures, teacher, tmp_path):
     with pytest.raises(InputError, match="give label_store a TeacherSpec"):
         label(tmp_path / "s", pictures, teacher, Processes(("cpu",) * 2))
     assert label(tmp_path / "t", pictures, teacher, Here()).finished == 24
+
+
+def test_the_command_takes_workers_and_several_teachers(pictures, spec, tmp_path, run_cli):
+    more = ["--teacher-mean", 0.5, 0.5, 0.5, "--teacher-std", 0.25, 0.25, 0.25, "--device", "cpu", "--topk", 3]
+    made = ("label", pictures, tmp_path / "s", "--teacher", spec.name, "--teacher", spec.name, *more)
+    code, out, _ = run_cli(*made, "--workers", 2, "--threads", 1, "--shard-size", 8, "--json")
+    assert code == 0
+    metrics = json.loads(out)["metrics"]
+    assert (metrics["finished"], metrics["shards_made"]) == (3, 3)
+    assert metrics["place"] == {"kind": "processes", "workers": 2, "devices": ["cpu"]}
+    assert SoftLabelStore(tmp_path / "s").header.teacher["name"] == f"{spec.name} + {spec.name}"
+    verify = ("labels", "verify", tmp_path / "s", "--data", pictures, "--teacher", spec.name, "--teacher", spec.name)
+    code, out, _ = run_cli(*verify, "--sample", 5, "--device", "cpu", "--json")
+    assert code == 0
+    assert json.loads(out)["teacher_distance"] < 0.01
 
 
 PARENT = """

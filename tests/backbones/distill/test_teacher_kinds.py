@@ -440,7 +440,7 @@ def test_open_clip_answers_with_scaled_similarities_to_the_class_names(clip):
         )
         vectors.append(nn.functional.normalize(both.mean(0), dim=0))
     image = nn.functional.normalize(expected(model.visual, some_pixels(16)))
-    wanted = float(model.logit_scale.exp()) * image @ torch.stack(vectors).T
+    wanted = model.logit_scale.exp().item() * image @ torch.stack(vectors).T
     torch.testing.assert_close(teacher(some_pixels(16)), wanted.detach(), rtol=1e-4, atol=1e-5)
     other = replace(TeacherSpec(("open_clip:Fake-1",), weights=clip, **texts), prompts=None).describe()
     assert other.fingerprint["details"] != teacher.fingerprint["details"]

@@ -47,6 +47,17 @@ def test_timm_teacher_gives_timms_logits(timm_file):
     torch.testing.assert_close(teacher(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_pictures_are_normalised_as_the_formula_says():
+    from .conftest import tiny_teacher
+
+    teacher = tiny_teacher()
+    pixels = some_pixels(20)
+    mean, std = (255 * torch.tensor(part) for part in (teacher.preprocess.mean, teacher.preprocess.std))
+    made = teacher._normalised(pixels)
+    assert torch.equal(made, pixels.float().sub(mean).div(std).permute(0, 3, 1, 2))
+    assert made.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_bare_name_and_size_are_taken(timm_file):
     teacher = load_teacher("test_efficientnet", weights=timm_file, size=96)
     assert teacher.name == "timm:test_efficientnet"

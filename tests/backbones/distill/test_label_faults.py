@@ -1,0 +1,133 @@
+"""A full disk, an unreadable image, a NaN: told precisely, and nothing is lost. And what a run says about its time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinyvit.backbones.distill.label import label_store
+from tinyvit.backbones.distill.labeller import DECODING_LIMITS, Labeller, Timing
+from tinyvit.backbones.distill.store import SoftLabelStore
+from tinyvit.backbones.errors import InputError
+from tinyvit.backbones.images import ImageFiles
+
+from .conftest import COUNT, options, tiny_teacher
+
+
+def shards_of(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.glob("teachers/*/shards/*") if not file.name.startswith(".")}
+
+
+def fill_disk_at(monkeypatch, call: int, folder: Path) -> None:
+    """From the given sync of a file in the shards' folder on, the disk is full."""
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        if "/shards/." in os.readlink(f"/proc/self/fd/{descriptor}"):
+            calls.append(descriptor)
+            if len(calls) >= call:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize("call", [1, 4, 5])
+def test_a_full_disk_is_told_with_the_shard_and_the_next_run_completes(
+    store, pictures, teacher, tmp_path, monkeypatch, call
+):
+    path = tmp_path / "s"
+    with monkeypatch.context() as patch:
+        fill_disk_at(patch, call, path)
+        with pytest.raises(InputError, match=r"No space left on device; .* (is|are) kept") as raised:
+            label_store(ImageFiles(pictures), path, teacher, options(), show=False)
+    # A shard is synced twice: itself, and its report.
+    finished = (call - 1) // 2
+    number = sorted((shard.view_begin, shard.begin, shard.name) for shard in store.shards())[finished]
+    assert number[2] in str(raised.value)
+    left = SoftLabelStore(path)
+    assert len(left.finished_shards()) == finished
+    for shard in left.finished_shards():
+        assert not left.damaged_rows(shard)
+    summary = label_store(ImageFiles(pictures), path, teacher, options(), show=False)
+    assert (summary.shards_made, summary.finished) == (8 - finished, 8)
+    assert shards_of(path) == shards_of(store.path)
+    assert not list(path.rglob("*.tmp"))
+
+
+def test_an_unreadable_image_is_named_with_its_views_and_shards(pictures, teacher, tmp_path, capsys):
+    damaged = Path(shutil.copytree(pictures, tmp_path / "damaged"))
+    (damaged / "07.jpg").write_bytes((damaged / "07.jpg").read_bytes()[:200])
+    label_store(ImageFiles(damaged), tmp_path / "s", teacher, options())
+    lines = [line for line in capsys.readouterr().err.splitlines() if "07.jpg" in line]
+    assert len(lines) == 2
+    for line, views in zip(lines, ("views 0 to 1, shard i00000006-00000012_v0000-0002", "view 2, shard"), strict=True):
+        assert re.search(r"skipped unreadable image .*damaged/07\.jpg \(\w+Error: .*\): " + views, line)
+
+
+def test_a_value_that_is_not_finite_is_told_with_image_view_and_shard(pictures, tmp_path):
+    teacher = tiny_teacher()
+    forward, calls = teacher.module.forward, []
+
+    def sometimes_nan(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        logits = forward(x)
+        if len(calls) == 5:  # the second batch of the second shard: images 8 to 10
+            logits[2, 0] = float("inf")
+        return logits
+
+    teacher.module.forward = sometimes_nan
+    message = r"not finite for image '09\.jpg', view 1 \(shard i00000006-00000012_v0000-0002\); finished shards are"
+    with pytest.raises(InputError, match=message):
+        label_store(ImageFiles(pictures), tmp_path / "t", teacher, options(), show=False)
+    left = SoftLabelStore(tmp_path / "t")
+    assert [shard.name for shard in left.finished_shards()] == ["i00000000-00000006_v0000-0002"]
+    # What came behind the broken batch was in the pipeline, and is not stored as if nothing had happened.
+    assert len(list((left.folder / "shards").iterdir())) == 2
+
+
+def test_a_run_says_when_decoding_is_the_limit(pictures, teacher, tmp_path, monkeypatch, capsys):
+    prepare = Labeller._prepare
+
+    def slowly(labeller, batch):
+        time.sleep(0.02)
+        return prepare(labeller, batch)
+
+    monkeypatch.setattr(Labeller, "_prepare", slowly)
+    summary = label_store(ImageFiles(pictures), tmp_path / "s", teacher, options(threads=1))
+    assert summary.waiting_share > 0.5
+    told = re.search(r"decoding is the limit: the teacher waited (\d+)% of the time", capsys.readouterr().err)
+    assert told
+    assert int(told[1]) == round(100 * summary.waiting_share)
+
+
+def test_a_run_with_a_slow_teacher_does_not_blame_decoding(pictures, tmp_path, capsys):
+    teacher = tiny_teacher()
+    forward = teacher.module.forward
+
+    def slowly(x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.03)
+        return forward(x)
+
+    teacher.module.forward = slowly
+    summary = label_store(ImageFiles(pictures), tmp_path / "s", teacher, options())
+    assert summary.rows_made == 3 * COUNT
+    assert "decoding is the limit" not in capsys.readouterr().err
+
+
+def test_timings_of_workers_add_up_and_the_note_says_what_they_mean():
+    one, other = Timing(10, 1.0, 8.0, 10.0), Timing(5, 5.0, 4.0, 10.0)
+    one.add(other)
+    assert one == Timing(15, 6.0, 12.0, 20.0)
+    assert one.waiting_share == pytest.approx(0.3)
+    assert one.note() == ", decoding is the limit (30% waited for pictures)"
+    assert Timing(10, DECODING_LIMITS * 10 - 0.01, 9.0, 10.0).note() == ""
+    assert Timing().waiting_share == 0
