@@ -1,12 +1,13 @@
 """What frozen features are worth: labelled images, feature extraction, linear probe."""
 
 from .data import LabelledImages, open_labelled, stratified_subset
-from .features import FeatureModel, PooledFeatures, extract_features, load_feature_model
+from .features import FeatureModel, FeatureSource, PooledFeatures, extract_features, load_feature_model
 from .linear import ProbeOptions, ProbeResult, linear_probe
 from .run import ProbeJob, run_linear_probe
 
 __all__ = [
     "FeatureModel",
+    "FeatureSource",
     "LabelledImages",
     "PooledFeatures",
     "ProbeJob",

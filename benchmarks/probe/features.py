@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ...backbones.errors import InputError, unknown_name
 from ...backbones.images import ImageFiles
 from ...backbones.preprocess import Preprocess, check_side
 from ...backbones.progress import track
+from ...backbones.work import Done, Here, Place, Ranks, Report, Worker
 
 POOLS = ("penultimate", "stages34")
 # Pictures in one cache file: small enough that a kill loses seconds, large enough that files stay few.
@@ -159,15 +161,77 @@ class PooledFeatures(nn.Module):
         return torch.cat([feature.mean((2, 3)) for feature in maps], dim=1)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class FeatureSource:
+    """What :func:`load_feature_model` needs, to make the same model in another process.
+
+    Args:
+        name: See :func:`load_feature_model`, as for the others.
+        weights: A checkpoint.
+        size: Input height and width.
+        crop_pct: Share that the centre crop keeps.
+        pool: Which features.
+        seed: Of random weights.
+        deployed: Whether its deployed form runs.
+    """
+
+    name: str
+    weights: str | Path | None = None
+    size: int | None = None
+    crop_pct: float | None = None
+    pool: str = "penultimate"
+    seed: int = 0
+    deployed: bool = True
+
+    def load(self, device: str = "cpu") -> FeatureModel:
+        """The model, on a device; errors as of :func:`load_feature_model`."""
+        arguments = {key: value for key, value in vars(self).items() if key != "name"}
+        return load_feature_model(self.name, device=device, **arguments)
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """Makes workers that turn chunks of pictures into features; travels to other processes."""
+
+    files: ImageFiles
+    batch_size: int
+    threads: int
+    cache: Path | None
+    fingerprint: str
+    source: FeatureSource | None = None
+
+    def __call__(self, device: str) -> Worker:
+        if self.source is None:
+            raise InputError("workers make the model themselves: give extract_features a source")
+        return partial(_work_on_chunk, self, self.source.load(device))
+
+    @torch.inference_mode()
+    def chunk(self, model: FeatureModel, keys: Sequence[str], pool: ThreadPoolExecutor) -> np.ndarray:
+        """Features of one chunk, read from the cache where they lie there."""
+        path = None if self.cache is None else _cache_path(self.cache, self.fingerprint, self.files, keys)
+        features = None if path is None else _read_cache(path, len(keys))
+        if features is None:
+            features = torch.cat([*_batches(model, self.files, keys, self.batch_size, pool)]).numpy()
+            if path is not None:
+                _write_cache(path, features)
+        return features
+
+
+def _work_on_chunk(extraction: _Extraction, model: FeatureModel, keys: Sequence[str], _: Report) -> np.ndarray:
+    with ThreadPoolExecutor(max_workers=extraction.threads) as pool:
+        return extraction.chunk(model, keys, pool)
+
+
 def extract_features(
     model: FeatureModel,
     files: ImageFiles,
     keys: Sequence[str],
     *,
     batch_size: int = 32,
-    workers: int = 2,
+    threads: int = 2,
     cache: str | Path | None = None,
+    place: Place | None = None,
+    source: FeatureSource | None = None,
 ) -> np.ndarray:
     """Features of pictures, ``(n, D)`` float32, in the order of ``keys``.
 
@@ -176,30 +240,35 @@ def extract_features(
         files: Where the pictures lie.
         keys: Which pictures.
         batch_size: Pictures in one forward pass.
-        workers: Threads that decode and resize ahead of the model.
+        threads: Threads of a process that decode and resize ahead of the model.
         cache: A folder of feature files named by content (model, transform and the encoded pictures): a second run
             reads them, a killed run goes on where it was. No cache when not given.
+        place: Who works: this process when not given, or worker processes, or a Ray cluster, chunk by chunk.
+        source: What workers make the same model from.
 
     Raises:
-        InputError: A picture cannot be read, there are none, or the cache cannot be written.
+        InputError: A picture cannot be read, there are none, the cache cannot be written, or workers die again and
+            again.
     """
     if not keys:
         raise InputError(f"no picture of {files.root} was chosen")
+    if isinstance(place, Ranks):
+        raise InputError("features are extracted by --workers or --ray, not by the ranks of torchrun")
     if cache is not None:
         prepare_cache(cache)
-    fingerprint = model.fingerprint() if cache is not None else ""
+    folder, fingerprint = (None, "") if cache is None else (Path(cache), model.fingerprint())
+    extraction = _Extraction(files, batch_size, max(1, threads), folder, fingerprint, source)
     chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
-    rows = []
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for chunk in track(chunks, f"features of {model.name}"):
-            path = None if cache is None else _cache_path(Path(cache), fingerprint, files, chunk)
-            features = None if path is None else _read_cache(path, len(chunk))
-            if features is None:
-                features = torch.cat([*_batches(model, files, chunk, batch_size, pool)]).numpy()
-                if path is not None:
-                    _write_cache(path, features)
-            rows.append(features)
-    return np.concatenate(rows)
+    said = f"features of {model.name}"
+    if place is None or isinstance(place, Here):
+        with ThreadPoolExecutor(max_workers=extraction.threads) as pool:
+            return np.concatenate([extraction.chunk(model, chunk, pool) for chunk in track(chunks, said)])
+    rows: dict[int, np.ndarray] = {}
+    with place.open(extraction) as workers:
+        for event in track(workers.run(chunks), said, len(chunks)):
+            if isinstance(event, Done):
+                rows[event.index] = event.result
+    return np.concatenate([rows[index] for index in range(len(chunks))])
 
 
 def _batches(

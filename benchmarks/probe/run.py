@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...backbones.work import Place
 from .data import LabelledImages, open_labelled, stratified_subset
-from .features import extract_features, load_feature_model, prepare_cache
+from .features import FeatureSource, extract_features, prepare_cache
 from .linear import ProbeOptions, ProbeResult, linear_probe
 
 
@@ -27,7 +28,8 @@ class ProbeJob:
         seed: Of the subsets, the split, the folds and of random weights.
         device: A torch device.
         batch_size: Pictures in one forward pass.
-        workers: Threads that decode pictures.
+        threads: Threads of a process that decode pictures.
+        place: Who extracts features: this process when not given.
         cache: Folder of the feature cache; no cache when not given.
         deploy: Whether the deployed form of the model runs.
     """
@@ -43,7 +45,8 @@ class ProbeJob:
     seed: int = 0
     device: str = "cpu"
     batch_size: int = 32
-    workers: int = 2
+    threads: int = 2
+    place: Place | None = None
     cache: Path | None = None
     deploy: bool = True
 
@@ -63,18 +66,11 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
         _limited(part, limit, job.seed)
         for part, limit in zip(open_labelled(job.data, seed=job.seed), (job.train_limit, job.test_limit), strict=True)
     )
-    model = load_feature_model(
-        job.model,
-        weights=job.weights,
-        size=job.size,
-        crop_pct=job.crop_pct,
-        pool=job.pool,
-        device=job.device,
-        seed=job.seed,
-        deployed=job.deploy,
-    )
+    source = FeatureSource(job.model, job.weights, job.size, job.crop_pct, job.pool, job.seed, job.deploy)
+    model = source.load(job.device)
+    settings: dict[str, Any] = {"batch_size": job.batch_size, "threads": job.threads, "cache": job.cache}
     features = [
-        extract_features(model, part.files, part.keys, batch_size=job.batch_size, workers=job.workers, cache=job.cache)
+        extract_features(model, part.files, part.keys, place=job.place, source=source, **settings)
         for part in (train, test)
     ]
     result = linear_probe(

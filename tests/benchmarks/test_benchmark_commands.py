@@ -103,7 +103,8 @@ def test_a_cache_that_cannot_be_one_is_refused_before_a_model_is_built(
     capsys,
     exit_code: Callable[..., int],
 ) -> None:
-    monkeypatch.setattr("tinyvit.benchmarks.probe.run.load_feature_model", lambda *_, **__: pytest.fail("too late"))
+    too_late = "tinyvit.benchmarks.probe.features.load_feature_model"
+    monkeypatch.setattr(too_late, lambda *_, **__: pytest.fail("too late"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("no cache")
     assert (

@@ -15,7 +15,8 @@ from tinyvit.backbones import create_model
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.images import ImageFiles
 from tinyvit.backbones.preprocess import Preprocess
-from tinyvit.benchmarks.probe import FeatureModel, extract_features, features, load_feature_model
+from tinyvit.backbones.work import Processes, Ranks
+from tinyvit.benchmarks.probe import FeatureModel, FeatureSource, extract_features, features, load_feature_model
 
 
 class Mean(nn.Module):
@@ -157,3 +158,29 @@ def test_unknown_names_are_refused_with_close_matches() -> None:
         load_feature_model("tiny_vit_5m_224", pool="stage34")
     with pytest.raises(InputError, match="brings its own weights"):
         load_feature_model("efficientnet_lite2", weights="w.pth")
+
+
+def test_worker_processes_give_the_same_rows_and_share_the_cache(
+    pictures: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_CHUNK", 3)
+    source = FeatureSource("tiny_vit_5m_224", size=32, seed=3, deployed=False)
+    model, cache = source.load(), tmp_path / "cache"
+    alone = extract_features(model, pictures, pictures.keys, threads=1)
+    place = Processes(("cpu", "cpu"))
+    together = extract_features(model, pictures, pictures.keys, cache=cache, place=place, source=source)
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    assert len(list(cache.glob("*.safetensors"))) == 4
+    monkeypatch.setattr(features, "_batches", lambda *_: pytest.fail("all is in the cache"))
+    np.testing.assert_array_equal(extract_features(model, pictures, pictures.keys, cache=cache), together)
+
+
+def test_what_goes_wrong_in_a_worker_is_told(pictures: ImageFiles) -> None:
+    source = FeatureSource("tiny_vit_5m_224", size=32, deployed=False)
+    (pictures.root / "3.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"cannot read image .*3\.png"):
+        extract_features(source.load(), pictures, pictures.keys, place=Processes(("cpu",)), source=source)
+    with pytest.raises(InputError, match="give extract_features a source"):
+        extract_features(source.load(), pictures, pictures.keys, place=Processes(("cpu",)))
+    with pytest.raises(InputError, match="not by the ranks of torchrun"):
+        extract_features(source.load(), pictures, pictures.keys, place=Ranks(0, 2))

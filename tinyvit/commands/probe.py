@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import (
+    DeployOption,
+    DeviceOption,
+    JsonOption,
+    RayOption,
+    WorkDirOption,
+    WorkersOption,
+    print_json,
+    resolve_device,
+)
 
 if TYPE_CHECKING:
     from tinyvit.benchmarks.probe import ProbeResult
@@ -48,7 +57,9 @@ def linear(
     ] = "penultimate",
     seed: Annotated[int, typer.Option(min=0, help="Of subsets, folds and random weights.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")] = 32,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a process that decode pictures.")] = 2,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of cached features, reused by content. [default: WORK_DIR/features]")
     ] = None,
@@ -64,17 +75,22 @@ def linear(
     Example: tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
     """
     from tinyvit.backbones.allocator import tune_allocator
+    from tinyvit.backbones.distill.console import say
     from tinyvit.backbones.runs import make_work_dir, write_result
+    from tinyvit.backbones.work import choose_place
     from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
 
     arguments = dict(locals())
+    place = choose_place(workers, ray, device if ray else resolve_device(device), say)
     arguments = {key: value for key, value in arguments.items() if key in ProbeJob.__dataclass_fields__}
     device = resolve_device(device)
     folder = make_work_dir("probe-linear", work_dir)
-    job = ProbeJob(**(arguments | {"device": device, "cache": cache or folder / "features"}))
+    job = ProbeJob(**(arguments | {"device": device, "cache": cache or folder / "features", "place": place}))
     allocator = tune_allocator()
     result, metrics = run_linear_probe(job)
-    document = write_result(folder, "probe linear", arguments, metrics | {"allocator": allocator})
+    document = write_result(
+        folder, "probe linear", arguments, metrics | {"allocator": allocator, "place": place.describe()}
+    )
     if as_json:
         print_json(document)
     else:
