@@ -177,7 +177,8 @@ def seal(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> None:
 def damaged(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> np.ndarray:
     """Positions of the rows whose checksum does not fit."""
     size = rows.dtype.itemsize
-    data = memoryview(np.ascontiguousarray(rows).view(np.uint8).reshape(-1))
+    flat: Any = np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
+    data = memoryview(flat)
     return damaged_parts([data[at : at + size] for at in range(0, len(data), size)], images, views)
 
 

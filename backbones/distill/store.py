@@ -300,7 +300,7 @@ class SoftLabelStore:
         file, shard = self._checked(self.grid[number]), self.grid[number]
         start, size = file.tensor_start("rows"), shard.rows * self._dtype.itemsize
         # numpy's and Python's own maps keep a file descriptor each, of which a process may have about a thousand.
-        whole = torch.from_file(str(file.path), shared=False, size=start + size, dtype=torch.uint8).numpy()
+        whole: Any = torch.from_file(str(file.path), shared=False, size=start + size, dtype=torch.uint8).numpy()
         self._mapped[number] = memoryview(whole)[start:].toreadonly()
         return self._mapped[number]
 

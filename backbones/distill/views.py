@@ -246,7 +246,7 @@ class DrawnViews(TrainingViews):
         drawn = [self._draw(*place) for place in places]
         batch = {"inputs": torch.from_numpy(np.stack([view[0] for view in drawn]))}
         if self.teacher_size is not None:
-            batch["teacher_inputs"] = torch.from_numpy(np.stack([view[1] for view in drawn]))
+            batch["teacher_inputs"] = torch.from_numpy(np.stack([view[1] for view in drawn if view[1] is not None]))
         if self.truth is not None:
             batch |= self.truth.fields(places, [view[2] for view in drawn])
         return batch

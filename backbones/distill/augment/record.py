@@ -70,7 +70,7 @@ def section_end(*names: str) -> int:
         "three": "three_value",
         "jitter": "jitter_values",
     }
-    fields = RECORD.fields or {}
+    fields: Any = RECORD.fields
     ends = [fields[last[name]][1] + fields[last[name]][0].itemsize for name in names]
     return max([fields["rand_names"][1], *ends])
 
