@@ -90,6 +90,23 @@ def test_rand_augment_operations_give_timms_pixels(at, increasing, monkeypatch):
     assert changed >= 6
 
 
+def test_rand_augment_gives_timms_pixels_of_photographs(test_data):
+    paths = sorted((test_data / "imagenet-sample" / "images").rglob("*.*"))[::40][:4]
+    assert paths
+    for path in paths:
+        image = kernels.resized_crop(Image.open(path).convert("RGB"), (20, 10, 180, 150), (224, 224), "bicubic")
+        for name, theirs in zip(RAND_NAMES, auto_augment._RAND_INCREASING_TRANSFORMS, strict=True):
+            value = single(level_value(name, 9.3, True, negative=True))
+            arguments = [int(value) if name in ("posterize", "solarize", "solarize_add") else value]
+            expected = auto_augment.NAME_TO_OP[theirs](
+                image,
+                *(arguments if auto_augment.LEVEL_TO_ARG[theirs] else ()),
+                fillcolor=(124, 116, 104),
+                resample=FILTERS["bicubic"],
+            )
+            assert same(RandOperation(name, value)(image), expected), f"{name} of {path.name}"
+
+
 def test_three_augment_gives_timms_pixels():
     image = scene()
     assert same(ThreeAugment("grayscale")(image), auto_augment.desaturate(image, 1.0))
