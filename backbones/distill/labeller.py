@@ -168,9 +168,9 @@ class Labeller:
         writer = _ShardWriter(self)
         free = start  # when the teacher was done with the batch before
 
-        def store(batch: _Batch, logits: torch.Tensor, answered: Any) -> None:
+        def store(batch: _Batch, answer: Any, answered: Any) -> None:
             nonlocal free
-            rows = self._encode(batch, logits, answered)
+            rows = self._encode(batch, answer, answered) if torch.is_tensor(answer) else answer
             done = answered if isinstance(answered, float) else time.monotonic()
             # On a GPU the teacher may still have been at work on the batch before while pictures were waited for.
             timing.waited += max(0.0, batch.arrived - max(batch.wanted, free))
@@ -242,18 +242,22 @@ class Labeller:
     def _picture(self, ordinal: int) -> Image.Image | None:
         return self._open(ordinal)[0]
 
-    def _ask(self, batch: _Batch) -> tuple[torch.Tensor, Any]:
-        """The teacher's logits, and when they were there: a time, or on CUDA an event that is still to come."""
+    def _ask(self, batch: _Batch) -> tuple[Any, Any]:
+        """What the teacher answers, and when.
+
+        Returns:
+            On a CPU the rows and a time: torch in a second thread would have processor threads of its own, in the
+            teacher's way. On CUDA logits, to be encoded behind the teacher's back, and an event that is still to come.
+        """
         logits = self.teacher(batch.buffer[: len(batch.images)])
         if self._side is None:
-            return logits, time.monotonic()
-        answered = torch.cuda.Event()
-        answered.record(torch.cuda.current_stream(self.teacher.device))
-        return logits, answered
+            answered = time.monotonic()
+            return self._rows(batch, logits), answered
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.teacher.device))
+        return logits, event
 
     def _encode(self, batch: _Batch, logits: torch.Tensor, answered: Any) -> np.ndarray:
-        if self._side is None:
-            return self._rows(batch, logits)
         answered.synchronize()
         with torch.cuda.stream(self._side):  # else it would queue behind the next batch
             logits.record_stream(self._side)
@@ -334,7 +338,7 @@ class _Behind:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
+        self._pool.shutdown()  # what was answered before something went wrong is stored
         if kind is None:
             self._raise(all_of_them=True)
 
