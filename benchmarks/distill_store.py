@@ -184,7 +184,7 @@ def _official(folder: Path, keys: list[str], records: np.ndarray) -> Subject:
     return Subject("official layout", open_, folder)
 
 
-def _parsed(data: bytes) -> tuple[int, np.ndarray, np.ndarray]:
+def _parsed(data: Any) -> tuple[int, np.ndarray, np.ndarray]:
     (seed,) = struct.unpack_from("<i", data)
     return seed, np.frombuffer(data, "<i2", _TOPK, 4), np.frombuffer(data, "<f2", _TOPK, 4 + 2 * _TOPK)
 

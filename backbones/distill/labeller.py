@@ -259,8 +259,9 @@ class Labeller:
 
     def _encode(self, batch: _Batch, logits: torch.Tensor, answered: Any) -> np.ndarray:
         answered.synchronize()
-        with torch.cuda.stream(self._side):  # else it would queue behind the next batch
-            logits.record_stream(self._side)
+        side: Any = self._side
+        with torch.cuda.stream(side):  # else it would queue behind the next batch
+            logits.record_stream(side)
             return self._rows(batch, logits)
 
     def _rows(self, batch: _Batch, logits: torch.Tensor) -> np.ndarray:

@@ -60,7 +60,8 @@ class _Holder:
 
         torch.set_num_threads(self._threads)
         tune_allocator()
-        return ray.get(make)(self._device)
+        maker: Any = ray.get(make)
+        return maker(self._device)
 
 
 @dataclass
