@@ -141,7 +141,9 @@ def test_processes_killed_20_times_leave_the_store_of_one_undisturbed_process(
     pictures, spec, alone, tmp_path, monkeypatch
 ):
     killed = killing(monkeypatch, ProcessPool, seed=1, pause=0.08)
-    label_until_killed_often_enough(tmp_path / "s", pictures, spec, Processes(("cpu",) * 3), killed)
+    # On a busy machine more than a usual run bears may die before one of them has done a unit.
+    place = Processes(("cpu",) * 3, most_deaths=4 * KILLS)
+    label_until_killed_often_enough(tmp_path / "s", pictures, spec, place, killed)
     assert len(set(killed)) >= KILLS * 3 // 4  # a pid may come again
     assert content(tmp_path / "s") == content(alone)
 
