@@ -48,18 +48,16 @@ def timm_classifier(spec: TeacherSpec, weights: Path) -> Classifier:
     """A model of timm's; the number of classes is that of the file."""
     import timm
 
+    from ...registry import create_timm_model
+
     name, size = spec.name.removeprefix("timm:"), spec.size
-    create: Any = timm.create_model
     state = plain_state_dict(weights)
-    config = dict(create(name).pretrained_cfg)
+    card: Any = timm.get_pretrained_cfg(name)
+    config: dict[str, Any] = card.to_dict()
     classifier = config.get("classifier")
     head = state.get(f"{classifier if isinstance(classifier, str) else (classifier or ['head'])[0]}.weight")
     kwargs: dict[str, Any] = {"num_classes": len(head)} if head is not None else {}
-    sized = {} if size is None or size == config["input_size"][1] else {"img_size": size}
-    try:
-        model = create(name, **kwargs, **sized)
-    except TypeError:  # convolutional models take any size and know no such argument
-        model = create(name, **kwargs)
+    model = create_timm_model(name, None if size == config["input_size"][1] else size, **kwargs)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
