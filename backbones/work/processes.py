@@ -13,7 +13,7 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import Any
 
-from .units import MOST_DEATHS, Deaths, Done, Event, Make, Progress
+from .units import MOST_DEATHS, Deaths, Done, Event, Make, Progress, as_sendable, start_worker
 
 _JOIN_SECONDS = 5.0
 
@@ -155,15 +155,9 @@ def _how_it_ended(code: int | None) -> str:
 
 def _serve(pipe: Any, make: Make, device: str, threads: int) -> None:
     """The life of a worker process."""
-    import torch
-
-    from ..allocator import tune_allocator
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(threads)
-    tune_allocator()
     try:
-        worker = make(device)
+        worker = start_worker(make, device, threads)
     except Exception as error:  # every kind goes to the parent, which raises it
         pipe.send(("failed", as_sendable(error)))
         return _wait_for_end(pipe)
@@ -190,12 +184,3 @@ def _wait_for_end(pipe: Any) -> None:
             pipe.recv()
     except EOFError:
         return
-
-
-def as_sendable(error: Exception) -> Exception:
-    """The error itself where it can be pickled and read back, else one of the same words."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

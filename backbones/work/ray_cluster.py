@@ -14,8 +14,7 @@ from typing import Any
 
 from ..errors import InputError, require
 from ..runs import available_cpus
-from .processes import as_sendable
-from .units import MOST_DEATHS, Deaths, Done, Event, Make, Worker
+from .units import MOST_DEATHS, Deaths, Done, Event, Make, Worker, as_sendable, start_worker
 
 _LOCAL = "local"
 _PAUSE = 0.1
@@ -47,21 +46,13 @@ class _Holder:
         """
         try:
             if self._worker is None:
-                self._worker = self._make_worker(make[0])
+                import ray
+
+                maker: Any = ray.get(make[0])
+                self._worker = start_worker(maker, self._device, self._threads)
             return "done", self._worker(unit, lambda _: None)
         except Exception as error:
             return "failed", as_sendable(error)
-
-    def _make_worker(self, make: Any) -> Worker:
-        import ray
-        import torch
-
-        from ..allocator import tune_allocator
-
-        torch.set_num_threads(self._threads)
-        tune_allocator()
-        maker: Any = ray.get(make)
-        return maker(self._device)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -98,3 +99,29 @@ class Deaths:
                 f"{self.in_a_row} worker processes died one after the other (the last one {how}); what was finished "
                 "stays. Is memory too small for so many workers?"
             )
+
+
+def start_worker(make: Make, device: str, threads: int) -> Worker:
+    """A worker in a process of its own.
+
+    Args:
+        make: Makes it.
+        device: A torch device.
+        threads: torch threads of the process.
+    """
+    import torch
+
+    from ..allocator import tune_allocator
+
+    torch.set_num_threads(threads)
+    tune_allocator()
+    return make(device)
+
+
+def as_sendable(error: Exception) -> Exception:
+    """The error itself where it can be pickled and read back, else one of the same words."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
