@@ -35,8 +35,7 @@ def onnx_classifier(spec: TeacherSpec) -> Classifier:
     path = check_file(spec.name, "ONNX file", "the .onnx file itself")
     graph = _Graph(path)
     size = graph.fixed_size
-    if size is not None and spec.size not in (None, *size):
-        raise InputError(f"{path} takes pictures of {size[0]} x {size[1]} pixels only, not of {spec.size}")
+    spec.require_size(size, path)
     card = graph.card
     own_norm = graph.takes_bytes or card.get("input_format") in ("unit", "uint8")
     config = {**card, "mean": (0.0,) * 3, "std": (1.0,) * 3} if own_norm else card if "mean" in card else None

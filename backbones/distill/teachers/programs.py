@@ -59,8 +59,7 @@ def script_classifier(spec: TeacherSpec) -> Classifier:
 
 
 def _classifier(spec: TeacherSpec, path: Path, network: Program, size: tuple[int, int] | None, kind: str) -> Classifier:
-    if size is not None and spec.size not in (None, *size):
-        raise InputError(f"{path} takes pictures of {size[0]} x {size[1]} pixels only, not of {spec.size}")
+    spec.require_size(size, path)
     preprocess = spec.transform(None, size)
     answers = Answers(network, path.name)
     classes = answers.probe(preprocess.size)

@@ -95,6 +95,19 @@ class TeacherSpec:
             raise InputError(f"{bare} has two weights files, {weights} and {self.weights}; give one")
         return replace(self, names=(bare,), weights=Path(weights), fills_in=several)
 
+    def require_size(self, size: tuple[int, int] | None, path: Path) -> None:
+        """Refuse a size that a file cannot take.
+
+        Args:
+            size: Height and width that it was made for, or ``None`` where they are free.
+            path: The file.
+
+        Raises:
+            InputError: Another size is asked for.
+        """
+        if size is not None and self.size not in (None, *size):
+            raise InputError(f"{path} takes pictures of {size[0]} x {size[1]} pixels only, not of {self.size}")
+
     def transform(self, config: dict[str, Any] | None, size: int | tuple[int, int] | None = None) -> Preprocess:
         """The evaluation transform.
 
