@@ -65,10 +65,7 @@ def pretrain(
 
     Example: tinyvit pretrain tiny_vit_5m_distill --data photos --labels store --cfg-options student.img_size=96
     """
-    arguments = dict(locals())
-    given = {"data": data, "labels": labels, "truth": truth, "epochs": epochs, "max_iters": max_iters}
-    given["tensorboard"] = tensorboard or None
-    _run("pretrain", config, given, arguments)
+    _run("pretrain", dict(locals()))
 
 
 def finetune(
@@ -97,13 +94,15 @@ def finetune(
 
     Example: tinyvit finetune tiny_vit_21m_384 --data in1k/train --weights student.safetensors
     """
-    arguments = dict(locals())
-    given = {"data": data, "labels": labels, "truth": truth, "epochs": epochs, "max_iters": max_iters}
-    given |= {"init": weights, "class_map": class_map, "tensorboard": tensorboard or None}
-    _run("finetune", config, given, arguments)
+    _run("finetune", dict(locals()))
 
 
-def _run(command: str, config: str, given: dict[str, Any], arguments: dict[str, Any]) -> None:
+#: Parameter of a command -> the recipe's key that it sets.
+_RECIPE_KEYS = {key: key for key in ("data", "labels", "truth", "epochs", "max_iters", "class_map", "tensorboard")}
+_RECIPE_KEYS["weights"] = "init"
+
+
+def _run(command: str, arguments: dict[str, Any]) -> None:
     """What both commands do: recipe, training, result."""
     from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.distill.recipe import load_recipe
@@ -113,13 +112,16 @@ def _run(command: str, config: str, given: dict[str, Any], arguments: dict[str, 
     work_dir, resume = arguments["work_dir"], arguments["resume"]
     if resume and work_dir is None:
         raise InputError("--resume needs the --work-dir of the run to go on with")
-    if given["epochs"] is not None and given["max_iters"] is not None:
+    if arguments["epochs"] is not None and arguments["max_iters"] is not None:
         raise InputError("give either --epochs or --max-iters, not both")
     overrides = _overrides([*(arguments["cfg_options"] or []), *(arguments["more"] or [])])
+    given = {key: arguments.get(name) for name, key in _RECIPE_KEYS.items()}
     overrides |= {
-        key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in given.items()
+        if value is not None and value is not False
     }
-    recipe = load_recipe(config, **overrides)
+    recipe = load_recipe(arguments["config"], **overrides)
     if command == "finetune" and recipe.init is None:
         raise InputError("fine-tuning starts from weights: --weights, or config key init")
     from tinyvit.backbones.distill.parallel import is_first_process, process_count
