@@ -112,15 +112,16 @@ class Checkpoints(Hook):
     Args:
         recipe: The run.
         data: Identity of what it trains on: the store, or the images with their classes.
+        views: Views that a store has of each image; ``None`` without a store.
         teacher: Identity of the teacher that runs beside the student, or ``None``.
         place: This process.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, recipe: Recipe, data: str, teacher: str | None, place: Place) -> None:
+    def __init__(self, recipe: Recipe, data: str, views: int | None, teacher: str | None, place: Place) -> None:
         self.recipe, self.place = recipe, place
-        self.identity = {"recipe": recipe.binding(), "data": data, "teacher": teacher}
+        self.identity = {"recipe": recipe.binding(), "data": data, "views": views, "teacher": teacher}
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -161,6 +162,11 @@ class Checkpoints(Hook):
                     f"the checkpoint in {runner.work_dir} was trained on {what} {str(theirs.get(name))[:12]}, "
                     f"and this run has {what} {str(self.identity[name])[:12]}"
                 )
+        if theirs.get("views") != self.identity["views"]:
+            raise InputError(
+                f"the checkpoint in {runner.work_dir} was trained on {theirs.get('views')} views of each image, and "
+                f"the store has {self.identity['views']} now; give another --work-dir to train on all of them"
+            )
         recipe = theirs["recipe"]
         for key, value in self.identity["recipe"].items():
             if recipe.get(key) != value:

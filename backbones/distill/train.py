@@ -163,7 +163,8 @@ class _Run:
         hooks: list[Any] = [ExactRandomness(recipe.seed, place.rank), Rates(plan), log]
         average = StudentAverage(student, recipe.ema) if recipe.ema else None
         hooks += [] if average is None else [average]
-        hooks.append(Checkpoints(recipe, self.views.identity, _identity(self.teacher), place))
+        views = self.views
+        hooks.append(Checkpoints(recipe, views.identity, views.views, _identity(self.teacher), place))
         runner = self._make_runner(student, groups, hooks, work_dir)
         if checkpoint is not None:
             runner._load_from, runner._resume = str(checkpoint), True

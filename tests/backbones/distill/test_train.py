@@ -220,9 +220,16 @@ train.pretrain(load_recipe(Path(sys.argv[1])), sys.argv[2], show=False)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_killed_and_resumed_run_is_the_undisturbed_run_bit_for_bit(store, pictures, whole_run, tmp_path):
+@pytest.mark.parametrize("everything", [False, True], ids=["plain", "ema, parts, repeats, clipping, layer decay"])
+def test_killed_and_resumed_run_is_the_undisturbed_run_bit_for_bit(store, pictures, whole_run, tmp_path, everything):
+    changes = {}
+    if everything:
+        changes = {"ema": 0.9, "accumulate": 2, "repeats": 3, "clip_grad": 0.5, "layer_decay": 0.8, "precision": "bf16"}
+        summary = pretrain(recipe(store, pictures, **changes), tmp_path / "whole", show=False)
+        whole_run = summary, tmp_path / "whole"
     config = tmp_path / "config.py"
-    values = {**recipe(store, pictures).binding(), **SHARED, "data": str(pictures), "labels": str(store.path)}
+    given = recipe(store, pictures, **changes)
+    values = {**given.binding(), **SHARED, "data": str(pictures), "labels": str(store.path)}
     config.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items() if value is not None))
     work_dir = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(config), str(work_dir)])
@@ -251,6 +258,14 @@ def test_another_run_is_not_continued(store, pictures, whole_run, tmp_path):
     label_store(ImageFiles(pictures), tmp_path / "store", tiny_teacher("other"), options(), show=False)
     with pytest.raises(InputError, match=r"trained on store \w{12}, and this run has store \w{12}"):
         pretrain(recipe(SoftLabelStore(tmp_path / "store"), pictures), work_dir, resume=True, show=False)
+
+
+def test_run_is_not_continued_on_views_that_came_later(store, pictures, teacher, whole_run, tmp_path):
+    work_dir = Path(shutil.copytree(whole_run[1], tmp_path / "copy"))
+    path = Path(shutil.copytree(store.path, tmp_path / "store"))
+    label_store(ImageFiles(pictures), path, teacher, options(views=4), show=False)
+    with pytest.raises(InputError, match=r"trained on 3 views of each image, and the store has 4 now"):
+        pretrain(recipe(SoftLabelStore(path), pictures), work_dir, resume=True, show=False)
 
 
 def test_only_the_newest_checkpoints_stay_and_need_no_unpickling(whole_run):
