@@ -15,7 +15,7 @@ from tinyvit.backbones import create_model
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.images import ImageFiles
 from tinyvit.backbones.preprocess import Preprocess
-from tinyvit.backbones.work import Processes, Ranks
+from tinyvit.backbones.work import Processes, Ranks, RayCluster
 from tinyvit.benchmarks.probe import FeatureModel, FeatureSource, extract_features, features, load_feature_model
 
 
@@ -160,14 +160,16 @@ def test_unknown_names_are_refused_with_close_matches() -> None:
         load_feature_model("efficientnet_lite2", weights="w.pth")
 
 
-def test_worker_processes_give_the_same_rows_and_share_the_cache(
-    pictures: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", [Processes(("cpu", "cpu")), RayCluster("local", 2, "cpu")], ids=["processes", "ray"])
+def test_workers_give_the_same_rows_and_share_the_cache(
+    place: Processes | RayCluster, pictures: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if isinstance(place, RayCluster):
+        pytest.importorskip("ray")
     monkeypatch.setattr(features, "_CHUNK", 3)
     source = FeatureSource("tiny_vit_5m_224", size=32, seed=3, deployed=False)
     model, cache = source.load(), tmp_path / "cache"
     alone = extract_features(model, pictures, pictures.keys, threads=1)
-    place = Processes(("cpu", "cpu"))
     together = extract_features(model, pictures, pictures.keys, cache=cache, place=place, source=source)
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
     assert len(list(cache.glob("*.safetensors"))) == 4
