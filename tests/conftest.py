@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tinyvit.backbones.runs import available_cpus
 from tinyvit.cli import main
+
+# Test processes that run side by side (pytest-xdist) share the processors instead of each taking all of them. Torch
+# reads this when it is first imported, here and in the processes that tests start.
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _PROCESSES > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // _PROCESSES)))
 
 
 @pytest.fixture(scope="session")
