@@ -166,8 +166,21 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).view(windows, tokens, self.num_heads, 3 * self.head_dim)
         q, k, v = qkv.transpose(1, 2).split(self.head_dim, dim=-1)  # each (windows, h, N, d)
         bias = self.attention_biases[:, self.attention_bias_idxs].unsqueeze(0)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if self.training and x.device.type == "cpu":
+            x = _attention_on_cpu(q, k, v, bias)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(x.transpose(1, 2).reshape(windows, tokens, channels))
+
+
+def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """``scaled_dot_product_attention`` in three products, for training.
+
+    Torch has no fused kernel on CPUs for a bias that needs a gradient, and its replacement keeps scaled copies of both
+    queries and keys, and in bf16 widens what it multiplies.
+    """
+    scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).add_(bias)
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 def bias_indices(window_size: int) -> Tensor:
