@@ -1,6 +1,7 @@
-"""What all students of ``benchmarks/distill_cifar10.py`` share: TinyViT-5M at 64 px, 800 steps of 64 views, one pass over the training pictures.
+"""What all students of ``benchmarks/distill_cifar10.py`` share: TinyViT-5M at 64 px, 800 steps of 64 views.
 
-Sized for an hour on two CPU cores, not for accuracy; rate and length were not tuned for any kind of training.
+That is one pass over the 50,000 training pictures. Sized for less than an hour on two CPU cores, not for accuracy;
+rate and length were not tuned for any kind of training.
 """
 
 student = {"name": "tiny_vit_5m_224", "img_size": 64}
