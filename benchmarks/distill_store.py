@@ -307,6 +307,13 @@ def in_fresh_process(kind: str, path: Path) -> dict[str, float]:
     return json.loads(result.stdout)
 
 
+def torch_alone() -> float:
+    """Megabytes that a process holds after ``import torch`` and nothing else."""
+    code = "import torch; print(*(line for line in open('/proc/self/status') if line.startswith('VmRSS')))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return int(printed.split()[1]) / 1e3
+
+
 def probe(kind: str, path: Path) -> dict[str, float]:
     """In a fresh process: open, read, and say what it took."""
     before, start = _memory(), time.perf_counter()
@@ -455,7 +462,12 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             },
             "left_out": left_out,
         },
-        "scale": {"views": options.views, "shards_are": "sparse files; the rows read were written", "images": sizes},
+        "scale": {
+            "views": options.views,
+            "shards_are": "sparse files; the rows read were written",
+            "images": sizes,
+            "torch_alone_mb": torch_alone(),
+        },
     }
 
 
@@ -475,7 +487,8 @@ def _print(document: dict[str, Any]) -> None:
     for images, found in document["scale"]["images"].items():
         print(
             f"{images:>9s} images: open {found['seconds']:.2f} s, private memory +{found['private_mb']:.0f} MB (+"
-            f"{found['private_after_reading_mb']:.0f} after reads), process {found['whole_process_mb']:.0f} MB, "
+            f"{found['private_after_reading_mb']:.0f} after reads), process {found['whole_process_mb']:.0f} MB (torch "
+            f"alone {document['scale']['torch_alone_mb']:.0f}), "
             f"{found['us_a_row_warm']:.2f} us a row in batches of {_BATCH} from {found['shards_mapped']} shards"
         )
 
