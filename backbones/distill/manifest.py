@@ -150,11 +150,13 @@ class Manifest(Sequence[str]):
             InputError: They differ; the message names both sides.
         """
         if images.keys != self.names:
-            pairs = zip(images, self, strict=False)
-            here, there = next(((a, b) for a, b in pairs if a != b), ("(end of list)", "(end of list)"))
+            here, there = set(images), set(self)
+            lacking, new = sorted(there - here), sorted(here - there)
+            found = [f"{len(lacking)} missing here (first: {lacking[0]})"] if lacking else []
+            found += [f"{len(new)} new (first: {new[0]})"] if new else []
             raise InputError(
-                f"{images.root} holds {len(images)} images and {owner} was made from {len(self)}; "
-                f"the first difference is {here!r} here against {there!r} in the store"
+                f"{images.root} holds {len(images)} images and {owner} was made from {len(self)}: "
+                f"{', '.join(found)}; give the images that it was made from, or label into a new store"
             )
         different = np.flatnonzero(images.sizes() != self.sizes)
         if len(different):

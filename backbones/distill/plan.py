@@ -55,11 +55,12 @@ class Plan:
                 f"--cfg-options warmup_iters={iterations // 10}"
             )
         lr, min_lr, warmup_lr = (recipe.effective(name) for name in ("lr", "min_lr", "warmup_lr"))
-        if max(min_lr, warmup_lr) > lr:
-            raise InputError(
-                f"with {recipe.batch_size} views an iteration lr becomes {lr:g}, below min_lr {min_lr:g} or warmup_lr "
-                f"{warmup_lr:g}, which are not scaled; set them lower"
-            )
+        for name, rate in (("min_lr", min_lr), ("warmup_lr", warmup_lr)):
+            if rate > lr:
+                raise InputError(
+                    f"with {recipe.batch_size} views an iteration lr becomes {lr:g}, below {name} {rate:g}; set that "
+                    f"lower, for example --cfg-options {name}={lr / 100:g}"
+                )
         whole = recipe.cosine == "whole_run"
         return cls(images, iterations, warmup, iterations / per_epoch, lr, min_lr, warmup_lr, whole)
 

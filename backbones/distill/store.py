@@ -85,8 +85,8 @@ class SoftLabelStore:
             return found[0]
         if found:
             raise InputError(f"{self.path} holds several labels by {teacher!r}, name one of: {', '.join(found)}")
-        makers = " and ".join(repr(maker) for maker in dict.fromkeys(made_by.values()))
-        raise InputError(f"{self.path} was labelled by teacher {makers}, and {teacher!r} is asked for")
+        held = ", ".join(f"{name} (by {maker})" for name, maker in made_by.items())
+        raise InputError(f"{self.path} holds no labels {teacher!r}; it holds {held}")
 
     @classmethod
     def open(cls, path: str | Path, teacher: str | None = None) -> SoftLabelStore:
@@ -307,7 +307,10 @@ class SoftLabelStore:
     def _checked(self, shard: Shard) -> TensorFile:
         if not self.is_finished(shard):
             raise InputError(f"{self.path} is incomplete: shard {shard.name} is not finished")
-        file = TensorFile(self.shard_path(shard))
+        try:
+            file = TensorFile(self.shard_path(shard))
+        except InputError as error:
+            raise InputError(f"{error}; run the same `tinyvit label` again to make it anew") from error
         expected = self._metadata(shard)
         if file.metadata != expected:
             key = next(key for key in expected if file.metadata.get(key) != expected[key])

@@ -62,7 +62,8 @@ def timm_classifier(spec: TeacherSpec, weights: Path) -> Classifier:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise InputError(f"{weights} does not fit timm:{name}: {' '.join(lines)[:300]}") from error
+        hint = f" (built for {size} px, as was asked; some networks take only their own size)" if size else ""
+        raise InputError(f"{weights} does not fit timm:{name}{hint}: {' '.join(lines)[:300]}") from error
     code = f"timm {importlib.metadata.version('timm')}, teachers {CODE_VERSION}"
     preprocess = spec.transform(config)
     return Classifier(f"timm:{name}", model, preprocess, model.num_classes, file_sha256(weights), code)

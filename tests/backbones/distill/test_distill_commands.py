@@ -189,3 +189,17 @@ def test_store_of_another_teacher_is_refused(label, tmp_path, run_cli):
     code, _, err = run_cli(*label(store, "--teacher-size", 96))
     assert code == 2
     assert "teacher.preprocess.size [64, 64], and this run asks for [96, 96]" in err
+
+
+def test_labels_of_other_classes_that_merely_lie_there_stop_no_teacher(pictures, label, weights, tmp_path, run_cli):
+    folder = Path(shutil.copytree(pictures, tmp_path / "photos"))
+    (folder / "labels.csv").write_text("file,class_index\n00.jpg,700\n")
+    command = label(tmp_path / "store")
+    command[1] = folder
+    code, out, err = run_cli(*command)
+    assert code == 0
+    assert "labels.csv has classes 700 to 700, and the model has 20: the teacher's accuracy is not measured" in err
+    assert "top-1" not in out
+    code, _, err = run_cli(*command, "--labels", folder / "labels.csv")
+    assert code == 2
+    assert "has classes 700 to 700, and the model has 20" in err

@@ -331,7 +331,7 @@ def test_unreadable_images_are_left_out_of_training(pictures, teacher, tmp_path)
 
 
 def test_stores_that_do_not_fit_are_refused(store, pictures, tmp_path):
-    with pytest.raises(InputError, match="labelled by teacher 'toy', and 'other' is asked for"):
+    with pytest.raises(InputError, match=r"holds no labels 'other'; it holds toy \(by toy\)"):
         pretrain(recipe(store, pictures, teacher="other"), tmp_path, show=False)
     with pytest.raises(InputError, match="needs the images and the store"):
         pretrain(recipe(store, pictures, labels=None), tmp_path, show=False)
