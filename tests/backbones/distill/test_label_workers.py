@@ -109,7 +109,8 @@ def killing(monkeypatch, pool_class: type, seed: int, pause: float) -> list[int]
         def kill() -> None:
             while len(killed) < KILLS and not over.wait(rng.uniform(0, pause)):
                 try:
-                    pid = rng.choice(pool.worker_ids())
+                    # On a busy machine one that is dead already may still be listed.
+                    pid = rng.choice([one for one in pool.worker_ids() if one not in killed])
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
                 except (ProcessLookupError, IndexError):
@@ -144,7 +145,7 @@ def test_processes_killed_20_times_leave_the_store_of_one_undisturbed_process(
     # On a busy machine more than a usual run bears may die before one of them has done a unit.
     place = Processes(("cpu",) * 3, most_deaths=4 * KILLS)
     label_until_killed_often_enough(tmp_path / "s", pictures, spec, place, killed)
-    assert len(set(killed)) >= KILLS * 3 // 4  # a pid may come again
+    assert len(set(killed)) == KILLS
     assert content(tmp_path / "s") == content(alone)
 
 
