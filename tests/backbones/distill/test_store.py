@@ -95,7 +95,7 @@ def test_manifest_of_a_zip_equals_that_of_the_folder(pictures, tmp_path):
 def test_other_images_are_named_on_both_sides(store, pictures, tmp_path):
     other = Path(shutil.copytree(pictures, tmp_path / "other"))
     (other / "03.jpg").rename(other / "03x.jpg")
-    with pytest.raises(InputError, match=r"1 missing here \(first: 03\.jpg\), 1 new \(first: 03x\.jpg\); give the images"):
+    with pytest.raises(InputError, match=r"1 missing here \(first: 03\.jpg\), 1 new \(first: 03x\.jpg\);"):
         store.manifest.check_images(ImageFiles(other), "the store")
     (other / "03x.jpg").unlink()
     with pytest.raises(InputError, match=r"holds 22 images and the store was made from 23"):
