@@ -62,6 +62,7 @@ WANTED_STORED = 1.03
 #: With this student and teacher, a step beside the teacher has to take so many times as long as one on stored labels.
 WANTED_ONLINE = ("tiny_vit_5m_224", "efficientnet_lite2", 1.5)
 _MEMORY_STEPS = 3
+_RECORD_BYTES = ViewSampler().record_bytes
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def label_divergence(logits: torch.Tensor) -> list[dict[str, Any]]:
     found = []
     for topk in (*(k for k in LABEL_TOPK if k < classes), classes):
         for coding in ("full", "compact"):
-            layout = RowLayout(topk, classes, coding=coding)
+            layout = RowLayout(topk, classes, coding=coding, record_bytes=_RECORD_BYTES)
             rows = encode_logits(logits, layout)
             entry: dict[str, Any] = {"topk": topk, "coding": coding, "row_bytes": layout.dtype.itemsize, "tau": {}}
             for tau in LABEL_TEMPERATURES:
