@@ -61,6 +61,11 @@ def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], met
     return document
 
 
+def folder_bytes(folder: Path) -> int:
+    """Length of all files below a folder together."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def environment() -> dict[str, Any]:
     """Versions and processor of this machine, without anything that names it (no host name, no paths)."""
     return {

@@ -124,9 +124,8 @@ class Experiment:
         if config is None:
             return self._untrained(seed, folder / STUDENT_NAME), {}
         changes: dict[str, Any] = {"seed": seed, "input_size": self.size, "student.img_size": self.size}
-        changes |= {"max_iters": self.max_iters} if self.max_iters else {}
         if self.max_iters:
-            changes["warmup_iters"] = self.max_iters // 10
+            changes |= {"max_iters": self.max_iters, "warmup_iters": self.max_iters // 10}
         images = self.few if way == "labels, few" else open_labelled(self.data)[0].files.root
         changes |= {"data": str(images)} | ({"labels": str(self.store)} if way == "distilled" else {})
         recipe = load_recipe(CONFIGS / f"{config}.py", **changes)

@@ -38,15 +38,16 @@ from ..backbones.distill.distiller import Distiller
 from ..backbones.distill.label import LabelOptions, label_store
 from ..backbones.distill.plan import parameter_groups
 from ..backbones.distill.recipe import Recipe
-from ..backbones.distill.rows import RowLayout, encode_logits, restore
+from ..backbones.distill.rows import RowLayout, SoftLabels, encode_logits, restore
 from ..backbones.distill.store import SoftLabelStore
 from ..backbones.distill.teachers import PACKAGED, Teacher, load_classifier, load_teacher
+from ..backbones.distill.train import load_online_teacher, make_optim_wrapper
 from ..backbones.distill.views import DrawnViews, ViewOrder, open_views
 from ..backbones.errors import InputError
 from ..backbones.images import ImageFiles
 from ..backbones.progress import track
 from ..backbones.registry import count_parameters, create_model, create_timm_model
-from ..backbones.runs import environment, write_json
+from ..backbones.runs import environment, folder_bytes, write_json
 from .scripts import run_script
 from .speed.memory import MemoryWatch
 from .statistics import paired_ratio
@@ -129,13 +130,9 @@ class Training:
     """An arm at work: each call of :meth:`step` is one step of training."""
 
     def __init__(self, arm: Arm) -> None:
-        from mmengine.optim import OptimWrapper
-
         recipe, device = arm.recipe(), arm.setting.device
         self.device = torch.device(device)
-        self.teacher = None
-        if arm.teacher is not None:
-            self.teacher = load_teacher(arm.teacher, weights=arm.weights, device=device, precision=recipe.precision)
+        self.teacher = load_online_teacher(recipe, device)
         self.views = open_views(recipe, self.teacher)
         self.order = iter(ViewOrder(self.views.readable, self.views.views, recipe.seed))
         self.batch_size = recipe.batch_size
@@ -143,9 +140,7 @@ class Training:
         student = create_model(num_classes=self.views.classes, **recipe.student)
         self.distiller: Any = Distiller(student, recipe, self.teacher)
         self.distiller.to(device, memory_format=torch.channels_last).train()
-        groups = parameter_groups(student, recipe.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
-        self.optim_wrapper = OptimWrapper(optimizer, clip_grad={"max_norm": recipe.clip_grad})
+        self.optim_wrapper = make_optim_wrapper(parameter_groups(student, recipe.weight_decay), recipe, recipe.lr)
 
     def step(self) -> tuple[float, float]:
         """Seconds of making the batch, and of what is computed on it."""
@@ -160,8 +155,6 @@ class Training:
 
 def peak_memory(arm: Arm) -> dict[str, Any]:
     """Peak memory of some steps of an arm, in this process."""
-    import mmengine.optim  # noqa: F401  (imports must not count)
-
     tune_allocator()
     watch = MemoryWatch(arm.setting.device)
     training = Training(arm)
@@ -203,8 +196,7 @@ def _ratios(seconds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, A
     for one, other in pairs:
         entry = {}
         for what in ("step", "compute"):
-            ratio = paired_ratio(_times(seconds[one], what), _times(seconds[other], what))
-            entry[what] = {"value": ratio.value, "interval": ratio.interval.to_list(), "verdict": ratio.verdict}
+            entry[what] = paired_ratio(_times(seconds[one], what), _times(seconds[other], what)).to_dict()
         found[f"{one} / {other}"] = entry
     return found
 
@@ -235,8 +227,7 @@ def label_divergence(logits: torch.Tensor) -> list[dict[str, Any]]:
             for tau in LABEL_TEMPERATURES:
                 stored = restore(rows, layout, tau)
                 kept = stored.probability.double()
-                rest = stored.residual.double() / max(1, classes - topk)
-                given_back = rest[:, None].repeat(1, classes).scatter_(1, stored.index, kept)
+                given_back = SoftLabels(stored.index, kept, stored.residual.double()).dense(classes)
                 whole = (logits.double() / tau).log_softmax(1)
                 lost = (whole.exp() * (whole - given_back.clamp(min=1e-300).log())).sum(1).numpy()
                 entry["tau"][f"{tau:g}"] = {
@@ -260,16 +251,17 @@ def answers(teacher: Teacher, images: ImageFiles, batch_size: int) -> torch.Tens
     return torch.cat(parts)
 
 
-def make_stores(setting: Setting, teacher: Teacher, steps: int, folder: Path) -> list[dict[str, Any]]:
+def make_stores(
+    images: ImageFiles, batch_size: int, teacher: Teacher, steps: int, folder: Path
+) -> list[dict[str, Any]]:
     """Label as many views as ``steps`` steps of training show, once for each of ``STORED_TOPK``."""
-    images = ImageFiles(setting.data)
-    views = -(-steps * setting.batch_size // len(images))
+    views = -(-steps * batch_size // len(images))
     stores = []
     for topk in STORED_TOPK:
         path = folder / f"top{topk}"
         label_store(images, path, teacher, LabelOptions(views=views, topk=topk), show=False)
         store = SoftLabelStore.open(path)
-        used = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        used = folder_bytes(path)
         rows = len(images) * views
         stores.append(
             {"name": f"top{topk}", "path": str(path), "rows": rows, "row_bytes": store.layout.dtype.itemsize,
@@ -335,7 +327,11 @@ def measure_labels(files: Sequence[TeacherFile], images: ImageFiles, given: argp
 
 
 def measure_students(
-    setting: Setting, files: Sequence[TeacherFile], stores: Sequence[dict[str, Any]], given: argparse.Namespace
+    setting: Setting,
+    files: Sequence[TeacherFile],
+    stores: Sequence[dict[str, Any]],
+    plan: dict[str, Any],
+    given: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """The interleaved run of each student, apart from what is in ``OUT.parts`` already.
 
@@ -344,7 +340,7 @@ def measure_students(
     """
     parts = given.out.with_suffix(".parts")
     parts.mkdir(parents=True, exist_ok=True)
-    plan = {**describe_setting(setting, given.rounds), "teachers": [file.name for file in files]}
+    bound = {**plan, "teachers": [file.name for file in files]}
     results = []
     for student in given.students:
         path = parts / f"{student}.json"
@@ -355,19 +351,12 @@ def measure_students(
             arms += [
                 Arm(f"online {file.name}", setting, student, teacher=file.name, weights=file.weights) for file in files
             ]
-            write_json(path, {"plan": plan, **compare(arms, given.rounds)})
+            write_json(path, {"plan": bound, **compare(arms, given.rounds)})
         part = json.loads(path.read_text(encoding="utf-8"))
-        if part.pop("plan") != plan:
+        if part.pop("plan") != bound:
             raise InputError(f"{path} was measured with other settings; remove it, or give another --out")
         results.append(part)
     return results
-
-
-def describe_setting(setting: Setting, rounds: int) -> dict[str, Any]:
-    """What a run was, without the place of the images."""
-    described = {**asdict(setting), "rounds": rounds, "threads": torch.get_num_threads()}
-    described["images"] = len(ImageFiles(described.pop("data")))
-    return described
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
@@ -382,12 +371,14 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         setting = Setting(
             str(given.data), given.batch_size, given.size, given.precision, given.device, first.num_classes
         )
-        stores = make_stores(setting, first, max(given.rounds, _MEMORY_STEPS) + 1, folder)
+        stores = make_stores(images, given.batch_size, first, max(given.rounds, _MEMORY_STEPS) + 1, folder)
         del first
-        students = measure_students(setting, files, stores, given)
+        plan = {**asdict(setting), "rounds": given.rounds, "threads": torch.get_num_threads()}
+        del plan["data"]
+        plan["images"] = len(images)
+        students = measure_students(setting, files, stores, plan, given)
     for store in stores:
         del store["path"]
-    plan = describe_setting(setting, given.rounds)
     return {"plan": plan, "teachers": teachers, "stores": stores, "students": students, "labels": labels}
 
 

@@ -67,9 +67,7 @@ class Work:
         """A (B, C) target first."""
         from timm.loss import SoftTargetCrossEntropy
 
-        labels, classes = self.labels, self.logits.shape[1]
-        rest = labels.residual / (classes - labels.index.shape[1])
-        target = rest[:, None].repeat(1, classes).scatter_(1, labels.index, labels.probability)
+        target = self.labels.dense(self.logits.shape[1])
         return SoftTargetCrossEntropy()(self.logits.float(), target)
 
     def step(self, loss: Callable[[], torch.Tensor]) -> float:
@@ -132,7 +130,7 @@ def compare(settings: tuple[Any, ...], rounds: int) -> dict[str, Any]:
             memory[name] = pool.submit(peak_memory, name, settings).result()
     return {
         "precision": settings[3],
-        "time_ratio": {"value": ratio.value, "interval": ratio.interval.to_list(), "verdict": ratio.verdict},
+        "time_ratio": ratio.to_dict(),
         "milliseconds": times,
         "memory": memory,
         "gradient_difference": difference,

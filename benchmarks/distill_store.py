@@ -37,7 +37,7 @@ from ..backbones.distill.rows import VALID, encode_logits, restore, seal
 from ..backbones.distill.store import SoftLabelStore
 from ..backbones.distill.tensorfile import write_tensors
 from ..backbones.errors import InputError
-from ..backbones.runs import environment, write_json
+from ..backbones.runs import environment, folder_bytes, write_json
 from .scripts import run_script
 from .statistics import paired_ratio
 
@@ -284,7 +284,7 @@ def disk_table(subjects: Sequence[Subject], images: int) -> dict[str, Any]:
     table = {}
     for subject in subjects:
         size = sum(file.stat().st_blocks * 512 for file in subject.path.rglob("*") if file.is_file())
-        length = sum(file.stat().st_size for file in subject.path.rglob("*") if file.is_file())
+        length = folder_bytes(subject.path)
         table[subject.name] = {"bytes_a_row": length / images, "disk_bytes_a_row": size / images}
     return table
 
@@ -294,7 +294,7 @@ def payload(store: SoftLabelStore) -> dict[str, float]:
     dtype, rows = store.layout.dtype, store.header.images * store.header.views
     fields: Any = dtype.fields
     needed = dtype.itemsize - fields["pad"][0].itemsize - 4
-    length = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
+    length = folder_bytes(store.folder)
     return {"payload": needed, "stored_before_checksum": length / rows - 4, "ratio": (length / rows - 4) / needed}
 
 

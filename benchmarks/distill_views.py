@@ -109,8 +109,7 @@ def measure(case: Case, pictures: list[Image.Image], rounds: int, name: str = ""
             if number:  # the first round does not count
                 seconds[who].append((time.perf_counter() - began) / len(pictures))
     ratio = paired_ratio(seconds["ours"], seconds["timm"])
-    entry = {"value": ratio.value, "interval": ratio.interval.to_list(), "verdict": ratio.verdict}
-    return {"time_ratio": entry, "seconds": seconds}
+    return {"time_ratio": ratio.to_dict(), "seconds": seconds}
 
 
 def main() -> None:

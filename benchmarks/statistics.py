@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -155,6 +156,10 @@ class Ratio:
     interval: Interval
     rounds: int
     verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """``value``, ``interval`` and ``verdict`` as plain JSON values."""
+        return {"value": self.value, "interval": self.interval.to_list(), "verdict": self.verdict}
 
 
 def paired_ratio(

@@ -227,6 +227,11 @@ class SoftLabels:
     probability: torch.Tensor
     residual: torch.Tensor
 
+    def dense(self, num_classes: int) -> torch.Tensor:
+        """All C probabilities, ``(B, C)``, the rest spread evenly over the classes that are not stored."""
+        rest = self.residual / max(num_classes - self.index.shape[1], 1)
+        return rest[:, None].repeat(1, num_classes).scatter_(1, self.index, self.probability)
+
 
 def restore(rows: np.ndarray, layout: RowLayout, temperature: float = 1.0) -> SoftLabels:
     """Soft labels at a stored temperature.

@@ -141,7 +141,7 @@ class _Run:
                 f"batch_size {recipe.batch_size} cannot be shared by {place.world} processes in {recipe.accumulate} "
                 f"parts each; it must be a multiple of {share}"
             )
-        self.teacher = _load_teacher(recipe, place)
+        self.teacher = load_online_teacher(recipe, place.device)
         self.views = open_views(recipe, self.teacher)
         self.plan = Plan.of(recipe, len(self.views.readable))
         # Several processes would each keep them all.
@@ -222,8 +222,6 @@ class _Run:
     ) -> Runner:
         recipe, place = self.recipe, self.place
         distiller = Distiller(student, recipe, self.teacher)
-        optimizer = torch.optim.AdamW(groups, lr=self.plan.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
-        clip = {"max_norm": recipe.clip_grad} if recipe.clip_grad else None
         runner_class = type("DistillRunner", (_Runner,), {"place": place})
         with contextlib.redirect_stdout(io.StringIO()):
             runner = runner_class(
@@ -235,7 +233,7 @@ class _Run:
                     "max_iters": self.plan.iterations,
                     "val_interval": self.plan.iterations + 1,
                 },
-                optim_wrapper=OptimWrapper(optimizer, clip_grad=clip),
+                optim_wrapper=make_optim_wrapper(groups, recipe, self.plan.lr),
                 default_hooks=dict.fromkeys(  # pyright: ignore[reportArgumentType]
                     ("logger", "checkpoint", "sampler_seed", "param_scheduler")
                 ),
@@ -273,11 +271,25 @@ class _Runner(Runner):
         return moved
 
 
-def _load_teacher(recipe: Recipe, place: Place) -> Teacher | None:
+def load_online_teacher(recipe: Recipe, device: str) -> Teacher | None:
+    """The teacher that a recipe wants beside the student, on a device; ``None`` where it wants none."""
     if not isinstance(recipe.teacher, dict):
         return None
     given = {"precision": recipe.precision, **recipe.teacher}
-    return load_teacher(given.pop("name"), device=place.device, **given)
+    return load_teacher(given.pop("name"), device=device, **given)
+
+
+def make_optim_wrapper(groups: list[dict[str, Any]], recipe: Recipe, lr: float) -> OptimWrapper:
+    """AdamW as a recipe wants it.
+
+    Args:
+        groups: What :func:`.plan.parameter_groups` gives.
+        recipe: The run.
+        lr: Highest learning rate, scaled with the batch.
+    """
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+    clip = {"max_norm": recipe.clip_grad} if recipe.clip_grad else None
+    return OptimWrapper(optimizer, clip_grad=clip)
 
 
 def _identity(teacher: Teacher | None) -> str | None:

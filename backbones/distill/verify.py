@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from ..errors import InputError
 from ..images import ImageFiles
-from ..runs import available_cpus
+from ..runs import available_cpus, folder_bytes
 from .augment import pixel_hash
 from .console import RateBar
 from .data import render
@@ -205,13 +204,7 @@ def _verify_teacher(
 
 def label_distance(one: SoftLabels, other: SoftLabels, num_classes: int) -> torch.Tensor:
     """Total-variation distance between soft labels, ``(B,)``, 0 (equal) to 1."""
-
-    def dense(labels: SoftLabels) -> torch.Tensor:
-        rest = labels.residual / max(num_classes - labels.index.shape[1], 1)
-        full = rest[:, None].expand(-1, num_classes).clone()
-        return full.scatter_(1, labels.index, labels.probability)
-
-    return (dense(one) - dense(other)).abs().sum(1) / 2
+    return (one.dense(num_classes) - other.dense(num_classes)).abs().sum(1) / 2
 
 
 def describe_store(store: SoftLabelStore) -> dict[str, Any]:
@@ -237,7 +230,7 @@ def describe_store(store: SoftLabelStore) -> dict[str, Any]:
         "topk": header.topk,
         "coding": header.coding,
         "row_bytes": store.layout.dtype.itemsize,
-        "disk_bytes": sum(path.stat().st_size for path in Path(store.path).rglob("*") if path.is_file()),
+        "disk_bytes": folder_bytes(store.path),
         "teacher": header.teacher,
         "augmentation": header.augmentation,
         **_label_figures(store, finished),

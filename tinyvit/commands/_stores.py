@@ -44,6 +44,8 @@ def info(store: StoreArgument, labels: LabelsOption = None, as_json: JsonOption 
 
 
 def _print_info(document: dict[str, Any]) -> None:
+    from tinyvit.backbones.distill.augment import describe_views
+
     shards, teacher = document["shards"], document["teacher"]
     state = "complete" if document["complete"] else "INCOMPLETE"
     imported = document["coding"] == "official"
@@ -60,7 +62,7 @@ def _print_info(document: dict[str, Any]) -> None:
         "labels": f"top {document['topk']} of {document['classes']} classes, {document['row_bytes']} bytes a row "
         f"({document['coding']}), {document['disk_bytes'] / 1e6:.2f} MB on disk",
         "teacher": by,
-        "views": _views(document["augmentation"])
+        "views": describe_views(document["augmentation"])
         + (" (not those that the teacher saw: its seeds need the official code)" if imported else ""),
     }
     if document["residual"]:
@@ -77,18 +79,6 @@ def _print_info(document: dict[str, Any]) -> None:
         print(f"{name:9s}{text}")
     for key, reason in document["unreadable"].items():
         print(f"  unreadable: {key} ({reason})")
-
-
-def _views(views: dict[str, Any]) -> str:
-    from tinyvit.backbones.distill import augment
-
-    describe = getattr(augment, "describe_views", None)
-    if describe is not None:
-        return describe(views)
-    return (
-        f"{views['kind']}, scale {views['scale'][0]:g} to {views['scale'][1]:g}, flip {views['flip']:g}, "
-        f"seed {views['seed']}, op table {views['op_table']}"
-    )
 
 
 def _ranges(numbers: list[int]) -> str:
