@@ -15,12 +15,14 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import os
 import random
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from ..backbones.distill.augment import ViewSampler, library_versions
 from ..backbones.distill.header import StoreHeader
@@ -42,6 +46,7 @@ from .scripts import run_script
 from .statistics import paired_ratio
 
 _CLASSES, _TOPK, _BATCH = 21_841, 100, 256
+_WORKERS = 4
 _IN22K_IMAGES, _IN22K_VIEWS = 14_197_122, 90
 _REFERENCE = "store, full rows"
 
@@ -104,8 +109,6 @@ def make_manifest(path: Path, images: int) -> Manifest:
 
 def make_store(path: Path, images: int, coding: str, shard_images: int = 65_536) -> SoftLabelStore:
     """A complete store of one view with labels of random logits."""
-    import torch
-
     path.mkdir(parents=True)
     manifest = make_manifest(path / MANIFEST_NAME, images)
     store = SoftLabelStore.create(path, make_header(images, 1, manifest.sha256, shard_images, 1, coding))
@@ -340,6 +343,7 @@ def probe(kind: str, path: Path) -> dict[str, float]:
     if places.is_file():
         found |= _read_places(store, np.load(places))
         found["private_after_reading_mb"] = _memory()["private"] - before["private"]
+        found |= _with_workers(store, np.load(places))
     return found
 
 
@@ -359,6 +363,37 @@ def _read_places(store: SoftLabelStore, places: np.ndarray) -> dict[str, float]:
     }
 
 
+class _Batches(Dataset[int]):
+    """Batches of rows, as a loader's workers read them in training."""
+
+    def __init__(self, store: SoftLabelStore, places: np.ndarray) -> None:
+        self.store, self.places = store, places
+
+    def __len__(self) -> int:
+        return len(self.places) // _BATCH
+
+    def __getitem__(self, number: int) -> int:
+        batch = self.places[number * _BATCH : (number + 1) * _BATCH]
+        return len(self.store.rows(batch[:, 0], batch[:, 1]))
+
+
+def _with_workers(store: SoftLabelStore, places: np.ndarray) -> dict[str, float]:
+    """Megabytes of this process and of the largest of four loader workers, what several share divided among them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = DataLoader(_Batches(store, places), None, num_workers=_WORKERS, persistent_workers=True)
+        for _ in loader:
+            pass
+        children = [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+        workers = [_proportional(str(child)) for child in children]
+    return {"workers": len(workers), "parent_pss_mb": _proportional("self"), "worker_pss_mb": max(workers)}
+
+
+def _proportional(process: str) -> float:
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
+
+
 def _memory() -> dict[str, float]:
     """Megabytes: all resident memory, and the part that belongs to no file, which processes cannot share."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
@@ -368,8 +403,6 @@ def _memory() -> dict[str, float]:
 
 def make_scale(path: Path, images: int, views: int, reads: int, shard_images: int = 8192) -> SoftLabelStore:
     """A store whose shards are sparse: only ``reads`` rows at random places were written, with their checksums."""
-    import torch
-
     path.mkdir(parents=True)
     manifest = make_manifest(path / MANIFEST_NAME, images)
     header = make_header(images, views, manifest.sha256, shard_images, 8, "full")
@@ -488,7 +521,8 @@ def _print(document: dict[str, Any]) -> None:
         print(
             f"{images:>9s} images: open {found['seconds']:.2f} s, private memory +{found['private_mb']:.0f} MB (+"
             f"{found['private_after_reading_mb']:.0f} after reads), process {found['whole_process_mb']:.0f} MB (torch "
-            f"alone {document['scale']['torch_alone_mb']:.0f}), "
+            f"alone {document['scale']['torch_alone_mb']:.0f}; with {found['workers']} workers, shared pages divided: "
+            f"{found['parent_pss_mb']:.0f}, a worker {found['worker_pss_mb']:.0f}), "
             f"{found['us_a_row_warm']:.2f} us a row in batches of {_BATCH} from {found['shards_mapped']} shards"
         )
 

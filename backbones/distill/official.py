@@ -20,7 +20,7 @@ from PIL import Image
 from ..errors import InputError
 from ..images import ImageFiles
 from ..runs import available_cpus
-from .augment import ViewSampler, library_versions
+from .augment import ViewSampler, library_versions, pack_many
 from .console import RateBar
 from .header import HEADER_NAME, StoreHeader
 from .manifest import MANIFEST_NAME, Manifest, in_blocks
@@ -178,6 +178,8 @@ def import_official(
     """
     epochs = find_epochs(Path(source))
     sampler = sampler or ViewSampler(scale=(0.5, 1.0))
+    if sampler.mixes:
+        raise InputError("imported labels are of one image each: serve them with views that are not mixed")
     store_path = Path(store_path)
     if (store_path / HEADER_NAME).is_file():
         manifest = Manifest.open(store_path / MANIFEST_NAME)
@@ -340,11 +342,8 @@ class _Importer:
             rows[field][good] = records[field]
         rows["argmax"][good] = records["index"][:, 0]
         rows["residual"][good, 0] = np.maximum(1 - records["prob"].astype(np.float64).sum(1), 0)
-        for at in good.tolist():
-            image = shard.begin + at
-            size = int(self.sizes[image, 0]), int(self.sizes[image, 1])
-            record = self.sampler.sample(image, shard.view_begin, size).pack(layout.record_bytes)
-            rows["params"][at] = np.frombuffer(record, np.uint8)
+        images = shard.begin + good
+        rows["params"][good] = pack_many(self.sampler, images, shard.view_begin, self.sizes[images])
         rows["flags"][good] = VALID
         seal(rows, *shard.places())
         invalid = [

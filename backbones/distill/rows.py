@@ -178,15 +178,10 @@ def damaged(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> np.ndarr
     """Positions of the rows whose checksum does not fit."""
     size = rows.dtype.itemsize
     flat: Any = np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
-    data = memoryview(flat)
-    return damaged_parts([data[at : at + size] for at in range(0, len(data), size)], images, views)
-
-
-def damaged_parts(rows: list[memoryview], images: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """:func:`damaged` for rows that lie apart."""
+    data, crc32 = memoryview(flat), zlib.crc32
     # The checksum of a row together with its own checksum is a constant: one call a row, without cutting it.
-    crc32 = zlib.crc32
-    sums = [crc32(row, place) for row, place in zip(rows, place_checksums(images, views), strict=True)]
+    starts, places = range(0, len(data), size), place_checksums(images, views)
+    sums = [crc32(data[at : at + size], place) for at, place in zip(starts, places, strict=True)]
     if sums.count(_RESIDUE) == len(sums):
         return np.empty(0, np.int64)
     return np.flatnonzero(np.array(sums, np.uint32) != _RESIDUE)

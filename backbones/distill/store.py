@@ -25,7 +25,7 @@ from .header import (
     teacher_folder,
 )
 from .manifest import MANIFEST_NAME, Manifest
-from .rows import VALID, damaged, damaged_parts
+from .rows import VALID, damaged
 from .shards import INDEX_NAME, Shard, ShardGrid, ShardIndex, file_names, file_sizes, read_report
 from .tensorfile import TensorFile, sha256_of, write_tensors
 
@@ -261,10 +261,8 @@ class SoftLabelStore:
         """
         images, views = np.asarray(images, np.int64), np.asarray(views, np.int64)
         header = self.header
-        if len(images) and not (images.min() >= 0 and images.max() < header.images):
-            raise InputError(f"{self.path} has images 0 to {header.images - 1}, not {images.min()} to {images.max()}")
-        if len(views) and not (views.min() >= 0 and views.max() < header.views):
-            raise InputError(f"{self.path} has views 0 to {header.views - 1}, not {views.min()} to {views.max()}")
+        self._require_within("images", images, header.images)
+        self._require_within("views", views, header.views)
         numbers, at = self.grid.locate(images, views)
         numbers, size = numbers.tolist(), self._dtype.itemsize
         self._make_room()
@@ -273,13 +271,20 @@ class SoftLabelStore:
         # A row may lie in any of thousands of shards: slices cost the same for one shard and for a thousand.
         mapped, starts = self._mapped, (at * size).tolist()
         parts = [mapped[number][start : start + size] for number, start in zip(numbers, starts, strict=True)]
-        bad = damaged_parts(parts, images, views)
+        # Copied first: a processor fetches several far rows at once for a copy, and waits for each in a checksum.
+        rows = np.frombuffer(bytearray().join(parts), self._dtype)
+        bad = damaged(rows, images, views)
         if len(bad):
             raise InputError(
                 f"{self.path}: the row of image {images[bad[0]]}, view {views[bad[0]]} is damaged (its checksum "
                 "differs); run `tinyvit labels verify` on the store"
             )
-        return np.frombuffer(bytearray().join(parts), self._dtype)
+        return rows
+
+    def _require_within(self, what: str, numbers: np.ndarray, count: int) -> None:
+        # Read as unsigned, a negative number is larger than any count: one look finds both kinds.
+        if len(numbers) and numbers.view(np.uint64).max() >= count:
+            raise InputError(f"{self.path} has {what} 0 to {count - 1}, not {numbers.min()} to {numbers.max()}")
 
     def map_shard(self, shard: Shard) -> np.ndarray:
         """The rows of a finished shard, ``(rows,)``, read-only and mapped.

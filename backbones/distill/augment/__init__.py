@@ -1,9 +1,10 @@
 """Views: what decides them is drawn once and recorded; from image and record the pixels can be made for ever.
 
 ``sampling`` draws parameters from ``streams`` of counter-based random numbers (RandAugment's from a ``policy``),
-``record`` packs them, ``pixels`` makes the view from them through thin ``operations`` over pure ``kernels``.
+``record`` packs them (``batch`` many at once), ``pixels`` makes the view from them through thin ``operations`` over pure ``kernels``.
 """
 
+from .batch import pack_many
 from .operations import ColorJitter, Erase, Mix, RandOperation, ThreeAugment
 from .pixels import apply, draw_view, library_versions, pixel_hash
 from .record import OP_TABLE, RECORD, ViewParams, partners, require_recordable
@@ -25,6 +26,7 @@ __all__ = [
     "describe_views",
     "draw_view",
     "library_versions",
+    "pack_many",
     "partners",
     "pixel_hash",
     "require_recordable",

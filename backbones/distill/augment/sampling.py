@@ -29,7 +29,7 @@ from .streams import Stream, exponential, logarithm
 CROP_STREAM, RAND_STREAM, JITTER_STREAM, THREE_STREAM, ERASE_STREAM, MIX_STREAM, INTERPOLATION_STREAM = range(7)
 RANDOM = "random"
 THREE_AUGMENT = "3a"
-_ATTEMPTS = 10
+ATTEMPTS = 10
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_RATIO = (0.3, 1 / 0.3)
 _SOLARIZE_THRESHOLD = 128
@@ -102,8 +102,8 @@ class ViewSampler:
                 raise InputError(f"{name} is {getattr(self, name)}; its alpha must lie in 0..100")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed is {self.seed}; it must lie in 0..2**64-1")
-        if self.kind == "centre" and self._sections():
-            raise InputError(f"centre views are plain: they take no {self._sections()[0]} augmentation")
+        if self.kind == "centre" and self.sections():
+            raise InputError(f"centre views are plain: they take no {self.sections()[0]} augmentation")
 
     def _check_crop(self) -> None:
         if self.kind not in KINDS or self.interpolation not in (*INTERPOLATIONS, RANDOM):
@@ -162,9 +162,10 @@ class ViewSampler:
     @property
     def record_bytes(self) -> int:
         """Bytes of a record that holds all these views can have."""
-        return section_end(*self._sections())
+        return section_end(*self.sections())
 
-    def _sections(self) -> list[str]:
+    def sections(self) -> list[str]:
+        """What these views have beside crop and mirror, by the names of the record's sections."""
         asked = {
             "rand": self.auto_augment not in ("", THREE_AUGMENT),
             "erase": self.erase_prob > 0,
@@ -196,7 +197,7 @@ class ViewSampler:
         interpolation = self.interpolation
         if interpolation == RANDOM:
             interpolation = INTERPOLATIONS[Stream(self.seed, image, view, INTERPOLATION_STREAM).below(0, 2)]
-        asked = {name: getattr(self, f"_{name}") for name in self._sections() if name != "mix"}
+        asked = {name: getattr(self, f"_{name}") for name in self.sections() if name != "mix"}
         drawn = {name: draw(image, view) for name, draw in asked.items()}
         return ViewParams(
             left,
@@ -217,7 +218,7 @@ class ViewSampler:
         """Left, top, width and height of the crop, and whether the view is mirrored."""
         width, height = source_size
         flip = stream.uniform(0) < self.flip
-        for first in range(1, 1 + 4 * _ATTEMPTS, 4):
+        for first in range(1, 1 + 4 * ATTEMPTS, 4):
             found = _attempt(stream, first, source_size, self.scale, self.ratio)
             if found[0] <= width and found[1] <= height and min(found) > 0:
                 top = math.floor(stream.uniform(first + 2) * (height - found[1] + 1))
@@ -273,7 +274,7 @@ class ViewSampler:
         stream = Stream(self.seed, image, view, ERASE_STREAM)
         if stream.uniform(0) >= self.erase_prob:
             return None
-        for first in range(2, 2 + 4 * _ATTEMPTS, 4):
+        for first in range(2, 2 + 4 * ATTEMPTS, 4):
             height, width = _attempt(stream, first, (GRID, GRID), _ERASE_AREA, _ERASE_RATIO)
             if width < GRID and height < GRID:
                 top = math.floor(stream.uniform(first + 2) * (GRID - height + 1))

@@ -19,6 +19,8 @@ _CHUNK = 16
 _LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 _INVERSE_LN2 = 1.4426950408889634
 _SQRT_HALF = 0.7071067811865476
+_PHILOX = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_PHILOX_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 
 
 def raw_words(key: tuple[int, int], counter: tuple[int, int, int], count: int) -> np.ndarray:
@@ -38,6 +40,36 @@ def uniforms(seed: int, image: int, view: int, stream: int, count: int) -> np.nd
     """Uniform numbers in [0, 1), a pure function of the arguments, ``(count,)`` f64."""
     words = raw_words((seed, KEY), (image, view, stream), count)
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def philox_blocks(key: tuple[int, int], counters: Sequence[int | np.ndarray]) -> np.ndarray:
+    """Blocks of many Philox4x64-10 streams (Salmon et al., 2011, section 3.3), in arrays.
+
+    Args:
+        key: Two 64-bit words.
+        counters: The four counter words, the lowest first, each a number or ``(B,)``.
+
+    Returns:
+        ``(4, B)`` u64: the four words of each block.
+    """
+    words = [np.asarray(word).astype(np.uint64) for word in np.broadcast_arrays(*counters)]
+    keys = list(key)
+    for _ in range(10):
+        high = [_high_word(words[0], _PHILOX[0]), _high_word(words[2], _PHILOX[1])]
+        low = [words[0] * np.uint64(_PHILOX[0]), words[2] * np.uint64(_PHILOX[1])]
+        words = [high[1] ^ words[1] ^ np.uint64(keys[0]), low[1], high[0] ^ words[3] ^ np.uint64(keys[1]), low[0]]
+        keys = [(one + step) % 2**64 for one, step in zip(keys, _PHILOX_STEPS, strict=True)]
+    return np.stack(words)
+
+
+def _high_word(values: np.ndarray, factor: int) -> np.ndarray:
+    """The upper 64 of the 128 bits of products."""
+    half, mask = np.uint64(32), np.uint64(2**32 - 1)
+    high, low = np.uint64(factor >> 32), np.uint64(factor & (2**32 - 1))
+    upper, lower = values >> half, values & mask
+    middle = upper * low + (lower * low >> half)
+    cross = lower * high + (middle & mask)
+    return upper * high + (middle >> half) + (cross >> half)
 
 
 class Stream:
@@ -119,6 +151,16 @@ def exponential(x: float) -> float:
     for divisor in range(14, 0, -1):
         series = series * rest / divisor + 1.0
     return math.ldexp(series, doublings)
+
+
+def exponentials(x: np.ndarray) -> np.ndarray:
+    """:func:`exponential` of many numbers, the same bits."""
+    doublings = np.floor(x * _INVERSE_LN2 + 0.5)
+    rest = (x - doublings * _LN2_HIGH) - doublings * _LN2_LOW
+    series = np.ones_like(rest)
+    for divisor in range(14, 0, -1):
+        series = series * rest / divisor + 1.0
+    return np.ldexp(series, doublings.astype(np.int32))
 
 
 def power(x: float, exponent: float) -> float:

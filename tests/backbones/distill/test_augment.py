@@ -20,6 +20,7 @@ from tinyvit.backbones.distill.augment import (
     ViewParams,
     ViewSampler,
     apply,
+    pack_many,
     pixel_hash,
     uniforms,
 )
@@ -310,3 +311,30 @@ def test_centre_view_is_the_same_every_time():
 def test_impossible_sampler_is_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         ViewSampler(**wrong)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        ViewSampler(scale=(0.5, 1.0)),
+        ViewSampler(seed=2**64 - 1, interpolation="bilinear"),
+        ViewSampler(ratio=(1.9, 2.0), scale=(0.9, 1.0)),
+        ViewSampler(interpolation="random"),
+        ViewSampler(erase_prob=0.5),
+        ViewSampler(kind="centre"),
+    ],
+)
+@pytest.mark.parametrize("view", [0, 89])
+def test_many_records_at_once_are_those_drawn_one_by_one(sampler, view):
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 700, (600, 2))
+    sizes[::7], sizes[1], sizes[2] = (5000, 3), (1, 1), (65535, 65535)
+    images = rng.integers(0, 2**33, len(sizes))
+    places = zip(images.tolist(), sizes.tolist(), strict=True)
+    one_by_one = [sampler.sample(image, view, tuple(size)).pack(sampler.record_bytes) for image, size in places]
+    assert [bytes(record) for record in pack_many(sampler, images, view, sizes)] == one_by_one
+
+
+def test_an_image_too_large_for_a_record_is_named_by_its_size():
+    with pytest.raises(InputError, match="70000 x 10 pixels"):
+        pack_many(ViewSampler(), np.arange(1), 0, np.array([[70000, 10]]))

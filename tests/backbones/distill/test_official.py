@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyvit.backbones.distill.augment import ViewParams
+from tinyvit.backbones.distill.augment import ViewParams, ViewSampler
 from tinyvit.backbones.distill.official import export_official, import_official
 from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
@@ -90,6 +90,11 @@ def test_imported_labels_are_served_with_views_of_our_own(official, pictures, tm
     assert all(view.width * view.height > 0.4 * view.source_size[0] * view.source_size[1] for view in params)
     batch = StoredViews(store, images, 16).__getitems__([(4, 0), (9, 1)])
     assert batch["inputs"].shape == (2, 16, 16, 3)
+
+
+def test_imported_labels_are_not_served_mixed(official, pictures, tmp_path):
+    with pytest.raises(InputError, match="views that are not mixed"):
+        import_official(official, tmp_path / "s", ImageFiles(pictures), sampler=ViewSampler(mixup=0.8), show=False)
 
 
 def test_class_count_and_k_come_from_the_files(official, pictures, tmp_path):
