@@ -15,6 +15,11 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: ``1 shard``, ``2 shards``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Seconds as ``h:mm:ss``."""
     minutes, rest = divmod(int(seconds + 0.5), 60)

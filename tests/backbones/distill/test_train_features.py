@@ -395,7 +395,7 @@ def test_stored_labels_are_read_at_the_temperature_of_the_loss(mixed_store, clas
 # --- several processes -------------------------------------------------------------------------------------------
 
 
-def test_two_processes_train_like_one_with_the_same_batch(classes, truth_csv, mixed_store, tmp_path):
+def test_two_processes_train_like_one_with_the_same_batch_and_resume(classes, truth_csv, mixed_store, tmp_path):
     """DeiT, which has no BatchNorm: its statistics would be each process's own, over its part of the batch."""
     student = {**TOKEN, "drop_path_rate": 0.0}
     keys = {"student": student, "loss": "deit_soft", "truth": str(truth_csv), "labels": str(mixed_store.path)}
@@ -425,6 +425,18 @@ def test_two_processes_train_like_one_with_the_same_batch(classes, truth_csv, mi
     for name, value in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(folder)[name], value, rtol=1e-4, atol=1e-6)
     assert json.loads((folder / "result.json").read_text())["metrics"]["processes"] == 2
+    # Killed after the first checkpoint, and continued by two processes: the same bits.
+    whole, curve = (folder / "student.safetensors").read_bytes(), losses(folder)
+    for later in ("student.safetensors", "result.json", "checkpoints/iter_00000004.pth"):
+        (folder / later).unlink()
+    command[command.index("--master-port") + 1] = str(free_port())
+    ran = subprocess.run(
+        [*command, "--work-dir", str(folder), "--resume"], env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads((folder / "result.json").read_text())["metrics"]["resumed_from"] == 3
+    assert losses(folder) == curve
+    assert (folder / "student.safetensors").read_bytes() == whole
 
 
 def free_port() -> int:
