@@ -163,7 +163,13 @@ def make_subjects(folder: Path, images: int) -> tuple[list[Subject], list[str]]:
 def _open_store(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     store = SoftLabelStore(path)
     store.require_whole()
-    return lambda ordinals: store.rows(ordinals, np.zeros(len(ordinals), np.int64))
+
+    def read(ordinals: np.ndarray) -> np.ndarray:
+        if len(ordinals) == 1:
+            return store.row(int(ordinals[0]), 0)
+        return store.rows(ordinals, np.zeros(len(ordinals), np.int64))
+
+    return read
 
 
 def _official(folder: Path, keys: list[str], records: np.ndarray) -> Subject:

@@ -66,7 +66,7 @@ def render(
     own = _recorded(store, images, image, record)
     mix, partner = own[1].mix, None
     if mix is not None:
-        row = store.rows([mix.image], [mix.view])
+        row = store.row(mix.image, mix.view)
         if not store.valid_rows(row)[0]:
             name = store.manifest[mix.image]
             raise InputError(f"{store.path}: image {image} is mixed with {name}, which has no valid row")
@@ -139,7 +139,7 @@ def pixel_problem(store: SoftLabelStore, images: ImageFiles, checks: int = _PIXE
         ordinals, views = shard.places()
         step = max(1, len(hash_rows) // per_shard)
         for row, expected in zip(hash_rows[::step][:per_shard], hashes[::step][:per_shard], strict=True):
-            record = store.rows(ordinals[row : row + 1], views[row : row + 1])[0]["params"]
+            record = store.row(int(ordinals[row]), int(views[row]))["params"][0]
             pixels = render(store, images, int(ordinals[row]), record, (height, width))
             looked_at += 1
             if pixel_hash(pixels) != int(expected):

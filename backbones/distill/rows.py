@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ _F16_MIN = -65504.0
 # The CRC-32 of anything followed by its own CRC-32.
 _RESIDUE = 0x2144DF1C
 _PLACE = np.dtype([("image", "<u8"), ("view", "<u4")])
+_PLACE_OF_ONE = struct.Struct("<QI")
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,11 @@ def damaged(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> np.ndarr
     if sums.count(_RESIDUE) == len(sums):
         return np.empty(0, np.int64)
     return np.flatnonzero(np.array(sums, np.uint32) != _RESIDUE)
+
+
+def is_whole(row: bytes | bytearray, image: int, view: int) -> bool:
+    """Whether the checksum of one row fits."""
+    return zlib.crc32(row, zlib.crc32(_PLACE_OF_ONE.pack(image, view))) == _RESIDUE
 
 
 def place_checksums(images: np.ndarray, views: np.ndarray) -> list[int]:

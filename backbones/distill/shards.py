@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from .tensorfile import TensorFile, write_tensors
 
 INDEX_NAME = "index.safetensors"
 _SHA_BYTES = 32
+_end_of_block = operator.itemgetter(1)
 
 
 @dataclass(frozen=True, order=True)
@@ -84,6 +87,13 @@ class ShardGrid:
         column = images // self.step
         width = np.minimum(self.step, self.images - column * self.step)
         return blocks * self.per_block + column, (views - self._begins[blocks]) * width + images % self.step
+
+    def locate_one(self, image: int, view: int) -> tuple[int, int]:
+        """:meth:`locate` for one image and view."""
+        block = bisect.bisect_right(self.blocks, view, key=_end_of_block)
+        column = image // self.step
+        width = min(self.step, self.images - column * self.step)
+        return block * self.per_block + column, (view - self.blocks[block][0]) * width + image % self.step
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from .header import (
     teacher_folder,
 )
 from .manifest import MANIFEST_NAME, Manifest
-from .rows import VALID, damaged
+from .rows import VALID, damaged, is_whole
 from .shards import INDEX_NAME, Shard, ShardGrid, ShardIndex, file_names, file_sizes, read_report
 from .tensorfile import TensorFile, sha256_of, write_tensors
 
@@ -275,11 +275,33 @@ class SoftLabelStore:
         rows = np.frombuffer(bytearray().join(parts), self._dtype)
         bad = damaged(rows, images, views)
         if len(bad):
-            raise InputError(
-                f"{self.path}: the row of image {images[bad[0]]}, view {views[bad[0]]} is damaged (its checksum "
-                "differs); run `tinyvit labels verify` on the store"
-            )
+            raise self._damaged_row(images[bad[0]], views[bad[0]])
         return rows
+
+    def row(self, image: int, view: int) -> np.ndarray:
+        """One row, ``(1,)``: what :meth:`rows` gives for it, without what arrays cost.
+
+        Raises:
+            InputError: As :meth:`rows`.
+        """
+        if not (0 <= image < self.header.images and 0 <= view < self.header.views):
+            return self.rows([image], [view])
+        number, at = self.grid.locate_one(image, view)
+        mapped = self._mapped.get(number)
+        if mapped is None:
+            self._make_room()
+            mapped = self._map(number)
+        size = self._dtype.itemsize
+        data = bytearray(mapped[at * size : (at + 1) * size])
+        if not is_whole(data, image, view):
+            raise self._damaged_row(image, view)
+        return np.frombuffer(data, self._dtype)
+
+    def _damaged_row(self, image: int, view: int) -> InputError:
+        return InputError(
+            f"{self.path}: the row of image {image}, view {view} is damaged (its checksum differs); run "
+            "`tinyvit labels verify` on the store"
+        )
 
     def _require_within(self, what: str, numbers: np.ndarray, count: int) -> None:
         # Read as unsigned, a negative number is larger than any count: one look finds both kinds.

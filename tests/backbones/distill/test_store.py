@@ -124,8 +124,8 @@ def test_rows_come_in_any_order_from_any_shard(store):
     images = rng.integers(0, store.header.images, 200)
     views = rng.integers(0, store.header.views, 200)
     rows = store.rows(images, views)
-    for at in (0, 57, 199):
-        assert rows[at] == store.rows([images[at]], [views[at]])[0]
+    for at, (image, view) in enumerate(zip(images.tolist(), views.tolist(), strict=True)):
+        assert rows[at] == store.rows([image], [view])[0] == store.row(image, view)[0]
     everything = np.concatenate([store.map_shard(shard) for shard in store.shards()])
     assert len(everything) == store.header.images * store.header.views
     assert len({row.tobytes() for row in everything}) == len(everything)
@@ -136,6 +136,10 @@ def test_rows_outside_the_store_are_refused(store):
         store.rows([23], [0])
     with pytest.raises(InputError, match="views 0 to 2"):
         store.rows([0], [3])
+    with pytest.raises(InputError, match="images 0 to 22, not -1 to -1"):
+        store.row(-1, 0)
+    with pytest.raises(InputError, match="views 0 to 2, not 3 to 3"):
+        store.row(0, 3)
 
 
 def test_store_travels_to_another_process(store):
@@ -203,6 +207,8 @@ def test_flipped_bit_in_a_row_is_noticed_when_it_is_read(copy):
     shard.write_bytes(bytes(data))
     opened = SoftLabelStore(copy)
     opened.rows([0], [0])
+    with pytest.raises(InputError, match="image 5, view 1 is damaged"):
+        opened.row(5, 1)
     with pytest.raises(InputError, match="image 5, view 1 is damaged"):
         opened.rows([5], [1])
     place = next(iter(opened.shards()))
