@@ -98,6 +98,7 @@ class Arm:
         labels: Its store, or ``None``.
         teacher: Name of the teacher that runs beside it, or ``None``.
         weights: That teacher's weights, where it needs a file.
+        deployed: Whether that teacher runs in its deployed form, or as its module.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Arm:
     labels: str | None = None
     teacher: str | None = None
     weights: str | None = None
+    deployed: bool = True
 
     def recipe(self) -> Recipe:
         """The arm as a training recipe."""
@@ -117,13 +119,18 @@ class Arm:
             labels=self.labels,
             loss="labels" if alone else "teacher",
             num_classes=setting.classes if alone else None,
-            teacher=None if self.teacher is None else {"name": self.teacher, "weights": self.weights},
+            teacher=self._beside(),
             views={} if self.labels else {"preset": "crop-flip"},
             input_size=setting.size,
             batch_size=setting.batch_size,
             precision=setting.precision,
             max_iters=1,
         )
+
+    def _beside(self) -> dict[str, Any] | None:
+        if self.teacher is None:
+            return None
+        return {"name": self.teacher, "weights": self.weights, "deployed": self.deployed}
 
 
 class Training:
@@ -340,7 +347,7 @@ def measure_students(
     """
     parts = given.out.with_suffix(".parts")
     parts.mkdir(parents=True, exist_ok=True)
-    bound = {**plan, "teachers": [file.name for file in files]}
+    bound = {**plan, "teachers": [file.name for file in files], "modules": given.modules}
     results = []
     for student in given.students:
         path = parts / f"{student}.json"
@@ -348,15 +355,19 @@ def measure_students(
             print(f"{student} ...", file=sys.stderr, flush=True)
             arms = [Arm("none", setting, student)]
             arms += [Arm(store["name"], setting, student, labels=store["path"]) for store in stores]
-            arms += [
-                Arm(f"online {file.name}", setting, student, teacher=file.name, weights=file.weights) for file in files
-            ]
+            for deployed in (True, False) if given.modules else (True,):
+                arms += [_online(file, setting, student, deployed) for file in files]
             write_json(path, {"plan": bound, **compare(arms, given.rounds)})
         part = json.loads(path.read_text(encoding="utf-8"))
         if part.pop("plan") != bound:
             raise InputError(f"{path} was measured with other settings; remove it, or give another --out")
         results.append(part)
     return results
+
+
+def _online(file: TeacherFile, setting: Setting, student: str, deployed: bool) -> Arm:
+    name = f"online {file.name}" if deployed else f"online {file.name}, module"
+    return Arm(name, setting, student, teacher=file.name, weights=file.weights, deployed=deployed)
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
@@ -442,6 +453,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="images with a labels.csv in or beside them")
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
     parser.add_argument("--teachers", nargs="+", default=list(TEACHERS), help="NAME or NAME=FILE; the first one labels")
+    parser.add_argument("--modules", action="store_true", help="run the online teachers as modules, too")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

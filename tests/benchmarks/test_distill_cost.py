@@ -56,23 +56,40 @@ def photos(tmp_path):
     return folder
 
 
+def test_teacher_beside_the_student_runs_deployed_or_as_its_module(tmp_path):
+    setting = distill_cost.Setting(str(tmp_path), 2, 32, "fp32", "cpu", 1000)
+    file = TeacherFile.find("timm:test_vit", tmp_path)
+    for deployed in (True, False):
+        arm = distill_cost._online(file, setting, "tiny_vit_5m_224", deployed)
+        teacher = distill_cost.load_online_teacher(arm.recipe(), "cpu")
+        assert (teacher.deployed is not None) == deployed
+
+
 def test_all_ways_of_training_are_compared_and_kept(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distill_cost, "in_own_process", lambda function, arm: function(arm))
     monkeypatch.setattr(distill_cost, "_MEMORY_STEPS", 1)
     out = tmp_path / "cost.json"
-    arguments = ["--data", str(photos), "--students", "tiny_vit_5m_224", "--teachers", "timm:test_vit"]
+    arguments = ["--data", str(photos), "--students", "tiny_vit_5m_224", "--teachers", "timm:test_vit", "--modules"]
     arguments += ["--batch-size", "2", "--size", "32", "--rounds", "2", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["distill_cost", *arguments])
     main()
     document = json.loads(out.read_text())
     (student,) = document["students"]
-    assert list(student["memory"]) == ["none", "top10", "top100", "online timm:test_vit"]
+    assert list(student["memory"]) == [
+        "none",
+        "top10",
+        "top100",
+        "online timm:test_vit",
+        "online timm:test_vit, module",
+    ]
     assert all(len(times["batch"]) == len(times["compute"]) == 2 for times in student["seconds"].values())
     assert list(student["ratios"]) == [
         "top10 / none",
         "top100 / none",
         "online timm:test_vit / none",
+        "online timm:test_vit, module / none",
         "online timm:test_vit / top100",
+        "online timm:test_vit, module / top100",
     ]
     assert document["teachers"][0]["random_weights"]
     assert document["labels"] == {}
