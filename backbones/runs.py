@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -31,16 +32,25 @@ def make_work_dir(command: str, work_dir: str | Path | None = None) -> Path:
     return path
 
 
+def temporary_beside(path: Path) -> Path:
+    """A new name in a file's folder to write under before it is renamed: no other process has it, on any machine."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
 def write_json(path: str | Path, document: Any) -> None:
     """Write a JSON file so that a kill leaves either the old file or the new one, never half of one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(document, stream, indent=2)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(document, stream, indent=2)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -31,6 +32,8 @@ __all__ = ["LabelOptions", "LabelSummary", "check_teacher", "evaluate_top", "lab
 _MAX_SHARD_ROWS = 65_536
 _WANTED_SHARDS = 16
 _HEADER_SECONDS = 0.2
+# A shard is written in seconds: what is older was left by a process that is gone.
+_LEFTOVER_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,8 @@ def label_store(
 
     Raises:
         InputError: The store was begun with something else (both sides are named), the images are not those of the
-            store, the teacher returns a value that is not finite, the disk is full, or workers die again and again.
-            Finished shards stay.
+            store, one cannot be read any more, or none ever could; the teacher returns a value that is not finite,
+            the disk is full, or workers die again and again. Finished shards stay.
     """
     options, place = options or LabelOptions(), place or Here()
     here = isinstance(place, Here | Ranks)
@@ -171,7 +174,11 @@ def label_store(
         )
     if store.write_index() and not isinstance(place, Ranks):
         _remove_leftovers(store.folder / "shards")
-    return _summarise(store, pending, timing, seconds, correct)
+    summary = _summarise(store, pending, timing, seconds, correct)
+    if len(summary.invalid) == summary.images:
+        key, reason = summary.invalid[0]
+        raise InputError(f"none of the {len(images)} images of {images.root} could be read; the first, {key}: {reason}")
+    return summary
 
 
 def _summarise(
@@ -252,9 +259,11 @@ def _pending(store: SoftLabelStore, shards: list[Shard], show: bool) -> list[Sha
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes began to write; nobody writes here when all shards are finished."""
+    """Remove what killed processes began to write, but not what another run may be writing now."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
+                path.unlink()
 
 
 # --- the header --------------------------------------------------------------------------------------------------
@@ -276,8 +285,7 @@ def open_or_create(
         names = teacher_names(path)
         if options.name not in (None, *names) or not names:
             return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
-        own = teacher_folder(teacher.fingerprint["name"])
-        store = SoftLabelStore(path, options.name or (own if own in names else None))
+        store = SoftLabelStore(path, _labels_name(names, teacher, options))
         return store.grow(_wanted_header(teacher, options, manifest, store.header))
     strangers = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     strangers = [name for name in strangers if not name.startswith((".", "manifest"))]
@@ -288,18 +296,29 @@ def open_or_create(
     RowLayout(options.topk, teacher.num_classes)  # an impossible K is noticed before the images are hashed
     path.mkdir(parents=True, exist_ok=True)
     manifest = Manifest.build(images, path / MANIFEST_NAME, options.threads or available_cpus())
+    if teacher_names(path):  # another run began this store in the meantime
+        return open_or_create(images, path, teacher, options)
     return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
 
 
 def _wait_for_header(path: Path, teacher: Teacher | TeacherCard, options: LabelOptions, show: bool) -> None:
     """Wait until rank 0 has written the header that this run asks for; ``torchrun`` ends the wait if rank 0 dies."""
-    name = options.name or teacher_folder(teacher.fingerprint["name"])
     said = False
-    while not (name in teacher_names(path) and SoftLabelStore(path, name).header.views >= options.views):
+    while True:
+        names = teacher_names(path)
+        name = _labels_name(names, teacher, options)
+        if name in names and SoftLabelStore(path, name).header.views >= options.views:
+            return
         if show and not said:
             say(f"{path}: waiting for rank 0 to write the header")
             said = True
         time.sleep(_HEADER_SECONDS)
+
+
+def _labels_name(names: list[str], teacher: Teacher | TeacherCard, options: LabelOptions) -> str | None:
+    """Which of a store's labels a run goes on with: those named, the teacher's own, or the only ones."""
+    own = teacher_folder(teacher.fingerprint["name"])
+    return options.name or (own if own in names else names[0] if len(names) == 1 else None)
 
 
 def _wanted_header(

@@ -231,10 +231,15 @@ class Labeller:
 
     def _open(self, ordinal: int) -> tuple[Image.Image | None, str]:
         try:
-            picture = decode(self.manifest.read(self.images, ordinal, f"the store {self.store.path}"))
+            data = self.manifest.read(self.images, ordinal, f"the store {self.store.path}")
+        except OSError as error:
+            return None, f"{type(error).__name__}: {error}"
+        try:
+            picture = decode(data)
             require_recordable(picture.size)
-        except InputError:
-            raise
+        except MemoryError as error:
+            where = self.images.root / self.manifest[ordinal]
+            raise InputError(f"there is not enough memory to decode {where}; finished shards are kept") from error
         except Exception as error:  # Pillow raises many kinds on damaged files
             return None, f"{type(error).__name__}: {error}"
         return picture, ""

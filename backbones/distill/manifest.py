@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections import deque
@@ -27,6 +28,8 @@ _SAMPLE = 4_096
 _HASH_BYTES = 16
 _UNREADABLE = bytes(_HASH_BYTES)
 _BLOCK = 256
+#: Errors that belong to a file itself; archives report damage without a number.
+_OWN_FAULTS = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 T = TypeVar("T")
 
 
@@ -83,6 +86,10 @@ class Manifest(Sequence[str]):
 
         An image that cannot be read gets a hash of zeros; labelling reports it. Where images lie in archives, a file
         ``locations.safetensors`` beside the manifest spares the next run to list them.
+
+        Raises:
+            InputError: Reading fails for a reason that is not the image's own, such as a device error or too many open
+                files.
         """
         content = np.zeros((len(images), _HASH_BYTES), np.uint8)
 
@@ -201,15 +208,19 @@ class Manifest(Sequence[str]):
         """The encoded bytes of one image, checked against the manifest.
 
         Raises:
-            InputError: The content is not what the manifest was made from.
-            OSError: The file cannot be read (also: it could not be read when the manifest was made).
+            InputError: It cannot be read, or its content is not what the manifest was made from.
+            OSError: It could not be read when the manifest was made.
         """
         expected = self.content[index].tobytes()
         if expected == _UNREADABLE:
             raise OSError("it could not be read when the manifest was made")
-        data = images.read_at(index)
+        key = images.root / self[index]
+        try:
+            data = images.read_at(index)
+        except OSError as error:  # not the file's fault for ever: what was finished must not depend on it
+            why = _reason(error)
+            raise InputError(f"{key} cannot be read any more ({why}), and {owner} was made from it") from error
         if content_hash(data) != expected:
-            key = images.root / self[index]
             raise InputError(f"{key} is not the file that {owner} was made from: its content differs")
         return data
 
@@ -242,8 +253,16 @@ def in_blocks(count: int, work: Callable[[range], T], workers: int) -> Iterator[
 def _hash_of(images: ImageFiles, index: int) -> bytes:
     try:
         return content_hash(images.read_at(index))
-    except OSError:
-        return _UNREADABLE
+    except OSError as error:
+        if error.errno in _OWN_FAULTS:
+            return _UNREADABLE
+        # The machine's fault or the network's: it would leave out images that are whole, for ever.
+        where = f"{images.root / images[index]} cannot be read ({_reason(error)})"
+        raise InputError(f"{where}: mend that, or take the file away, and run again") from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _is_loose(data: Path, first: str) -> bool:

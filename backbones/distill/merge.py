@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..runs import temporary_beside
 from .console import RateBar
 from .header import HEADER_NAME, STORE_FORMAT, difference, document_id, read_header
 from .manifest import LOCATIONS_NAME, MANIFEST_NAME, Manifest
@@ -174,7 +175,7 @@ def copy_file(source: Path, target: Path) -> None:
     Raises:
         InputError: The disk is full or not writable, or the copy reads back differently.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     try:
         shutil.copyfile(source, temporary)
         with temporary.open("rb") as stream:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..archives import encode_key
 from ..errors import InputError
 from ..images import ImageFiles
 from ..runs import available_cpus
@@ -132,8 +133,9 @@ class ImportSummary:
         classes_from: ``argument``, or ``largest index`` when it was not given.
         images: N.
         records: Records read.
-        repeated: Records of an image and epoch that had one already; the first counts.
-        incomplete: Images that lack a record in some epoch, or cannot be read: left out of training.
+        repeated: Records of an image and epoch that had one already; the first valid one counts.
+        incomplete: Images that lack a record of finite probabilities in some epoch, or cannot be read: left out of
+            training.
     """
 
     store: Path
@@ -218,7 +220,7 @@ def import_official(
         store = SoftLabelStore(store_path, name).grow(header)
     else:
         store = SoftLabelStore.create(store_path, header, name)
-    importer = _Importer(store, images, sampler, matcher)
+    importer = _Importer(store, images, sampler, matcher, show)
     with RateBar("import", len(store.grid), "shards", show) as bar:
         for view, epoch in enumerate(epochs):
             importer.take(view, epoch, bar)
@@ -265,7 +267,7 @@ class _Matcher:
         if not some:
             raise InputError(f"{epoch.path} holds no record")
         for kind, make in _KEYS.items():
-            names = np.array([make(key).encode() for key in manifest.names])
+            names = np.array([encode_key(make(key)) for key in manifest.names])
             matcher = cls(kind, names)
             if not (matcher._names[1:] == matcher._names[:-1]).any() and (matcher.find(some) >= 0).all():
                 return matcher
@@ -282,25 +284,35 @@ class _Matcher:
 
 
 class _Importer:
-    def __init__(self, store: SoftLabelStore, images: ImageFiles, sampler: ViewSampler, matcher: _Matcher) -> None:
+    def __init__(
+        self, store: SoftLabelStore, images: ImageFiles, sampler: ViewSampler, matcher: _Matcher, show: bool
+    ) -> None:
         self.store, self.images, self.sampler, self.matcher = store, images, sampler, matcher
         self.records = self.repeated = 0
-        self.sizes = self._picture_sizes()
+        self.sizes = self._picture_sizes(show)
 
-    def _picture_sizes(self) -> np.ndarray:
+    def _picture_sizes(self, show: bool) -> np.ndarray:
         """``(N, 2)`` width and height of each image, from its header; zeros where it cannot be read."""
         sizes = np.zeros((len(self.images), 2), np.int64)
 
-        def look(ordinals: range) -> None:
+        def look(ordinals: range) -> int:
             for index in ordinals:
                 try:
-                    with Image.open(io.BytesIO(self.images.read_at(index))) as picture:
+                    data = self.store.manifest.read(self.images, index, f"the store {self.store.path}")
+                except OSError:
+                    continue
+                try:
+                    with Image.open(io.BytesIO(data)) as picture:
                         sizes[index] = picture.size
+                except MemoryError:
+                    raise
                 except Exception:  # Pillow raises many kinds on damaged files
                     continue
+            return len(ordinals)
 
-        for _ in in_blocks(len(sizes), look, available_cpus()):
-            pass
+        with RateBar("sizes of images", len(sizes), "images", show) as bar:
+            for looked_at in in_blocks(len(sizes), look, available_cpus()):
+                bar.advance(looked_at)
         return sizes
 
     def take(self, view: int, epoch: OfficialEpoch, bar: RateBar) -> None:
@@ -309,13 +321,14 @@ class _Importer:
         parts = [epoch.records(rank, len(names)) for rank, names in zip(epoch.ranks, keys, strict=True)]
         lines = np.concatenate([self._ordinals(epoch, names) for names in keys])
         count = len(lines)
+        good = np.flatnonzero(np.concatenate([_are_probabilities(part) for part in parts]))
         holder = np.full(self.store.header.images, -1, np.int64)
-        holder[lines[::-1]] = np.arange(count)[::-1]  # the first record of an image wins
+        holder[lines[good[::-1]]] = good[::-1]  # the first record of an image wins
         readable = self.sizes[:, 0] > 0
         extra = np.flatnonzero((holder[lines] != np.arange(count)) | ~readable[lines])
         ends = np.cumsum([len(names) for names in keys])
         self.records += count
-        self.repeated += int((holder[lines] != np.arange(count)).sum())
+        self.repeated += count - len(np.unique(lines))
         self._write_origin(epoch, lines, ends, extra, _gather(parts, ends, extra))
         for number in range(view * self.store.grid.per_block, (view + 1) * self.store.grid.per_block):
             shard = self.store.grid[number]
@@ -347,7 +360,7 @@ class _Importer:
         rows["flags"][good] = VALID
         seal(rows, *shard.places())
         invalid = [
-            (shard.begin + at, "cannot be read" if not readable[at] else f"no record in epoch {epoch.epoch}")
+            (shard.begin + at, "cannot be read" if not readable[at] else f"no valid record in epoch {epoch.epoch}")
             for at in np.setdiff1d(np.arange(shard.rows), good).tolist()
         ]
         self.store.write_shard(shard, rows, [], [], invalid)
@@ -366,6 +379,16 @@ class _Importer:
         }
         metadata = {"format": "tinyvit-origin", "version": "1", "labels": self.store.header.store_id}
         write_tensors(path, tensors, metadata)
+
+
+def _are_probabilities(records: np.ndarray) -> np.ndarray:
+    """Which records hold numbers from 0 on with a sum above 0, ``(B,)`` bool."""
+    fine = np.empty(len(records), bool)
+    for start in range(0, len(records), _CHUNK):
+        probability = records[start : start + _CHUNK]["prob"]
+        whole = np.isfinite(probability).all(1) & (probability >= 0).all(1)
+        fine[start : start + _CHUNK] = whole & (probability > 0).any(1)
+    return fine
 
 
 def _gather(parts: list[np.ndarray], ends: np.ndarray, lines: np.ndarray) -> np.ndarray:
@@ -436,7 +459,7 @@ def export_official(store: SoftLabelStore, out: str | Path, *, ranks: int = 1, s
             f"{_MOST_CLASSES - 1}"
         )
     make = _KEYS[store.header.teacher["keys"] if imported else "stem"]
-    keys = [make(key).encode() for key in store.manifest.names]
+    keys = [encode_key(make(key)) for key in store.manifest.names]
     if len(set(keys)) < len(keys):
         raise InputError(f"{store.path}: two images have the same file name, which is their key in the official layout")
     epochs = store.header.teacher["epochs"] if imported else list(range(store.header.views))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..runs import temporary_beside
 
 _DTYPES = {"U8": np.dtype("u1"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8")}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -34,7 +35,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
         InputError: The disk is full or not writable, or what was read back differs from what was written.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     digest = hashlib.sha256()
     try:
         with temporary.open("wb") as stream:

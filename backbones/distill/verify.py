@@ -129,7 +129,8 @@ def _changed_files(store: SoftLabelStore, images: ImageFiles) -> list[str]:
         except InputError as error:
             return str(error)
         except OSError:  # unreadable when it was labelled, too, or the row would not be invalid
-            return None if ordinal in invalid else f"{images.root / store.manifest[ordinal]} cannot be read any more"
+            name = images.root / store.manifest[ordinal]
+            return None if ordinal in invalid else f"{name} has rows, and could not be read when the manifest was made"
         return None
 
     def look_at(ordinals: range) -> list[str]:

@@ -73,6 +73,69 @@ def test_an_unreadable_image_is_named_with_its_views_and_shards(pictures, teache
         assert re.search(r"skipped unreadable image .*damaged/07\.jpg \(\w+Error: .*\): " + views, line)
 
 
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.ENOENT])
+def test_an_image_that_cannot_be_read_for_a_while_is_not_left_out_for_ever(store, pictures, teacher, tmp_path, code):
+    path, images = tmp_path / "s", ImageFiles(pictures)
+    read, calls = images.read_at, []
+
+    def sometimes(index: int) -> bytes:
+        calls.append(index)
+        if len(calls) > COUNT + 12:  # the manifest's reads, and some of the labeller's
+            raise OSError(code, os.strerror(code))
+        return read(index)
+
+    images.read_at = sometimes
+    with pytest.raises(
+        InputError, match=rf"cannot be read any more \({os.strerror(code)}\), and the store .*/s was made"
+    ):
+        label_store(images, path, teacher, options(), show=False)
+    assert 0 < len(SoftLabelStore(path).finished_shards()) < 8
+    label_store(ImageFiles(pictures), path, teacher, options(), show=False)
+    assert shards_of(path) == shards_of(store.path)
+
+
+def test_a_device_that_fails_ends_the_list_of_images(pictures, teacher, tmp_path):
+    images = ImageFiles(pictures)
+
+    def failing(index: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    images.read_at = failing
+    with pytest.raises(InputError, match=r"00\.jpg cannot be read \(Input/output error\): mend that, or take the file"):
+        label_store(images, tmp_path / "s", teacher, options(), show=False)
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_too_little_memory_to_decode_is_not_the_image(pictures, teacher, tmp_path, monkeypatch):
+    def none_left(data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tinyvit.backbones.distill.labeller.decode", none_left)
+    with pytest.raises(InputError, match=r"not enough memory to decode .*00\.jpg; finished shards are kept"):
+        label_store(ImageFiles(pictures), tmp_path / "s", teacher, options(), show=False)
+
+
+def test_images_of_which_none_can_be_read_are_refused(teacher, tmp_path):
+    folder = tmp_path / "no pictures"
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.jpg").write_text("no picture")
+    with pytest.raises(InputError, match=r"none of the 3 images of .* could be read; the first, 0\.jpg: ValueError"):
+        label_store(ImageFiles(folder), tmp_path / "s", teacher, options(), show=False)
+
+
+def test_a_run_leaves_alone_what_another_may_be_writing(pictures, teacher, tmp_path):
+    label_store(ImageFiles(pictures), tmp_path / "s", teacher, options(views=1), show=False)
+    folder = next((tmp_path / "s").glob("teachers/*/shards"))
+    fresh, old = folder / ".a.tmp", folder / ".b.tmp"
+    for path in (fresh, old):
+        path.write_bytes(b"half of a shard")
+    os.utime(old, (time.time() - 7200,) * 2)
+    label_store(ImageFiles(pictures), tmp_path / "s", teacher, options(views=1), show=False)
+    assert fresh.exists()
+    assert not old.exists()
+
+
 def test_a_value_that_is_not_finite_is_told_with_image_view_and_shard(pictures, tmp_path):
     teacher = tiny_teacher()
     forward, calls = teacher.module.forward, []

@@ -182,6 +182,15 @@ def test_ranks_share_the_shards_and_a_second_run_completes_what_one_left(picture
     assert content(path) == content(alone)
 
 
+def test_a_rank_finds_labels_that_were_begun_under_another_name(pictures, teacher, tmp_path):
+    """The first rank goes on with a store's only labels; the others must not wait for a folder of the teacher's name."""
+    label_store(ImageFiles(pictures), tmp_path, teacher, options(name="foo"), show=False)
+    for report in tmp_path.glob("teachers/foo/shards/*.json"):
+        report.unlink()
+    summary = label_store(ImageFiles(pictures), tmp_path, teacher, options(), place=Ranks(1, 2), show=False)
+    assert (summary.shards_made, summary.finished, summary.shards) == (4, 4, 8)
+
+
 def test_workers_measure_the_teacher_first_and_report_what_they_cannot_read(
     pictures, spec, tmp_path, capsys, monkeypatch
 ):

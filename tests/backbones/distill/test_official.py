@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tinyvit.backbones.distill.augment import ViewParams, ViewSampler
-from tinyvit.backbones.distill.official import export_official, import_official
+from tinyvit.backbones.distill.official import export_official, import_official, record_type
 from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.views import StoredViews
@@ -117,9 +117,23 @@ def test_images_without_a_record_are_left_out(pictures, tmp_path):
     source = write_official(tmp_path / "x", {0: [list(range(COUNT))], 1: [list(range(1, COUNT))]})
     summary = import_official(source, tmp_path / "store", ImageFiles(pictures), show=False)
     assert summary.incomplete == 1
-    assert SoftLabelStore(tmp_path / "store").invalid_images() == {0: "no record in epoch 1"}
+    assert SoftLabelStore(tmp_path / "store").invalid_images() == {0: "no valid record in epoch 1"}
     export_official(SoftLabelStore(tmp_path / "store"), tmp_path / "back", show=False)
     assert files(tmp_path / "back") == files(source)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.25, 0.0])
+def test_a_record_that_is_no_probability_is_left_out_and_given_back(official, pictures, tmp_path, value):
+    path = official / "logits_top5_epoch7" / "rank0-values.bin"
+    records = np.frombuffer(path.read_bytes(), record_type(5)).copy()
+    lines = (official / "logits_top5_epoch7" / "rank0-keys.txt").read_text().split()
+    records["prob"][lines.index("09")] = value
+    path.write_bytes(records.tobytes())
+    summary = import_official(official, tmp_path / "store", ImageFiles(pictures), show=False)
+    assert summary.incomplete == 1
+    assert SoftLabelStore(tmp_path / "store").invalid_images() == {9: "no valid record in epoch 7"}
+    export_official(SoftLabelStore(tmp_path / "store"), tmp_path / "back", show=False)
+    assert files(tmp_path / "back") == files(official)
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
