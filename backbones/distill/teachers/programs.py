@@ -1,18 +1,13 @@
 """Teachers in one file with their network: ``torch.export`` (``.pt2``) and TorchScript.
 
 Such a file is a program, and its reader runs it: give only files whose maker is trusted as one trusts a package that
-one installs. What can be refused is refused: a ``.pt2`` that brings pickled Python objects, custom objects or compiled
-native code (``torch.export.load`` would unpickle the first and run the last while it loads). TorchScript is read by
-torch's own unpickler, which makes no Python objects; its operators can still read and write files when it runs.
+one installs. What is known to run while a ``.pt2`` is loaded is refused (``archive.py``). TorchScript is read by
+torch's own unpickler, which makes no Python objects. Operators of both can still read and write files when they run.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +15,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError, check_file
+from .archive import checked_archive
 from .base import CODE_VERSION, Answers, Classifier, Program, file_sha256
 from .spec import TeacherSpec
 
@@ -31,12 +27,12 @@ def exported_classifier(spec: TeacherSpec) -> Classifier:
         InputError: It is missing, damaged, or brings more than plain tensors and a graph.
     """
     path = check_file(spec.name, "teacher file", "the .pt2 file itself")
-    check_archive(path)
+    archive = checked_archive(path)
     try:
-        program = torch.export.load(path)
+        program = torch.export.load(archive)
     except Exception as error:  # a damaged file raises many kinds
         raise InputError(f"{path} cannot be loaded as an exported program: {_first_line(error)}") from error
-    batch, size = _exported_input(program)
+    batch, size = _exported_input(program, path)
     network = Program(lambda device: _exported_on(program, device), batch)
     return _classifier(spec, path, network, size, "torch.export")
 
@@ -90,60 +86,16 @@ def _exported_on(program: Any, device: torch.device) -> Callable[[torch.Tensor],
     return program.module()
 
 
-def _exported_input(program: Any) -> tuple[int | None, tuple[int, int] | None]:
+def _exported_input(program: Any, path: Path) -> tuple[int | None, tuple[int, int] | None]:
     """The batch size, and height and width, that the program was made for; ``None`` where they are free."""
     user = set(program.graph_signature.user_inputs)
-    shapes = [node.meta["val"].shape for node in program.graph.nodes if node.name in user and "val" in node.meta]
-    if len(shapes) != 1 or len(shapes[0]) != 4:
-        raise InputError("the exported program takes something else than one batch of pictures (B, 3, H, W)")
+    values = [node.meta.get("val") for node in program.graph.nodes if node.name in user]
+    shapes = [value.shape for value in values if torch.is_tensor(value)]
+    if len(values) != 1 or len(shapes) != 1 or len(shapes[0]) != 4:
+        raise InputError(f"{path} takes something else than one batch of pictures (B, 3, H, W)")
     batch, _, height, width = shapes[0]
     fixed = isinstance(height, int) and isinstance(width, int)
     return batch if isinstance(batch, int) else None, (height, width) if fixed else None
-
-
-def check_archive(path: Path) -> None:
-    """Refuse a ``.pt2`` file that would be unpickled, or run, while it is loaded.
-
-    Raises:
-        InputError: It is no such archive, or holds pickled objects that are not plain tensors, custom objects, or
-            compiled native code.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = _pickled_payloads(archive)
-            for name in archive.namelist():
-                inside = f"/{name}"
-                found = None
-                if "/data/aotinductor/" in inside or name.endswith((".so", ".dll", ".dylib")):
-                    found = "compiled native code"
-                elif "/custom_obj_" in inside or "/opaque_obj_" in inside:
-                    found = "a custom object"
-                elif (name.endswith(".pt") or name in pickled) and not _plain_tensors(archive.read(name)):
-                    found = "a pickled object"
-                if found:
-                    raise InputError(f"{path} is refused: it holds {found} ({name}), which would run as code")
-    except (zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is no file of torch.export.save") from error
-
-
-def _pickled_payloads(archive: zipfile.ZipFile) -> set[str]:
-    """The members that ``torch.export.load`` would unpickle because the archive's own tables say so."""
-    names = set()
-    for table in archive.namelist():
-        if table.endswith(("_weights_config.json", "_constants_config.json")):
-            for payload in json.loads(archive.read(table)).get("config", {}).values():
-                if payload.get("use_pickle"):
-                    names.add(f"{table.rpartition('/')[0]}/{payload['path_name']}")
-    return names
-
-
-def _plain_tensors(data: bytes) -> bool:
-    """Whether ``torch.load`` takes pickled bytes when it is told to make nothing but tensors and plain containers."""
-    try:
-        torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-        return not data
-    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import types
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from tinyvit.backbones.distill.teachers import TeacherSpec, file_sha256, load_teacher
-from tinyvit.backbones.distill.teachers.programs import check_archive
+from tinyvit.backbones.distill.teachers.archive import checked_archive, is_arithmetic
 from tinyvit.backbones.errors import InputError, MissingExtraError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -113,7 +114,7 @@ def test_a_program_that_would_be_unpickled_is_refused_before_anything_runs(folde
         with pytest.raises(InputError, match="is refused: it holds"):
             spec(path).load()
         assert not (tmp_path / "ran").exists(), what
-    check_archive(folder / "free.pt2")
+    checked_archive(folder / "free.pt2")
 
 
 def test_a_payload_that_the_archive_calls_pickled_is_looked_at(folder, tmp_path, monkeypatch):
@@ -134,6 +135,123 @@ def test_a_payload_that_the_archive_calls_pickled_is_looked_at(folder, tmp_path,
     with pytest.raises(InputError, match=r"a pickled object \(.*weight_\d"):
         spec(path).load()
     assert not (tmp_path / "ran").exists()
+
+
+def rewritten(source: Path, target: Path, change) -> Path:
+    """A ``.pt2`` file with other members: ``change`` takes and returns pairs of name and bytes."""
+    with zipfile.ZipFile(source) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with warnings.catch_warnings(), zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        warnings.simplefilter("ignore", UserWarning)  # two members of one name
+        for name, data in change(members):
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return target
+
+
+def evil_tensors() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"x": Harmless()}, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("spelling", ["upper case", "upper case beside it", "twice, the evil one first"])
+def test_members_are_looked_at_as_torch_reads_them(folder, tmp_path, monkeypatch, spelling):
+    monkeypatch.setenv("PROOF", str(tmp_path / "ran"))
+
+    def change(members):
+        for name, data in members:
+            if not name.endswith("sample_inputs/model.pt"):
+                yield name, data
+            elif spelling == "upper case":
+                yield f"{name[:-3]}.PT", evil_tensors()
+            else:
+                yield (f"{name[:-3]}.PT" if "upper" in spelling else name), evil_tensors()
+                yield name, data
+
+    path = rewritten(folder / "free.pt2", tmp_path / "wrong.pt2", change)
+    with pytest.raises(InputError, match=r"is refused: it holds .*model\.(pt|PT)"):
+        spec(path).load()
+    assert not (tmp_path / "ran").exists()
+
+
+CODE = "__import__('os').mkdir(__import__('os').environ['PROOF'])"
+
+
+def put_expression(table: dict) -> None:
+    values = table["graph_module"]["graph"]["tensor_values"].values()
+    first = next(size for value in values for size in value["sizes"] if "as_expr" in size)
+    first["as_expr"]["expr_str"] = CODE
+
+
+def put_guard(table: dict) -> None:
+    table["guards_code"] = [CODE]
+
+
+def put_class(table: dict) -> None:
+    signature = table["graph_module"]["module_call_graph"][0]["signature"]
+    kind = json.dumps({"__enum__": True, "fqn": "antigravity:x", "name": "y"})
+    signature["out_spec"] = json.dumps([1, {"type": "builtins.dict", "context": kind, "children_spec": []}])
+
+
+def put_name(table: dict) -> None:
+    table["graph_module"]["graph"]["inputs"][-1]["as_tensor"]["name"] = f"x={CODE}"
+
+
+@pytest.mark.parametrize("put", [put_expression, put_guard, put_class, put_name])
+def test_texts_that_torch_would_run_are_refused(folder, tmp_path, monkeypatch, put):
+    monkeypatch.setenv("PROOF", str(tmp_path / "ran"))
+
+    def change(members):
+        for name, data in members:
+            table = json.loads(data) if name.endswith("models/model.json") else None
+            if table:
+                put(table)
+            yield name, json.dumps(table).encode() if table else data
+
+    path = rewritten(folder / "free.pt2", tmp_path / "wrong.pt2", change)
+    with pytest.raises(
+        InputError, match=r"wrong\.pt2 is refused: .*models/model\.json has .* which torch could run as"
+    ):
+        spec(path).load()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "of_inputs", "wanted"),
+    [
+        ("Mul(Integer(2), Symbol('s77', positive=True, integer=True))", False, True),
+        ("2*s0 + (s1 // 8) - 1", False, True),
+        ("2*(((-1) + L['x'].size()[2]) // 8) < torch.sym_max(1, L['x'].size()[3])", True, True),
+        ("L['x'].size()[2]", False, False),
+        ("L['x'].__class__", True, False),
+        ("torch.os.getcwd()", True, False),
+        ("Symbol('s0').__class__", False, False),
+        ("Symbol('a.b()')", False, False),
+        ("open(s0)", False, False),
+        ("(lambda: s0)()", False, False),
+        ("[s0 for s0 in s1]", False, False),
+        ("s0 if s1 else s2", False, False),
+        ("s0)", False, False),
+    ],
+)
+def test_expressions_of_shapes_are_arithmetic(text, of_inputs, wanted):
+    assert is_arithmetic(text, of_inputs) is wanted
+
+
+@pytest.mark.parametrize("answers_in", ["tensor", "dictionary"])
+def test_programs_of_free_size_with_guards_are_taken(tmp_path, answers_in):
+    class Pooling(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+            small = nn.functional.max_pool2d(self.conv(x), 3, 2, 1)
+            logits = self.head(torch.cat([small, small], 2).mean((2, 3)))
+            return {"logits": logits} if answers_in == "dictionary" else logits
+
+    dim = torch.export.Dim
+    shapes = ({0: dim("b", max=64), 2: 32 * dim("h", max=8), 3: 32 * dim("w", max=8)},)
+    program = torch.export.export(Pooling().eval(), (torch.zeros(2, 3, 64, 64),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "any.pt2")
+    teacher = spec(tmp_path / "any.pt2", size=96).load()
+    assert teacher(some_pixels(96)).shape == (5, CLASSES)
 
 
 def test_files_that_are_no_programs(tmp_path):
