@@ -11,11 +11,11 @@ from typing import Any
 
 from ..errors import InputError
 from ..runs import temporary_beside
-from .console import RateBar
+from .console import RateBar, counted
 from .header import HEADER_NAME, STORE_FORMAT, difference, document_id, read_header
 from .manifest import LOCATIONS_NAME, MANIFEST_NAME, Manifest
-from .shards import Shard
-from .store import SoftLabelStore, teacher_names
+from .shards import INDEX_NAME, Shard
+from .store import ORIGIN, SoftLabelStore, teacher_names
 from .tensorfile import sha256_of
 
 _SHOWN_CONFLICTS = 10
@@ -30,7 +30,8 @@ class MergeSummary:
         copied: Shards that came into it, by labels.
         kept: Shards that were there already, or in several sources, by labels.
         missing: Shards that no source has, by labels.
-        problems: Shards of a source that failed their checks and were not copied.
+        problems: Shards that failed their checks: those of a source are not copied, those of the merged store are
+            replaced by whole ones where a source has them.
     """
 
     store: Path
@@ -45,7 +46,7 @@ class MergeSummary:
 
 
 def merge_stores(out: str | Path, sources: Sequence[str | Path], *, show: bool = True) -> MergeSummary:
-    """Copy every finished shard of the sources into one store, after its checks.
+    """Copy every finished shard of the sources into one store, after its checks; those that it has are checked too.
 
     Shards that several have are compared by their hashes. Nothing is copied when anything contradicts.
 
@@ -117,13 +118,32 @@ def _require_no_conflict(groups: Sequence[Sequence[SoftLabelStore]]) -> None:
                 other = first.setdefault(shard, store)
                 if other is not store and other.report(shard)["sha256"] != store.report(shard)["sha256"]:
                     conflicts.append(f"{other.shard_path(shard)} and {store.shard_path(shard)}")
+        conflicts += _different_origins(group)
     if conflicts:
         named = "; ".join(conflicts[:_SHOWN_CONFLICTS])
         more = f"; and {len(conflicts) - _SHOWN_CONFLICTS} more" if len(conflicts) > _SHOWN_CONFLICTS else ""
         raise InputError(
-            f"{len(conflicts)} shards have different contents in two stores, so nothing was copied: {named}{more}; "
-            "delete the wrong shard of each pair with its .json"
+            f"{counted(len(conflicts), 'pair')} of files that should be equal differ, so nothing was copied: "
+            f"{named}{more}; delete the wrong one of each pair, of shards with its .json"
         )
+
+
+def _origins(group: Sequence[SoftLabelStore], target: SoftLabelStore) -> list[Path]:
+    """What imported labels keep of their source, and the target lacks."""
+    found = {path.name: path for store in group for path in (store.folder / ORIGIN).glob("*.safetensors")}
+    if found:
+        (target.folder / ORIGIN).mkdir(exist_ok=True)
+    return [path for name, path in sorted(found.items()) if not (target.folder / ORIGIN / name).exists()]
+
+
+def _different_origins(group: Sequence[SoftLabelStore]) -> list[str]:
+    first: dict[str, Path] = {}
+    different = []
+    for path in (path for store in group for path in sorted((store.folder / ORIGIN).glob("*.safetensors"))):
+        other = first.setdefault(path.name, path)
+        if other is not path and sha256_of(other) != sha256_of(path):
+            different.append(f"{other} and {path}")
+    return different
 
 
 def _begin(out: Path, source: Path) -> None:
@@ -140,12 +160,15 @@ def _merge_labels(out: Path, name: str, group: list[SoftLabelStore], summary: Me
     header = group[0].header
     target = SoftLabelStore(out, name) if name in teacher_names(out) else SoftLabelStore.create(out, header, name)
     target = target.grow(header)
+    for origin in _origins(group, target):
+        copy_file(origin, target.folder / ORIGIN / origin.name)
+    (target.folder / INDEX_NAME).unlink(missing_ok=True)
     finished = [(store, set(store.finished_shards())) for store in group if store.path != out]
     copied = kept = missing = 0
     with RateBar(f"merge {name}", len(target.grid), "shards", show) as bar:
         for shard in target.shards():
             holders = [store for store, shards in finished if shard in shards]
-            if target.is_finished(shard):
+            if target.is_finished(shard) and not _damage(target, shard, summary.problems):
                 kept += 1
             elif any(_copy_shard(store, target, shard, summary.problems) for store in holders):
                 copied += 1
@@ -156,13 +179,18 @@ def _merge_labels(out: Path, name: str, group: list[SoftLabelStore], summary: Me
     summary.copied[name], summary.kept[name], summary.missing[name] = copied, kept, missing
 
 
-def _copy_shard(source: SoftLabelStore, target: SoftLabelStore, shard: Shard, problems: list[str]) -> bool:
+def _damage(store: SoftLabelStore, shard: Shard, problems: list[str]) -> bool:
+    """Whether a finished shard fails its checks; how is added to ``problems``."""
     try:
-        found = source.damaged_rows(shard)
+        found = store.damaged_rows(shard)
     except InputError as error:
         found = [str(error)]
-    if found:
-        problems.extend(found)
+    problems.extend(found)
+    return bool(found)
+
+
+def _copy_shard(source: SoftLabelStore, target: SoftLabelStore, shard: Shard, problems: list[str]) -> bool:
+    if _damage(source, shard, problems):
         return False
     copy_file(source.shard_path(shard), target.shard_path(shard))
     copy_file(source.report_path(shard), target.report_path(shard))

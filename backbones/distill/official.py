@@ -27,7 +27,7 @@ from .header import HEADER_NAME, StoreHeader
 from .manifest import MANIFEST_NAME, Manifest, in_blocks
 from .rows import VALID, restore, seal
 from .shards import Shard
-from .store import SoftLabelStore, teacher_names
+from .store import ORIGIN, SoftLabelStore, teacher_names
 from .tensorfile import TensorFile, write_tensors
 
 FORMAT_NAME = "tinyvit-official"
@@ -403,7 +403,7 @@ def _gather(parts: list[np.ndarray], ends: np.ndarray, lines: np.ndarray) -> np.
 
 def origin_path(store: SoftLabelStore, epoch: int) -> Path:
     """Where the order of an imported epoch's records is kept."""
-    return store.folder / "origin" / f"epoch{epoch}.safetensors"
+    return store.folder / ORIGIN / f"epoch{epoch}.safetensors"
 
 
 # --- export ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 import json
 import operator
 import os
@@ -136,7 +137,14 @@ class ShardIndex:
             "reason_ends": np.cumsum([len(text) for text in encoded], dtype=np.uint64),
             "reasons": np.frombuffer(b"".join(encoded), np.uint8),
         }
-        write_tensors(folder / INDEX_NAME, arrays, _metadata(header))
+        data = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
+        metadata = {**_metadata(header), "sha256": hashlib.sha256(data).hexdigest()}
+        write_tensors(folder / INDEX_NAME, arrays, metadata)
+
+    def same_as(self, other: ShardIndex) -> bool:
+        """Whether both say the same."""
+        arrays = [(self.sizes, other.sizes), (self.sha256, other.sha256), (self.invalid, other.invalid)]
+        return all(np.array_equal(one, another) for one, another in arrays) and self.reasons == other.reasons
 
     @classmethod
     def read(cls, folder: Path, header: StoreHeader) -> ShardIndex | None:
@@ -148,9 +156,15 @@ class ShardIndex:
         path = folder / INDEX_NAME
         if not path.is_file():
             return None
-        file = TensorFile(path)
-        if file.metadata != _metadata(header):
-            return None
+        try:
+            file = TensorFile(path)
+            digest = file.metadata.pop("sha256", "")
+            if file.metadata != _metadata(header):
+                return None
+            if file.data_sha256() != digest:
+                raise InputError(f"{path} is damaged: its checksum differs")
+        except InputError as error:
+            raise InputError(f"{error}; delete it: it only repeats the .json files beside the shards") from error
         ends = file.tensor("reason_ends").tolist()
         text = file.tensor("reasons").tobytes()
         reasons = [text[begin:end].decode() for begin, end in zip([0, *ends], ends, strict=False)]
@@ -159,7 +173,7 @@ class ShardIndex:
 
 def _metadata(header: StoreHeader) -> dict[str, str]:
     blocks = ",".join(f"{begin}-{end}" for begin, end in header.view_blocks)
-    return {"format": "tinyvit-index", "version": "2", "labels": header.store_id, "views": blocks}
+    return {"format": "tinyvit-index", "version": "3", "labels": header.store_id, "views": blocks}
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

@@ -32,6 +32,8 @@ from .tensorfile import TensorFile, sha256_of, write_tensors
 __all__ = ["SCHEMA_VERSION", "Shard", "SoftLabelStore", "StoreHeader"]
 
 _TEACHERS = "teachers"
+#: Folder of what imported labels keep of their source (``official.py``).
+ORIGIN = "origin"
 # Linux lets a process have 65,530 mappings; half of them are left to others.
 _OPEN_SHARDS = 32_768
 
@@ -190,7 +192,7 @@ class SoftLabelStore:
             InputError: A shard is not finished, missing, or truncated; the message names it.
         """
         self.require_complete()
-        index, sizes = self._index(), file_sizes(self.folder / "shards")
+        index, sizes = self.index(), file_sizes(self.folder / "shards")
         for number, shard in enumerate(self.shards()):
             if index is None:
                 damage = self.damage(shard)
@@ -216,7 +218,7 @@ class SoftLabelStore:
 
     def invalid_images(self) -> dict[int, str]:
         """Ordinal and reason of every image that could not be read while labelling."""
-        index = self._index()
+        index = self.index()
         if index is not None:
             return dict(zip(index.invalid.tolist(), index.reasons, strict=True))
         invalid: dict[int, str] = {}
@@ -224,7 +226,12 @@ class SoftLabelStore:
             invalid.update({int(image): reason for image, reason in self.report(shard)["invalid"]})
         return dict(sorted(invalid.items()))
 
-    def _index(self) -> ShardIndex | None:
+    def index(self) -> ShardIndex | None:
+        """What the reports of all shards say in one file; ``None`` when there is no such file for these views.
+
+        Raises:
+            InputError: It is damaged.
+        """
         return ShardIndex.read(self.folder, self.header)
 
     def write_index(self) -> bool:

@@ -16,7 +16,7 @@ from .console import RateBar
 from .data import render
 from .manifest import MANIFEST_NAME, Manifest, describe_copies, in_blocks
 from .rows import SoftLabels, encode_logits, restore
-from .shards import Shard
+from .shards import INDEX_NAME, Shard, ShardIndex
 from .store import SoftLabelStore, teacher_names
 from .teachers import Teacher
 
@@ -76,13 +76,14 @@ def verify_store(
 
     Args:
         store: The store, complete or not.
-        images: Its images: list, files and recorded pixel hashes are compared too.
+        images: Its images: list and files are compared too and, unless something is wrong already, recorded pixel
+            hashes.
         teacher: Its teacher: ``sample`` rows are labelled again, unless something is wrong already; needs ``images``.
         sample: How many rows.
         show: Report progress.
 
     Raises:
-        InputError: ``images`` or ``teacher`` are not those of the store.
+        InputError: ``teacher`` is not that of the store.
     """
     shards = list(store.shards())
     finished = [shard for shard in shards if store.is_finished(shard)]
@@ -108,16 +109,42 @@ def verify_store(
             if not found:
                 whole.append(shard)
             bar.advance(shard.rows)
+    problems.extend(_index_problems(store, finished))
     pixels, distance, chosen = 0, None, []
     if images is not None:
-        store.manifest.check_images(images, f"the store {store.path}")
-        problems.extend(_changed_files(store, images))
+        problems.extend(_other_images(store, images))
         pixels = 0 if problems else _verify_pixels(store, images, whole, problems)
         if teacher is not None and not problems:
             _require_teacher(store, teacher)
             chosen = _spread(store, whole, sample)
             distance = _verify_teacher(store, images, teacher, chosen, problems)
     return VerifyReport(len(shards), len(finished), rows, pixels, len(chosen), distance, problems)
+
+
+def _index_problems(store: SoftLabelStore, finished: list[Shard]) -> list[str]:
+    """Whether the index repeats what the shards' reports say."""
+    try:
+        index = store.index()
+    except InputError as error:
+        return [str(error)]
+    if index is None:
+        return []
+    try:
+        reports = ShardIndex.gather([store.report(shard) for shard in finished])
+    except InputError:  # named with its shard
+        return []
+    if index.same_as(reports):
+        return []
+    return [f"{store.folder / INDEX_NAME} says other things than the .json files of the shards; delete it"]
+
+
+def _other_images(store: SoftLabelStore, images: ImageFiles) -> list[str]:
+    """Compare list and contents with the manifest."""
+    try:
+        store.manifest.check_images(images, f"the store {store.path}")
+    except InputError as error:
+        return [str(error)]
+    return _changed_files(store, images)
 
 
 def _changed_files(store: SoftLabelStore, images: ImageFiles) -> list[str]:

@@ -93,11 +93,12 @@ def merge(
 ) -> None:
     """Join stores that were labelled on different machines, or by different teachers.
 
-    Every shard is checked before it is copied. Contradictions are named, and then nothing is copied. Exit code 1 when
-    a damaged shard was left out.
+    Every shard is checked, those of OUT too. Contradictions are named, and then nothing is copied. Exit code 1 when a
+    shard is damaged: a source's is left out, and OUT's replaced where a source has it whole.
 
     Example: tinyvit labels merge store machine1/store machine2/store
     """
+    from tinyvit.backbones.distill.console import counted
     from tinyvit.backbones.distill.merge import merge_stores
     from tinyvit.backbones.errors import CheckFailedError
 
@@ -108,10 +109,11 @@ def merge(
         for name, copied in summary.copied.items():
             missing = summary.missing[name]
             state = f"{missing} still missing" if missing else "complete"
-            print(f"{out}: labels {name}: {copied} shards copied, {summary.kept[name]} were there, {state}")
+            copies = counted(copied, "shard")
+            print(f"{out}: labels {name}: {copies} copied, {summary.kept[name]} were there, {state}")
     if summary.problems:
         raise CheckFailedError(
-            f"{len(summary.problems)} problems in the sources were not copied; the first: {summary.problems[0]}"
+            f"{counted(len(summary.problems), 'problem')} in the stores; the first: {summary.problems[0]}"
         )
 
 

@@ -294,6 +294,8 @@ def verify(
             f"{counted(report.pixels, 'view')} made again, "
             f"{counted(report.teacher_rows, 'row')} labelled again{moved}: {counted(len(report.problems), 'problem')}"
         )
+        if data and report.problems and not report.pixels:
+            print("pixels and teacher were not looked at, as something is wrong already")
     if report.problems:
         raise CheckFailedError(
             f"{store} has {counted(len(report.problems), 'problem')}; the first: {report.problems[0]}"

@@ -141,8 +141,9 @@ def test_the_index_says_what_the_page_says(coded):
     blocks = ",".join(f"{u}-{v}" for u, v in coded.header.view_blocks)
     assert header["__metadata__"] == {
         "format": "tinyvit-index",
-        "version": "2",
+        "version": "3",
         "labels": coded.header.store_id,
+        "sha256": hashlib.sha256(data).hexdigest(),
         "views": blocks,
     }
     shards = [coded.shard_path(shard) for shard in coded.shards()]

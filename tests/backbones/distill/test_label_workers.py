@@ -183,7 +183,7 @@ def test_ranks_share_the_shards_and_a_second_run_completes_what_one_left(picture
 
 
 def test_a_rank_finds_labels_that_were_begun_under_another_name(pictures, teacher, tmp_path):
-    """The first rank goes on with a store's only labels; the others must not wait for a folder of the teacher's name."""
+    """The first rank goes on with the only labels: the others must not wait for a folder of the teacher's name."""
     label_store(ImageFiles(pictures), tmp_path, teacher, options(name="foo"), show=False)
     for report in tmp_path.glob("teachers/foo/shards/*.json"):
         report.unlink()

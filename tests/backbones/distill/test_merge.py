@@ -11,6 +11,7 @@ import pytest
 from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.merge import merge_stores
+from tinyvit.backbones.distill.official import export_official, import_official
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.images import ImageFiles
@@ -71,7 +72,7 @@ def test_conflicts_are_named_and_nothing_is_copied(store, pictures, teacher, tmp
     document = json.loads(report.read_text())
     report.write_text(json.dumps({**document, "sha256": "0" * 64}))
     with pytest.raises(
-        InputError, match=r"1 shards have different contents .*one/.*v0000-0002.* and .*two/.*v0000-0002"
+        InputError, match=r"1 pair of files that should be equal differ.*one/.*v0000-0002.* and .*two/.*v0000-0002"
     ):
         merge_stores(tmp_path / "all", [one, two], show=False)
     assert not (tmp_path / "all").exists()
@@ -107,3 +108,36 @@ def test_a_damaged_shard_is_named_and_taken_from_whoever_has_it_whole(store, tmp
     assert [shards[1].name in summary.problems[0], shards[3].name in summary.problems[1]] == [True, True]
     assert all("fails its checksum" in problem for problem in summary.problems)
     assert SoftLabelStore(tmp_path / "all").is_finished(shards[1])
+
+
+def test_a_damaged_shard_of_the_merged_store_is_replaced_by_a_whole_one(store, tmp_path):
+    one, two = part(store, tmp_path / "one", set(range(8))), part(store, tmp_path / "two", {1, 2})
+    merged, shards = SoftLabelStore(one), list(store.shards())
+    merged.write_index()
+    cut, flipped, nowhere = (merged.shard_path(shards[number]) for number in (1, 2, 3))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    for path in (flipped, nowhere):
+        data = bytearray(path.read_bytes())
+        data[-9] ^= 1
+        path.write_bytes(bytes(data))
+    summary = merge_stores(one, [two], show=False)
+    assert (summary.copied, summary.kept, summary.missing) == ({"toy": 2}, {"toy": 5}, {"toy": 1})
+    assert [path.name in problem for path, problem in zip((cut, flipped, nowhere), summary.problems, strict=True)] == [
+        True
+    ] * 3
+    shutil.copy(store.shard_path(shards[3]), nowhere)
+    assert merge_stores(one, [two], show=False).problems == []
+    assert files(one) == files(store.path)
+
+
+def test_imported_labels_can_be_exported_after_a_merge(store, pictures, tmp_path):
+    export_official(store, tmp_path / "logits", show=False)
+    import_official(tmp_path / "logits", tmp_path / "imported", ImageFiles(pictures), classes=20, show=False)
+    merge_stores(tmp_path / "all", [tmp_path / "imported"], show=False)
+    export_official(SoftLabelStore(tmp_path / "all"), tmp_path / "back", show=False)
+    assert files(tmp_path / "back") == files(tmp_path / "logits")
+    shutil.copytree(tmp_path / "imported", tmp_path / "other")
+    origin = next((tmp_path / "other").rglob("origin/epoch0.safetensors"))
+    origin.write_bytes(origin.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match=r"imported/.*epoch0\.safetensors and .*other/.*epoch0\.safetensors"):
+        merge_stores(tmp_path / "new", [tmp_path / "imported", tmp_path / "other"], show=False)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.manifest import Manifest, content_hash
+from tinyvit.backbones.distill.shards import ShardIndex
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors
 from tinyvit.backbones.distill.verify import verify_store
@@ -350,11 +351,30 @@ def test_the_index_says_what_the_reports_say_and_goes_when_a_shard_is_made_again
     assert index.read_bytes() == whole
 
 
+def test_an_index_that_says_other_things_is_found(copy, pictures, teacher):
+    opened = SoftLabelStore(copy)
+    index = ShardIndex.gather([opened.report(shard) for shard in opened.shards()])
+    ShardIndex(index.sizes, index.sha256, np.array([3, 4], np.uint64), ["no", "no"]).write(opened.folder, opened.header)
+    report = verify_store(opened, ImageFiles(pictures), teacher, show=False)
+    assert report.problems == [
+        f"{opened.folder / 'index.safetensors'} says other things than the .json files of the shards; delete it"
+    ]
+    path = opened.folder / "index.safetensors"
+    for damaged in (path.read_bytes()[:-1], path.read_bytes()[:-1] + b"?"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"index\.safetensors is .*; delete it: it only repeats the \.json files"):
+            opened.require_whole()
+        (problem,) = verify_store(opened, show=False).problems
+        assert "delete it" in problem
+    path.unlink()
+    assert verify_store(opened, ImageFiles(pictures), teacher, show=False).problems == []
+
+
 def test_an_index_of_fewer_views_is_not_believed(copy):
     opened = SoftLabelStore(copy)
     grown = opened.grow(opened.header.grown(4, block=1))
     assert (opened.folder / "index.safetensors").is_file()
-    assert grown._index() is None
+    assert grown.index() is None
     assert not grown.write_index()
 
 

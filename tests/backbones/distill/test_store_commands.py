@@ -54,6 +54,13 @@ def test_verify_looks_at_all_teachers_and_names_the_row(two_teachers, pictures, 
     data = bytearray(opened.shard_path(shard).read_bytes())
     data[-9] ^= 1
     opened.shard_path(shard).write_bytes(bytes(data))
+    other = Path(shutil.copytree(pictures, two_teachers.parent / "other pictures"))
+    (other / "03.jpg").write_bytes((other / "04.jpg").read_bytes())
+    code, out, err = run_cli("labels", "verify", two_teachers, "--data", other)
+    assert code == 1
+    assert f"{opened.shard_path(shard)}: row 11 (image 5, view 1) fails its checksum" in out
+    assert "other pictures/03.jpg has" in out
+    assert "pixels and teacher were not looked at" in out
     code, out, err = run_cli("labels", "verify", two_teachers)
     assert code == 1
     assert f"{opened.shard_path(shard)}: row 11 (image 5, view 1) fails its checksum" in out
