@@ -15,7 +15,7 @@ from ...errors import InputError, unknown_name
 from ...preprocess import Preprocess
 
 #: Raised whenever a change here could change a teacher's logits.
-CODE_VERSION = 3
+CODE_VERSION = 4
 #: Name -> what a network's layers compute in. Logits are always float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = tuple(DTYPES)

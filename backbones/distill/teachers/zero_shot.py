@@ -40,7 +40,9 @@ class ZeroShot(nn.Module):
         """``(B, 3, H, W)`` normalised pictures -> ``(B, C)`` logits."""
         features = self.visual(x)
         features = features[0] if isinstance(features, tuple) else features
-        return self.scale * nn.functional.normalize(features.float(), dim=-1) @ self.classes.T.float()
+        # Cosines differ by hundredths and are scaled up by 100: the teacher's autocast would multiply them in bf16.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale * nn.functional.normalize(features.float(), dim=-1) @ self.classes.T.float()
 
 
 def zero_shot_classifier(spec: TeacherSpec, weights: Path) -> Classifier:

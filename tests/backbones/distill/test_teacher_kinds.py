@@ -564,6 +564,19 @@ def test_open_clip_answers_with_scaled_similarities_to_the_class_names(clip):
     assert other.fingerprint["details"] != teacher.fingerprint["details"]
 
 
+def test_open_clip_compares_in_float32_at_any_precision(clip):
+    classes = clip.with_name("classes.txt")
+    teacher = TeacherSpec(("open_clip:Fake-1",), weights=clip, classes=classes, precision="bf16").load()
+    vectors = teacher.module.classes
+    x = some_pixels(16).permute(0, 3, 1, 2).float()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        features = teacher.module.visual(x)
+        logits = teacher.module(x)
+    assert (features.dtype, logits.dtype) == (torch.bfloat16, torch.float32)
+    wanted = teacher.module.scale * nn.functional.normalize(features.float(), dim=-1) @ vectors.T
+    torch.testing.assert_close(logits, wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_open_clip_says_what_it_needs(clip, tmp_path, monkeypatch):
     bare = TeacherSpec(("open_clip:Fake-1",), weights=clip)
     with pytest.raises(InputError, match="--teacher-classes FILE, one name a line"):
