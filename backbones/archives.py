@@ -163,14 +163,17 @@ def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bo
         wanted: Whether a key is a picture; it sees every file of every archive.
 
     Raises:
-        InputError: An archive is damaged.
+        InputError: An archive is damaged, or a picture's path in it leads out of the folder that it stands for.
     """
     parts = []
     for number, name in enumerate(archives):
-        members = list(_walk(root / name if name else root))
+        path = root / name if name else root
+        members = list(_walk(path))
         prefix = _prefix(name, members)
         # Of members with the same name the last one counts, as when they are unpacked one after the other.
         chosen = {encode_key(prefix + member.key): member for member in members if wanted(prefix + member.key)}
+        for member in chosen.values():
+            _check_inside(path, member.key)
         if chosen:
             parts.append(_Part.of(number, dict(sorted(chosen.items()))))
     parts.sort(key=lambda part: part.first)
@@ -236,6 +239,12 @@ class _Part:
         chosen = [keys[at] for at in order]
         packed = np.frombuffer(b"".join(chosen), np.uint8)
         return _Part(packed, self.lengths[order], self.columns[order], chosen[0], chosen[-1])
+
+
+def _check_inside(path: Path, key: str) -> None:
+    """Refuse a key that leads elsewhere: it is joined to folders by those who write files of the same names."""
+    if key.startswith(("/", "\\")) or (".." in key and ".." in key.replace("\\", "/").split("/")):
+        raise InputError(f"archive {path} names {key!r}; a picture's path in an archive is relative and has no '..'")
 
 
 def _prefix(name: str, members: Sequence[_Member]) -> str:

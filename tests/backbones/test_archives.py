@@ -163,6 +163,30 @@ def test_damage_is_named(folder, tmp_path):
         ImageFiles(tmp_path / "lzma.zip").read("x.png")
 
 
+def with_names(path: Path, *names: str) -> Path:
+    """An archive of members with exactly these names."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(zipfile.ZipInfo(name), b"1")
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = 1
+                archive.addfile(info, io.BytesIO(b"1"))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["x.zip", "x.tar"])
+@pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/x.png", "a\\..\\..\\x.png"])
+def test_paths_that_lead_out_of_an_archive_are_refused(tmp_path, kind, name):
+    with pytest.raises(InputError, match=r"x\.(zip|tar) names '.*x\.png'; a picture's path in an archive is relative"):
+        ImageFiles(with_names(tmp_path / kind, "a.png", name))
+    inside = ["a..b/x.png", "a/..x.png"]
+    assert list(ImageFiles(with_names(tmp_path / kind, *inside, "../notes.txt"))) == inside
+
+
 def _written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
