@@ -1,4 +1,4 @@
-"""What happens around each iteration: randomness, rates, the average of weights, checkpoints and the log."""
+"""What happens around each iteration: randomness, rates, the average of weights and the log."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..errors import CheckFailedError, InputError, require
+from ..errors import require
+from .checkpoints import diverged
 from .console import RateBar
 from .parallel import Place
 from .plan import Plan
 from .recipe import Recipe
-
-CHECKPOINTS = "checkpoints"
 
 
 class ExactRandomness(Hook):
@@ -106,76 +105,6 @@ class StudentAverage(Hook):
         self._average.load_state_dict(checkpoint["average"])
 
 
-class Checkpoints(Hook):
-    """Whole checkpoints or none, readable without unpickling objects, and refused by a run that they do not fit.
-
-    Args:
-        recipe: The run.
-        data: Identity of what it trains on: the store, or the images with their classes.
-        views: Views that a store has of each image; ``None`` without a store.
-        teacher: Identity of the teacher that runs beside the student, or ``None``.
-        place: This process.
-    """
-
-    priority = "VERY_LOW"
-
-    def __init__(self, recipe: Recipe, data: str, views: int | None, teacher: str | None, place: Place) -> None:
-        self.recipe, self.place = recipe, place
-        self.identity = {"recipe": recipe.binding(), "data": data, "views": views, "teacher": teacher}
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        """Save when it is time, and after the last iteration."""
-        is_time = self.every_n_train_iters(runner, self.recipe.checkpoint_interval) or self.is_last_train_iter(runner)
-        if is_time and self.place.is_first:
-            self.save(runner)
-
-    def save(self, runner: Runner) -> None:
-        """Write beside, flush, rename; then drop the oldest."""
-        folder = Path(runner.work_dir) / CHECKPOINTS
-        folder.mkdir(exist_ok=True)
-        name = f"iter_{runner.iter + 1:08d}.pth"
-        temporary = folder / f".{name}.tmp"
-        try:
-            runner.save_checkpoint(str(folder), temporary.name, by_epoch=False)
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"cannot write checkpoint {folder / name}: {error}") from error
-        temporary.replace(folder / name)
-        for old in sorted(folder.glob("iter_*.pth"))[: -self.recipe.keep_checkpoints]:
-            old.unlink()
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Name the run, and leave out mmengine's log buffers: they are pickled objects, and our log is elsewhere."""
-        checkpoint["tinyvit"] = self.identity
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse a checkpoint of another run."""
-        theirs = checkpoint.get("tinyvit", {})
-        for name, what in (("data", "store" if self.recipe.labels is not None else "images"), ("teacher", "teacher")):
-            if theirs.get(name) != self.identity[name]:
-                raise InputError(
-                    f"the checkpoint in {runner.work_dir} was trained on {what} {str(theirs.get(name))[:12]}, "
-                    f"and this run has {what} {str(self.identity[name])[:12]}"
-                )
-        if theirs.get("views") != self.identity["views"]:
-            raise InputError(
-                f"the checkpoint in {runner.work_dir} was trained on {theirs.get('views')} views of each image, and "
-                f"the store has {self.identity['views']} now; give another --work-dir to train on all of them"
-            )
-        recipe = theirs["recipe"]
-        for key, value in self.identity["recipe"].items():
-            if recipe.get(key) != value:
-                raise InputError(
-                    f"the checkpoint in {runner.work_dir} was trained with {key} = {recipe.get(key)!r}, "
-                    f"and this run has {key} = {value!r}"
-                )
-
-
 class TrainLog(Hook):
     """The loss as JSON lines, on the console, and for TensorBoard.
 
@@ -185,6 +114,9 @@ class TrainLog(Hook):
         plan: Its plan.
         place: This process; only the first writes, and what it writes is the mean over all.
         show: Report on the console.
+
+    Attributes:
+        unlogged: This process's losses since the last line.
 
     Raises:
         MissingExtraError: ``tensorboard`` is asked for and not installed.
@@ -197,7 +129,7 @@ class TrainLog(Hook):
         self.bar = RateBar("train", 0, "img", show and place.is_first)
         self.first_iteration = 0
         self.first_loss = self.last_loss = math.nan
-        self._losses: list[Tensor] = []
+        self.unlogged: list[Tensor] = []
         self._board: Any = None
         if recipe.tensorboard:
             require("tensorboard", "tensorboard")
@@ -210,14 +142,13 @@ class TrainLog(Hook):
         if kept:
             self.first_loss, self.last_loss = kept[0]["loss"], kept[-1]["loss"]
         if self.place.is_first:
-            self._stream = self.path.open("w", encoding="utf-8")
+            _replace(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            self._stream = self.path.open("a", encoding="utf-8")
             if self.recipe.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
                 # What lies behind the checkpoint is made again: TensorBoard drops the earlier try from there on.
                 self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=runner.iter + 1)
-            for entry in kept:
-                self._write(entry, is_new=False)
         self.bar.total = (self.plan.iterations - runner.iter) * self.recipe.batch_size
         self._since = time.monotonic()
 
@@ -226,37 +157,37 @@ class TrainLog(Hook):
     ) -> None:
         """Collect the loss; every ``log_interval`` iterations write a line."""
         assert outputs is not None
-        self._losses.append(outputs["loss"].detach())
+        self.unlogged.append(outputs["loss"].detach())
         iteration = runner.iter + 1
         note = f", loss {self.last_loss:.3f}" if math.isfinite(self.last_loss) else ""
         self.bar.advance(self.recipe.batch_size, note)
         if iteration % self.recipe.log_interval and iteration != self.plan.iterations:
             return
-        loss = self.place.mean(torch.stack(self._losses).mean()).item()
+        loss = self.place.mean(torch.stack(self.unlogged).mean()).item()
         now = time.monotonic()
         entry = {
             "iter": iteration,
             "epoch": round(iteration * self.recipe.batch_size / self.plan.images, 4),
             "loss": loss,
             "lr": self.plan.rate(runner.iter),
-            "images_per_second": round(len(self._losses) * self.recipe.batch_size / (now - self._since), 1),
+            "images_per_second": round(len(self.unlogged) * self.recipe.batch_size / (now - self._since), 1),
         }
         if self.place.is_first:
             self._write(entry)
-        self._losses, self._since = [], now
+        self.unlogged, self._since = [], now
         self.last_loss = loss
         if math.isnan(self.first_loss):
             self.first_loss = loss
         if not math.isfinite(loss):
-            raise CheckFailedError(f"the loss is {loss} at iteration {iteration}; lower lr, or set precision to fp32")
+            raise diverged(f"the loss is {loss}", iteration, self.path.parent)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the losses since the last line, so that the next one is that of an undisturbed run."""
-        checkpoint["unlogged"] = [loss.cpu() for loss in self._losses]
+        checkpoint["unlogged"] = [loss.cpu() for loss in self.unlogged]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take up the losses since the last line."""
-        self._losses = [loss.to(self.place.device) for loss in checkpoint["unlogged"]]
+        self.unlogged = [loss.to(self.place.device) for loss in checkpoint["unlogged"]]
 
     def after_train(self, runner: Runner) -> None:
         """Close the log."""
@@ -265,12 +196,22 @@ class TrainLog(Hook):
         if self._board is not None:
             self._board.close()
 
-    def _write(self, entry: dict[str, Any], is_new: bool = True) -> None:
+    def _write(self, entry: dict[str, Any]) -> None:
         self._stream.write(json.dumps(entry) + "\n")
         self._stream.flush()
-        if is_new and self._board is not None:
+        if self._board is not None:
             for name in ("loss", "lr", "images_per_second"):
                 self._board.add_scalar(f"train/{name}", entry[name], entry["iter"])
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a text in the place of a file, which a kill leaves as it was or finds replaced."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
 
 
 def _parse_line(line: str) -> dict[str, Any] | None:

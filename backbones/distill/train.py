@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import logging
@@ -23,10 +22,11 @@ from torch.utils.data import DataLoader
 
 from ..errors import InputError
 from ..registry import count_parameters, create_model
+from .checkpoints import Checkpoints, find_checkpoint, identity_of, read_checkpoint
 from .console import say
 from .data import identity
 from .distiller import Distiller
-from .hooks import CHECKPOINTS, Checkpoints, ExactRandomness, Rates, StudentAverage, TrainLog
+from .hooks import ExactRandomness, Rates, StudentAverage, TrainLog
 from .initial import load_initial
 from .parallel import Place, joined
 from .plan import Plan, parameter_groups
@@ -94,13 +94,13 @@ def pretrain(
 
     Raises:
         InputError: Recipe, store, images, weights or checkpoint do not fit each other.
-        CheckFailedError: The loss stopped being finite.
+        CheckFailedError: The loss or a weight stopped being finite.
     """
     _check_sources(recipe)
     work_dir = Path(work_dir)
     with joined(device) as place:
         run = _Run(recipe, place, show and place.is_first)
-        return run.train(work_dir, _find_checkpoint(work_dir, resume, run.show))
+        return run.train(work_dir, find_checkpoint(work_dir, resume, run.show))
 
 
 def _check_sources(recipe: Recipe) -> None:
@@ -151,6 +151,8 @@ class _Run:
     def train(self, work_dir: Path, checkpoint: Path | None) -> PretrainSummary:
         """From the beginning, or from a checkpoint."""
         recipe, plan, place = self.recipe, self.plan, self.place
+        known = identity_of(recipe, self.views, self.teacher)
+        earlier = None if checkpoint is None else read_checkpoint(checkpoint, known)
         torch.manual_seed(recipe.seed)
         student = create_model(num_classes=self.views.classes, **recipe.student)
         start = None
@@ -163,11 +165,9 @@ class _Run:
         hooks: list[Any] = [ExactRandomness(recipe.seed, place.rank), Rates(plan), log]
         average = StudentAverage(student, recipe.ema) if recipe.ema else None
         hooks += [] if average is None else [average]
-        views = self.views
-        hooks.append(Checkpoints(recipe, views.identity, views.views, _identity(self.teacher), place))
+        hooks.append(Checkpoints(recipe, known, place, log))
         runner = self._make_runner(student, groups, hooks, work_dir)
-        if checkpoint is not None:
-            runner._load_from, runner._resume = str(checkpoint), True
+        runner.earlier = earlier
         began = time.monotonic()
         _train(runner, log)
         seconds = time.monotonic() - began
@@ -189,7 +189,7 @@ class _Run:
             seconds=seconds,
             images_per_second=done * self.recipe.batch_size / seconds,
             parameters=parameters,
-            store_id=self.views.identity if isinstance(self.views, StoredViews) else None,
+            store_id=self.views.store.header.store_id if isinstance(self.views, StoredViews) else None,
         )
 
     def _announce(self, student: nn.Module, start: str | None, checkpoint: Path | None) -> None:
@@ -203,6 +203,8 @@ class _Run:
         if checkpoint is not None:
             say(f"resume   {checkpoint}")
         say(self.views.describe())
+        if self.views.truth is not None:
+            say(f"truth    {self.views.truth.describe()}")
         if self.teacher is not None:
             teacher = self.teacher
             say(f"teacher  {teacher.name} at {teacher.size[0]} px, {teacher.precision}, runs beside the student")
@@ -219,7 +221,7 @@ class _Run:
 
     def _make_runner(
         self, student: nn.Module, groups: list[dict[str, Any]], hooks: list[Hook | dict], work_dir: Path
-    ) -> Runner:
+    ) -> _Runner:
         recipe, place = self.recipe, self.place
         distiller = Distiller(student, recipe, self.teacher)
         runner_class = type("DistillRunner", (_Runner,), {"place": place})
@@ -260,9 +262,35 @@ class _Run:
 
 
 class _Runner(Runner):
-    """mmengine's Runner on a device of our choice instead of the first one that it finds."""
+    """mmengine's Runner on a device of our choice instead of the first one that it finds, and with our checkpoints.
+
+    Attributes:
+        place: This process.
+        earlier: The checkpoint to go on from, as :func:`.checkpoints.read_checkpoint` gives it, until it is loaded.
+    """
 
     place = Place("cpu")
+    earlier: dict[str, Any] | None = None
+
+    def load_or_resume(self) -> None:
+        """Go on from ``earlier``. mmengine's own reader never sees a file: it would run what is pickled in it.
+
+        Raises:
+            InputError: It does not fit the student.
+        """
+        checkpoint, self.earlier = self.earlier, None
+        if checkpoint is None:
+            return
+        wrapper: Any = self.optim_wrapper
+        loop: Any = self.train_loop
+        try:
+            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+            self.model.load_state_dict(checkpoint["state_dict"])
+            wrapper.load_state_dict(checkpoint["optimizer"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"the last checkpoint in {self.work_dir} does not fit the student: {reason}") from error
+        loop._iter = checkpoint["meta"]["iter"]
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
         moved: Any = model.to(self.place.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -292,12 +320,6 @@ def make_optim_wrapper(groups: list[dict[str, Any]], recipe: Recipe, lr: float) 
     return OptimWrapper(optimizer, clip_grad=clip)
 
 
-def _identity(teacher: Teacher | None) -> str | None:
-    if teacher is None:
-        return None
-    return hashlib.sha256(json.dumps(teacher.fingerprint, sort_keys=True).encode()).hexdigest()
-
-
 def _train(runner: Runner, log: TrainLog) -> None:
     try:
         # mmengine prints some of its log; standard output belongs to the caller's result.
@@ -306,16 +328,6 @@ def _train(runner: Runner, log: TrainLog) -> None:
     except InputError as error:
         # From a worker process torch hands over a whole traceback as the message; ours is its last line.
         raise InputError(str(error).strip().splitlines()[-1].split("InputError: ", 1)[-1]) from error
-
-
-def _find_checkpoint(work_dir: Path, resume: bool, show: bool) -> Path | None:
-    # A name without a leading dot was given after the file was whole.
-    found = sorted((work_dir / CHECKPOINTS).glob("iter_*.pth"))
-    if found and not resume:
-        raise InputError(f"{work_dir} holds a run already ({found[-1].name}); add --resume, or give another --work-dir")
-    if resume and not found and show:
-        say(f"{work_dir} has no checkpoint yet: starting from the beginning")
-    return found[-1] if found else None
 
 
 def _describe_loss(recipe: Recipe) -> str:
@@ -364,7 +376,7 @@ def export_student(
         "loss": recipe.loss,
     }
     if isinstance(views, StoredViews):
-        document |= {"store": views.identity, "teacher": views.store.header.teacher["name"]}
+        document |= {"store": views.store.header.store_id, "teacher": views.store.header.teacher["name"]}
     elif teacher is not None:
         document["teacher"] = teacher.name
     if recipe.ema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -39,8 +40,28 @@ def match_labels(images: ImageFiles, labels: Mapping[str, int]) -> dict[int, int
     return found
 
 
+@dataclass(frozen=True)
+class TrueClasses:
+    """Classes of images, and where they are from.
+
+    Args:
+        found: Image ordinal -> class index.
+        origin: The file, or the folder with its class folders.
+        overridden: How many class folders the images lie in that a ``labels.csv`` at hand overrides; 0 for none.
+    """
+
+    found: dict[int, int]
+    origin: str
+    overridden: int = 0
+
+
 def true_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[int, int]:
-    """Image ordinal -> class index: from ``labels``, else a ``labels.csv`` at hand, else the class folders' order.
+    """What :func:`find_classes` finds, without where it is from."""
+    return find_classes(images, labels, num_classes).found
+
+
+def find_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> TrueClasses:
+    """Classes from ``labels``, else from a ``labels.csv`` at hand, else from the class folders' order.
 
     Raises:
         InputError: There are no labels, none fits an image, or a class index is not below ``num_classes``.
@@ -50,16 +71,23 @@ def true_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> d
         found = match_labels(images, read_labels(path))
         if not found:
             raise InputError(f"{path} names no image of {images.root}")
-        origin = str(path)
+        at_hand = labels is None and path != images.listing
+        known = TrueClasses(found, str(path), _class_folders(images) if at_hand else 0)
     else:
         names = images.class_names()
         order = {name: index for index, name in enumerate(names)}
         found = {ordinal: order[key.split("/", 1)[0]] for ordinal, key in enumerate(images)}
-        origin = f"{images.root} with its {len(names)} class folders"
+        known = TrueClasses(found, f"{images.root} with its {len(names)} class folders")
     low, high = min(found.values()), max(found.values())
     if low < 0 or high >= num_classes:
-        raise InputError(f"{origin} has classes {low} to {high}, and the model has {num_classes}")
-    return found
+        raise InputError(f"{known.origin} has classes {low} to {high}, and the model has {num_classes}")
+    return known
+
+
+def _class_folders(images: ImageFiles) -> int:
+    """How many folders could be classes: none when an image lies in no folder, or all in one."""
+    folders = {key.partition("/")[0] if "/" in key else "" for key in images}
+    return 0 if "" in folders or len(folders) == 1 else len(folders)
 
 
 def topk_correct(logits: np.ndarray, truth: np.ndarray, k: int) -> int:

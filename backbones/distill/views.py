@@ -13,20 +13,24 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from ..archives import KeyList, encode_key
 from ..errors import InputError
 from ..images import ImageFiles
 from .augment import ViewParams, ViewSampler, apply, describe_views
 from .data import ViewCache, make_cache, open_for_training, render
 from .losses import Objective
+from .manifest import MANY_IMAGES
 from .recipe import Recipe
 from .rows import restore
 from .store import SoftLabelStore
-from .truth import true_classes
+from .truth import find_classes
 
 if TYPE_CHECKING:
     from .teachers import Teacher
 
 Place = tuple[int, int]
+_SAMPLE = 4_096
+_PLACES = 65_536
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,12 @@ class Truth:
     Args:
         classes: ``(N,)`` int64, -1 where none is known.
         count: C, how many classes there are.
+        origin: Where they are from, for the log.
     """
 
     classes: np.ndarray
     count: int
+    origin: str
 
     @classmethod
     def find(cls, images: ImageFiles, path: str | None, count: int | None) -> Truth:
@@ -53,10 +59,18 @@ class Truth:
         Raises:
             InputError: There are no labels, or a class is not below ``count``.
         """
-        found = true_classes(images, Path(path) if path else None, count or 1 << 31)
+        known = find_classes(images, Path(path) if path else None, count or 1 << 31)
         classes = np.full(len(images), -1, np.int64)
-        classes[list(found)] = list(found.values())
-        return cls(classes, count or int(classes.max()) + 1)
+        classes[list(known.found)] = list(known.found.values())
+        origin = known.origin
+        if known.overridden:
+            origin += f", which overrides the {known.overridden} class folders of the images; move it away to use those"
+        return cls(classes, count or int(classes.max()) + 1, origin)
+
+    def describe(self) -> str:
+        """How many images have which classes, and where that is from."""
+        known = self.classes[self.classes >= 0]
+        return f"{len(np.unique(known))} classes of {len(known)} images from {self.origin}"
 
     def require(self, images: ImageFiles, readable: np.ndarray) -> None:
         """Check that every readable image has a class.
@@ -231,17 +245,14 @@ class DrawnViews(TrainingViews):
     ) -> None:
         super().__init__(images, size, truth)
         self.sampler, self.teacher_size, self.classes = sampler, teacher_size, classes
-        self.views, self.readable = None, np.arange(len(images))
-        digest = hashlib.sha256("\n".join(images).encode())
-        if truth is not None:
-            digest.update(truth.classes.tobytes())
-        self.identity = digest.hexdigest()
+        self.views, self.readable = None, np.arange(len(images), dtype=np.int32)
+        self.identity = _digest(images)
 
     def __getitems__(self, places: Sequence[Place]) -> dict[str, torch.Tensor]:
         """One batch; ``teacher_inputs`` ``(B, H', W', 3)`` u8 where the teacher's size is another.
 
         Raises:
-            InputError: An image cannot be read.
+            InputError: An image cannot be read. How many there are decides the schedule, so none is left out midway.
         """
         drawn = [self._draw(*place) for place in places]
         batch = {"inputs": torch.from_numpy(np.stack([view[0] for view in drawn]))}
@@ -260,13 +271,32 @@ class DrawnViews(TrainingViews):
         return pixels, shown, _mix(params)
 
     def _unmixed(self, image: int, view: int) -> tuple[Image.Image, ViewParams]:
-        picture = self.images.open(self.images[image])
+        try:
+            picture = self.images.open(self.images[image])
+        except InputError as error:
+            raise InputError(
+                f"{error}; training without a store needs every image: take it away and start again in another "
+                "--work-dir, or train from a store, which leaves out what cannot be read"
+            ) from error
         return picture, self.sampler.sample(image, view, picture.size, len(self.images))
 
     def describe(self) -> str:
         """Images, and how views are drawn."""
         count, root = len(self.images), self.images.root
         return f"views    {count} images of {root}, drawn while training: {describe_views(self.sampler.to_dict())}"
+
+
+def _digest(images: ImageFiles) -> str:
+    """Keys and sizes of images; of more than 65,536 loose files the sizes of 4,096, because each must be looked at."""
+    digest = hashlib.sha256(images.keys.data)
+    digest.update(np.ascontiguousarray(images.keys.ends))
+    if images.members is not None or len(images) <= MANY_IMAGES:
+        sizes = images.sizes()
+    else:
+        sample = np.linspace(0, len(images) - 1, _SAMPLE).astype(int)
+        sizes = ImageFiles.listed(images.root, KeyList.of([encode_key(images[at]) for at in sample.tolist()])).sizes()
+    digest.update(np.ascontiguousarray(sizes))
+    return digest.hexdigest()
 
 
 def _mix(params: ViewParams) -> tuple[int, float] | None:
@@ -309,22 +339,28 @@ class ViewOrder(Sampler):
         self.position += count
 
     def __iter__(self) -> Iterator[Place]:
-        epoch, offset = divmod(self.position * self.world + self.rank, len(self.images))
+        count = len(self.images)
+        epoch, offset = divmod(self.position * self.world + self.rank, count)
         while True:
-            images, views = (part[offset :: self.world] for part in self.order(epoch))
-            yield from zip(images.tolist(), views.tolist(), strict=True)
+            shuffled = self._shuffled(epoch)
+            # A few at a time: a pass over many millions of images would take gigabytes as Python's numbers.
+            for start in range(offset, count, _PLACES * self.world):
+                places = np.arange(start, min(start + _PLACES * self.world, count), self.world)
+                yield from self._at(places, shuffled, epoch)
             # Where this process's next place lies, counted from the end of this pass.
-            offset = offset - len(self.images) + len(images) * self.world
+            offset += max(0, -(-(count - offset) // self.world)) * self.world - count
             epoch += 1
 
-    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images and views of one pass, each ``(N,)``."""
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        """The images in the order of one pass, ``(N,)``."""
         key = np.array([self.seed, epoch], np.uint64)
-        shuffled = np.random.Generator(np.random.Philox(key=key)).permutation(self.images)
-        count = len(shuffled)
-        copies = np.arange(count) % self.repeats
-        views = epoch * self.repeats + copies
-        return np.repeat(shuffled, self.repeats)[:count], views if self.views is None else views % self.views
+        return np.random.Generator(np.random.Philox(key=key)).permutation(self.images)
+
+    def _at(self, places: np.ndarray, shuffled: np.ndarray, epoch: int) -> Iterator[Place]:
+        """Images and views at places of one pass."""
+        views = epoch * self.repeats + places % self.repeats
+        views = views if self.views is None else views % self.views
+        return zip(shuffled[places // self.repeats].tolist(), views.tolist(), strict=True)
 
 
 def open_views(recipe: Recipe, teacher: Teacher | None = None) -> TrainingViews:

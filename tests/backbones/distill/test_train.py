@@ -11,15 +11,17 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from tinyvit.backbones import create_model, load_weights
-from tinyvit.backbones.distill import losses
+from tinyvit.backbones.distill import hooks, losses
 from tinyvit.backbones.distill.augment import ViewParams, apply
 from tinyvit.backbones.distill.data import ViewCache, make_cache, pixel_problem
+from tinyvit.backbones.distill.distiller import Distiller
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.plan import parameter_groups
 from tinyvit.backbones.distill.recipe import find_config, load_recipe
@@ -255,6 +257,8 @@ def test_another_run_is_not_continued(store, pictures, whole_run, tmp_path):
         pretrain(recipe(store, pictures), work_dir, show=False)
     with pytest.raises(InputError, match=r"lr = 0\.002, and this run has lr = 0\.003"):
         pretrain(recipe(store, pictures, lr=3e-3), work_dir, resume=True, show=False)
+    with pytest.raises(InputError, match=r"ema = 0\.0, and this run has ema = 0\.9"):
+        pretrain(recipe(store, pictures, ema=0.9), work_dir, resume=True, show=False)
     label_store(ImageFiles(pictures), tmp_path / "store", tiny_teacher("other"), options(), show=False)
     with pytest.raises(InputError, match=r"trained on store \w{12}, and this run has store \w{12}"):
         pretrain(recipe(SoftLabelStore(tmp_path / "store"), pictures), work_dir, resume=True, show=False)
@@ -277,6 +281,78 @@ def test_only_the_newest_checkpoints_stay_and_need_no_unpickling(whole_run):
     assert load_weights(model, files[-1]).missing == []
 
 
+class MakesFolder:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_in_a_checkpoint_is_run(store, pictures, whole_run, tmp_path):
+    work_dir = Path(shutil.copytree(whole_run[1], tmp_path / "copy"))
+    newest = work_dir / "checkpoints" / "iter_00000012.pth"
+    checkpoint = torch.load(newest, weights_only=True)
+    torch.save({**checkpoint, "more": MakesFolder(tmp_path / "made")}, newest)
+    with pytest.raises(InputError, match=r"iter_00000012\.pth cannot be read: .* more than tensors and plain values"):
+        pretrain(recipe(store, pictures), work_dir, resume=True, show=False)
+    checkpoint["meta"]["config"] = f"import os\nos.mkdir({str(tmp_path / 'made')!r})\n"  # mmengine runs this one
+    torch.save(checkpoint, newest)
+    assert pretrain(recipe(store, pictures), work_dir, resume=True, show=False).resumed_from == 12
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK damaged", "is damaged"),
+        ({"state_dict": {}}, "is no checkpoint of tinyvit pretrain or finetune"),
+        ([1, 2], "is no checkpoint of tinyvit pretrain or finetune"),
+        (None, "holds numbers that are not finite"),
+    ],
+)
+def test_checkpoint_that_cannot_be_gone_on_from_is_named_with_the_one_before(
+    store, pictures, whole_run, tmp_path, content, message
+):
+    work_dir = Path(shutil.copytree(whole_run[1], tmp_path / "copy"))
+    older, newest = sorted((work_dir / "checkpoints").iterdir())
+    if content is None:
+        content = torch.load(newest, weights_only=True)
+        content["state_dict"]["student.head.fc.weight"][0, 0] = float("nan")
+    if isinstance(content, bytes):
+        newest.write_bytes(content)
+    else:
+        torch.save(content, newest)
+    with pytest.raises(InputError, match=rf"{newest} .*{message}.*; delete it to go on from {older.name}, the one bef"):
+        pretrain(recipe(store, pictures), work_dir, resume=True, show=False)
+    newest.unlink()
+    resumed = pretrain(recipe(store, pictures), work_dir, resume=True, show=False)
+    assert resumed.student.read_bytes() == whole_run[0].student.read_bytes()
+
+
+def test_damaged_only_checkpoint_leaves_nothing_to_go_on_from(store, pictures, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "iter_00000005.pth").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"iter_00000005\.pth cannot be read.* give another --work-dir to start anew"):
+        pretrain(recipe(store, pictures), tmp_path, resume=True, show=False)
+
+
+def test_run_killed_while_its_log_is_taken_up_keeps_the_log(store, pictures, whole_run, tmp_path, monkeypatch):
+    work_dir = Path(shutil.copytree(whole_run[1], tmp_path / "copy"))
+    (work_dir / "checkpoints" / "iter_00000012.pth").unlink()
+
+    def killed(*arguments, **given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks, "json", SimpleNamespace(loads=json.loads, dumps=killed))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe(store, pictures), work_dir, resume=True, show=False)
+    monkeypatch.undo()
+    assert curve(work_dir) == curve(whole_run[1])
+
+
 def test_student_file_builds_the_student_again(whole_run):
     classifier = load_classifier("tiny_vit_5m_224", weights=whole_run[0].student)
     assert classifier.num_classes == CLASSES
@@ -294,6 +370,33 @@ def test_bf16_trains(store, pictures, tmp_path):
 def test_loss_that_is_not_finite_ends_the_run(store, pictures, tmp_path):
     with pytest.raises(CheckFailedError, match=r"the loss is (nan|inf) at iteration \d+"):
         pretrain(recipe(store, pictures, lr=1e30, warmup_iters=0, clip_grad=0), tmp_path, show=False)
+
+
+def test_weights_that_are_not_finite_are_never_saved_and_the_last_checkpoint_starts_another_run(
+    store, pictures, tmp_path, monkeypatch
+):
+    """Nothing is logged between iteration 7, where the weights break, and 10, where they would be saved."""
+    original = Distiller.train_step
+
+    def breaks(self, data, optim_wrapper):
+        result = original(self, data, optim_wrapper)
+        count.append(1)
+        if len(count) == 7:
+            with torch.no_grad():
+                self.student.head.fc.weight[0, 0] = float("inf")
+        return result
+
+    count: list[int] = []
+    monkeypatch.setattr(Distiller, "train_step", breaks)
+    run = recipe(store, pictures, log_interval=20, max_iters=20)
+    with pytest.raises(CheckFailedError, match=r"not finite at iteration 10; .* --work-dir with init=") as caught:
+        pretrain(run, tmp_path / "run", show=False)
+    monkeypatch.undo()
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert kept.name == "iter_00000005.pth"
+    assert f"checkpoint {kept} is from before that" in str(caught.value)
+    again = recipe(store, pictures, init=str(kept), lr=1e-4, max_iters=4)
+    assert np.isfinite(pretrain(again, tmp_path / "again", show=False).last_loss)
 
 
 def test_plan_is_printed(store, pictures, tmp_path, capsys):

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tinyvit.backbones import create_model, load_weights
-from tinyvit.backbones.distill import train
+from tinyvit.backbones.distill import train, views
 from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.distiller import Distiller
 from tinyvit.backbones.distill.initial import read_class_map
@@ -234,11 +235,43 @@ def test_other_images_classes_or_teacher_do_not_continue_a_run(known, classes, t
     keys = list(ImageFiles(classes))
     other = tmp_path / "truth.csv"
     other.write_text("\n".join(["file,class_index", *(f"{key},{index % NAMED}" for index, key in enumerate(keys))]))
-    with pytest.raises(InputError, match=r"trained on images \w{12}, and this run has images \w{12}"):
+    with pytest.raises(InputError, match=r"trained on true classes \w{12}, and this run has true classes \w{12}"):
         pretrain(known(first, max_iters=3, truth=str(other)), tmp_path / first, resume=True, show=False)
     monkeypatch.setattr(train, "load_teacher", lambda name, **given: tiny_teacher(name, seed=1))
     with pytest.raises(InputError, match=r"trained on teacher \w{12}, and this run has teacher \w{12}"):
         pretrain(known(second, max_iters=3), tmp_path / second, resume=True, show=False)
+
+
+def test_other_true_classes_do_not_continue_a_run_from_a_store(known, classes, tmp_path):
+    stored = "soft, stored"
+    pretrain(known(stored, max_iters=3), tmp_path / "run", show=False)
+    other = tmp_path / "other.csv"
+    lines = [f"{key},{(index + 7) % CLASSES}" for index, key in enumerate(ImageFiles(classes))]
+    other.write_text("\n".join(["file,class_index", *lines]))
+    with pytest.raises(InputError, match=r"trained on true classes \w{12}, and this run has true classes \w{12}"):
+        pretrain(known(stored, max_iters=3, truth=str(other)), tmp_path / "run", resume=True, show=False)
+
+
+def test_another_picture_of_the_same_name_does_not_continue_a_run(classes, tmp_path):
+    data = Path(shutil.copytree(classes, tmp_path / "data"))
+    pretrain(recipe(data, loss="labels", max_iters=3), tmp_path / "run", show=False)
+    Image.new("RGB", (33, 21), (9, 8, 7)).save(next(data.rglob("07.jpg")))
+    with pytest.raises(InputError, match=r"trained on images \w{12}, and this run has images \w{12}"):
+        pretrain(recipe(data, loss="labels", max_iters=3), tmp_path / "run", resume=True, show=False)
+
+
+def test_of_very_many_loose_pictures_a_sample_of_sizes_is_bound(classes, monkeypatch):
+    images = ImageFiles(classes)
+    every = DrawnViews(images, ViewSampler(), 24).identity
+    monkeypatch.setattr(views, "MANY_IMAGES", COUNT - 1)
+    monkeypatch.setattr(views, "_SAMPLE", 3)
+    asked: list[str] = []
+    original = ImageFiles.size_at
+    monkeypatch.setattr(ImageFiles, "size_at", lambda self, at: asked.append(self[at]) or original(self, at))
+    sampled = DrawnViews(images, ViewSampler(), 24).identity
+    assert asked == [images[0], images[11], images[22]]
+    assert sampled != every
+    assert sampled == DrawnViews(ImageFiles(classes), ViewSampler(), 24).identity
 
 
 # --- average, parts, statistics ----------------------------------------------------------------------------------
