@@ -15,19 +15,21 @@ tested on all test pictures. ``distilled`` and ``labels, few`` have thus seen th
 own features are probed once, at its size, as a mark. A seed changes initial weights, order and drawn views; probe and
 store are the same for all.
 
-Work is kept in ``--work-dir``: the same command goes on where it was stopped.
+Work is kept in ``--work-dir``: the same command goes on where it was stopped, and one with other settings is refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,15 @@ import torch
 from safetensors.torch import save_file
 
 from ..backbones.allocator import tune_allocator
+from ..backbones.archives import encode_key
 from ..backbones.distill.augment import ViewSampler
 from ..backbones.distill.label import LabelOptions, label_store
 from ..backbones.distill.recipe import load_recipe
 from ..backbones.distill.store import SoftLabelStore
 from ..backbones.distill.teachers import load_teacher
 from ..backbones.distill.train import STUDENT_NAME, pretrain
+from ..backbones.errors import InputError
+from ..backbones.images import ImageFiles
 from ..backbones.registry import create_model
 from ..backbones.runs import available_cpus, environment, write_json
 from .probe import ProbeJob, run_linear_probe
@@ -107,16 +112,15 @@ class Experiment:
         return {"images": len(images), "views": self.views, "topk": self.topk, "fingerprint": store.fingerprint()}
 
     def take_few(self) -> None:
-        """Copy the probe's training pictures into a folder of class folders."""
+        """Copy the probe's training pictures into a folder of class folders, which then holds no others."""
         train = open_labelled(self.data)[0]
         chosen = train.take(stratified_subset(train.labels, self.probe_images, 0))
+        if self.few.is_dir():
+            shutil.rmtree(self.few)
         for key in chosen.keys:
             path = self.few / key
-            if not path.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_name(f".{path.name}.tmp")
-                temporary.write_bytes(chosen.files.read(key))
-                temporary.replace(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(chosen.files.read(key))
 
     def train(self, way: str, seed: int, folder: Path) -> tuple[Path, dict[str, Any]]:
         """Train a student; its weights, and what the run came to."""
@@ -151,25 +155,68 @@ class Experiment:
         )
         return run_linear_probe(job)[1]
 
-    def run(self, way: str, seed: int) -> dict[str, Any]:
-        """One cell of the table, or what an earlier call found."""
-        folder = self.work_dir / f"{way.replace(', ', '-')}-{seed}"
-        done = folder / "result.json"
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What a cell of the table depends on beside its way and seed, as plain JSON values."""
+        plan: dict[str, Any] = {key: value for key, value in asdict(self).items() if key not in ("data", "work_dir")}
+        for part, labelled in zip(("train", "test"), open_labelled(self.data), strict=True):
+            plan[part] = _pictures_sha256(labelled.files)
+        return plan
+
+    def folder(self, way: str, seed: int) -> Path:
+        """Where a cell of the table is made."""
+        return self.work_dir / f"{way.replace(', ', '-')}-{seed}"
+
+    def kept(self, way: str, seed: int) -> dict[str, Any] | None:
+        """One cell of the table as an earlier call found it, or ``None``.
+
+        Raises:
+            InputError: It was found with other settings or pictures.
+        """
+        done = self.folder(way, seed) / "result.json"
         if not done.is_file():
-            torch.set_num_threads(self.threads)
-            tune_allocator()
-            folder.mkdir(parents=True, exist_ok=True)
-            weights, training = (None, {}) if way == TEACHER else self.train(way, seed, folder)
-            probe = self.probe(weights)
-            keys = ("accuracy", "interval", "train_accuracy", "normalisation", "c", "rows", "preprocess")
-            result = {"way": way, "seed": seed, "training": training, "probe": {key: probe[key] for key in keys}}
-            write_json(done, result)
-        return json.loads(done.read_text(encoding="utf-8"))
+            return None
+        result = json.loads(done.read_text(encoding="utf-8"))
+        made = result.pop("plan", {})
+        for key, value in self.plan.items():
+            if made.get(key) != value:
+                raise InputError(
+                    f"{done} was made with {key} {made.get(key)}, and {key} is {value} now; remove it, or give another "
+                    "--work-dir"
+                )
+        return result
+
+    def run(self, way: str, seed: int) -> dict[str, Any]:
+        """One cell of the table, or what an earlier call found; errors as of :meth:`kept`."""
+        if result := self.kept(way, seed):
+            return result
+        torch.set_num_threads(self.threads)
+        tune_allocator()
+        folder = self.folder(way, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights, training = (None, {}) if way == TEACHER else self.train(way, seed, folder)
+        probe = self.probe(weights)
+        keys = ("accuracy", "interval", "train_accuracy", "normalisation", "c", "rows", "preprocess")
+        result = {"way": way, "seed": seed, "training": training, "probe": {key: probe[key] for key in keys}}
+        write_json(folder / "result.json", {**result, "plan": self.plan})
+        return json.loads(json.dumps(result))
+
+
+def _pictures_sha256(images: ImageFiles) -> str:
+    """The names and sizes of all pictures."""
+    digest = hashlib.sha256(b"\0".join(map(encode_key, images)))
+    digest.update(images.sizes().tobytes())
+    return digest.hexdigest()
+
+
+def cells_of(seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Way and seed of every cell of the table, in the order in which they are made."""
+    return [(TEACHER, 0)] + [(way, seed) for seed in seeds for way in WAYS]
 
 
 def run_all(experiment: Experiment, seeds: Sequence[int], processes: int) -> list[dict[str, Any]]:
     """All cells, several at a time, in the order of the table."""
-    cells = [(TEACHER, 0)] + [(way, seed) for seed in seeds for way in WAYS]
+    cells = cells_of(seeds)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(experiment.run, *cell): cell for cell in cells}
@@ -227,6 +274,8 @@ def main() -> None:
     threads = max(1, available_cpus() // given.processes)
     experiment = Experiment(data=given.data, work_dir=given.work_dir, threads=threads, **shared)
     tune_allocator()
+    for cell in cells_of(given.seeds):
+        experiment.kept(*cell)  # other settings are noticed before anything is made
     store = experiment.label()
     experiment.take_few()
     results = run_all(experiment, given.seeds, given.processes)

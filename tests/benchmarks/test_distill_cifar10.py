@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tinyvit.backbones.distill.recipe import load_recipe
+from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks import distill_cifar10
 from tinyvit.benchmarks.distill_cifar10 import CONFIGS, TEACHER, WAYS, Experiment, summarise, table
 
@@ -40,21 +41,16 @@ def test_configs_differ_in_what_is_learned_alone():
     assert tuple(other["views"]["scale"]) == distill_cifar10._SCALE  # as of the store
 
 
+def experiment_in(data, work_dir, **changes) -> Experiment:
+    plan = {"teacher": "efficientnet_lite1", "teacher_size": 32, "topk": 5, "views": 1, "probe_images": 8, "size": 32}
+    return Experiment(
+        data=data, work_dir=work_dir, **{**plan, "max_iters": 2, "threads": 1, "device": "cpu", **changes}
+    )
+
+
 @needs_teacher
 def test_every_way_is_trained_and_probed_once(pictures, tmp_path, monkeypatch):
-    experiment = Experiment(
-        data=pictures,
-        work_dir=tmp_path / "work",
-        teacher="efficientnet_lite1",
-        teacher_size=32,
-        topk=5,
-        views=1,
-        probe_images=8,
-        size=32,
-        max_iters=2,
-        threads=1,
-        device="cpu",
-    )
+    experiment = experiment_in(pictures, tmp_path / "work")
     store = experiment.label()
     assert (store["images"], store["views"], store["topk"]) == (16, 1, 5)
     experiment.take_few()
@@ -67,6 +63,29 @@ def test_every_way_is_trained_and_probed_once(pictures, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Experiment, "train", lambda *given: pytest.fail("trained again"))
     assert [experiment.run(way, 3) for way in WAYS] == results[:-1]
+
+
+def test_cells_of_another_plan_are_no_cells_of_this_one(pictures, tmp_path):
+    first = experiment_in(pictures, tmp_path / "work")
+    result = first.run("random", 0)
+    assert first.kept("random", 0) == result
+    assert first.kept("random", 1) is None
+    for change, value in (("size", 64), ("probe_images", 4), ("max_iters", 3)):
+        other = experiment_in(pictures, tmp_path / "work", **{change: value})
+        with pytest.raises(
+            InputError, match=rf"random-0.*result\.json was made with {change} .* is {value} now; remove"
+        ):
+            other.run("random", 0)
+    with zipfile.ZipFile(pictures / "test.zip", "a") as archive:
+        archive.writestr("dark/more.jpg", b"1")
+    with pytest.raises(InputError, match="was made with test "):
+        first.run("random", 0)
+
+
+def test_the_few_are_the_probes_pictures_and_no_others(pictures, tmp_path):
+    for count in (8, 4):
+        experiment_in(pictures, tmp_path / "work", probe_images=count).take_few()
+        assert len(list((tmp_path / "work" / "few").rglob("*.jpg"))) == count
 
 
 def test_summary_is_mean_and_sample_deviation_of_each_way():
