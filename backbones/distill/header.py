@@ -116,14 +116,14 @@ class StoreHeader:
                 manifest_sha256=base["manifest"]["sha256"],
                 shard_images=own["shard_images"],
                 batch_size=own["batch_size"],
-                view_blocks=tuple((block[0], block[1]) for block in own["view_blocks"]),
+                view_blocks=tuple((begin, end) for begin, end in own["view_blocks"]),
                 made_with=own["made_with"],
                 coding=own["coding"],
             )
         except KeyError as error:
             path = store if error.args[0] in ("augmentation", "manifest", "images", "sha256") else labels
             raise InputError(f"{path} is damaged: it has no key {error}") from error
-        except (TypeError, IndexError) as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"{store} or {labels} is damaged: a value is of a wrong kind ({error})") from error
         for key in _COUNTS:
             value = getattr(header, key)
@@ -133,8 +133,17 @@ class StoreHeader:
             raise InputError(f"{path} has coding {header.coding!r}; this tinyvit reads {', '.join(CODINGS)}")
         if own.get("row") != header.layout.describe():
             raise InputError(f"{path} is damaged: its row layout does not fit K = {header.topk}")
+        _require_blocks(header.view_blocks, labels)
+        missing = [key for key in _PIXEL_KEYS if key not in own["pixels"]]
+        if missing:
+            raise InputError(f"{labels} is damaged: pixels has no key {missing[0]!r}")
         if own.get("store") != header.base_id:
             raise InputError(f"{path} belongs to store {own.get('store')!r}, and {store} is {header.base_id!r}")
+        # Everything else was taken over as it stands: what is left is a value that must follow from others.
+        if document_id(own) != header.store_id:
+            wanted = header.labels_document()
+            key = next((key for key in {**wanted, **own} if wanted.get(key) != own.get(key)), "made_with")
+            raise InputError(f"{labels} is damaged: {key} is {own.get(key)!r}, and must be {wanted.get(key)!r}")
         return header
 
     @property
@@ -174,6 +183,14 @@ class StoreHeader:
         """
         new = tuple((v, min(v + block, views)) for v in range(self.views, views, block))
         return replace(self, view_blocks=self.view_blocks + new)
+
+
+def _require_blocks(blocks: tuple[tuple[int, int], ...], path: Path) -> None:
+    befores = [0, *(end for _, end in blocks)]
+    numbers = all(type(number) is int for block in blocks for number in block)
+    if blocks and numbers and all(begin == at < end for (begin, end), at in zip(blocks, befores, strict=False)):
+        return
+    raise InputError(f"{path} is damaged: view_blocks are {[list(block) for block in blocks]}, not ranges that follow")
 
 
 def read_header(path: Path, kind: str, what: str) -> dict[str, Any]:

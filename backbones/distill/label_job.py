@@ -83,6 +83,15 @@ class LabelJob:
     sampler: ViewSampler
     threads: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The list of millions of images stays here: a worker has it from the manifest, which is mapped.
+        return {**self.__dict__, "images": self.images.listing or self.images.root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        store: SoftLabelStore = state["store"]
+        images = store.manifest.open_images(state["images"], f"the store {store.path}", store.path)
+        self.__dict__.update({**state, "images": images})
+
     def __call__(self, device: str) -> LabelWorker:
         """A worker, its teacher on a device."""
         return LabelWorker(self, self.teacher.load(device))

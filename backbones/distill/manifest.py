@@ -108,7 +108,7 @@ class Manifest(Sequence[str]):
         write_tensors(path, arrays, {"format": "tinyvit-manifest", "version": "1"})
         manifest = cls.open(path)
         if images.members is not None:
-            write_locations(path.with_name(LOCATIONS_NAME), images.members, manifest.sha256)
+            write_locations(path.with_name(LOCATIONS_NAME), images.root, images.members, manifest.sha256)
         return manifest
 
     @classmethod
@@ -273,27 +273,33 @@ def _is_loose(data: Path, first: str) -> bool:
 # --- where images lie in archives ---------------------------------------------------------------------------------
 
 
-def write_locations(path: Path, members: Members, sha256: str) -> None:
-    """Keep where the images of a manifest lie in archives."""
-    root = {entry.name: getattr(members, entry.name) for entry in fields(members) if entry.name != "archives"}
+def write_locations(path: Path, root: Path, members: Members, sha256: str) -> None:
+    """Keep where the images of a manifest lie in archives, and which files these were."""
+    arrays = {entry.name: getattr(members, entry.name) for entry in fields(members) if entry.name != "archives"}
     text = np.frombuffer(json.dumps(members.archives).encode(), np.uint8)
-    metadata = {"format": "tinyvit-locations", "version": "1", "manifest": sha256}
-    write_tensors(path, {**root, "archives": text}, metadata)
+    metadata = {"format": "tinyvit-locations", "version": "2", "manifest": sha256}
+    write_tensors(path, {**arrays, "archives": text, "files": _stamps(root, members.archives)}, metadata)
+
+
+def _stamps(root: Path, archives: Sequence[str]) -> np.ndarray:
+    """``(A, 2)`` u64: length and time of change of each archive; ``OSError`` when one is missing."""
+    found = [(root / name if name else root).stat() for name in archives]
+    return np.array([(entry.st_size, entry.st_mtime_ns) for entry in found], np.uint64).reshape(-1, 2)
 
 
 def read_locations(path: Path, root: Path, sha256: str) -> Members | None:
-    """What :func:`write_locations` kept, or ``None``: there is nothing, it is damaged, or the archives are not here.
-
-    Whether the archives are the same shows when images are read: their contents are compared.
-    """
+    """What :func:`write_locations` kept, or ``None``: there is nothing, it is damaged, or the archives are others."""
     try:
         file = TensorFile(path)
     except InputError:
         return None
     names = [entry.name for entry in fields(Members)]
-    if file.metadata.get("format") != "tinyvit-locations" or file.metadata.get("manifest") != sha256:
+    if file.metadata != {"format": "tinyvit-locations", "version": "2", "manifest": sha256}:
         return None
     archives = json.loads(file.tensor("archives").tobytes())
-    if not all((root / name if name else root).is_file() for name in archives):
+    try:
+        if not np.array_equal(file.tensor("files"), _stamps(root, archives)):
+            return None
+    except OSError:
         return None
     return Members(archives, *(file.tensor(name) for name in names[1:]))

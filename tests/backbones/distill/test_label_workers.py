@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label import label_store
+from tinyvit.backbones.distill.label_job import LabelJob
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import TeacherSpec
 from tinyvit.backbones.errors import InputError
@@ -222,6 +225,15 @@ def test_what_a_teacher_of_a_worker_does_wrong_is_told_and_the_others_shards_sta
     store = SoftLabelStore(tmp_path / "s")
     for shard in store.finished_shards():
         assert not store.damaged_rows(shard)
+
+
+def test_a_job_travels_without_its_list_of_images(store, pictures):
+    job = LabelJob(store, ImageFiles(pictures), TeacherSpec(("toy",)), ViewSampler())
+    packed = pickle.dumps(job)
+    assert b"03.jpg" not in packed
+    again = pickle.loads(packed)
+    assert list(again.images) == list(job.images)
+    assert (again.store.path, again.teacher) == (job.store.path, job.teacher)
 
 
 def test_workers_need_a_specification(pictures, teacher, tmp_path):

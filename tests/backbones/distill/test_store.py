@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,18 @@ def test_no_store(tmp_path):
         ("labels", "coding", "9 bits", "has coding '9 bits'; this tinyvit reads full, compact, official"),
         ("labels", "teacher", None, "it has no key 'teacher'"),
         ("labels", "topk", "five", "topk is 'five', which is no count"),
+        ("labels", "view_blocks", [], r"view_blocks are \[\], not ranges that follow"),
+        ("labels", "view_blocks", [[0, 2.5]], r"view_blocks are \[\[0, 2\.5\]\], not ranges"),
+        ("labels", "view_blocks", [[0, 2], [3, 4]], "not ranges that follow"),
+        ("labels", "view_blocks", [[0, 2, 3]], "a value is of a wrong kind"),
+        ("labels", "pixels", {"hash_size": [8, 8]}, "pixels has no key 'hash_every'"),
+        (
+            "labels",
+            "temperatures",
+            [1, 2, 3, 8],
+            r"temperatures is \[1, 2, 3, 8\], and must be \[1\.0, 2",
+        ),
+        ("labels", "extra", 1, "extra is 1, and must be None"),
         ("labels", "view_blocks", 3, "of a wrong kind"),
         ("labels", "store", "0" * 64, "belongs to store '0000"),
     ],
@@ -408,6 +421,14 @@ def test_places_in_archives_are_kept_with_the_store(pictures, teacher, tmp_path,
     opened = SoftLabelStore(tmp_path / "store")
     monkeypatch.setattr(module, "MANY_IMAGES", 10)
     monkeypatch.setattr(archives, "_walk", lambda *_: pytest.fail("the archive was listed"))
+    images = opened.manifest.open_images(zipped, "the store", opened.path)
+    assert opened.manifest.read(images, 3, "the store") == (pictures / "03.jpg").read_bytes()
+    # The same pictures packed otherwise: what is kept does not fit any more, and the archive is listed.
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(pictures.iterdir(), reverse=True):
+            archive.write(path, path.name)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "MANY_IMAGES", 10)
     images = opened.manifest.open_images(zipped, "the store", opened.path)
     assert opened.manifest.read(images, 3, "the store") == (pictures / "03.jpg").read_bytes()
 
