@@ -275,7 +275,9 @@ def verify(
         raise InputError("--teacher needs --data: the teacher looks at the images again")
     model = None
     if teacher:
-        spec = _teacher_spec(arguments, precision=opened.header.teacher.get("precision", "fp32"))
+        made = opened.header.teacher
+        deployed = made.get("deployed", True)
+        spec = _teacher_spec(arguments, precision=made.get("precision", "fp32"), deployed=deployed)
         if len(spec.names) == 1 and teacher_size is None:
             spec = replace(spec, size=opened.header.augmentation["hash_size"][0])
         model = spec.load(resolve_device(device))

@@ -47,6 +47,11 @@ class Classifier:
     precisions: tuple[str, ...] = PRECISIONS
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_deployed_form(self) -> bool:
+        """Whether it, or of an ensemble a member, runs differently when it is deployed."""
+        return self.deployable or bool(getattr(self.module, "deployable", False))
+
 
 @dataclass(frozen=True)
 class TeacherCard:
@@ -65,14 +70,15 @@ class TeacherCard:
     fingerprint: dict[str, Any]
 
 
-def describe(classifier: Classifier, precision: str) -> TeacherCard:
-    """The card of a classifier at a precision; it does not depend on the device."""
+def describe(classifier: Classifier, precision: str, deployed: bool) -> TeacherCard:
+    """The card of a classifier at a precision, deployed where that is asked for; it does not depend on the device."""
     fingerprint = {
         "name": classifier.name,
         "weights_sha256": classifier.weights_sha256,
         "num_classes": classifier.num_classes,
         "preprocess": classifier.preprocess.to_dict(),
         "precision": precision,
+        "deployed": deployed and classifier.has_deployed_form,
         "code": classifier.code,
         **({"details": classifier.details} if classifier.details else {}),
     }
@@ -141,11 +147,11 @@ class Teacher:
 
             fast = deploy_for_command(module, DTYPES[precision], sizes=[self.preprocess.size])
             self.module, self.deployed = fast, fast.report.to_dict()
-        elif deployed and hasattr(module, "deploy"):
+        elif deployed and classifier.has_deployed_form:
             self.deployed = module.deploy(DTYPES[precision])
         scale = torch.tensor([self.preprocess.mean, self.preprocess.std], dtype=torch.float32, device=self.device) * 255
         self._mean, self._std = scale[0], scale[1]
-        self.fingerprint: dict[str, Any] = describe(classifier, precision).fingerprint
+        self.fingerprint: dict[str, Any] = describe(classifier, precision, deployed).fingerprint
 
     @property
     def size(self) -> tuple[int, int]:

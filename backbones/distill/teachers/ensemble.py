@@ -49,6 +49,11 @@ class Ensemble(nn.Module):
         logs = torch.stack([member(x) for member in self.members])
         return logs.logsumexp(0) - math.log(len(self.members))
 
+    @property
+    def deployable(self) -> bool:
+        """Whether a member has a deployed form."""
+        return any(bool(member.deployable) for member in self.members)
+
     def deploy(self, dtype: torch.dtype) -> dict[str, Any]:
         """Exchange the members' modules for their deployed forms, where they have one; returns the reports."""
         from ...deployed import deploy_for_command

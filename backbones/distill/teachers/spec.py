@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +72,15 @@ class TeacherSpec:
         return Teacher(make_classifier(self), device, self.precision, self.deployed)
 
     def describe(self) -> TeacherCard:
-        """What the teacher is, without running it; errors as of :func:`load_teacher`."""
+        """What the teacher is, without running it: its files are read once. Errors as of :func:`load_teacher`."""
+        return self._card
+
+    @cached_property
+    def _card(self) -> TeacherCard:
         from .base import describe
         from .load import make_classifier
 
-        return describe(make_classifier(self), self.precision)
+        return describe(make_classifier(self), self.precision, self.deployed)
 
     @property
     def name(self) -> str:

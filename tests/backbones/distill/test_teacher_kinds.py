@@ -456,6 +456,7 @@ def test_members_of_an_ensemble_keep_their_own_preparation_size_and_weights(tmp_
     assert teacher.size == (160, 160)
     assert teacher.deployed is not None
     assert list(teacher.deployed) == ["member 0"]
+    assert teacher.fingerprint["deployed"]
     pixels = some_pixels(160)
     config = model.pretrained_cfg
     own = _logits_of(sys.modules[own_module].Net())
@@ -501,9 +502,11 @@ def test_fp16_is_for_cuda(folder):
         spec(folder / "free.pt2", precision="fp16").load()
 
 
-def test_the_card_is_the_teachers(folder):
-    wanted = spec(folder / "free.pt2")
+@pytest.mark.parametrize("names", [["free.pt2"], ["free.pt2", "fixed.pt2"]])
+def test_the_card_is_the_teachers(folder, names):
+    wanted = spec(*(folder / name for name in names))
     card, teacher = wanted.describe(), wanted.load()
+    assert teacher.fingerprint["deployed"] is False  # there is no such form of a program
     assert (card.fingerprint, card.num_classes, card.size) == (teacher.fingerprint, teacher.num_classes, teacher.size)
 
 

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from tinyvit.backbones import create_model
-from tinyvit.backbones.distill.label import evaluate_top
-from tinyvit.backbones.distill.teachers import Teacher, file_sha256, load_classifier, load_teacher
+from tinyvit.backbones.distill.label import LabelOptions, evaluate_top, label_store
+from tinyvit.backbones.distill.store import SoftLabelStore
+from tinyvit.backbones.distill.teachers import Teacher, TeacherSpec, file_sha256, load_classifier, load_teacher
 from tinyvit.backbones.distill.truth import find_labels, read_labels, topk_correct, true_classes
+from tinyvit.backbones.distill.verify import verify_store
 from tinyvit.backbones.errors import CheckFailedError, InputError, MissingExtraError
 from tinyvit.backbones.images import ImageFiles
 
@@ -203,6 +205,30 @@ def test_the_deployed_teacher_gives_the_module_s_logits(timm_file: Path) -> None
     assert module.deployed is None
     assert fast.deployed is not None
     assert fast.deployed["dtype"] == "float32"
+
+
+def test_a_store_is_of_the_deployed_form_or_of_the_module_and_verified_by_both(
+    timm_file: Path, pictures: Path, tmp_path: Path
+) -> None:
+    specs = [TeacherSpec(("test_efficientnet",), timm_file, 32, deployed=way) for way in (True, False)]
+    fast, module = (spec.load() for spec in specs)
+    assert [spec.describe().fingerprint for spec in specs] == [fast.fingerprint, module.fingerprint]
+    assert {key for key, value in fast.fingerprint.items() if module.fingerprint[key] != value} == {"deployed"}
+    images, options = ImageFiles(pictures), LabelOptions(topk=3)
+    label_store(images, tmp_path / "store", fast, options, show=False)
+    with pytest.raises(InputError, match=r"teacher\.deployed true, and this run asks for false"):
+        label_store(images, tmp_path / "store", module, options, show=False)
+    store = SoftLabelStore.open(tmp_path / "store")
+    for teacher in (fast, module):
+        report = verify_store(store, images, teacher, show=False)
+        assert (report.problems, report.teacher_rows > 0) == ([], True)
+
+
+def test_the_card_reads_the_teachers_files_once(timm_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = TeacherSpec(("test_efficientnet",), timm_file)
+    first = spec.describe()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the weights were read again"))
+    assert spec.describe() == first
 
 
 def test_a_teacher_whose_deployed_form_differs_names_the_way_out(
