@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import InputError, unknown_name
 from ..preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
@@ -31,6 +32,9 @@ FREE_FIELDS = (
 
 RATES = ("lr", "min_lr", "warmup_lr")
 _TEACHER_KEYS = ("name", "weights", "size", "precision", "deployed")
+_STAGE_LISTS = ("embed_dims", "depths", "num_heads", "window_sizes")
+_STAGES = tuple[int, ...]
+_DROP_RATES = ("drop_path_rate", "drop_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "patch_drop_rate")
 _DISTILL_WEIGHTS = {"deit_soft": 0.1, "deit_hard": 0.5}
 
 
@@ -140,8 +144,8 @@ class Recipe:
     bn_eval: bool = False
     ema: float = 0.0
     precision: str = "fp32"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     pixel_check: str = "error"
     workers: int = 2
     cache: bool | str = "auto"
@@ -153,11 +157,12 @@ class Recipe:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
+        check_kinds(Recipe, {entry.name: getattr(self, entry.name) for entry in fields(self)}, "")
         self._check_choices()
         self._check_student()
         self._check_length()
         self._check_numbers()
+        self._check_each()
 
     def _check_choices(self) -> None:
         for name, known in (
@@ -176,15 +181,23 @@ class Recipe:
                 raise unknown_name("rate in config key scaled_rates", str(name), RATES)
 
     def _check_student(self) -> None:
-        if "name" not in self.student:
+        if not isinstance(self.student.get("name"), str):
             raise InputError("config key student needs a name: student = dict(name='tiny_vit_5m_224')")
         if "num_classes" in self.student:
             raise InputError(
                 "config key student must not set num_classes: the student has the classes of its labels; "
                 "num_classes is a config key of its own"
             )
+        for name in _STAGE_LISTS if self.student["name"].startswith("tiny_vit") else ():
+            values = self.student.get(name)
+            if values is not None and not _fits(tuple(values) if isinstance(values, list) else values, _STAGES):
+                raise InputError(f"config key student.{name} is {values!r}; it must be a list of whole numbers")
+        for name in _DROP_RATES:
+            rate = self.student.get(name)
+            if rate is not None and not (_fits(rate, float) and 0 <= rate < 1):
+                raise InputError(f"config key student.{name} is {rate!r}; it must be a number from 0 to below 1")
         if isinstance(self.teacher, dict):
-            if "name" not in self.teacher:
+            if not isinstance(self.teacher.get("name"), str):
                 raise InputError(
                     "config key teacher needs a name: teacher = dict(name='timm:regnety_160', weights=...)"
                 )
@@ -214,6 +227,7 @@ class Recipe:
             "repeats",
             "lr",
             "tau",
+            "eps",
             "layer_decay",
             "log_interval",
             "checkpoint_interval",
@@ -236,6 +250,16 @@ class Recipe:
             raise InputError(f"config key seed is {self.seed}; it must lie in 0..2**63-1")
         if not 0 < self.warmup_lr <= self.lr or not 0 <= self.min_lr <= self.lr:
             raise InputError(f"warmup_lr {self.warmup_lr} and min_lr {self.min_lr} must lie between 0 and lr {self.lr}")
+
+    def _check_each(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"config key betas is {self.betas}; both must lie in 0..1, below 1")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise InputError(
+                f"config key mean is {self.mean}; its values must lie in 0..1 (pixels of 0..255 are scaled)"
+            )
+        if not all(value > 0 for value in self.std):
+            raise InputError(f"config key std is {self.std}; its values must be above 0")
 
     @property
     def objective(self) -> Objective:
@@ -268,28 +292,47 @@ class Recipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-    "dict": (dict,),
-    "tuple": (tuple,),
-    "None": (type(None),),
-}
+def check_kinds(record: type, values: Mapping[str, Any], prefix: str) -> None:
+    """Hold values against the annotations of a dataclass: config files carry no types.
+
+    Args:
+        record: The dataclass.
+        values: By name of a field; others are left alone.
+        prefix: Of the names, for the message.
+
+    Raises:
+        InputError: One is of another kind, has another length, or is not finite.
+    """
+    for name, hint in get_type_hints(record).items():
+        if name in values and not _fits(values[name], hint):
+            raise InputError(f"config key {prefix}{name} is {values[name]!r}; it must be {_wanted(hint)}")
 
 
-def _check_kinds(recipe: Recipe) -> None:
-    """Check each key against its annotation, which is a union of plain names: config files carry no types."""
-    for entry in fields(recipe):
-        value = getattr(recipe, entry.name)
-        names = [part.strip().split("[")[0] for part in str(entry.type).split("|")]
-        known = tuple(kind for name in names for kind in _KINDS.get(name, (object,)))
-        fits = isinstance(value, known) and (not isinstance(value, bool) or bool in known or object in known)
-        if not fits or (isinstance(value, float) and not math.isfinite(value)):
-            wanted = " or ".join(name for name in names if name != "None")
-            kind = "a finite number" if "float" in names else f"of type {wanted}"
-            raise InputError(f"config key {entry.name} is {value!r}; it must be {kind}")
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what an annotation says; floats are finite, and may be whole numbers."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if hint in (int, float):
+        is_number = isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+        return is_number and math.isfinite(value)
+    return isinstance(value, origin or hint)
+
+
+def _wanted(hint: Any) -> str:
+    """An annotation in words."""
+    if get_origin(hint) is UnionType:
+        return " or ".join(_wanted(part) for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is tuple:
+        first, *others = get_args(hint)
+        what = "names" if first is str else "finite numbers"
+        return f"a list of {what}" if Ellipsis in others else f"a list of {1 + len(others)} {what}"
+    return "a finite number" if hint is float else f"of type {(get_origin(hint) or hint).__name__}"
 
 
 def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Recipe:

@@ -18,6 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
@@ -154,7 +155,8 @@ class _Run:
         known = identity_of(recipe, self.views, self.teacher)
         earlier = None if checkpoint is None else read_checkpoint(checkpoint, known)
         torch.manual_seed(recipe.seed)
-        student = create_model(num_classes=self.views.classes, **recipe.student)
+        student = make_student(recipe, self.views.classes)
+        self._check_parts(student)
         start = None
         if recipe.init is not None and checkpoint is None:
             start = load_initial(student, recipe.init, recipe.class_map, self.views.classes)
@@ -175,6 +177,14 @@ class _Run:
         if place.is_first:
             export_student(student if average is None else average.module, recipe, self.views, self.teacher, path)
         return self._summarise(log, path, seconds, count_parameters(student))
+
+    def _check_parts(self, student: nn.Module) -> None:
+        size, parts = self.recipe.batch_size, self.place.world * self.recipe.accumulate
+        if size == parts and not self.recipe.bn_eval and any(isinstance(one, _BatchNorm) for one in student.modules()):
+            raise InputError(
+                f"batch_size {size} is computed in {parts} parts (processes times accumulate) of one view, of which "
+                f"BatchNorm has no statistics; it must be {2 * parts} or more, or bn_eval True"
+            )
 
     def _summarise(self, log: TrainLog, path: Path, seconds: float, parameters: int) -> PretrainSummary:
         done = self.plan.iterations - log.first_iteration
@@ -297,6 +307,21 @@ class _Runner(Runner):
         if self.place.world > 1:
             moved.distribute()
         return moved
+
+
+def make_student(recipe: Recipe, classes: int) -> nn.Module:
+    """The student of a recipe.
+
+    Raises:
+        InputError: There is no such model, or it does not take these arguments.
+    """
+    try:
+        return create_model(num_classes=classes, **recipe.student)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a model's class makes of its arguments
+        name = recipe.student["name"]
+        raise InputError(f"config key student: {name} cannot be made with these arguments: {error}") from error
 
 
 def load_online_teacher(recipe: Recipe, device: str) -> Teacher | None:

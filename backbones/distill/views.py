@@ -20,7 +20,7 @@ from .augment import ViewParams, ViewSampler, apply, describe_views
 from .data import ViewCache, make_cache, open_for_training, render
 from .losses import Objective
 from .manifest import MANY_IMAGES
-from .recipe import Recipe
+from .recipe import Recipe, check_kinds
 from .rows import restore
 from .store import SoftLabelStore
 from .truth import find_classes
@@ -288,14 +288,14 @@ class DrawnViews(TrainingViews):
 
 def _digest(images: ImageFiles) -> str:
     """Keys and sizes of images; of more than 65,536 loose files the sizes of 4,096, because each must be looked at."""
-    digest = hashlib.sha256(images.keys.data)
-    digest.update(np.ascontiguousarray(images.keys.ends))
     if images.members is not None or len(images) <= MANY_IMAGES:
         sizes = images.sizes()
     else:
         sample = np.linspace(0, len(images) - 1, _SAMPLE).astype(int)
         sizes = ImageFiles.listed(images.root, KeyList.of([encode_key(images[at]) for at in sample.tolist()])).sizes()
-    digest.update(np.ascontiguousarray(sizes))
+    digest = hashlib.sha256()
+    for part in (images.keys.data, images.keys.ends, sizes):
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 
@@ -400,6 +400,9 @@ def drawn_by(recipe: Recipe) -> ViewSampler:
     """
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.views.items()}
     preset = values.pop("preset", "crop-flip")
+    if "seed" in values:
+        raise InputError("config key views must not set seed: views are drawn by config key seed")
+    check_kinds(ViewSampler, values, "views.")
     try:
         return ViewSampler.preset(str(preset), seed=recipe.seed, **values)
     except TypeError as error:

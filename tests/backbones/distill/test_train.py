@@ -472,11 +472,37 @@ def test_stores_that_do_not_fit_are_refused(store, pictures, tmp_path):
         ({"min_lr": 1.0}, "must lie between"),
         ({"student": {}}, "student needs a name"),
         ({"student": {**STUDENT, "num_classes": 5}}, "must not set num_classes"),
+        ({"student": {**STUDENT, "name": 5}}, "student needs a name"),
+        ({"student": {**STUDENT, "depths": 5}}, r"student\.depths is 5; it must be a list of whole numbers"),
+        ({"student": {**STUDENT, "num_heads": [1, 0.5, 1, 1]}}, r"student\.num_heads is \[1, 0\.5, 1, 1\]"),
+        ({"student": {**STUDENT, "drop_path_rate": 7}}, r"student\.drop_path_rate is 7; .* from 0 to below 1"),
+        ({"betas": (0.9,)}, r"betas is \(0\.9,\); it must be a list of 2 finite numbers"),
+        ({"betas": [0.9, 1.0]}, r"betas is \(0\.9, 1\.0\); both must lie in 0\.\.1, below 1"),
+        ({"betas": ("a", "b")}, "it must be a list of 2 finite numbers"),
+        ({"eps": -1.0}, r"eps is -1\.0; it must be above 0"),
+        ({"mean": (0.5, 0.5)}, r"mean is \(0\.5, 0\.5\); it must be a list of 3 finite numbers"),
+        ({"mean": (124, 116, 104)}, r"mean is .*; its values must lie in 0\.\.1"),
+        ({"std": (0.0, 0.0, 0.0)}, "its values must be above 0"),
+        ({"std": (0.2, float("nan"), 0.2)}, "it must be a list of 3 finite numbers"),
+        ({"scaled_rates": "lr"}, "it must be a list of names"),
     ],
 )
 def test_configs_that_make_no_sense_are_refused(store, pictures, changes, message):
     with pytest.raises(InputError, match=message):
         recipe(store, pictures, **changes)
+
+
+def test_students_that_cannot_be_made_or_trained_are_refused(store, pictures, tmp_path):
+    short = recipe(store, pictures, student={**STUDENT, "depths": [1, 1]})
+    with pytest.raises(InputError, match=r"config key student: tiny_vit_5m_224 cannot be made .* one value a stage"):
+        pretrain(short, tmp_path, show=False)
+    for changes in ({"batch_size": 1}, {"batch_size": 4, "accumulate": 4}):
+        with pytest.raises(
+            InputError, match=r"in \d parts .* of one view, of which BatchNorm has no statistics; it must"
+        ):
+            pretrain(recipe(store, pictures, **changes), tmp_path, show=False)
+    single = recipe(store, pictures, batch_size=1, bn_eval=True, max_iters=1, warmup_iters=0)
+    assert pretrain(single, tmp_path, show=False).iterations == 1
 
 
 def test_warmup_longer_than_the_run_is_refused(store, pictures, tmp_path):

@@ -549,6 +549,12 @@ def test_tensorboard_gets_the_log_or_its_extra_is_named(store, pictures, tmp_pat
         ({"views": {"flip": 0.0}}, "those of a store are drawn already"),
         ({"labels": None, "loss": "labels", "views": {"flipp": 0.0}}, "config key views: got an unexpected keyword"),
         ({"labels": None, "loss": "labels", "views": {"preset": "dei"}}, "unknown augmentation 'dei'"),
+        ({"labels": None, "loss": "labels", "views": {"seed": 4}}, "views must not set seed: .* by config key seed"),
+        (
+            {"labels": None, "loss": "labels", "views": {"scale": 3}},
+            r"views\.scale is 3; .* a list of 2 finite numbers",
+        ),
+        ({"labels": None, "loss": "labels", "views": {"auto_augment": 3}}, r"views\.auto_augment is 3; .* of type str"),
     ],
 )
 def test_sources_that_do_not_fit_are_refused(store, pictures, classes, tmp_path, changes, message):
