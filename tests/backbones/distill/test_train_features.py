@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 
@@ -119,6 +120,26 @@ def test_processes_together_see_what_one_would(world, skipped):
         assert list(islice(order, 20 - skipped)) == alone[rank::world][skipped:]
 
 
+def test_a_pass_over_many_images_is_never_a_list_of_python_numbers():
+    images = np.arange(1_000_000, dtype=np.int32)
+    tracemalloc.start()
+    next(iter(ViewOrder(images, 3, seed=1)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * images.nbytes
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_passes_taken_in_small_pieces_are_the_same(monkeypatch, repeats, world):
+    def places(rank: int) -> list[tuple[int, int]]:
+        return list(islice(ViewOrder(np.arange(7), 3, seed=1, repeats=repeats, rank=rank, world=world), 30))
+
+    whole = [places(rank) for rank in range(world)]
+    monkeypatch.setattr(views, "_PLACES", 2)
+    assert [places(rank) for rank in range(world)] == whole
+
+
 # --- true classes ------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +190,47 @@ def test_images_without_a_class_are_refused(pictures, tmp_path):
     (tmp_path / "truth.csv").write_text("file,class_index\n00.jpg,1\n03.jpg,0\n")
     with pytest.raises(InputError, match=r"21 of 23 images .* have no true class \(first: 01\.jpg\)"):
         pretrain(recipe(pictures, loss="labels", truth=str(tmp_path / "truth.csv")), tmp_path / "run", show=False)
+
+
+def test_plan_says_where_true_classes_are_from_and_what_they_override(classes, tmp_path, capsys):
+    data = Path(shutil.copytree(classes, tmp_path / "train"))
+    short = {"loss": "labels", "max_iters": 1, "warmup_iters": 0}
+    pretrain(recipe(data, **short), tmp_path / "folders")
+    assert f"truth    4 classes of 23 images from {data} with its 4 class folders\n" in capsys.readouterr().err
+    csv = tmp_path / "labels.csv"
+    csv.write_text("\n".join(["file,class_index", *(f"{key},{at % 3 + 7}" for at, key in enumerate(ImageFiles(data)))]))
+    pretrain(recipe(data, **short), tmp_path / "found")
+    said = capsys.readouterr().err
+    assert (
+        f"truth    3 classes of 23 images from {csv}, which overrides the 4 class folders of the images; move" in said
+    )
+    pretrain(recipe(data, **short, truth=str(csv)), tmp_path / "asked")
+    assert f"truth    3 classes of 23 images from {csv}\n" in capsys.readouterr().err
+
+
+def test_images_with_names_that_are_no_utf8_are_trained_on(classes, tmp_path):
+    data = Path(shutil.copytree(classes, tmp_path / "data"))
+    (picture,) = data.rglob("07.jpg")
+    try:
+        os.rename(os.fsencode(picture), os.fsencode(picture.parent) + b"/\xff07.jpg")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    summary = pretrain(recipe(data, loss="labels", max_iters=3), tmp_path / "run", show=False)
+    assert np.isfinite(summary.last_loss)
+
+
+def test_unreadable_image_ends_a_run_without_a_store_and_is_named_with_the_way_out(classes, tmp_path):
+    data = Path(shutil.copytree(classes, tmp_path / "data"))
+    (picture,) = data.rglob("07.jpg")
+    picture.write_bytes(b"no picture")
+    for workers in (0, 1):
+        run = recipe(data, loss="labels", workers=workers, max_iters=3)
+        with pytest.raises(
+            InputError, match=r"^cannot read image .*07\.jpg: .*; training without a store needs every "
+        ):
+            pretrain(run, tmp_path / str(workers), show=False)
+    picture.unlink()
+    pretrain(recipe(data, loss="labels", max_iters=3), tmp_path / "run", show=False)
 
 
 # --- exact resume ------------------------------------------------------------------------------------------------
