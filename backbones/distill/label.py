@@ -24,7 +24,7 @@ from .manifest import MANIFEST_NAME, Manifest
 from .rows import RowLayout
 from .shards import Shard
 from .store import SoftLabelStore, teacher_names
-from .teacher_check import check_teacher, evaluate_top, kept_check
+from .teacher_check import CHECK_IMAGES, check_teacher, describe_check, evaluate_top, kept_check, spread
 from .teachers import Teacher, TeacherCard
 
 __all__ = ["LabelOptions", "LabelSummary", "check_teacher", "evaluate_top", "label_store"]
@@ -38,7 +38,7 @@ _LEFTOVER_SECONDS = 3600
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How a store is labelled. Everything but ``threads`` is recorded in it.
+    """How a store is labelled. Everything but ``threads`` and ``check_images`` is recorded in it.
 
     Args:
         views: V, views of each image.
@@ -51,6 +51,7 @@ class LabelOptions:
         threads: Threads of a process that decode and augment; by default one a processor of its own.
         compact: Store 8 bits a class: smaller, and not exact (``FORMAT.md``, "Compact rows").
         name: Name of this teacher's labels in the store: needed to add a second teacher to a store.
+        check_images: Of how many images of known class at most the teacher's own accuracy is measured; 0 for none.
 
     Raises:
         InputError: A number is below 1.
@@ -66,12 +67,15 @@ class LabelOptions:
     threads: int | None = None
     compact: bool = False
     name: str | None = None
+    check_images: int = CHECK_IMAGES
 
     def __post_init__(self) -> None:
         for name in ("views", "topk", "shard_images", "views_per_shard", "batch_size", "hash_every", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
+        if self.check_images < 0:
+            raise InputError(f"check_images is {self.check_images}; it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ def label_store(
         store_path: Folder of the store, new or begun with the same settings.
         teacher: The teacher; for more than one process a specification, as each makes its own.
         options: Views, K and so on.
-        truth: True classes of some ordinals: the teacher's accuracy on plain views is measured first.
+        truth: True classes of some ordinals: the teacher's accuracy on plain views of a sample of them is measured and
+            told first.
         show: Report progress on standard error.
         place: Who works: this process when not given.
 
@@ -154,18 +159,21 @@ def label_store(
     if follows:
         _wait_for_header(Path(store_path), card, options, show)
     store = open_or_create(images, Path(store_path), card, options)
+    known, truth = len(truth or {}), spread(truth or {}, options.check_images)
     shards = list(store.shards())
     pending = _pending(store, list(place.share(shards)), show)
     if show and len(pending) < len(shards) and not isinstance(place, Ranks):
         say(f"{store.path}: {len(shards) - len(pending)} of {len(shards)} shards are finished already")
     if isinstance(teacher, Teacher):
         correct = check_teacher(store, images, teacher, truth, show) if truth and not follows else None
+        if correct and show:
+            say(describe_check(*correct, known))
         timing = _label_here(store, images, teacher, options, pending, show)
         seconds = timing.seconds
     else:
         start = time.monotonic()
         job = LabelJob(store, images, teacher, options.sampler, options.threads)
-        correct, timing = _label_there(job, card, place, pending, truth, show)
+        correct, timing = _label_there(job, card, place, pending, truth, known, show)
         seconds = time.monotonic() - start
     if show and timing.rows and timing.waiting_share > DECODING_LIMITS:
         say(
@@ -197,7 +205,7 @@ def _summarise(
         seconds=seconds,
         images_per_second=timing.rows / seconds if timing.rows else 0.0,
         waiting_share=timing.waiting_share,
-        teacher_top1=correct[0] / correct[1] if correct else None,
+        teacher_top1=correct[0] / correct[1] if correct and correct[1] else None,
         teacher_top1_images=correct[1] if correct else 0,
     )
 
@@ -216,13 +224,14 @@ def _label_there(
     card: Teacher | TeacherCard,
     place: Place,
     shards: list[Shard],
-    truth: Mapping[int, int] | None,
+    truth: Mapping[int, int],
+    known: int,
     show: bool,
 ) -> tuple[tuple[int, int] | None, Timing]:
     """Label shards with workers elsewhere; one of them measures the teacher's accuracy first.
 
     Returns:
-        Images that the teacher named right, and images looked at, where ``truth`` is given; and where the time went.
+        Images that the teacher named right, and images looked at, where ``truth`` has any; and where the time went.
     """
     timing = Timing()
     correct = kept_check(job.store, card.fingerprint, truth) if truth else None
@@ -231,6 +240,8 @@ def _label_there(
     with place.open(job) as pool:
         if truth and correct is None:
             correct = next(event.result for event in pool.run([CheckUnit(truth)]) if isinstance(event, Done))
+        if correct and show:
+            say(describe_check(*correct, known))
         with RateBar("label", sum(shard.rows for shard in shards), "img", show) as bar:
             seen = [0] * len(shards)
             for event in pool.run([ShardUnit(shard) for shard in shards]):
@@ -280,7 +291,7 @@ def open_or_create(
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; STORE must be a folder, new or begun by `tinyvit label`")
     if (path / HEADER_NAME).is_file():
-        manifest = Manifest.open(path / MANIFEST_NAME)
+        manifest = open_manifest(path)
         manifest.check_images(images, f"the store {path}")
         names = teacher_names(path)
         if options.name not in (None, *names) or not names:
@@ -294,7 +305,10 @@ def open_or_create(
             f"{path} is neither empty nor a soft-label store (it holds {strangers[0]}); give another STORE"
         )
     RowLayout(options.topk, teacher.num_classes)  # an impossible K is noticed before the images are hashed
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"STORE {path} cannot be made ({error.strerror}); give another folder") from error
     manifest = Manifest.build(images, path / MANIFEST_NAME, options.threads or available_cpus())
     if teacher_names(path):  # another run began this store in the meantime
         return open_or_create(images, path, teacher, options)

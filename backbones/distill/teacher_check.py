@@ -18,7 +18,29 @@ from .store import SoftLabelStore
 from .teachers import Teacher
 from .truth import topk_correct
 
+#: Images that are looked at when it is not said how many: their share of right names is known within 0.01.
+CHECK_IMAGES = 10_000
 _CHECK_NAME = "teacher-check.json"
+
+
+def spread(truth: Mapping[int, int], count: int) -> dict[int, int]:
+    """At most ``count`` images of known class, evenly spread over all of them in order; the same ones every time."""
+    ordinals = sorted(truth)
+    places = np.linspace(0, len(ordinals) - 1, min(count, len(ordinals))).round().astype(int)
+    return {ordinals[place]: truth[ordinals[place]] for place in places.tolist()}
+
+
+def describe_check(right: float, images: int, known: int) -> str:
+    """What came of :func:`check_teacher`, in one line.
+
+    Args:
+        right: Images named right.
+        images: Images looked at.
+        known: Images whose class is known.
+    """
+    of = f" of {known} images whose class is known" if images < known else ""
+    share = f"{right / images:.1%}" if images else "not known, none could be read"
+    return f"teacher top-1 on {images} un-augmented views{of}: {share}"
 
 
 def check_teacher(
@@ -44,12 +66,12 @@ def kept_check(
     store: SoftLabelStore, fingerprint: Mapping[str, Any], truth: Mapping[int, int]
 ) -> tuple[int, int] | None:
     """What :func:`check_teacher` kept in the store for this teacher and these classes, or ``None``."""
-    path = store.folder / _CHECK_NAME
-    if not path.is_file():
+    try:
+        kept = json.loads((store.folder / _CHECK_NAME).read_text(encoding="utf-8"))
+        same = kept["question"] == _question(fingerprint, truth)
+        return (int(kept["correct"]), int(kept["images"])) if same else None
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged: then it is made again
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    same = kept.get("question") == _question(fingerprint, truth)
-    return (kept["correct"], kept["images"]) if same else None
 
 
 def _question(fingerprint: Mapping[str, Any], truth: Mapping[int, int]) -> dict[str, Any]:

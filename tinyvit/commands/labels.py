@@ -124,6 +124,9 @@ def label(
     name: Annotated[
         str | None, typer.Option("--as", help="Name of these labels: adds a second teacher to a store.")
     ] = None,
+    check_images: Annotated[
+        int, typer.Option(min=0, help="Images of known class that the teacher names first, evenly spread; 0: none.")
+    ] = 10_000,
     threads: Annotated[
         int | None, typer.Option(help="Threads of a process that decode and augment. [default: its processors]")
     ] = None,
@@ -138,8 +141,8 @@ def label(
     """Let a teacher label views of images, once for all students.
 
     A run that was stopped, even by a kill, goes on where it was: give the same command again. Images that cannot be
-    read are reported, skipped and counted. Where true classes are known, the teacher's own top-1 is printed first.
-    Several GPUs get a process each; `torchrun` and Ray work too.
+    read are reported, skipped and counted. Where true classes are known, the teacher's own top-1 on a sample is printed
+    first. Several GPUs get a process each; `torchrun` and Ray work too.
 
     Example: tinyvit label photos store --teacher efficientnet_lite2 --views 2 --topk 10
     """
@@ -148,6 +151,7 @@ def label(
     from tinyvit.backbones.distill.console import counted, say
     from tinyvit.backbones.distill.label import LabelOptions, label_store
     from tinyvit.backbones.distill.manifest import MANIFEST_NAME, Manifest, describe_copies
+    from tinyvit.backbones.distill.teacher_check import describe_check
     from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
@@ -164,6 +168,7 @@ def label(
         threads=threads,
         compact=compact,
         name=name,
+        check_images=check_images,
     )
     allocator = tune_allocator()
     spec = _teacher_spec(arguments, precision=precision, deployed=deploy)
@@ -171,7 +176,8 @@ def label(
     # Workers make the teacher themselves; here its card is enough.
     model = spec.load(place.device) if isinstance(place, Here | Ranks) else spec
     num_classes = (spec.describe() if isinstance(model, TeacherSpec) else model).num_classes
-    summary = label_store(images, store, model, options, truth=_truth(images, labels, num_classes), place=place)
+    truth = _truth(images, labels, num_classes) if check_images else None
+    summary = label_store(images, store, model, options, truth=truth, place=place)
     if isinstance(place, Ranks) and place.rank > 0:
         say(f"rank {place.rank} of {place.world}: {counted(summary.shards_made, 'shard')} made")
         return
@@ -183,7 +189,8 @@ def label(
         print_json(document)
         return
     if summary.teacher_top1 is not None:
-        print(f"teacher top-1 on {summary.teacher_top1_images} un-augmented views: {summary.teacher_top1:.1%}")
+        right = summary.teacher_top1 * summary.teacher_top1_images
+        print(describe_check(right, summary.teacher_top1_images, len(truth or {})))
     if summary.rows_made:
         print(
             f"labelled {counted(summary.rows_made, 'view')} in {summary.seconds:.1f} s: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from safetensors.torch import save_file
 
 from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.label import LabelOptions, evaluate_top, label_store
+from tinyvit.backbones.distill.labeller import Labeller
 from tinyvit.backbones.distill.store import SoftLabelStore
+from tinyvit.backbones.distill.teacher_check import spread
 from tinyvit.backbones.distill.teachers import Teacher, TeacherSpec, file_sha256, load_classifier, load_teacher
 from tinyvit.backbones.distill.truth import find_labels, read_labels, topk_correct, true_classes
 from tinyvit.backbones.distill.verify import verify_store
 from tinyvit.backbones.errors import CheckFailedError, InputError, MissingExtraError
 from tinyvit.backbones.images import ImageFiles
+from tinyvit.backbones.work import Here
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,83 @@ def test_real_teacher_knows_real_pictures(test_data, tmp_path):
     # 90 % of all 500; a wrong preprocessing or class order falls far below.
     assert correct[0] >= 40
     assert correct[1] >= 46
+
+
+# --- the teacher's own accuracy -----------------------------------------------------------------------------------
+
+
+def test_the_sample_is_evenly_spread_and_the_same_every_time():
+    truth = {ordinal: ordinal % 7 for ordinal in reversed(range(1000))}
+    sample = spread(truth, 11)
+    assert sample == spread(dict(sorted(truth.items())), 11)
+    assert all(truth[ordinal] == label for ordinal, label in sample.items())
+    assert list(sample) == [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
+    assert spread(truth, 1000) == spread(truth, 5000) == truth
+    assert spread(truth, 0) == spread({}, 10) == {}
+
+
+class Elsewhere:
+    """A place like those of other processes, in this one."""
+
+    def share(self, units):
+        return units
+
+    def open(self, make):
+        return Here().open(make)
+
+
+@pytest.mark.parametrize("place", [Here(), Elsewhere()])
+def test_a_sample_is_looked_at_and_told_before_labelling(pictures, timm_file, tmp_path, capsys, monkeypatch, place):
+    teacher, truth = TeacherSpec(("test_efficientnet",), timm_file, 32), dict.fromkeys(range(23), 1)
+    options = LabelOptions(topk=3, check_images=5)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = Labeller.run
+    monkeypatch.setattr(Labeller, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        label_store(ImageFiles(pictures), tmp_path / "s", teacher, options, truth=truth, place=place)
+    monkeypatch.setattr(Labeller, "run", run)
+    told = "teacher top-1 on 5 un-augmented views of 23 images whose class is known: "
+    assert told in capsys.readouterr().err
+    summary = label_store(ImageFiles(pictures), tmp_path / "s", teacher, options, truth=truth, place=place)
+    assert summary.teacher_top1_images == 5
+    assert told in capsys.readouterr().err
+    none = replace(options, check_images=0)
+    summary = label_store(ImageFiles(pictures), tmp_path / "t", teacher, none, truth=truth, place=place)
+    assert summary.teacher_top1 is None
+    assert "top-1" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"correct": 1, "images": 2}', "\xff"])
+def test_a_damaged_check_is_made_again(pictures, tmp_path, damage):
+    from .conftest import tiny_teacher
+
+    def label() -> float | None:
+        images, options = ImageFiles(pictures), LabelOptions(topk=3)
+        truth = dict.fromkeys(range(23), 1)
+        return label_store(images, tmp_path / "s", tiny_teacher(), options, truth=truth, show=False).teacher_top1
+
+    first = label()
+    path = next((tmp_path / "s").rglob("teacher-check.json"))
+    good = path.read_bytes()
+    path.write_bytes(damage.encode("latin-1"))
+    assert label() == first
+    assert path.read_bytes() == good
+
+
+def test_a_check_of_pictures_that_cannot_be_read_tells_so(pictures, tmp_path, capsys):
+    import shutil
+
+    from .conftest import tiny_teacher
+
+    folder = Path(shutil.copytree(pictures, tmp_path / "x"))
+    (folder / "01.jpg").write_bytes(b"no picture")
+    options = LabelOptions(topk=3)
+    summary = label_store(ImageFiles(folder), tmp_path / "s", tiny_teacher(), options, truth={1: 1})
+    assert (summary.teacher_top1, summary.teacher_top1_images) == (None, 0)
+    assert "un-augmented views of 1 images whose class is known: not known, none could" in capsys.readouterr().err
 
 
 # --- true classes ------------------------------------------------------------------------------------------------
