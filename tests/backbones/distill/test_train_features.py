@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -490,7 +491,39 @@ def test_stored_labels_are_read_at_the_temperature_of_the_loss(mixed_store, clas
 # --- several processes -------------------------------------------------------------------------------------------
 
 
-def test_two_processes_train_like_one_with_the_same_batch_and_resume(classes, truth_csv, mixed_store, tmp_path):
+# Commands one after the other in the same processes, which join once: starting them takes longer than training.
+COMMANDS = """
+import json, sys
+import torch.distributed as dist
+from tinyvit.cli import main
+dist.init_process_group("gloo")
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """Runs a module or a script as two processes that torchrun starts: its arguments -> stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[str, str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        ran = subprocess.run([*command, str(free_port()), *arguments], env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout, ran.stderr
+
+    return run
+
+
+def test_two_processes_train_like_one_with_the_same_batch_and_resume(
+    classes, truth_csv, mixed_store, tmp_path, two_processes
+):
     """DeiT, which has no BatchNorm: its statistics would be each process's own, over its part of the batch."""
     student = {**TOKEN, "drop_path_rate": 0.0}
     keys = {"student": student, "loss": "deit_soft", "truth": str(truth_csv), "labels": str(mixed_store.path)}
@@ -499,39 +532,40 @@ def test_two_processes_train_like_one_with_the_same_batch_and_resume(classes, tr
     values = {**run.binding(), "data": str(classes), "labels": str(mixed_store.path), "truth": str(truth_csv)}
     values |= {"log_interval": 1, "workers": 0, "checkpoint_interval": 3, "cache": False}
     config.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items() if value is not None))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(free_port()),
-    ]
-    command += ["-m", "tinyvit", "pretrain", str(config), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    folder = tmp_path / "two"
-    ran = subprocess.run([*command, "--work-dir", str(folder)], env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("loss ") == 2  # one process speaks: the loss, and where the loss curve lies
-    assert "2 processes, in 2 parts" in ran.stderr
+    folder, half = tmp_path / "two", tmp_path / "half"
+    command = ["pretrain", str(config), "--device", "cpu"]
+    out, err = two_processes("-m", "tinyvit", *command, "--work-dir", str(folder))
+    assert out.count("loss ") == 2  # one process speaks: the loss, and where the loss curve lies
+    assert "2 processes, in 2 parts" in err
     pretrain(run, tmp_path / "one", show=False)
     np.testing.assert_allclose(losses(folder), losses(tmp_path / "one"), rtol=1e-5)
     for name, value in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(folder)[name], value, rtol=1e-4, atol=1e-6)
     assert json.loads((folder / "result.json").read_text())["metrics"]["processes"] == 2
-    # Killed after the first checkpoint, and continued by two processes: the same bits.
+    # Killed after the first checkpoint, and continued by two processes: the same bits. Then all of it in bf16.
     whole, curve = (folder / "student.safetensors").read_bytes(), losses(folder)
     for later in ("student.safetensors", "result.json", "checkpoints/iter_00000004.pth"):
         (folder / later).unlink()
-    command[command.index("--master-port") + 1] = str(free_port())
-    ran = subprocess.run(
-        [*command, "--work-dir", str(folder), "--resume"], env=environment, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
+    script = tmp_path / "commands.py"
+    script.write_text(COMMANDS)
+    resumed = [*command, "--work-dir", str(folder), "--resume"]
+    rounded = [*command, "--work-dir", str(half), "--cfg-options", "precision=bf16"]
+    two_processes(str(script), json.dumps([resumed, rounded]))
     assert json.loads((folder / "result.json").read_text())["metrics"]["resumed_from"] == 3
     assert losses(folder) == curve
     assert (folder / "student.safetensors").read_bytes() == whole
+    pretrain(dataclasses.replace(run, precision="bf16"), tmp_path / "one half", show=False)
+    np.testing.assert_allclose(losses(half), losses(tmp_path / "one half"), rtol=1e-3)
+    torch.manual_seed(run.seed)
+    start = create_model(num_classes=CLASSES, **student).state_dict()
+    one = weights(tmp_path / "one half")
+    assert distance(weights(half), one) < 0.02 * distance(start, one)  # half of each batch: 0.8 of the way
+    assert distance(weights(folder), one) > 0  # it was bf16
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Between two models, as vectors."""
+    return float(sum((one[name] - other[name]).square().sum() for name in other)) ** 0.5
 
 
 def free_port() -> int:
