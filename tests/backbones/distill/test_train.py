@@ -304,6 +304,15 @@ def test_nothing_in_a_checkpoint_is_run(store, pictures, whole_run, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def test_resumed_run_stays_on_its_own_device(store, pictures, whole_run, tmp_path, monkeypatch):
+    """Not on the one that mmengine finds first: here one where tensors hold nothing."""
+    work_dir = Path(shutil.copytree(whole_run[1], tmp_path / "copy"))
+    (work_dir / "checkpoints" / "iter_00000012.pth").unlink()
+    monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: "meta")
+    resumed = pretrain(recipe(store, pictures), work_dir, resume=True, show=False)
+    assert resumed.student.read_bytes() == whole_run[0].student.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
