@@ -28,7 +28,10 @@ def make_work_dir(command: str, work_dir: str | Path | None = None) -> Path:
     path = Path(work_dir) if work_dir else Path("runs") / command / datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
     if path.exists() and not path.is_dir():
         raise InputError(f"work directory {path} exists and is not a folder; give another --work-dir")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"work directory {path} cannot be made ({error.strerror}); give another --work-dir") from error
     return path
 
 

@@ -204,7 +204,7 @@ def read_header(path: Path, kind: str, what: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
     except ValueError as error:
-        raise InputError(f"{path} is damaged: it is not JSON") from error
+        raise InputError(f"{path} is damaged: it is not JSON; take it from a copy, or make a new store") from error
     if not isinstance(document, dict) or document.get("format") != kind:
         raise InputError(f"{path} is not {what}")
     if document.get("schema_version") != SCHEMA_VERSION:

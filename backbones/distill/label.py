@@ -23,7 +23,7 @@ from .labeller import DECODING_LIMITS, Labeller, Timing
 from .manifest import MANIFEST_NAME, Manifest
 from .rows import RowLayout
 from .shards import Shard
-from .store import SoftLabelStore, teacher_names
+from .store import SoftLabelStore, open_manifest, teacher_names
 from .teacher_check import CHECK_IMAGES, check_teacher, describe_check, evaluate_top, kept_check, spread
 from .teachers import Teacher, TeacherCard
 
@@ -32,13 +32,15 @@ __all__ = ["LabelOptions", "LabelSummary", "check_teacher", "evaluate_top", "lab
 _MAX_SHARD_ROWS = 65_536
 _WANTED_SHARDS = 16
 _HEADER_SECONDS = 0.2
+# Of a shorter run, what limited it says nothing about longer ones.
+_TELLING_SECONDS = 5.0
 # A shard is written in seconds: what is older was left by a process that is gone.
 _LEFTOVER_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How a store is labelled. Everything but ``threads`` and ``check_images`` is recorded in it.
+    """How a store is labelled. Everything but ``threads``, ``check_images`` and ``part`` is recorded in it.
 
     Args:
         views: V, views of each image.
@@ -52,9 +54,11 @@ class LabelOptions:
         compact: Store 8 bits a class: smaller, and not exact (``FORMAT.md``, "Compact rows").
         name: Name of this teacher's labels in the store: needed to add a second teacher to a store.
         check_images: Of how many images of known class at most the teacher's own accuracy is measured; 0 for none.
+        part: Which of how many equal parts of the shards is made, (1, 1) for all: machines that share no disk make one
+            each in a store of their own, and ``merge_stores`` joins them.
 
     Raises:
-        InputError: A number is below 1.
+        InputError: A number is below 1, or ``part`` is none.
     """
 
     views: int = 1
@@ -68,6 +72,7 @@ class LabelOptions:
     compact: bool = False
     name: str | None = None
     check_images: int = CHECK_IMAGES
+    part: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         for name in ("views", "topk", "shard_images", "views_per_shard", "batch_size", "hash_every", "threads"):
@@ -76,6 +81,8 @@ class LabelOptions:
                 raise InputError(f"{name} is {value}; it must be at least 1")
         if self.check_images < 0:
             raise InputError(f"check_images is {self.check_images}; it must be at least 0")
+        if not 1 <= self.part[0] <= self.part[1]:
+            raise InputError(f"part {self.part[0]} of {self.part[1]} does not exist; parts count from 1")
 
 
 @dataclass(frozen=True)
@@ -160,10 +167,11 @@ def label_store(
         _wait_for_header(Path(store_path), card, options, show)
     store = open_or_create(images, Path(store_path), card, options)
     known, truth = len(truth or {}), spread(truth or {}, options.check_images)
-    shards = list(store.shards())
+    shards = list(store.shards())[options.part[0] - 1 :: options.part[1]]
     pending = _pending(store, list(place.share(shards)), show)
     if show and len(pending) < len(shards) and not isinstance(place, Ranks):
-        say(f"{store.path}: {len(shards) - len(pending)} of {len(shards)} shards are finished already")
+        of_part = "" if options.part[1] == 1 else f" of part {options.part[0]} of {options.part[1]}"
+        say(f"{store.path}: {len(shards) - len(pending)} of {len(shards)} shards{of_part} are finished already")
     if isinstance(teacher, Teacher):
         correct = check_teacher(store, images, teacher, truth, show) if truth and not follows else None
         if correct and show:
@@ -175,7 +183,7 @@ def label_store(
         job = LabelJob(store, images, teacher, options.sampler, options.threads)
         correct, timing = _label_there(job, card, place, pending, truth, known, show)
         seconds = time.monotonic() - start
-    if show and timing.rows and timing.waiting_share > DECODING_LIMITS:
+    if show and timing.seconds > _TELLING_SECONDS and timing.waiting_share > DECODING_LIMITS:
         say(
             f"decoding is the limit: the teacher waited {timing.waiting_share:.0%} of the time for pictures; more "
             "--threads or processors, or smaller files, would make this faster"

@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 from ..runs import temporary_beside
 from .console import RateBar, counted
 from .header import HEADER_NAME, STORE_FORMAT, difference, document_id, read_header
-from .manifest import LOCATIONS_NAME, MANIFEST_NAME, Manifest
+from .manifest import LOCATIONS_NAME, MANIFEST_NAME
 from .shards import INDEX_NAME, Shard
-from .store import ORIGIN, SoftLabelStore, teacher_names
+from .store import ORIGIN, SoftLabelStore, open_manifest, teacher_names
 from .tensorfile import sha256_of
 
 _SHOWN_CONFLICTS = 10
@@ -80,12 +82,31 @@ def merge_stores(out: str | Path, sources: Sequence[str | Path], *, show: bool =
 
 
 def _require_one_base(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not (path / HEADER_NAME).is_file():
+            raise InputError(f"{path} is not a soft-label store: it has no {HEADER_NAME}")
     documents = [read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store") for path in paths]
     for path, document in zip(paths[1:], documents[1:], strict=True):
         if document_id(document) != document_id(documents[0]):
             key = next(key for key in documents[0] if key != "made_with" and documents[0][key] != document.get(key))
+            if key == "manifest":
+                raise InputError(f"{paths[0]} and {path} cannot be merged: {_other_images(paths[0], path)}")
             phrase = difference(key, documents[0][key], document.get(key), "and the other")
             raise InputError(f"{paths[0]} and {path} cannot be merged: the one has {phrase}")
+
+
+def _other_images(one: Path, other: Path) -> str:
+    """How the images of two stores differ."""
+    first, second = open_manifest(one), open_manifest(other)
+    here, there = set(first), set(second)
+    alone = sorted(here ^ there)
+    if alone:
+        lacking = other if alone[0] in here else one
+        return f"they were made from {len(first)} and {len(second)} images, and {lacking} lacks {alone[0]}"
+    different = next(
+        (key for at, key in enumerate(first) if not np.array_equal(first.content[at], second.content[at])), "none"
+    )
+    return f"they were made from images with the same names and different contents (first: {different})"
 
 
 def _labels_of(name: str, paths: Sequence[Path]) -> list[SoftLabelStore]:
@@ -148,9 +169,7 @@ def _different_origins(group: Sequence[SoftLabelStore]) -> list[str]:
 
 def _begin(out: Path, source: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    manifest = read_header(source / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")["manifest"]
-    if Manifest.open(source / MANIFEST_NAME).sha256 != manifest["sha256"]:
-        raise InputError(f"{source / MANIFEST_NAME} is damaged: its hash is not the one in the header")
+    open_manifest(source)
     for name in (MANIFEST_NAME, LOCATIONS_NAME, HEADER_NAME):  # the header last: with it the store exists
         if (source / name).is_file():
             copy_file(source / name, out / name)

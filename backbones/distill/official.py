@@ -27,7 +27,7 @@ from .header import HEADER_NAME, StoreHeader
 from .manifest import MANIFEST_NAME, Manifest, in_blocks
 from .rows import VALID, restore, seal
 from .shards import Shard
-from .store import ORIGIN, SoftLabelStore, teacher_names
+from .store import ORIGIN, SoftLabelStore, open_manifest, teacher_names
 from .tensorfile import TensorFile, write_tensors
 
 FORMAT_NAME = "tinyvit-official"
@@ -184,7 +184,7 @@ def import_official(
         raise InputError("imported labels are of one image each: serve them with views that are not mixed")
     store_path = Path(store_path)
     if (store_path / HEADER_NAME).is_file():
-        manifest = Manifest.open(store_path / MANIFEST_NAME)
+        manifest = open_manifest(store_path)
         manifest.check_images(images, f"the store {store_path}")
     else:
         store_path.mkdir(parents=True, exist_ok=True)

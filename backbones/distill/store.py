@@ -79,7 +79,10 @@ class SoftLabelStore:
             raise InputError(f"{self.path} holds no labels yet; make some: tinyvit label")
         if teacher is None:
             if len(names) > 1:
-                raise InputError(f"{self.path} holds the labels of several teachers, name one of: {', '.join(names)}")
+                raise InputError(
+                    f"{self.path} holds the labels of several teachers: name one of {', '.join(names)} (a recipe's key "
+                    "teacher, or --labels of `tinyvit labels`)"
+                )
             return names[0]
         made_by = {name: _teacher_name(self.path / _TEACHERS / name / LABELS_NAME) for name in names}
         found = [name for name in names if made_by[name] == teacher]
@@ -451,6 +454,22 @@ class SoftLabelStore:
             "images": f"{shard.begin}-{shard.end}",
             "views": f"{shard.view_begin}-{shard.view_end}",
         }
+
+
+def open_manifest(path: Path) -> Manifest:
+    """The manifest of a store, read whole and held against the header.
+
+    Raises:
+        InputError: Header or manifest are missing or damaged.
+    """
+    header = read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
+    manifest = Manifest.open(path / MANIFEST_NAME)
+    if manifest.sha256 != header["manifest"]["sha256"]:
+        raise InputError(
+            f"{path / MANIFEST_NAME} is damaged: its hash is not the one in {HEADER_NAME}; take it from a copy, or "
+            "make a new store"
+        )
+    return manifest
 
 
 def teacher_names(path: str | Path) -> list[str]:

@@ -94,7 +94,8 @@ def verify_store(
             f"{store.path}: {len(finished)} of {len(shards)} shards are finished; the first missing one is {missing}"
         )
     manifest = store.path / MANIFEST_NAME
-    if Manifest.open(manifest).sha256 != store.header.manifest_sha256:
+    is_whole = Manifest.open(manifest).sha256 == store.header.manifest_sha256
+    if not is_whole:
         problems.append(f"{manifest} is damaged: its hash is not the one in the header")
     whole: list[Shard] = []
     rows = 0
@@ -112,7 +113,7 @@ def verify_store(
     problems.extend(_index_problems(store, finished))
     pixels, distance, chosen = 0, None, []
     if images is not None:
-        problems.extend(_other_images(store, images))
+        problems.extend(_other_images(store, images) if is_whole else [])
         pixels = 0 if problems else _verify_pixels(store, images, whole, problems)
         if teacher is not None and not problems:
             _require_teacher(store, teacher)
@@ -139,7 +140,7 @@ def _index_problems(store: SoftLabelStore, finished: list[Shard]) -> list[str]:
 
 
 def _other_images(store: SoftLabelStore, images: ImageFiles) -> list[str]:
-    """Compare list and contents with the manifest."""
+    """Compare list and contents with the manifest, which is whole."""
     try:
         store.manifest.check_images(images, f"the store {store.path}")
     except InputError as error:

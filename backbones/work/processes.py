@@ -59,6 +59,7 @@ class ProcessPool:
         if os.name == "posix":
             # What it imports once, so that workers start in milliseconds.
             self._context.set_forkserver_preload(["torch", __name__, getattr(make, "__module__", __name__)])
+            _start_server()
         self._members: list[_Member] = []
 
     def __enter__(self) -> ProcessPool:
@@ -142,6 +143,21 @@ class ProcessPool:
         self._deaths.count(how)
         self._members[self._members.index(member)] = self._start(member.slot)
         return None
+
+
+def _start_server() -> None:
+    """Start the server without the current folder on its path: a folder there may be called as a package is."""
+    from multiprocessing import forkserver  # POSIX has it
+
+    before = os.environ.get("PYTHONSAFEPATH")  # looked at by Python 3.11 and later
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _how_it_ended(code: int | None) -> str:

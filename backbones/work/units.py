@@ -73,6 +73,13 @@ class WorkerLostError(InputError):
     """Workers die again and again, with nothing done in between."""
 
 
+#: Whether the last worker was killed -> what may help.
+_REMEDIES = {
+    True: "Is memory too small for so many workers?",
+    False: "What they printed above says why.",
+}
+
+
 class Deaths:
     """Counts the deaths of workers since a unit was done last.
 
@@ -97,7 +104,7 @@ class Deaths:
         if self.in_a_row > self.most:
             raise WorkerLostError(
                 f"{self.in_a_row} worker processes died one after the other (the last one {how}); what was finished "
-                "stays. Is memory too small for so many workers?"
+                f"stays. {_REMEDIES['SIGKILL' in how]}"
             )
 
 

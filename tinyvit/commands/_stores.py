@@ -128,7 +128,8 @@ def import_(
     name: Annotated[str, typer.Option(help="Name of the labels in the store.")] = "official",
     seed: Annotated[int, typer.Option(help="Of the views that training will use.")] = 0,
     crop_scale: Annotated[
-        tuple[float, float], typer.Option(help="Smallest and largest share of the image in such a view.")
+        tuple[float, float],
+        typer.Option(metavar="MIN MAX", help="Smallest and largest share of the image in such a view."),
     ] = (0.5, 1.0),
     as_json: JsonOption = False,
 ) -> None:

@@ -28,14 +28,22 @@ CentreOption = Annotated[
 ScaleOption = Annotated[
     tuple[float, float],
     typer.Option(
-        "--scale", "--crop-scale", help="Smallest and largest share of the image in a crop.", rich_help_panel=_PANEL
+        "--scale",
+        "--crop-scale",
+        metavar="MIN MAX",
+        help="Smallest and largest share of the image in a crop.",
+        rich_help_panel=_PANEL,
     ),
 ]
 RatioOption = Annotated[
     tuple[float, float],
-    typer.Option("--ratio", help="Smallest and largest width / height of a crop.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--ratio", metavar="MIN MAX", help="Smallest and largest width / height of a crop.", rich_help_panel=_PANEL
+    ),
 ]
-FlipOption = Annotated[float, typer.Option("--hflip", help="Share of mirrored views.", rich_help_panel=_PANEL)]
+FlipOption = Annotated[
+    float, typer.Option("--hflip", min=0, max=1, help="Share of mirrored views.", rich_help_panel=_PANEL)
+]
 InterpolationOption = Annotated[
     str, typer.Option("--train-interpolation", help="bicubic, bilinear or random.", rich_help_panel=_PANEL)
 ]
@@ -57,23 +65,32 @@ JitterOption = Annotated[
     ),
 ]
 JitterProbOption = Annotated[
-    float, typer.Option("--color-jitter-prob", help="Share of views whose colours change.", rich_help_panel=_PANEL)
+    float,
+    typer.Option(
+        "--color-jitter-prob", min=0, max=1, help="Share of views whose colours change.", rich_help_panel=_PANEL
+    ),
 ]
 EraseProbOption = Annotated[
     float | None,
-    typer.Option("--reprob", help="Share of views with an erased box. [default: the preset's]", rich_help_panel=_PANEL),
+    typer.Option(
+        "--reprob",
+        min=0,
+        max=1,
+        help="Share of views with an erased box. [default: the preset's]",
+        rich_help_panel=_PANEL,
+    ),
 ]
 EraseModeOption = Annotated[
     str, typer.Option("--remode", help="pixel (noise), rand (one colour) or const.", rich_help_panel=_PANEL)
 ]
-MixupOption = Annotated[float | None, typer.Option("--mixup", help=_ALPHA, rich_help_panel=_PANEL)]
-CutmixOption = Annotated[float | None, typer.Option("--cutmix", help=_ALPHA, rich_help_panel=_PANEL)]
+MixupOption = Annotated[float | None, typer.Option("--mixup", min=0, help=_ALPHA, rich_help_panel=_PANEL)]
+CutmixOption = Annotated[float | None, typer.Option("--cutmix", min=0, help=_ALPHA, rich_help_panel=_PANEL)]
 MixProbOption = Annotated[
-    float, typer.Option("--mixup-prob", help="Share of views that are mixed.", rich_help_panel=_PANEL)
+    float, typer.Option("--mixup-prob", min=0, max=1, help="Share of views that are mixed.", rich_help_panel=_PANEL)
 ]
 MixSwitchOption = Annotated[
     float,
-    typer.Option("--mixup-switch-prob", help="Share of cutmix when both are on.", rich_help_panel=_PANEL),
+    typer.Option("--mixup-switch-prob", min=0, max=1, help="Share of cutmix when both are on.", rich_help_panel=_PANEL),
 ]
 
 

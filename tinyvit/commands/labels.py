@@ -95,8 +95,8 @@ def label(
     teacher_crop_pct: TeacherCropOption = None,
     teacher_classes: TeacherClassesOption = None,
     teacher_prompts: TeacherPromptsOption = None,
-    views: Annotated[int, typer.Option(help="Augmented views of each image.")] = 1,
-    topk: Annotated[int, typer.Option(help="Classes stored of each label.")] = 10,
+    views: Annotated[int, typer.Option(min=1, help="Augmented views of each image.")] = 1,
+    topk: Annotated[int, typer.Option(min=1, help="Classes stored of each label.")] = 10,
     augment: AugmentOption = "crop-flip",
     seed: SeedOption = 0,
     centre: CentreOption = False,
@@ -117,9 +117,9 @@ def label(
         Path | None, typer.Option(help="CSV with file and class_index. [default: labels.csv in or beside DATA]")
     ] = None,
     shard_size: Annotated[
-        int | None, typer.Option(help="Images a shard. [default: about 16 shards of whole batches]")
+        int | None, typer.Option(min=1, help="Images a shard. [default: about 16 shards of whole batches]")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Views a teacher batch. [default: 64]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Views a teacher batch. [default: 64]")] = None,
     compact: Annotated[bool, typer.Option("--compact", help="Store 8 bits a class: half the size, not exact.")] = False,
     name: Annotated[
         str | None, typer.Option("--as", help="Name of these labels: adds a second teacher to a store.")
@@ -127,8 +127,11 @@ def label(
     check_images: Annotated[
         int, typer.Option(min=0, help="Images of known class that the teacher names first, evenly spread; 0: none.")
     ] = 10_000,
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="Make the K-th of N parts only, on machines that share no disk.")
+    ] = "1/1",
     threads: Annotated[
-        int | None, typer.Option(help="Threads of a process that decode and augment. [default: its processors]")
+        int | None, typer.Option(min=1, help="Threads of a process that decode and augment. [default: its processors]")
     ] = None,
     workers: WorkersOption = None,
     ray: RayOption = None,
@@ -168,6 +171,7 @@ def label(
         threads=threads,
         compact=compact,
         name=name,
+        part=_part(part),
         check_images=check_images,
     )
     allocator = tune_allocator()
@@ -193,7 +197,7 @@ def label(
         print(describe_check(right, summary.teacher_top1_images, len(truth or {})))
     if summary.rows_made:
         print(
-            f"labelled {counted(summary.rows_made, 'view')} in {summary.seconds:.1f} s: "
+            f"made {counted(summary.rows_made, 'row')} in {summary.seconds:.1f} s: "
             f"{summary.images_per_second:.0f} img/s, the teacher waited for pictures {summary.waiting_share:.0%} "
             "of the time"
         )
@@ -210,6 +214,16 @@ def label(
     for note in (describe_left_out(data, images.left_out), describe_copies(manifest)):
         if note:
             print(note)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Which part of how many, from ``K/N``."""
+    from tinyvit.backbones.errors import InputError
+
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise InputError(f"--part {text!r} is not of the form K/N, such as 1/4")
+    return int(number), int(count)
 
 
 def _teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
@@ -305,6 +319,10 @@ def verify(
         )
         if data and report.problems and not report.pixels:
             print("pixels and teacher were not looked at, as something is wrong already")
+        if any("/shards/" in problem for problem in report.problems):
+            print(
+                "a damaged shard is made anew by the same `tinyvit label` once its .safetensors and .json are deleted"
+            )
     if report.problems:
         raise CheckFailedError(
             f"{store} has {counted(len(report.problems), 'problem')}; the first: {report.problems[0]}"

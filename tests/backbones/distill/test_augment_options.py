@@ -97,7 +97,7 @@ def test_descriptions():
         (["--augment", "tinyvits"], "did you mean tinyvit"),
         (["--aa", "augmix-m5"], "unknown augmentation"),
         (["--color-jitter", "some"], "neither a number"),
-        (["--reprob", "2"], "erase_prob is 2"),
+        (["--reprob", "2"], "'--reprob': Input should be less than or equal to 1"),
         (["--centre", "--augment", "tinyvit"], "centre views are plain"),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tinyvit.backbones.distill import label
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.labeller import DECODING_LIMITS, Labeller, Timing
 from tinyvit.backbones.distill.store import SoftLabelStore
@@ -165,6 +166,9 @@ def test_a_run_says_when_decoding_is_the_limit(pictures, teacher, tmp_path, monk
         return prepare(labeller, batch)
 
     monkeypatch.setattr(Labeller, "_prepare", slowly)
+    label_store(ImageFiles(pictures), tmp_path / "short", teacher, options(threads=1))
+    assert "decoding is the limit" not in capsys.readouterr().err  # too short to tell
+    monkeypatch.setattr(label, "_TELLING_SECONDS", 0.0)
     summary = label_store(ImageFiles(pictures), tmp_path / "s", teacher, options(threads=1))
     assert summary.waiting_share > 0.5
     told = re.search(r"decoding is the limit: the teacher waited (\d+)% of the time", capsys.readouterr().err)

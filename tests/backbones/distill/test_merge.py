@@ -46,6 +46,31 @@ def test_parts_become_the_whole_store(store, tmp_path):
     assert (again.copied, again.kept) == ({"toy": 0}, {"toy": 8})
 
 
+def test_parts_labelled_on_machines_that_share_nothing_are_merged(store, pictures, teacher, tmp_path):
+    parts = [tmp_path / str(number) for number in (1, 2, 3)]
+    for number, path in enumerate(parts, start=1):
+        summary = label_store(ImageFiles(pictures), path, teacher, options(part=(number, 3)), show=False)
+        assert (summary.shards_made, summary.finished, summary.shards) == ((3, 3, 2)[number - 1],) * 2 + (8,)
+    merge_stores(tmp_path / "all", parts, show=False)
+    assert files(tmp_path / "all") == files(store.path)
+    with pytest.raises(InputError, match="part 4 of 3 does not exist; parts count from 1"):
+        options(part=(4, 3))
+
+
+def test_stores_of_other_images_are_named(store, pictures, teacher, tmp_path):
+    fewer = Path(shutil.copytree(pictures, tmp_path / "fewer"))
+    (fewer / "07.jpg").unlink()
+    label_store(ImageFiles(fewer), tmp_path / "a", teacher, options(), show=False)
+    with pytest.raises(InputError, match=r"they were made from 23 and 22 images, and .*/a lacks 07\.jpg"):
+        merge_stores(tmp_path / "all", [store.path, tmp_path / "a"], show=False)
+    shutil.copy(pictures / "08.jpg", fewer / "07.jpg")
+    label_store(ImageFiles(fewer), tmp_path / "b", teacher, options(), show=False)
+    with pytest.raises(InputError, match=r"same names and different contents \(first: 07\.jpg\)"):
+        merge_stores(tmp_path / "all", [store.path, tmp_path / "b"], show=False)
+    with pytest.raises(InputError, match=r"fewer is not a soft-label store: it has no store\.json"):
+        merge_stores(tmp_path / "all", [store.path, fewer], show=False)
+
+
 def test_a_part_becomes_whole_by_another(store, tmp_path):
     one, two = part(store, tmp_path / "one", {0, 1}), part(store, tmp_path / "two", {2, 3, 4})
     summary = merge_stores(one, [two], show=False)

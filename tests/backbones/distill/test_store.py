@@ -315,7 +315,7 @@ def test_a_second_teacher_with_other_classes_and_k_looks_at_the_same_views(copy,
     other = tiny_teacher("other/one", seed=3, size=12, classes=7)
     asked = options(topk=3, views=2, batch_size=None, shard_images=None, name="second")
     summary = label_store(ImageFiles(pictures), copy, other, asked, show=False)
-    with pytest.raises(InputError, match="holds the labels of several teachers, name one of: second, toy"):
+    with pytest.raises(InputError, match="holds the labels of several teachers: name one of second, toy"):
         SoftLabelStore(copy)
     first, second = SoftLabelStore.open(copy, "toy"), SoftLabelStore.open(copy, "other/one")
     assert second.name == "second"
@@ -431,6 +431,15 @@ def test_places_in_archives_are_kept_with_the_store(pictures, teacher, tmp_path,
     monkeypatch.setattr(module, "MANY_IMAGES", 10)
     images = opened.manifest.open_images(zipped, "the store", opened.path)
     assert opened.manifest.read(images, 3, "the store") == (pictures / "03.jpg").read_bytes()
+
+
+def test_a_damaged_manifest_is_called_so_and_not_other_images(copy, pictures, teacher):
+    path = copy / "manifest.safetensors"
+    path.write_bytes(path.read_bytes().replace(b"03.jpg", b"0x.jpg"))
+    with pytest.raises(InputError, match=r"manifest\.safetensors is damaged: its hash is not the one in store\.json"):
+        label_store(ImageFiles(pictures), copy, teacher, options(), show=False)
+    report = verify_store(SoftLabelStore(copy), ImageFiles(pictures), show=False)
+    assert [problem.split(": ")[0] for problem in report.problems] == [f"{path} is damaged"]
 
 
 def test_opening_takes_the_same_memory_for_any_number_of_images(tmp_path):
