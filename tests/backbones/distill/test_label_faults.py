@@ -176,7 +176,8 @@ def test_a_run_says_when_decoding_is_the_limit(pictures, teacher, tmp_path, monk
     assert int(told[1]) == round(100 * summary.waiting_share)
 
 
-def test_a_run_with_a_slow_teacher_does_not_blame_decoding(pictures, tmp_path, capsys):
+def test_a_run_with_a_slow_teacher_does_not_blame_decoding(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(label, "_TELLING_SECONDS", 0.0)
     teacher = tiny_teacher()
     forward = teacher.module.forward
 
