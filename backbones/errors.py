@@ -5,7 +5,8 @@ The tree::
     TinyVitError
     ├── InputError            bad input: the command line ends with exit code 2
     │   └── MissingExtraError an optional dependency is not installed
-    └── CheckFailedError      the work was done and what was checked does not hold: exit code 1
+    ├── CheckFailedError      the work was done and what was checked does not hold: exit code 1
+    └── StoppedError          Ctrl-C: the message says what is kept and how to go on; exit code 130
 
 Library code raises them; only the command line turns them into exit codes.
 """
@@ -35,6 +36,10 @@ class MissingExtraError(InputError, ImportError):
 
 class CheckFailedError(TinyVitError):
     """What a command was asked to check does not hold; the message says by how much."""
+
+
+class StoppedError(TinyVitError):
+    """The user stopped a run with Ctrl-C; the message says what is kept, and how it goes on."""
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -17,6 +17,9 @@ _UsageProblem: Any = typer.BadParameter.__mro__[2]
 # Of the base install, which a torch-free installation of the ONNX runtime leaves out (export/README.md).
 _BASE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine")
 
+# As a shell has it for a program that Ctrl-C ended.
+_STOPPED = 130
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.")]
 WorkDirOption = Annotated[
     Path | None, typer.Option("--work-dir", help="Folder for artefacts and result.json. [default: runs/COMMAND/TIME]")
@@ -39,7 +42,7 @@ DeployOption = Annotated[
 
 def report_errors(run: Callable[[], Any]) -> int:
     """Run a command and turn what it raises into one sentence on stderr and an exit code."""
-    from tinyvit.backbones.errors import CheckFailedError, InputError
+    from tinyvit.backbones.errors import CheckFailedError, InputError, StoppedError
 
     try:
         code = run()
@@ -49,6 +52,9 @@ def report_errors(run: Callable[[], Any]) -> int:
     except CheckFailedError as error:
         _complain(str(error))
         return 1
+    except StoppedError as error:
+        _complain(str(error))
+        return _STOPPED
     except typer.Exit as error:
         return error.exit_code
     except _UsageProblem as error:
@@ -59,7 +65,7 @@ def report_errors(run: Callable[[], Any]) -> int:
         return 2
     except (typer.Abort, KeyboardInterrupt):
         _complain("interrupted")
-        return 130
+        return _STOPPED
     except BrokenPipeError:
         # The reader of our output went away (`tinyvit models | head`); leave without a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,6 +81,8 @@ def report_errors(run: Callable[[], Any]) -> int:
             raise
         _complain(f"{error.filename or 'the system'}: {error.strerror}")
         return 2
+    if code == _STOPPED:  # what typer makes of Ctrl-C
+        _complain("interrupted")
     return code if isinstance(code, int) else 0
 
 

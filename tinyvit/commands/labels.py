@@ -156,6 +156,7 @@ def label(
     from tinyvit.backbones.distill.manifest import MANIFEST_NAME, Manifest, describe_copies
     from tinyvit.backbones.distill.teacher_check import describe_check
     from tinyvit.backbones.distill.teachers import TeacherSpec
+    from tinyvit.backbones.errors import StoppedError
     from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
     from tinyvit.backbones.work import Here, Ranks, choose_place
@@ -181,7 +182,10 @@ def label(
     model = spec.load(place.device) if isinstance(place, Here | Ranks) else spec
     num_classes = (spec.describe() if isinstance(model, TeacherSpec) else model).num_classes
     truth = _truth(images, labels, num_classes) if check_images else None
-    summary = label_store(images, store, model, options, truth=truth, place=place)
+    try:
+        summary = label_store(images, store, model, options, truth=truth, place=place)
+    except KeyboardInterrupt:
+        raise StoppedError("interrupted: finished shards are kept, and the same command goes on") from None
     if isinstance(place, Ranks) and place.rank > 0:
         say(f"rank {place.rank} of {place.world}: {counted(summary.shards_made, 'shard')} made")
         return

@@ -203,3 +203,16 @@ def test_labels_of_other_classes_that_merely_lie_there_stop_no_teacher(pictures,
     code, _, err = run_cli(*command, "--labels", folder / "labels.csv")
     assert code == 2
     assert "has classes 700 to 700, and the model has 20" in err
+
+
+def test_ctrl_c_says_what_is_kept(label, tmp_path, run_cli, monkeypatch):
+    def stopped(*arguments, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinyvit.backbones.distill.label.label_store", stopped)
+    kept = "tinyvit: interrupted: finished shards are kept, and the same command goes on\n"
+    assert run_cli(*label(tmp_path / "store")) == (130, "", kept)
+    monkeypatch.undo()
+    run_cli(*label(tmp_path / "store"))
+    monkeypatch.setattr("tinyvit.backbones.distill.verify.describe_store", stopped)
+    assert run_cli("labels", "info", tmp_path / "store") == (130, "", "tinyvit: interrupted\n")
