@@ -175,7 +175,7 @@ def label_store(
     if isinstance(teacher, Teacher):
         correct = check_teacher(store, images, teacher, truth, show) if truth and not follows else None
         if correct and show:
-            say(describe_check(*correct, known))
+            say(describe_check(correct, known))
         timing = _label_here(store, images, teacher, options, pending, show)
         seconds = timing.seconds
     else:
@@ -249,7 +249,7 @@ def _label_there(
         if truth and correct is None:
             correct = next(event.result for event in pool.run([CheckUnit(truth)]) if isinstance(event, Done))
         if correct and show:
-            say(describe_check(*correct, known))
+            say(describe_check(correct, known))
         with RateBar("label", sum(shard.rows for shard in shards), "img", show) as bar:
             seen = [0] * len(shards)
             for event in pool.run([ShardUnit(shard) for shard in shards]):

@@ -30,14 +30,14 @@ def spread(truth: Mapping[int, int], count: int) -> dict[int, int]:
     return {ordinals[place]: truth[ordinals[place]] for place in places.tolist()}
 
 
-def describe_check(right: float, images: int, known: int) -> str:
+def describe_check(correct: tuple[int, int], known: int) -> str:
     """What came of :func:`check_teacher`, in one line.
 
     Args:
-        right: Images named right.
-        images: Images looked at.
+        correct: Images named right, and images looked at.
         known: Images whose class is known.
     """
+    right, images = correct
     of = f" of {known} images whose class is known" if images < known else ""
     share = f"{right / images:.1%}" if images else "not known, none could be read"
     return f"teacher top-1 on {images} un-augmented views{of}: {share}"

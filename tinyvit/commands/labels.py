@@ -197,8 +197,8 @@ def label(
         print_json(document)
         return
     if summary.teacher_top1 is not None:
-        right = summary.teacher_top1 * summary.teacher_top1_images
-        print(describe_check(right, summary.teacher_top1_images, len(truth or {})))
+        seen = summary.teacher_top1_images
+        print(describe_check((round(summary.teacher_top1 * seen), seen), len(truth or {})))
     if summary.rows_made:
         print(
             f"made {counted(summary.rows_made, 'row')} in {summary.seconds:.1f} s: "
