@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..errors import CheckFailedError, InputError
+from ..errors import CheckFailedError, InputError, StoppedError
 from .console import say
 from .parallel import Place
 from .recipe import Recipe
@@ -37,7 +40,11 @@ class Checkpoints(Hook):
         place: This process; the first one writes.
         log: Holds the losses that no line has yet.
 
+    Attributes:
+        stop: Save after this iteration and end the run.
+
     Raises:
+        StoppedError: ``stop`` was set.
         CheckFailedError: A weight, a moment of the optimiser or a loss is not finite when it is time to save.
     """
 
@@ -45,15 +52,41 @@ class Checkpoints(Hook):
 
     def __init__(self, recipe: Recipe, identity: dict[str, Any], place: Place, log: TrainLog) -> None:
         self.recipe, self.identity, self.place, self.log = recipe, identity, place, log
+        self.stop = False
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Save when it is time, and after the last iteration."""
-        if self.every_n_train_iters(runner, self.recipe.checkpoint_interval) or self.is_last_train_iter(runner):
+        """Save when it is time, after the last iteration, and when the run is to end."""
+        is_last = self.is_last_train_iter(runner)
+        if is_last or self.stop or self.every_n_train_iters(runner, self.recipe.checkpoint_interval):
             self._require_finite(runner)
             if self.place.is_first:
                 self.save(runner)
+        if self.stop and not is_last:
+            raise StoppedError(
+                f"interrupted after iteration {runner.iter + 1} of {runner.max_iters}: the same command with --resume "
+                f"and --work-dir {runner.work_dir} goes on"
+            )
+
+    @contextlib.contextmanager
+    def stopping_at_ctrl_c(self) -> Iterator[None]:
+        """Ctrl-C sets ``stop``, a second one ends the run at once. Of several processes each would stop elsewhere."""
+        if self.place.world > 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def handle(number: int, frame: Any) -> None:
+            if self.stop:
+                raise KeyboardInterrupt
+            self.stop = True
+
+        signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _require_finite(self, runner: Runner) -> None:
         wrapper: Any = runner.optim_wrapper

@@ -59,9 +59,16 @@ def load_initial(student: nn.Module, init: str | Path, class_map: str | Path | N
     """
     mapping = None if class_map is None else read_class_map(class_map)
     if mapping is not None and len(mapping) != classes:
-        raise InputError(f"class-index file {class_map} has {len(mapping)} lines, and the student {classes} classes")
+        raise InputError(
+            f"class-index file {class_map} has {len(mapping)} lines, and the student {classes} "
+            f"classes: one line a class of the student (num_classes={len(mapping)} makes it fit)"
+        )
+    theirs = read_num_classes(init)
+    if mapping is not None and theirs is not None and max(mapping) >= theirs:
+        line = mapping.index(max(mapping)) + 1
+        raise InputError(f"{class_map}, line {line}: class {max(mapping)} is not among the {theirs} classes of {init}")
     report = load_weights(student, init, class_map=mapping)
-    return f"{init}: {report}{_head(report, mapping, read_num_classes(init), classes)}"
+    return f"{init}: {report}{_head(report, mapping, theirs, classes)}"
 
 
 def _head(report: LoadReport, mapping: list[int] | None, theirs: int | None, classes: int) -> str:

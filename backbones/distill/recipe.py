@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from ..errors import InputError, unknown_name
 from ..preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 from .losses import KL_REDUCTIONS, LOSSES, Objective
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -94,7 +98,7 @@ class Recipe:
         std: Of the student's normalisation, in units of 0..1.
         pixel_check: What to do when the image library here makes other pixels than the teacher saw: ``error``,
             ``warn`` or ``ignore``.
-        workers: Processes that decode and augment, for each training process.
+        workers: Processes that decode and augment, for each training process; at most one a processor is started.
         cache: Keep the student's views in memory: ``auto`` (when they are used again and fit into a quarter of the
             free memory, in a run of one process), ``True`` or ``False``. Only with a store.
         seed: Of the initial weights, the order of images, the views drawn while training, and dropped paths.
@@ -339,8 +343,8 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
     """Read a config and replace some of its keys.
 
     Args:
-        config: A config file (Python, mmengine's kind, ``_base_`` works), the bare name of a shipped one
-            (``tiny_vit_5m_distill``), or the keys themselves.
+        config: A config file (Python, mmengine's kind; ``_base_`` names files beside it, or shipped ones), the bare
+            name of a shipped one (``tiny_vit_5m_distill``), or the keys themselves.
         **overrides: Keys to replace; ``epochs`` and ``max_iters`` replace each other, as do ``warmup_*``. Dotted keys
             reach into dictionaries (``student.img_size``).
 
@@ -356,7 +360,9 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
         path = find_config(config)
         source = str(path)
         try:
-            document = Config.fromfile(path)
+            document = _read_config(path)
+        except InputError:
+            raise
         except Exception as error:  # whatever the file's own code raises
             raise InputError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     for one, other in (("epochs", "max_iters"), ("warmup_epochs", "warmup_iters")):
@@ -375,6 +381,31 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     return Recipe(**values, source=source)
+
+
+def _read_config(path: Path) -> Config:
+    """A config file; its ``_base_`` may name shipped configs, which mmengine would look for beside it."""
+    from mmengine.config import Config
+
+    text = path.read_text(encoding="utf-8")
+    assigned = (node for node in ast.parse(text, str(path)).body if isinstance(node, ast.Assign))
+    base = next((node for node in assigned if ast.unparse(node.targets[0]) == "_base_"), None)
+    if base is None:
+        return Config.fromfile(path)
+    named = ast.literal_eval(base.value)
+    found = [str(_find_base(name, path)) for name in ([named] if isinstance(named, str) else named)]
+    lines = text.splitlines()
+    lines[base.lineno - 1 : base.end_lineno] = [f"_base_ = {found!r}"]
+    return Config.fromstring("\n".join(lines), ".py")
+
+
+def _find_base(name: str, config: Path) -> Path:
+    if (config.parent / name).is_file():
+        return (config.parent / name).resolve()
+    try:
+        return find_config(Path(name).name)
+    except InputError as error:
+        raise InputError(f"the _base_ {name!r} of config {config} does not lie beside it: {error}") from error
 
 
 def find_config(config: str | Path) -> Path:

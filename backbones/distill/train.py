@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import InputError
 from ..registry import count_parameters, create_model
+from ..runs import available_cpus
 from .checkpoints import Checkpoints, find_checkpoint, identity_of, read_checkpoint
 from .console import say
 from .data import identity
@@ -39,6 +40,8 @@ __all__ = ["LOG_NAME", "STUDENT_NAME", "PretrainSummary", "parameter_groups", "p
 
 STUDENT_NAME = "student.safetensors"
 LOG_NAME = "train_log.jsonl"
+# An average of which more is left of the first weights is none of what was learned.
+_MOST_OF_START = 0.5
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def pretrain(
 
     Raises:
         InputError: Recipe, store, images, weights or checkpoint do not fit each other.
+        StoppedError: Ctrl-C: the iteration was finished and a checkpoint written.
         CheckFailedError: The loss or a weight stopped being finite.
     """
     _check_sources(recipe)
@@ -125,6 +129,17 @@ def _check_sources(recipe: Recipe) -> None:
         raise InputError("config key views says how views are drawn while training; those of a store are drawn already")
 
 
+def _check_average(recipe: Recipe, plan: Plan) -> None:
+    """Refuse an average that would still be the first weights when the run ends."""
+    left = (recipe.ema or 0.0) ** plan.iterations
+    if left > _MOST_OF_START:
+        fitting = round(0.01 ** (1 / plan.iterations), 4)
+        raise InputError(
+            f"config key ema is {recipe.ema}, and the run has {plan.iterations} iterations: {left:.0%} of the averaged "
+            f"weights would be those that the student starts from; set ema=0, or at most ema={fitting:g}"
+        )
+
+
 class _Run:
     """One process's part of a run.
 
@@ -145,6 +160,7 @@ class _Run:
         self.teacher = load_online_teacher(recipe, place.device)
         self.views = open_views(recipe, self.teacher)
         self.plan = Plan.of(recipe, len(self.views.readable))
+        _check_average(recipe, self.plan)
         # Several processes would each keep them all.
         setting = False if recipe.cache == "auto" and place.world > 1 else recipe.cache
         self.views.keep(setting, self.plan.iterations * recipe.batch_size)
@@ -167,11 +183,13 @@ class _Run:
         hooks: list[Any] = [ExactRandomness(recipe.seed, place.rank), Rates(plan), log]
         average = StudentAverage(student, recipe.ema) if recipe.ema else None
         hooks += [] if average is None else [average]
-        hooks.append(Checkpoints(recipe, known, place, log))
+        checkpoints = Checkpoints(recipe, known, place, log)
+        hooks.append(checkpoints)
         runner = self._make_runner(student, groups, hooks, work_dir)
         runner.earlier = earlier
         began = time.monotonic()
-        _train(runner, log)
+        with checkpoints.stopping_at_ctrl_c():
+            _train(runner, log)
         seconds = time.monotonic() - began
         path = work_dir / STUDENT_NAME
         if place.is_first:
@@ -265,7 +283,7 @@ class _Run:
             views,
             recipe.batch_size // place.world,
             sampler=ViewOrder(views.readable, views.views, recipe.seed, recipe.repeats, place.rank, place.world),
-            num_workers=recipe.workers,
+            num_workers=min(recipe.workers, available_cpus()),
             collate_fn=identity,
             pin_memory=torch.device(place.device).type == "cuda",
         )

@@ -60,11 +60,17 @@ def true_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> d
     return find_classes(images, labels, num_classes).found
 
 
-def find_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> TrueClasses:
+def find_classes(images: ImageFiles, labels: Path | None, num_classes: int | None) -> TrueClasses:
     """Classes from ``labels``, else from a ``labels.csv`` at hand, else from the class folders' order.
 
+    Args:
+        images: The images.
+        labels: A CSV or Parquet table with the columns ``file`` and ``class_index``.
+        num_classes: How many classes there are, where that is known.
+
     Raises:
-        InputError: There are no labels, none fits an image, or a class index is not below ``num_classes``.
+        InputError: There are no labels, none fits an image, a class index is not below ``num_classes``, or there are
+            more or fewer class folders.
     """
     path = labels or find_labels(images.listing or images.root)
     if path is not None:
@@ -75,11 +81,16 @@ def find_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> T
         known = TrueClasses(found, str(path), _class_folders(images) if at_hand else 0)
     else:
         names = images.class_names()
+        if num_classes not in (None, len(names)):  # by their order, some would stand for other classes than they are
+            raise InputError(
+                f"{images.root} has {len(names)} class folders, and the model {num_classes} classes: give a labels.csv "
+                f"that says which class each is, or a model of {len(names)} classes (num_classes of a recipe)"
+            )
         order = {name: index for index, name in enumerate(names)}
         found = {ordinal: order[key.split("/", 1)[0]] for ordinal, key in enumerate(images)}
         known = TrueClasses(found, f"{images.root} with its {len(names)} class folders")
     low, high = min(found.values()), max(found.values())
-    if low < 0 or high >= num_classes:
+    if low < 0 or (num_classes is not None and high >= num_classes):
         raise InputError(f"{known.origin} has classes {low} to {high}, and the model has {num_classes}")
     return known
 

@@ -59,7 +59,7 @@ class Truth:
         Raises:
             InputError: There are no labels, or a class is not below ``count``.
         """
-        known = find_classes(images, Path(path) if path else None, count or 1 << 31)
+        known = find_classes(images, Path(path) if path else None, count)
         classes = np.full(len(images), -1, np.int64)
         classes[list(known.found)] = list(known.found.values())
         origin = known.origin

@@ -114,7 +114,9 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
         raise InputError("--resume needs the --work-dir of the run to go on with")
     if arguments["epochs"] is not None and arguments["max_iters"] is not None:
         raise InputError("give either --epochs or --max-iters, not both")
-    overrides = _overrides([*(arguments["cfg_options"] or []), *(arguments["more"] or [])])
+    # Typer gives an option one value: the others of --cfg-options A B C arrive as arguments.
+    arguments["cfg_options"] = [*(arguments["cfg_options"] or []), *(arguments.pop("more") or [])]
+    overrides = _overrides(arguments["cfg_options"])
     given = {key: arguments.get(name) for name, key in _RECIPE_KEYS.items()}
     overrides |= {
         key: str(value) if isinstance(value, Path) else value
@@ -148,8 +150,10 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
         print_json(document)
         return
     metrics = document["metrics"]
+    first, last = f"{metrics['first_loss']:.4f} -> ", f"{metrics['last_loss']:.4f}"
+    many = metrics["iterations"] > recipe.log_interval  # else the log has one line, and one loss
     print(
-        f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {metrics['iterations']} iterations "
+        f"loss {first if many else ''}{last} in {metrics['iterations']} iterations "
         f"({metrics['epochs']:.2f} epochs), {metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} img/s"
     )
     print(f"student: {summary.student}\nloss curve: {summary.log}")
@@ -207,7 +211,7 @@ def evaluate(
     from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.distill.label import evaluate_top
     from tinyvit.backbones.distill.teachers import load_teacher
-    from tinyvit.backbones.distill.truth import true_classes
+    from tinyvit.backbones.distill.truth import find_classes
     from tinyvit.backbones.errors import InputError
     from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
@@ -217,7 +221,8 @@ def evaluate(
     classifier = load_teacher(
         model, weights=weights, size=size, device=resolve_device(device), precision=precision, deployed=deploy
     )
-    truth = true_classes(images, labels, classifier.num_classes)
+    known = find_classes(images, labels, classifier.num_classes)
+    truth = known.found
     correct, seen = evaluate_top(classifier, images, truth)
     if not seen:
         raise InputError(f"none of the {len(truth)} labelled images of {data} can be read")
@@ -226,6 +231,7 @@ def evaluate(
         "top1": correct[0] / seen,
         "top5": correct[1] / seen,
         "images": seen,
+        "true_classes": known.origin,
         "unreadable": len(truth) - seen,
         "left_out": images.left_out,
         "allocator": allocator,
@@ -236,6 +242,8 @@ def evaluate(
     if as_json:
         print_json(document)
         return
-    print(f"{classifier.name} on {seen} images: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}")
+    side = classifier.size[0]
+    print(f"{classifier.name} at {side} px on {seen} images: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}")
+    print(f"true classes: {known.origin}")
     if note := describe_left_out(data, images.left_out):
         print(note)

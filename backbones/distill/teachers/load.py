@@ -105,7 +105,8 @@ def _named(spec: TeacherSpec) -> Classifier:
 def _needed_weights(spec: TeacherSpec) -> Path:
     if spec.weights is None:
         raise InputError(
-            f"{spec.name} needs a weights file (.safetensors or .pth): --teacher-weights of label, --weights elsewhere"
+            f"{spec.name} needs a weights file (.safetensors or .pth): --teacher-weights of label, teacher.weights of "
+            "a recipe, --weights elsewhere"
         )
     return spec.weights
 

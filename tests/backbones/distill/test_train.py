@@ -31,7 +31,7 @@ from tinyvit.backbones.distill.teachers import load_classifier
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors
 from tinyvit.backbones.distill.train import pretrain
 from tinyvit.backbones.distill.views import StoredViews, ViewOrder
-from tinyvit.backbones.errors import CheckFailedError, InputError
+from tinyvit.backbones.errors import CheckFailedError, InputError, StoppedError
 from tinyvit.backbones.images import ImageFiles
 
 from .conftest import CLASSES, options, tiny_teacher
@@ -242,6 +242,28 @@ def test_killed_and_resumed_run_is_the_undisturbed_run_bit_for_bit(store, pictur
     resumed = pretrain(load_recipe(config), work_dir, resume=True, show=False)
     assert 5 <= resumed.resumed_from < 12
     assert curve(work_dir) == curve(whole_run[1])
+    assert resumed.student.read_bytes() == whole_run[0].student.read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT")
+def test_ctrl_c_leaves_a_checkpoint_of_the_last_iteration(store, pictures, whole_run, tmp_path, monkeypatch):
+    original, calls = Distiller.train_step, []
+
+    def interrupted(self, data, optim_wrapper):
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, data, optim_wrapper)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Distiller, "train_step", interrupted)
+        with pytest.raises(StoppedError, match=r"interrupted after iteration 7 of 12: the same command with --resume"):
+            pretrain(recipe(store, pictures), tmp_path, show=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = pretrain(recipe(store, pictures), tmp_path, resume=True, show=False)
+    assert resumed.resumed_from == 7
+    assert curve(tmp_path) == curve(whole_run[1])
     assert resumed.student.read_bytes() == whole_run[0].student.read_bytes()
 
 

@@ -45,6 +45,25 @@ PUBLISHED = {
 }
 
 
+def test_a_base_lies_beside_a_config_or_is_a_shipped_one(tmp_path):
+    config = tmp_path / "mine.py"
+    for base in ("'tiny_vit_5m_distill.py'", "['tiny_vit_5m_distill']"):
+        config.write_text(
+            f"# mine\n_base_ = {base}\nstudent = dict(name='tiny_vit_11m_224', drop_path_rate=0.1)\nlr = 3e-4\n"
+        )
+        run = load_recipe(config)
+        assert (run.student["name"], run.lr, run.source) == ("tiny_vit_11m_224", 3e-4, str(config))
+        assert run.checkpoint_interval == load_recipe("tiny_vit_5m_distill").checkpoint_interval
+    (tmp_path / "tiny_vit_5m_distill.py").write_text("student = dict(name='tiny_vit_21m_224')\nlr = 1e-4\nepochs = 9\n")
+    config.write_text("_base_ = [\n    'tiny_vit_5m_distill.py',\n]\n")
+    assert load_recipe(config).lr == 1e-4  # the file beside it comes first
+    config.write_text("_base_ = 'tiny_vit_5m_destill.py'\n")
+    with pytest.raises(
+        InputError, match=r"the _base_ 'tiny_vit_5m_destill\.py' of config .*mine\.py does not lie beside"
+    ):
+        load_recipe(config)
+
+
 def test_every_shipped_recipe_is_held_against_the_published_table():
     assert {*PUBLISHED, "tiny_vit_5m_distill"} == set(SHIPPED)
 

@@ -161,8 +161,10 @@ def test_drawn_views_carry_both_classes_of_a_mixed_view(classes):
 
 def test_plain_drawn_view_has_one_class(classes):
     images = ImageFiles(classes)
-    batch = DrawnViews(images, ViewSampler(), 24, Truth.find(images, None, 9)).__getitems__([(5, 0)])
+    batch = DrawnViews(images, ViewSampler(), 24, Truth.find(images, None, None)).__getitems__([(5, 0)])
     assert batch["weights"].tolist() == [[1.0, 0.0]]
+    with pytest.raises(InputError, match=r"has 4 class folders, and the model 9 classes: give a labels\.csv that"):
+        Truth.find(images, None, 9)
 
 
 def test_student_learns_true_classes_from_folders_and_from_a_csv(classes, pictures, tmp_path):
@@ -294,15 +296,15 @@ def test_run_stopped_anywhere_and_resumed_is_the_undisturbed_one_bit_for_bit(kno
 def test_other_images_classes_or_teacher_do_not_continue_a_run(known, classes, tmp_path, monkeypatch):
     first, second = "labels, mixed, repeated, averaged, in parts", "hard, beside a teacher"
     for kind in (first, second):
-        pretrain(known(kind, max_iters=3), tmp_path / kind, show=False)
+        pretrain(known(kind, max_iters=3, ema=0.5), tmp_path / kind, show=False)
     keys = list(ImageFiles(classes))
     other = tmp_path / "truth.csv"
     other.write_text("\n".join(["file,class_index", *(f"{key},{index % NAMED}" for index, key in enumerate(keys))]))
     with pytest.raises(InputError, match=r"trained on true classes \w{12}, and this run has true classes \w{12}"):
-        pretrain(known(first, max_iters=3, truth=str(other)), tmp_path / first, resume=True, show=False)
+        pretrain(known(first, max_iters=3, ema=0.5, truth=str(other)), tmp_path / first, resume=True, show=False)
     monkeypatch.setattr(train, "load_teacher", lambda name, **given: tiny_teacher(name, seed=1))
     with pytest.raises(InputError, match=r"trained on teacher \w{12}, and this run has teacher \w{12}"):
-        pretrain(known(second, max_iters=3), tmp_path / second, resume=True, show=False)
+        pretrain(known(second, max_iters=3, ema=0.5), tmp_path / second, resume=True, show=False)
 
 
 def test_other_true_classes_do_not_continue_a_run_from_a_store(known, classes, tmp_path):
@@ -363,6 +365,12 @@ def test_exported_student_is_the_moving_average_of_the_weights(store, pictures, 
     assert torch.equal(checkpoint["state_dict"]["student.head.fc.weight"], seen[-1]["head.fc.weight"])
     model = create_model(num_classes=CLASSES, **TINY)
     assert load_weights(model, summary.student).missing == []
+
+
+def test_an_average_too_slow_for_a_run_is_refused(store, pictures, tmp_path):
+    run = recipe(pictures, labels=str(store.path), ema=0.99996, max_iters=150, warmup_iters=10)
+    with pytest.raises(InputError, match=r"99% of the averaged weights .* set ema=0, or at most ema=0\.9698"):
+        pretrain(run, tmp_path, show=False)
 
 
 def test_parts_give_the_step_of_the_whole_batch(classes, tmp_path):
@@ -443,7 +451,12 @@ def test_damaged_class_map_is_named(tmp_path, text, message):
 
 def test_class_map_of_another_length_is_refused(classes, start, tmp_path):
     (tmp_path / "map.txt").write_text("6\n0\n")
-    with pytest.raises(InputError, match="has 2 lines, and the student 4 classes"):
+    with pytest.raises(InputError, match=r"has 2 lines, and the student 4 classes: .* \(num_classes=2 makes it fit\)"):
+        pretrain(untouched(classes, start, class_map=str(tmp_path / "map.txt")), tmp_path / "run", show=False)
+    (tmp_path / "map.txt").write_text("6\n0\n7\n1\n")
+    with pytest.raises(
+        InputError, match=r"map\.txt, line 3: class 7 is not among the 7 classes of .*start\.safetensors"
+    ):
         pretrain(untouched(classes, start, class_map=str(tmp_path / "map.txt")), tmp_path / "run", show=False)
 
 
@@ -484,8 +497,10 @@ def test_stored_labels_are_read_at_the_temperature_of_the_loss(mixed_store, clas
     plain = StoredViews(mixed_store, ImageFiles(classes), 32).__getitems__([(4, 0)])
     expected = (plain["probability"] ** (1 / 3)) / (plain["probability"] ** (1 / 3)).sum()
     torch.testing.assert_close(soft["probability"], expected, rtol=1e-3, atol=1e-4)
+    places = {"data": str(classes), "labels": str(mixed_store.path), "truth": str(truth_csv)}
+    other = load_recipe({**run.binding(), "tau": 2.5, **places})
     with pytest.raises(InputError, match=r"holds labels at temperature 1, 2, 3, 4, and the recipe asks for 2\.5"):
-        open_views(load_recipe({**run.binding(), "tau": 2.5, "data": str(classes), "labels": str(mixed_store.path)}))
+        open_views(other)
 
 
 # --- several processes -------------------------------------------------------------------------------------------
@@ -604,7 +619,7 @@ def test_finetune_starts_from_weights_and_maps_classes(classes, start, tmp_path,
 
 
 def test_plan_says_all_that_a_recipe_asks_for(known, tmp_path, capsys):
-    run = known("labels, mixed, repeated, averaged, in parts", max_iters=3, base_batch_size=4, bn_eval=True)
+    run = known("labels, mixed, repeated, averaged, in parts", max_iters=3, base_batch_size=4, bn_eval=True, ema=0.5)
     pretrain(run, tmp_path)
     said = capsys.readouterr().err
     for part in (
@@ -613,7 +628,7 @@ def test_plan_says_all_that_a_recipe_asks_for(known, tmp_path, capsys):
         "cross-entropy to true classes, labels smoothed by 0.1",
         "3 iterations of 8 views, in 2 parts, 3 views of each image = 1.04 epochs",
         "lr 0.004 (base 0.002 x 2, batch 8 / 4) after 2 iterations of warm-up from 2e-06, cosine to 2e-05",
-        "layer decay 0.8; BatchNorm statistics fixed; weights averaged by 0.9",
+        "layer decay 0.8; BatchNorm statistics fixed; weights averaged by 0.5",
     ):
         assert part in said, part
 
