@@ -285,7 +285,7 @@ class SoftLabelStore:
         rows = np.frombuffer(bytearray().join(parts), self._dtype)
         bad = damaged(rows, images, views)
         if len(bad):
-            raise self._damaged_row(images[bad[0]], views[bad[0]])
+            raise self._damaged_row(int(images[bad[0]]), int(views[bad[0]]))
         return rows
 
     def row(self, image: int, view: int) -> np.ndarray:

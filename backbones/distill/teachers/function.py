@@ -8,21 +8,28 @@ import torch
 from torch import nn
 
 from ...errors import InputError
-from ...functions import call_function, source_file
+from ...functions import call_function, describe_failure, source_file
 from .base import CODE_VERSION, Answers, Classifier, file_sha256, state_sha256
 from .spec import TeacherSpec
 
 
 class _Called(nn.Module):
-    """A plain callable as a module."""
+    """A user's module or callable; what it raises becomes a sentence."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, spec: str, function: Any) -> None:
         super().__init__()
-        self._function = function
+        self._spec, self._function = spec, function
 
     def forward(self, x: torch.Tensor) -> Any:
-        """What the callable answers."""
-        return self._function(x)
+        """What it answers.
+
+        Raises:
+            InputError: It raised.
+        """
+        try:
+            return self._function(x)
+        except Exception as error:  # whatever a user's code raises
+            raise InputError(describe_failure(f"the teacher of {self._spec}", error)) from error
 
 
 def function_classifier(spec: TeacherSpec) -> Classifier:
@@ -38,9 +45,9 @@ def function_classifier(spec: TeacherSpec) -> Classifier:
     """
     made = call_function(spec.name)
     if not callable(made):
-        raise InputError(f"{spec.name} returned a {type(made).__name__}; expected a module or another callable")
+        raise InputError(f"{spec.name} returned {made!r}; expected a module or another callable")
     is_module = isinstance(made, nn.Module)
-    network = made.eval() if is_module else _Called(made)
+    network = _Called(spec.name, made).eval()
     config = getattr(made, "pretrained_cfg", None)
     preprocess = spec.transform(dict(config) if config else None)
     answers = Answers(network, spec.name)

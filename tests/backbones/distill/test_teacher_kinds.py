@@ -383,6 +383,16 @@ def plain():
 
 def number():
     return 7
+
+def broken():
+    raise RuntimeError("no weights here")
+
+def breaks():
+    def logits(x):
+        if len(x) > 2:
+            raise ValueError("too many")
+        return x.mean((2, 3))
+    return logits
 """
 
 
@@ -408,8 +418,14 @@ def test_a_function_may_make_any_callable(own_module):
     teacher = spec(f"{own_module}:plain").load()
     torch.testing.assert_close(teacher(some_pixels()), expected(_Mean(np.eye(3, dtype=np.float32)), some_pixels()))
     assert teacher.fingerprint["details"]["fingerprint"] == "colours"
-    with pytest.raises(InputError, match="returned a int; expected a module"):
+    with pytest.raises(InputError, match="returned 7; expected a module"):
         load_teacher(f"{own_module}:number")
+    with pytest.raises(
+        InputError, match=rf"{own_module}:broken raised RuntimeError: no weights here \(.*py, line 28\)"
+    ):
+        load_teacher(f"{own_module}:broken")
+    with pytest.raises(InputError, match=r"the teacher of .*:breaks raised ValueError: too many \(.*py, line 33\)"):
+        spec(f"{own_module}:breaks").load()(some_pixels())
     with pytest.raises(InputError, match="cannot find"):
         load_teacher(f"{own_module}:nothing")
 
