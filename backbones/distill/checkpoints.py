@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import threading
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +44,7 @@ class Checkpoints(Hook):
 
     Attributes:
         stop: Save after this iteration and end the run.
+        saving: A checkpoint is being written.
 
     Raises:
         StoppedError: ``stop`` was set.
@@ -52,7 +55,7 @@ class Checkpoints(Hook):
 
     def __init__(self, recipe: Recipe, identity: dict[str, Any], place: Place, log: TrainLog) -> None:
         self.recipe, self.identity, self.place, self.log = recipe, identity, place, log
-        self.stop = False
+        self.stop = self.saving = False
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -62,7 +65,9 @@ class Checkpoints(Hook):
         if is_last or self.stop or self.every_n_train_iters(runner, self.recipe.checkpoint_interval):
             self._require_finite(runner)
             if self.place.is_first:
+                self.saving = True
                 self.save(runner)
+                self.saving = False
         if self.stop and not is_last:
             raise StoppedError(
                 f"interrupted after iteration {runner.iter + 1} of {runner.max_iters}: the same command with --resume "
@@ -78,13 +83,20 @@ class Checkpoints(Hook):
         before = signal.getsignal(signal.SIGINT)
 
         def handle(number: int, frame: Any) -> None:
-            if self.stop:
+            if self.stop and not self.saving:
                 raise KeyboardInterrupt
             self.stop = True
 
         signal.signal(signal.SIGINT, handle)
         try:
             yield
+        except KeyboardInterrupt:
+            if self.stop:
+                raise StoppedError(
+                    "interrupted at once: nothing since the last checkpoint is kept, and the same command with "
+                    "--resume goes on from there"
+                ) from None
+            raise
         finally:
             signal.signal(signal.SIGINT, before)
 
@@ -169,7 +181,12 @@ def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         InputError: The file is damaged, holds anything else, is no checkpoint of a training, or of another one.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} fails its checksum")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
         problem = "cannot be read: it is damaged, or holds more than tensors and plain values"
         raise InputError(f"checkpoint {path} {problem}; {_way_on(path)}") from error

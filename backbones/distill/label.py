@@ -168,6 +168,11 @@ def label_store(
     store = open_or_create(images, Path(store_path), card, options)
     known, truth = len(truth or {}), spread(truth or {}, options.check_images)
     shards = list(store.shards())[options.part[0] - 1 :: options.part[1]]
+    if not shards:
+        raise InputError(
+            f"part {options.part[0]} of {options.part[1]} of {store.path} holds none of its {len(store.grid)} shards; "
+            "make fewer parts, or smaller shards"
+        )
     pending = _pending(store, list(place.share(shards)), show)
     if show and len(pending) < len(shards) and not isinstance(place, Ranks):
         of_part = "" if options.part[1] == 1 else f" of part {options.part[0]} of {options.part[1]}"
@@ -306,6 +311,8 @@ def open_or_create(
             return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
         store = SoftLabelStore(path, _labels_name(names, teacher, options))
         return store.grow(_wanted_header(teacher, options, manifest, store.header))
+    if teacher_names(path):
+        raise InputError(f"{path} lacks its {HEADER_NAME}; take it from a copy of the store or a part of it")
     strangers = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     strangers = [name for name in strangers if not name.startswith((".", "manifest"))]
     if strangers:

@@ -34,6 +34,7 @@ FREE_FIELDS = (
     "tensorboard",
 )
 
+_EITHER = (("epochs", "max_iters"), ("warmup_epochs", "warmup_iters"))
 RATES = ("lr", "min_lr", "warmup_lr")
 _TEACHER_KEYS = ("name", "weights", "size", "precision", "deployed")
 _STAGE_LISTS = ("embed_dims", "depths", "num_heads", "window_sizes")
@@ -365,7 +366,7 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
             raise
         except Exception as error:  # whatever the file's own code raises
             raise InputError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
-    for one, other in (("epochs", "max_iters"), ("warmup_epochs", "warmup_iters")):
+    for one, other in _EITHER:
         if one in overrides or other in overrides:
             for name in (one, other):
                 document.pop(name, None)
@@ -389,14 +390,20 @@ def _read_config(path: Path) -> Config:
 
     text = path.read_text(encoding="utf-8")
     assigned = (node for node in ast.parse(text, str(path)).body if isinstance(node, ast.Assign))
-    base = next((node for node in assigned if ast.unparse(node.targets[0]) == "_base_"), None)
+    names = {ast.unparse(node.targets[0]): node for node in assigned}
+    base = names.get("_base_")
     if base is None:
         return Config.fromfile(path)
     named = ast.literal_eval(base.value)
     found = [str(_find_base(name, path)) for name in ([named] if isinstance(named, str) else named)]
     lines = text.splitlines()
     lines[base.lineno - 1 : base.end_lineno] = [f"_base_ = {found!r}"]
-    return Config.fromstring("\n".join(lines), ".py")
+    document = Config.fromstring("\n".join(lines), ".py")
+    for one, other in _EITHER:  # what a config says replaces what its base says in other words
+        for said, unsaid in ((one, other), (other, one)):
+            if said in names and unsaid not in names:
+                document.pop(unsaid, None)
+    return document
 
 
 def _find_base(name: str, config: Path) -> Path:

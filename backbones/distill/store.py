@@ -59,6 +59,10 @@ class SoftLabelStore:
     def __init__(self, path: str | Path, teacher: str | None = None) -> None:
         self.path = Path(path)
         if not (self.path / HEADER_NAME).is_file():
+            if teacher_names(self.path):
+                raise InputError(
+                    f"{self.path} lacks its {HEADER_NAME}; take it from a copy of the store or a part of it"
+                )
             raise InputError(f"{self.path} is not a soft-label store: it has no {HEADER_NAME}; make one: tinyvit label")
         self.name = self._choose(teacher)
         self.folder = self.path / _TEACHERS / self.name

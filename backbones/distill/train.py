@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..registry import count_parameters, create_model
 from ..runs import available_cpus
 from .checkpoints import Checkpoints, find_checkpoint, identity_of, read_checkpoint
-from .console import say
+from .console import counted, say
 from .data import identity
 from .distiller import Distiller
 from .hooks import ExactRandomness, Rates, StudentAverage, TrainLog
@@ -135,8 +135,8 @@ def _check_average(recipe: Recipe, plan: Plan) -> None:
     if left > _MOST_OF_START:
         fitting = round(0.01 ** (1 / plan.iterations), 4)
         raise InputError(
-            f"config key ema is {recipe.ema}, and the run has {plan.iterations} iterations: {left:.0%} of the averaged "
-            f"weights would be those that the student starts from; set ema=0, or at most ema={fitting:g}"
+            f"config key ema is {recipe.ema}, and the run has {plan.iterations} iterations: {left:.1%} of the averaged "
+            f"weights would be those that the student starts from; set ema=0, or one like ema={fitting:g}"
         )
 
 
@@ -390,8 +390,8 @@ def _describe_loss(recipe: Recipe) -> str:
 def _describe_rates(recipe: Recipe, plan: Plan) -> str:
     base = f" (base {recipe.lr:g} x {recipe.lr_scale:g}, batch {recipe.batch_size} / {recipe.base_batch_size})"
     more = [
-        f"lr {plan.lr:g}{base if recipe.base_batch_size else ''} after {plan.warmup} iterations of warm-up from "
-        f"{plan.warmup_lr:g}, cosine to {plan.min_lr:g}",
+        f"lr {plan.lr:g}{base if recipe.base_batch_size else ''} after {counted(plan.warmup, 'iteration')} of warm-up "
+        f"from {plan.warmup_lr:g}, cosine to {plan.min_lr:g}",
         f"weight decay {recipe.weight_decay:g}",
         f"clip {recipe.clip_grad:g}" if recipe.clip_grad else "no clipping",
     ]

@@ -27,6 +27,8 @@ def register(group: typer.Typer) -> None:
 def info(store: StoreArgument, labels: LabelsOption = None, as_json: JsonOption = False) -> None:
     """Show what a store holds: images, copies among them, views, teacher, augmentation, size, what compact rows lost.
 
+    It reads no checksum of a row: `tinyvit labels verify` does.
+
     Example: tinyvit labels info store
     """
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
@@ -108,7 +110,11 @@ def merge(
     else:
         for name, copied in summary.copied.items():
             missing = summary.missing[name]
-            state = f"{missing} still missing" if missing else "complete"
+            state = (
+                f"{missing} still missing: merge other parts, or finish it by `tinyvit label`"
+                if missing
+                else "complete"
+            )
             copies = counted(copied, "shard")
             print(f"{out}: labels {name}: {copies} copied, {summary.kept[name]} were there, {state}")
     if summary.problems:

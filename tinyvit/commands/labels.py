@@ -14,7 +14,6 @@ from ._common import (
     DeviceOption,
     JsonOption,
     RayOption,
-    WorkDirOption,
     WorkersOption,
     print_json,
     resolve_device,
@@ -138,7 +137,7 @@ def label(
     precision: Annotated[str, typer.Option(help="fp32, bf16, or on CUDA fp16.")] = "fp32",
     deploy: DeployOption = True,
     device: DeviceOption = "auto",
-    work_dir: WorkDirOption = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Folder for result.json. [default: STORE]")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let a teacher label views of images, once for all students.
@@ -154,7 +153,6 @@ def label(
     from tinyvit.backbones.distill.console import counted, say
     from tinyvit.backbones.distill.label import LabelOptions, label_store
     from tinyvit.backbones.distill.manifest import MANIFEST_NAME, Manifest, describe_copies
-    from tinyvit.backbones.distill.teacher_check import describe_check
     from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.backbones.errors import StoppedError
     from tinyvit.backbones.images import ImageFiles, describe_left_out
@@ -196,9 +194,6 @@ def label(
     if as_json:
         print_json(document)
         return
-    if summary.teacher_top1 is not None:
-        seen = summary.teacher_top1_images
-        print(describe_check((round(summary.teacher_top1 * seen), seen), len(truth or {})))
     if summary.rows_made:
         print(
             f"made {counted(summary.rows_made, 'row')} in {summary.seconds:.1f} s: "

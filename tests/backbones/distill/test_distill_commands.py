@@ -46,7 +46,7 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
     store, work = tmp_path / "store", tmp_path / "run"
     code, out, err = run_cli(*label(store))
     assert code == 0
-    assert "teacher top-1 on 22 un-augmented views of 23 images whose class is known: " in out
+    assert "teacher top-1 on 22 un-augmented views of 23 images whose class is known: " in err
     assert "23 images x 2 views, 3 shards (3 made now), 1 image unreadable" in out
     assert "unreadable: 04.jpg" in out
     left_out = f"1 file in {data} is not a picture of a known kind (.gif 1) and left out"

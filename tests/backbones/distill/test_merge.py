@@ -55,6 +55,8 @@ def test_parts_labelled_on_machines_that_share_nothing_are_merged(store, picture
     assert files(tmp_path / "all") == files(store.path)
     with pytest.raises(InputError, match="part 4 of 3 does not exist; parts count from 1"):
         options(part=(4, 3))
+    with pytest.raises(InputError, match=r"part 9 of 9 of .* holds none of its 8 shards"):
+        label_store(ImageFiles(pictures), tmp_path / "none", teacher, options(part=(9, 9)), show=False)
 
 
 def test_stores_of_other_images_are_named(store, pictures, teacher, tmp_path):

@@ -14,12 +14,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from tinyvit.backbones.distill.augment import ViewSampler
+from tinyvit.backbones.distill.data import open_for_training
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.manifest import Manifest, content_hash
 from tinyvit.backbones.distill.shards import ShardIndex
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors
-from tinyvit.backbones.distill.verify import verify_store
+from tinyvit.backbones.distill.verify import describe_store, verify_store
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.images import ImageFiles
 
@@ -440,6 +441,19 @@ def test_a_damaged_manifest_is_called_so_and_not_other_images(copy, pictures, te
         label_store(ImageFiles(pictures), copy, teacher, options(), show=False)
     report = verify_store(SoftLabelStore(copy), ImageFiles(pictures), show=False)
     assert [problem.split(": ")[0] for problem in report.problems] == [f"{path} is damaged"]
+    with pytest.raises(InputError, match=r"manifest\.safetensors is damaged"):
+        open_for_training(copy, pictures, None, "error")
+    with pytest.raises(InputError, match=r"manifest\.safetensors is damaged"):
+        describe_store(SoftLabelStore(copy))
+
+
+def test_a_store_without_its_header_is_not_made_anew(copy, pictures, teacher):
+    (copy / "store.json").unlink()
+    message = r"lacks its store\.json; take it from a copy"
+    with pytest.raises(InputError, match=message):
+        SoftLabelStore(copy)
+    with pytest.raises(InputError, match=message):
+        label_store(ImageFiles(pictures), copy, teacher, options(), show=False)
 
 
 def test_opening_takes_the_same_memory_for_any_number_of_images(tmp_path):

@@ -255,8 +255,17 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_last_iteration(store, pictures, whole
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, data, optim_wrapper)
 
+    def impatient(self, data, optim_wrapper):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return original(self, data, optim_wrapper)
+
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
+        patch.setattr(Distiller, "train_step", impatient)
+        with pytest.raises(StoppedError, match="interrupted at once: nothing since the last checkpoint is kept"):
+            pretrain(recipe(store, pictures), tmp_path / "at once", show=False)
         patch.setattr(Distiller, "train_step", interrupted)
         with pytest.raises(StoppedError, match=r"interrupted after iteration 7 of 12: the same command with --resume"):
             pretrain(recipe(store, pictures), tmp_path, show=False)
@@ -339,6 +348,7 @@ def test_resumed_run_stays_on_its_own_device(store, pictures, whole_run, tmp_pat
     ("content", "message"),
     [
         (b"PK damaged", "is damaged"),
+        ("one bit", "is damaged"),
         ({"state_dict": {}}, "is no checkpoint of tinyvit pretrain or finetune"),
         ([1, 2], "is no checkpoint of tinyvit pretrain or finetune"),
         (None, "holds numbers that are not finite"),
@@ -352,7 +362,10 @@ def test_checkpoint_that_cannot_be_gone_on_from_is_named_with_the_one_before(
     if content is None:
         content = torch.load(newest, weights_only=True)
         content["state_dict"]["student.head.fc.weight"][0, 0] = float("nan")
-    if isinstance(content, bytes):
+    if content == "one bit":
+        content = bytearray(newest.read_bytes())
+        content[len(content) // 2] ^= 1
+    if isinstance(content, bytes | bytearray):
         newest.write_bytes(content)
     else:
         torch.save(content, newest)

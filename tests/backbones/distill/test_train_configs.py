@@ -54,6 +54,9 @@ def test_a_base_lies_beside_a_config_or_is_a_shipped_one(tmp_path):
         run = load_recipe(config)
         assert (run.student["name"], run.lr, run.source) == ("tiny_vit_11m_224", 3e-4, str(config))
         assert run.checkpoint_interval == load_recipe("tiny_vit_5m_distill").checkpoint_interval
+    config.write_text("_base_ = 'tiny_vit_5m_distill'\nwarmup_iters = 2\nmax_iters = 6\n")
+    run = load_recipe(config)  # the base counts both in epochs
+    assert (run.warmup_iters, run.warmup_epochs, run.max_iters, run.epochs) == (2, None, 6, None)
     (tmp_path / "tiny_vit_5m_distill.py").write_text("student = dict(name='tiny_vit_21m_224')\nlr = 1e-4\nepochs = 9\n")
     config.write_text("_base_ = [\n    'tiny_vit_5m_distill.py',\n]\n")
     assert load_recipe(config).lr == 1e-4  # the file beside it comes first
