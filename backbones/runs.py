@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 from .errors import InputError
 
 RESULT_SCHEMA_VERSION = 1
+# Without dots: it is a part of file names that they divide.
+_HOST = platform.node().replace(".", "_") or "host"
 
 _PACKAGES = ("tinyvit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "onnx", "onnxruntime")
 
@@ -37,7 +40,36 @@ def make_work_dir(command: str, work_dir: str | Path | None = None) -> Path:
 
 def temporary_beside(path: Path) -> Path:
     """A new name in a file's folder to write under before it is renamed: no other process has it, on any machine."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def is_abandoned(path: Path, seconds: float) -> bool:
+    """Whether nobody writes a file of :func:`temporary_beside` any more.
+
+    Args:
+        path: The file.
+        seconds: After so long without a change it is abandoned, whoever began it; at once when that was a process of
+            this machine that is gone.
+
+    Raises:
+        FileNotFoundError: It is no longer there.
+    """
+    if time.time() - path.stat().st_mtime > seconds:
+        return True
+    host, _, process = path.name.removesuffix(".tmp").rpartition(".")[2].rpartition("-")[0].rpartition("-")
+    return host == _HOST and process.isdecimal() and not _is_alive(int(process))
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 is none
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: str | Path, document: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..images import ImageFiles
-from ..runs import available_cpus
+from ..runs import available_cpus, is_abandoned
 from ..work import Done, Here, Place, Progress, Ranks
 from .augment import ViewSampler, library_versions
 from .console import RateBar, say
@@ -286,7 +286,7 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes began to write, but not what another run may be writing now."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
+            if is_abandoned(path, _LEFTOVER_SECONDS):
                 path.unlink()
 
 

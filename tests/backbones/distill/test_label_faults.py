@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tinyvit.backbones.distill.labeller import DECODING_LIMITS, Labeller, Timing
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.errors import InputError
 from tinyvit.backbones.images import ImageFiles
+from tinyvit.backbones.runs import temporary_beside
 
 from .conftest import COUNT, options, tiny_teacher
 
@@ -128,13 +131,15 @@ def test_images_of_which_none_can_be_read_are_refused(teacher, tmp_path):
 def test_a_run_leaves_alone_what_another_may_be_writing(pictures, teacher, tmp_path):
     label_store(ImageFiles(pictures), tmp_path / "s", teacher, options(views=1), show=False)
     folder = next((tmp_path / "s").glob("teachers/*/shards"))
-    fresh, old = folder / ".a.tmp", folder / ".b.tmp"
-    for path in (fresh, old):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    fresh, mine, old = folder / ".a.other-machine-1-00.tmp", temporary_beside(folder / "a"), folder / ".b.tmp"
+    dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
+    for path in (fresh, mine, old, dead):
         path.write_bytes(b"half of a shard")
     os.utime(old, (time.time() - 7200,) * 2)
     label_store(ImageFiles(pictures), tmp_path / "s", teacher, options(views=1), show=False)
-    assert fresh.exists()
-    assert not old.exists()
+    assert [path.exists() for path in (fresh, mine, old, dead)] == [True, True, False, False]
 
 
 def test_a_value_that_is_not_finite_is_told_with_image_view_and_shard(pictures, tmp_path):
