@@ -72,20 +72,23 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def write_json(path: str | Path, document: Any) -> None:
-    """Write a JSON file so that a kill leaves either the old file or the new one, never half of one."""
-    path = Path(path)
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves either the old file or the new one, never half of one."""
     temporary = temporary_beside(path)
     try:
         with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(document, stream, indent=2)
-            stream.write("\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: str | Path, document: Any) -> None:
+    """Write a JSON file as :func:`write_text` does."""
+    write_text(Path(path), json.dumps(document, indent=2) + "\n")
 
 
 def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..errors import require
+from ..runs import write_text
 from .checkpoints import diverged
 from .console import RateBar
 from .parallel import Place
@@ -142,7 +142,7 @@ class TrainLog(Hook):
         if kept:
             self.first_loss, self.last_loss = kept[0]["loss"], kept[-1]["loss"]
         if self.place.is_first:
-            _replace(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
             self._stream = self.path.open("a", encoding="utf-8")
             if self.recipe.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
@@ -202,16 +202,6 @@ class TrainLog(Hook):
         if self._board is not None:
             for name in ("loss", "lr", "images_per_second"):
                 self._board.add_scalar(f"train/{name}", entry[name], entry["iter"])
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put a text in the place of a file, which a kill leaves as it was or finds replaced."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def _parse_line(line: str) -> dict[str, Any] | None:
