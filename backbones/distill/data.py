@@ -13,8 +13,7 @@ from ..errors import InputError
 from ..images import ImageFiles, decode
 from .augment import ViewParams, apply, pixel_hash
 from .console import say
-from .manifest import MANY_IMAGES
-from .store import SoftLabelStore, open_manifest
+from .store import SoftLabelStore
 
 _PIXEL_CHECKS = 32
 
@@ -113,8 +112,6 @@ def open_for_training(
         raise InputError(f"image folder {data} does not exist")
     store = SoftLabelStore.open(labels, teacher)
     store.require_whole()
-    if store.header.images <= MANY_IMAGES:  # of more, a damaged manifest shows when images are read
-        open_manifest(store.path)
     images = store.manifest.open_images(data, f"the store {store.path}", store.path)
     if pixel_check != "ignore":
         problem = pixel_problem(store, images)

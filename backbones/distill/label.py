@@ -23,7 +23,7 @@ from .labeller import DECODING_LIMITS, Labeller, Timing
 from .manifest import MANIFEST_NAME, Manifest
 from .rows import RowLayout
 from .shards import Shard
-from .store import SoftLabelStore, open_manifest, teacher_names
+from .store import SoftLabelStore, open_manifest, refuse_lost_header, teacher_names
 from .teacher_check import CHECK_IMAGES, check_teacher, describe_check, evaluate_top, kept_check, spread
 from .teachers import Teacher, TeacherCard
 
@@ -311,8 +311,7 @@ def open_or_create(
             return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
         store = SoftLabelStore(path, _labels_name(names, teacher, options))
         return store.grow(_wanted_header(teacher, options, manifest, store.header))
-    if teacher_names(path):
-        raise InputError(f"{path} lacks its {HEADER_NAME}; take it from a copy of the store or a part of it")
+    refuse_lost_header(path)
     strangers = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     strangers = [name for name in strangers if not name.startswith((".", "manifest"))]
     if strangers:

@@ -24,7 +24,7 @@ from .header import (
     read_header,
     teacher_folder,
 )
-from .manifest import MANIFEST_NAME, Manifest
+from .manifest import MANIFEST_NAME, MANY_IMAGES, Manifest
 from .rows import VALID, damaged, is_whole
 from .shards import INDEX_NAME, Shard, ShardGrid, ShardIndex, file_names, file_sizes, read_report
 from .tensorfile import TensorFile, sha256_of, write_tensors
@@ -59,10 +59,7 @@ class SoftLabelStore:
     def __init__(self, path: str | Path, teacher: str | None = None) -> None:
         self.path = Path(path)
         if not (self.path / HEADER_NAME).is_file():
-            if teacher_names(self.path):
-                raise InputError(
-                    f"{self.path} lacks its {HEADER_NAME}; take it from a copy of the store or a part of it"
-                )
+            refuse_lost_header(self.path)
             raise InputError(f"{self.path} is not a soft-label store: it has no {HEADER_NAME}; make one: tinyvit label")
         self.name = self._choose(teacher)
         self.folder = self.path / _TEACHERS / self.name
@@ -157,7 +154,10 @@ class SoftLabelStore:
     def manifest(self) -> Manifest:
         """The list of images, mapped."""
         if self._manifest is None:
-            manifest = Manifest.open(self.path / MANIFEST_NAME, self.header.manifest_sha256)
+            if self.header.images <= MANY_IMAGES:
+                manifest = open_manifest(self.path)
+            else:  # to read it whole takes long; damage shows when images are read
+                manifest = Manifest.open(self.path / MANIFEST_NAME, self.header.manifest_sha256)
             if len(manifest) != self.header.images:
                 raise InputError(
                     f"{self.path / MANIFEST_NAME} lists {len(manifest)} images, and {HEADER_NAME} beside it says "
@@ -458,6 +458,16 @@ class SoftLabelStore:
             "images": f"{shard.begin}-{shard.end}",
             "views": f"{shard.view_begin}-{shard.view_end}",
         }
+
+
+def refuse_lost_header(path: Path) -> None:
+    """Refuse a folder that holds labels and no header: made anew, they would be lost.
+
+    Raises:
+        InputError: It is such a folder.
+    """
+    if teacher_names(path):
+        raise InputError(f"{path} lacks its {HEADER_NAME}; take it from a copy of the store or a part of it")
 
 
 def open_manifest(path: Path) -> Manifest:

@@ -14,10 +14,10 @@ from ..runs import available_cpus, folder_bytes
 from .augment import pixel_hash
 from .console import RateBar
 from .data import render
-from .manifest import MANIFEST_NAME, MANY_IMAGES, Manifest, describe_copies, in_blocks
+from .manifest import MANIFEST_NAME, Manifest, describe_copies, in_blocks
 from .rows import SoftLabels, encode_logits, restore
 from .shards import INDEX_NAME, Shard, ShardIndex
-from .store import SoftLabelStore, open_manifest, teacher_names
+from .store import SoftLabelStore, teacher_names
 from .teachers import Teacher
 
 #: Largest total-variation distance between a stored soft label and the teacher's label today. Another processor,
@@ -244,8 +244,7 @@ def describe_store(store: SoftLabelStore) -> dict[str, Any]:
         InputError: Its manifest, or a shard that is looked into, is missing, truncated, or, of up to 65,536 images,
             damaged.
     """
-    header = store.header
-    manifest = open_manifest(store.path) if header.images <= MANY_IMAGES else store.manifest
+    header, manifest = store.header, store.manifest
     finished = store.finished_shards()
     return {
         "store": str(store.path),
