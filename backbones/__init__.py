@@ -8,27 +8,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._lazy import lazy_names
+from ..core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ..core.errors import CheckFailedError, InputError, MissingExtraError, TinyVitError
+    from ..core.images.preprocess import Preprocess
     from .deployed import deploy
-    from .errors import CheckFailedError, InputError, MissingExtraError, TinyVitError
     from .features import FeatureBackbone
-    from .preprocess import Preprocess
     from .registry import create_model, describe, list_models
     from .tiny_vit import TinyViT
     from .tracing import any_size
     from .weights import LoadReport, load_weights
 
 _HOME = {
-    "CheckFailedError": "errors",
+    "CheckFailedError": ".core.errors",
     "FeatureBackbone": "features",
-    "InputError": "errors",
+    "InputError": ".core.errors",
     "LoadReport": "weights",
-    "MissingExtraError": "errors",
-    "Preprocess": "preprocess",
+    "MissingExtraError": ".core.errors",
+    "Preprocess": ".core.images.preprocess",
     "TinyViT": "tiny_vit",
-    "TinyVitError": "errors",
+    "TinyVitError": ".core.errors",
     "any_size": "tracing",
     "create_model": "registry",
     "deploy": "deployed",

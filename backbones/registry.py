@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.errors import InputError, unknown_name
+from ..core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 from . import deit, tiny_vit
-from .errors import InputError, unknown_name
 from .features import FeatureBackbone
-from .preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 from .weights import load_weights, read_num_classes
 
 #: Published weights of each model, the default one first; each is ``timm/NAME.TAG`` on the Hugging Face hub.

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from ..core.errors import InputError
 
 RESULT_SCHEMA_VERSION = 1
 # Without dots: it is a part of file names that they divide.

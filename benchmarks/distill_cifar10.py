@@ -36,18 +36,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ..backbones.allocator import tune_allocator
-from ..backbones.archives import encode_key
 from ..backbones.distill.augment import ViewSampler
 from ..backbones.distill.label import LabelOptions, label_store
 from ..backbones.distill.recipe import load_recipe
 from ..backbones.distill.store import SoftLabelStore
 from ..backbones.distill.teachers import load_teacher
 from ..backbones.distill.train import STUDENT_NAME, pretrain
-from ..backbones.errors import InputError
-from ..backbones.images import ImageFiles
 from ..backbones.registry import create_model
 from ..backbones.runs import available_cpus, environment, write_json
+from ..core.allocator import tune_allocator
+from ..core.errors import InputError
+from ..core.images.archives import encode_key
+from ..core.images.files import ImageFiles
 from .probe import ProbeJob, run_linear_probe
 from .probe.data import open_labelled, stratified_subset
 from .scripts import run_script

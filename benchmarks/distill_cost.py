@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..backbones.allocator import tune_allocator
 from ..backbones.distill.augment import ViewSampler
 from ..backbones.distill.distiller import Distiller
 from ..backbones.distill.label import LabelOptions, label_store
@@ -43,11 +42,12 @@ from ..backbones.distill.store import SoftLabelStore
 from ..backbones.distill.teachers import PACKAGED, Teacher, load_classifier, load_teacher
 from ..backbones.distill.train import load_online_teacher, make_optim_wrapper
 from ..backbones.distill.views import DrawnViews, ViewOrder, open_views
-from ..backbones.errors import InputError
-from ..backbones.images import ImageFiles
-from ..backbones.progress import track
 from ..backbones.registry import count_parameters, create_model, create_timm_model
 from ..backbones.runs import environment, folder_bytes, write_json
+from ..core.allocator import tune_allocator
+from ..core.console import track
+from ..core.errors import InputError
+from ..core.images.files import ImageFiles
 from .scripts import run_script
 from .speed.memory import MemoryWatch
 from .statistics import paired_ratio

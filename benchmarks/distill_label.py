@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..backbones.allocator import tune_allocator
 from ..backbones.distill.augment import ViewSampler, pixel_hash
 from ..backbones.distill.label import LabelOptions, open_or_create
 from ..backbones.distill.labeller import Labeller, Timing
 from ..backbones.distill.shards import Shard
 from ..backbones.distill.teachers import Teacher, load_teacher
 from ..backbones.distill.teachers.base import DTYPES
-from ..backbones.errors import InputError
-from ..backbones.images import ImageFiles
 from ..backbones.runs import environment, write_json
+from ..core.allocator import tune_allocator
+from ..core.errors import InputError
+from ..core.images.files import ImageFiles
 from .scripts import run_script
 from .statistics import paired_ratio
 

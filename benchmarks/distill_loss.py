@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from ..backbones.allocator import tune_allocator
 from ..backbones.distill.losses import sparse_soft_cross_entropy
 from ..backbones.distill.rows import RowLayout, SoftLabels, encode_logits, restore
-from ..backbones.errors import CheckFailedError
 from ..backbones.runs import environment, write_json
+from ..core.allocator import tune_allocator
+from ..core.errors import CheckFailedError
 from .scripts import run_script
 from .speed.memory import MemoryWatch
 from .statistics import paired_ratio

@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 
 from ..backbones.distill.augment import ViewSampler, apply
-from ..backbones.images import ImageFiles
-from ..backbones.preprocess import Preprocess
-from ..backbones.progress import track
 from ..backbones.runs import environment, write_json
+from ..core.console import track
+from ..core.images.files import ImageFiles
+from ..core.images.preprocess import Preprocess
 from .scripts import run_script
 from .statistics import paired_ratio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from ..backbones.errors import CheckFailedError, InputError
+from ..core.errors import CheckFailedError, InputError
 
 
 def run_script(main: Callable[[], int | None]) -> int:

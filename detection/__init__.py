@@ -16,14 +16,14 @@ The functions, in the order of a run::
     metrics = evaluate(cfg, run["checkpoint"], "runs/a/test")    # {"bbox_mAP": 0.31, "bbox_mAP_50": 0.52, ...}
     found = predict(cfg, run["checkpoint"], ["street.jpg"], "runs/a/pictures")
 
-They raise :class:`tinyvit.backbones.errors.InputError` for bad input, with one sentence.
+They raise :class:`tinyvit.core.errors.InputError` for bad input, with one sentence.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..backbones._lazy import lazy_names
+from ..core.lazy import lazy_names
 from .mmcv_ext import MissingOperatorError, mmcv_ops_in_use
 from .mmcv_ext import install as _install
 

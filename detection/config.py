@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from mmengine.config import Config
 
-from ..backbones.errors import InputError, unknown_name
+from ..core.errors import InputError, unknown_name
 from .coco import BoxCounts, CocoSplit, check_same_classes, count_boxes, find_split, missing_split, write_subset
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"

@@ -11,9 +11,9 @@ from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
 from ..backbones.deployed import deploy_for_command
-from ..backbones.errors import InputError
-from ..backbones.progress import track
 from ..backbones.runs import make_work_dir, write_json
+from ..core.console import track
+from ..core.errors import InputError
 from .coco import check_same_classes
 from .config import config_classes, make_palette
 from .runtime import import_mmdet, load_detector, read_detector

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
-from ..backbones.errors import InputError, require
+from ..core.errors import InputError, require
 
 EXTENSION = "mmcv._ext"
 

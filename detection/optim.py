@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from ..backbones.errors import InputError
+from ..core.errors import InputError
 from .registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
-from ..backbones.errors import InputError
+from ..core.errors import InputError
 from .registry import FUNCTIONS, HOOKS
 
 #: Seeds above this would overflow numpy's where mmengine adds the numbers of processes and epochs to them.

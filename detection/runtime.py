@@ -19,9 +19,9 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..backbones.errors import CheckFailedError, InputError
 from ..backbones.runs import available_cpus
 from ..backbones.weights import read_checkpoint
+from ..core.errors import CheckFailedError, InputError
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 
@@ -41,7 +41,7 @@ def import_mmdet() -> None:
     Raises:
         MissingExtraError: MMDetection is not installed.
     """
-    from ..backbones.errors import require
+    from ..core.errors import require
 
     if "mmdet.datasets" not in sys.modules:
         require("mmdet", "detection")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..backbones.errors import InputError, unknown_name
-from ..backbones.preprocess import Preprocess
+from ..core.errors import InputError, unknown_name
+from ..core.images.preprocess import Preprocess
 
 FORMAT_VERSION = 1
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.distill.teachers import file_sha256
-from ..backbones.errors import CheckFailedError, InputError, require
-from ..backbones.preprocess import Preprocess
+from ..core.errors import CheckFailedError, InputError, require
+from ..core.images.preprocess import Preprocess
 from .metadata import ModelCard, check_classes, check_form, check_place
 from .runtime import OnnxModel
 from .source import Source, SourceOptions, load_source, state_sha256

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..backbones.errors import InputError, check_file, require
-from ..backbones.images import decode
-from ..backbones.preprocess import Preprocess
+from ..core.errors import InputError, check_file, require
+from ..core.images.files import decode
+from ..core.images.preprocess import Preprocess
 from .metadata import ModelCard
 
 CPU = "CPUExecutionProvider"

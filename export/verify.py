@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..backbones.errors import CheckFailedError, InputError
-from ..backbones.images import ImageFiles
-from ..backbones.preprocess import check_side
+from ..core.errors import CheckFailedError, InputError
+from ..core.images.files import ImageFiles
+from ..core.images.preprocess import check_side
 from .metadata import ModelCard
 from .runtime import OnnxModel
 from .source import Source, brings_weights, load_source, state_sha256

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckFailedError
+from ...core.errors import CheckFailedError
 from .make import deploy
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckFailedError, InputError
+from ...core.errors import CheckFailedError, InputError
 from ..features import FeatureBackbone
 from .steps import Network
 

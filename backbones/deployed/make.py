@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ..errors import InputError
+from ...core.errors import InputError
 from ..features import FeatureBackbone
 from ..tiny_vit import Attention, TinyViT
 from .attention import unfit

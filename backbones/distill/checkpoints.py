@@ -19,8 +19,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..errors import CheckFailedError, InputError, StoppedError
-from .console import say
+from ...core.console import say
+from ...core.errors import CheckFailedError, InputError, StoppedError
 from .parallel import Place
 from .recipe import Recipe
 

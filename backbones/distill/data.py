@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError
-from ..images import ImageFiles, decode
+from ...core.console import say
+from ...core.errors import InputError
+from ...core.images.files import ImageFiles, decode
 from .augment import ViewParams, apply, pixel_hash
-from .console import say
 from .store import SoftLabelStore
 
 _PIXEL_CHECKS = 32

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ...core.errors import InputError
 from ..runs import environment
 from .augment import RECORD
 from .rows import CODINGS, RowLayout

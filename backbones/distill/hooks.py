@@ -14,10 +14,10 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..errors import require
+from ...core.console import RateBar
+from ...core.errors import require
 from ..runs import write_text
 from .checkpoints import diverged
-from .console import RateBar
 from .parallel import Place
 from .plan import Plan
 from .recipe import Recipe

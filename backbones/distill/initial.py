@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import InputError, check_file
+from ...core.errors import InputError, check_file
 from ..weights import LoadReport, load_weights, read_num_classes
 
 

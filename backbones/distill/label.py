@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..images import ImageFiles
+from ...core.console import RateBar, say
+from ...core.errors import InputError
+from ...core.images.files import ImageFiles
+from ...core.jobs import Done, Here, Place, Progress, Ranks
 from ..runs import available_cpus, is_abandoned
-from ..work import Done, Here, Place, Progress, Ranks
 from .augment import ViewSampler, library_versions
-from .console import RateBar, say
 from .header import HEADER_NAME, StoreHeader, teacher_folder
 from .label_job import CheckUnit, LabelJob, ShardUnit, TeacherSource
 from .labeller import DECODING_LIMITS, Labeller, Timing

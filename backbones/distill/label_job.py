@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from ..images import ImageFiles
-from ..work import Report
+from ...core.images.files import ImageFiles
+from ...core.jobs import Report
 from .augment import ViewSampler
 from .labeller import Labeller, Timing
 from .shards import Shard

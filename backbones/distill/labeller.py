@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import InputError
-from ..images import ImageFiles, decode
+from ...core.console import say
+from ...core.errors import InputError
+from ...core.images.files import ImageFiles, decode
 from ..runs import available_cpus
 from .augment import ViewSampler, draw_view, pixel_hash, require_recordable
-from .console import say
 from .rows import VALID, encode_logits, seal
 from .shards import Shard
 from .store import SoftLabelStore

@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..archives import KeyList, Members
-from ..errors import InputError
-from ..images import ImageFiles
-from ..progress import track
+from ...core.console import track
+from ...core.errors import InputError
+from ...core.images.archives import KeyList, Members
+from ...core.images.files import ImageFiles
 from .tensorfile import TensorFile, write_tensors
 
 MANIFEST_NAME = "manifest.safetensors"

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ...core.console import RateBar, counted
+from ...core.errors import InputError
 from ..runs import temporary_beside
-from .console import RateBar, counted
 from .header import HEADER_NAME, STORE_FORMAT, difference, document_id, read_header
 from .manifest import LOCATIONS_NAME, MANIFEST_NAME
 from .shards import INDEX_NAME, Shard

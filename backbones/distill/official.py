@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..archives import encode_key
-from ..errors import InputError
-from ..images import ImageFiles
+from ...core.console import RateBar
+from ...core.errors import InputError
+from ...core.images.archives import encode_key
+from ...core.images.files import ImageFiles
 from ..runs import available_cpus
 from .augment import ViewSampler, library_versions, pack_many
-from .console import RateBar
 from .header import HEADER_NAME, StoreHeader
 from .manifest import MANIFEST_NAME, Manifest, in_blocks
 from .rows import VALID, restore, seal

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InputError
+from ...core.errors import InputError
 from .recipe import Recipe
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from ..errors import InputError, unknown_name
-from ..preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+from ...core.errors import InputError, unknown_name
+from ...core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 from .losses import KL_REDUCTIONS, LOSSES, Objective
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ...core.errors import InputError
 from . import compact
 from .augment import RECORD
 

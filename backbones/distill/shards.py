@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ...core.errors import InputError
 from .header import StoreHeader
 from .tensorfile import TensorFile, write_tensors
 

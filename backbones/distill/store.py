@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ...core.errors import InputError
 from ..runs import write_json
 from .augment import library_versions
 from .header import (

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..images import ImageFiles
+from ...core.console import RateBar, say
+from ...core.errors import InputError
+from ...core.images.files import ImageFiles
 from ..runs import available_cpus, write_json
-from .console import RateBar, say
 from .store import SoftLabelStore
 from .teachers import Teacher
 from .truth import topk_correct

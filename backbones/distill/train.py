@@ -21,11 +21,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from ..errors import InputError
+from ...core.console import counted, say
+from ...core.errors import InputError
 from ..registry import count_parameters, create_model
 from ..runs import available_cpus
 from .checkpoints import Checkpoints, find_checkpoint, identity_of, read_checkpoint
-from .console import counted, say
 from .data import identity
 from .distiller import Distiller
 from .hooks import ExactRandomness, Rates, StudentAverage, TrainLog

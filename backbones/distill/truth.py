@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..errors import InputError
-from ..image_lists import LIST_SUFFIXES, has_classes, read_classes
-from ..images import ImageFiles
+from ...core.errors import InputError
+from ...core.images.files import ImageFiles
+from ...core.images.lists import LIST_SUFFIXES, has_classes, read_classes
 
 
 def find_labels(data: Path) -> Path | None:

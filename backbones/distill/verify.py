@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..images import ImageFiles
+from ...core.console import RateBar
+from ...core.errors import InputError
+from ...core.images.files import ImageFiles
 from ..runs import available_cpus, folder_bytes
 from .augment import pixel_hash
-from .console import RateBar
 from .data import render
 from .manifest import MANIFEST_NAME, Manifest, describe_copies, in_blocks
 from .rows import SoftLabels, encode_logits, restore

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from ..archives import KeyList, encode_key
-from ..errors import InputError
-from ..images import ImageFiles
+from ...core.errors import InputError
+from ...core.images.archives import KeyList, encode_key
+from ...core.images.files import ImageFiles
 from .augment import ViewParams, ViewSampler, apply, describe_views
 from .data import ViewCache, make_cache, open_for_training, render
 from .losses import Objective

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...backbones.errors import InputError
-from ...backbones.images import ImageFiles
+from ...core.errors import InputError
+from ...core.images.files import ImageFiles
 
 _TRAIN_NAMES = ("train",)
 _TEST_NAMES = ("test", "val")

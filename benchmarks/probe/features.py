@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...backbones.errors import InputError, unknown_name
-from ...backbones.images import ImageFiles
-from ...backbones.preprocess import Preprocess, check_side
-from ...backbones.progress import track
-from ...backbones.work import Done, Here, Place, Ranks, Report, Worker
+from ...core.console import track
+from ...core.errors import InputError, unknown_name
+from ...core.images.files import ImageFiles
+from ...core.images.preprocess import Preprocess, check_side
+from ...core.jobs import Done, Here, Place, Ranks, Report, Worker
 
 POOLS = ("penultimate", "stages34")
 # Pictures in one cache file: small enough that a kill loses seconds, large enough that files stay few.

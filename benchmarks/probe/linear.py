@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ...backbones.errors import InputError
+from ...core.errors import InputError
 from ..statistics import wilson_interval
 
 NORMALISATIONS = ("none", "l2", "standardise")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...backbones.work import Place
+from ...core.jobs import Place
 from .data import LabelledImages, open_labelled, stratified_subset
 from .features import FeatureSource, extract_features, prepare_cache
 from .linear import ProbeOptions, ProbeResult, linear_probe

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ...backbones.allocator import tune_allocator
-from ...backbones.errors import InputError
-from ...backbones.progress import track
 from ...backbones.runs import write_json
+from ...core.allocator import tune_allocator
+from ...core.console import track
+from ...core.errors import InputError
 from ..scripts import run_script
 from ..statistics import median_interval, paired_ratio, quantile
 from .machine import describe_machine

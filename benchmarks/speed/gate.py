@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ...backbones.errors import InputError
 from ...backbones.runs import gpu_name
+from ...core.errors import InputError
 from ..statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, quantile, unpaired_ratio_interval
 from .machine import describe_machine
 from .report import Report

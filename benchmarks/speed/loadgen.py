@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...backbones.errors import InputError, require, unknown_name
+from ...core.errors import InputError, require, unknown_name
 from .engines.base import EngineError
 
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from ...backbones.errors import InputError
+from ...core.errors import InputError
 from .engines import require_package
 from .subjects import Subject
 

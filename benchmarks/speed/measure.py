@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...backbones.errors import InputError
-from ...backbones.progress import track
+from ...core.console import track
+from ...core.errors import InputError
 from ..statistics import MARGIN
 from .drift import check_photos, measure_drifts
 from .energy import describe_energy, joules_per_image

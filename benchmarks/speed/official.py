@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from ...backbones.errors import InputError
 from ...backbones.tiny_vit import VARIANTS
+from ...core.errors import InputError
 
 #: Environment variable with the path of the official ``models/tiny_vit.py``.
 PATH_VARIABLE = "TINYVIT_OFFICIAL"

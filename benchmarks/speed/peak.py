@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...backbones.errors import InputError
-from ...backbones.preprocess import Preprocess
+from ...core.errors import InputError
+from ...core.images.preprocess import Preprocess
 from ..statistics import quantile
 from .engines.base import NO_COUNTS, Engine
 from .subjects import PEAK, Subject

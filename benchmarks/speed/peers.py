@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ...backbones.errors import InputError
 from ...backbones.runs import environment, write_json
+from ...core.errors import InputError
 from ..scripts import run_script
 from .measure import Plan, measure
 from .official import PATH_VARIABLE

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...backbones.errors import InputError
+from ...core.errors import InputError
 from .matrix import Matrix
 from .measure import Plan, measure
 from .report import Report

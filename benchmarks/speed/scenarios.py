@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...backbones.errors import InputError, require, unknown_name
+from ...core.errors import InputError, require, unknown_name
 from ..statistics import quantile
 from .exported import export_if_needed
 from .loadgen import MULTI_STREAM_SAMPLES, SCENARIOS, LoadGenRun

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from ...backbones.errors import InputError
-from ...backbones.progress import track
 from ...backbones.runs import write_json
+from ...core.console import track
+from ...core.errors import InputError
 from ..scripts import run_script
 from ..statistics import CANNOT_TELL, SLOWER, quantile, wilson_interval
 

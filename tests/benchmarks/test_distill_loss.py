@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from tinyvit.backbones.errors import CheckFailedError
 from tinyvit.benchmarks import distill_loss
 from tinyvit.benchmarks.distill_loss import Work, main
+from tinyvit.core.errors import CheckFailedError
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

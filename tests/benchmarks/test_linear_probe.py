@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.probe import ProbeOptions, linear_probe
 from tinyvit.benchmarks.probe.linear import NORMALISATIONS, _Space, assign_folds, fit_logistic
+from tinyvit.core.errors import InputError
 
 QUICK = ProbeOptions(cs=(0.1, 1.0, 10.0), refine=False)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.probe import open_labelled, stratified_subset
+from tinyvit.core.errors import InputError
 
 
 def fill(folder: Path, classes: tuple[str, ...], count: int) -> None:

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import nn
 
 from tinyvit.backbones import create_model
-from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.images import ImageFiles
-from tinyvit.backbones.preprocess import Preprocess
-from tinyvit.backbones.work import Processes, Ranks, RayCluster
 from tinyvit.benchmarks.probe import FeatureModel, FeatureSource, extract_features, features, load_feature_model
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.images.preprocess import Preprocess
+from tinyvit.core.jobs import Processes, Ranks, RayCluster
 
 
 class Mean(nn.Module):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.speed import Subject
 from tinyvit.benchmarks.speed.drift import (
     compare_outputs,
@@ -23,6 +22,7 @@ from tinyvit.benchmarks.speed.drift import (
 from tinyvit.benchmarks.speed.engines import build_engine
 from tinyvit.benchmarks.speed.process import WorkerProcess
 from tinyvit.benchmarks.speed.report import SubjectResult
+from tinyvit.core.errors import InputError
 
 SUBJECTS = """
 import torch

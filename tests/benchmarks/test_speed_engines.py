@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from tinyvit.backbones.errors import InputError, MissingExtraError
 from tinyvit.benchmarks.speed import Subject
 from tinyvit.benchmarks.speed.engines import Engine, EngineError, build_engine, import_engine
 from tinyvit.benchmarks.speed.engines.modules import built_size, count_module, make_module
 from tinyvit.benchmarks.speed.exported import export_if_needed
+from tinyvit.core.errors import InputError, MissingExtraError
 
 NETWORK = """
 import torch

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyvit.backbones import create_model
-from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.speed import Plan, Report, Subject, measure
 from tinyvit.benchmarks.speed.engines import build_engine
 from tinyvit.benchmarks.speed.engines.modules import count_module
 from tinyvit.benchmarks.speed.measure import _add_reference, _distinct_labels
+from tinyvit.core.errors import InputError
 
 SUBJECTS = """
 import os, signal, sys

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import tinyvit.export
-from tinyvit.backbones.errors import CheckFailedError, InputError
-from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.speed import Plan, Subject, exported, measure
 from tinyvit.benchmarks.speed.engines import EngineError, build_engine
 from tinyvit.benchmarks.speed.engines.files import Feed, concrete_shape
+from tinyvit.core.errors import CheckFailedError, InputError
+from tinyvit.core.images.preprocess import Preprocess
 from tinyvit.export import runtime, verify
 
 

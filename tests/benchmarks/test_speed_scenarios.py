@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tinyvit.backbones.errors import InputError, MissingExtraError
 from tinyvit.benchmarks.speed import Subject
 from tinyvit.benchmarks.speed.engines import EngineError
 from tinyvit.benchmarks.speed.loadgen import SCENARIOS, LoadGenRun, read_summary, run_loadgen
 from tinyvit.benchmarks.speed.scenarios import ScenarioPlan, ScenarioResult, highest_rate, read_metrics, run_scenario
 from tinyvit.benchmarks.speed.sensor import Load
+from tinyvit.core.errors import InputError, MissingExtraError
 
 SUBJECTS = """
 def sums():

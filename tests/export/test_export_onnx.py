@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tinyvit.backbones import create_model
-from tinyvit.backbones.errors import CheckFailedError, InputError
+from tinyvit.core.errors import CheckFailedError, InputError
 from tinyvit.export import OnnxModel, Source, export_onnx, load_source
 from tinyvit.export.metadata import ModelCard, Output
 from tinyvit.export.onnx import _check_shapes

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from tinyvit.backbones.errors import CheckFailedError, InputError
+from tinyvit.core.errors import CheckFailedError, InputError
 from tinyvit.export import verify_onnx
 from tinyvit.export.verify import _compare, default_sizes
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyvit.backbones.errors import InputError
+from tinyvit.core.errors import InputError
 from tinyvit.demo import shapes
 from tinyvit.demo.coco import CocoLimits, from_coco
 from tinyvit.demo.drawn import draw

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tinyvit.backbones.errors import InputError
 from tinyvit.benchmarks.probe import LabelledImages
+from tinyvit.core.errors import InputError
 from tinyvit.demo import pace
 from tinyvit.demo.plan import FULL, QUICK, SMALL
 from tinyvit.demo.road import Road

@@ -42,7 +42,7 @@ DeployOption = Annotated[
 
 def report_errors(run: Callable[[], Any]) -> int:
     """Run a command and turn what it raises into one sentence on stderr and an exit code."""
-    from tinyvit.backbones.errors import CheckFailedError, InputError, StoppedError
+    from tinyvit.core.errors import CheckFailedError, InputError, StoppedError
 
     try:
         code = run()
@@ -100,7 +100,7 @@ def resolve_device(device: str) -> str:
     """``auto`` becomes ``cuda`` when torch sees one, else ``cpu``; an impossible device is an input error."""
     import torch
 
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

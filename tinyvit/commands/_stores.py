@@ -100,9 +100,9 @@ def merge(
 
     Example: tinyvit labels merge store machine1/store machine2/store
     """
-    from tinyvit.backbones.distill.console import counted
     from tinyvit.backbones.distill.merge import merge_stores
-    from tinyvit.backbones.errors import CheckFailedError
+    from tinyvit.core.console import counted
+    from tinyvit.core.errors import CheckFailedError
 
     summary = merge_stores(out, stores)
     if as_json:
@@ -148,7 +148,7 @@ def import_(
     """
     from tinyvit.backbones.distill.augment import ViewSampler
     from tinyvit.backbones.distill.official import import_official
-    from tinyvit.backbones.images import ImageFiles
+    from tinyvit.core.images.files import ImageFiles
 
     _check_format(format_)
     sampler = ViewSampler(seed=seed, scale=crop_scale)
@@ -193,7 +193,7 @@ def export(
 
 def _check_format(name: str) -> None:
     from tinyvit.backbones.distill.official import FORMAT_NAME
-    from tinyvit.backbones.errors import unknown_name
+    from tinyvit.core.errors import unknown_name
 
     if name != FORMAT_NAME:
         raise unknown_name("format", name, [FORMAT_NAME])

@@ -130,7 +130,7 @@ def view_sampler(arguments: dict[str, Any]) -> ViewSampler:
 
 def _numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
     """One number, or several with commas between."""
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     if text is None:
         return None

@@ -94,11 +94,11 @@ def bench(
     Example: tinyvit bench tiny_vit_21m_224 --against timm:tiny_vit_21m_224
     """
     arguments: Arguments = dict(locals())
-    from tinyvit.backbones.errors import CheckFailedError
     from tinyvit.backbones.runs import make_work_dir
     from tinyvit.benchmarks.speed.gate import baseline_runs
     from tinyvit.benchmarks.speed.matrix import Matrix
     from tinyvit.benchmarks.speed.runs import plan_runs, plan_text, run_all
+    from tinyvit.core.errors import CheckFailedError
 
     if device != "cpu":
         arguments["device"] = resolve_device(device)
@@ -132,7 +132,7 @@ def bench(
 
 def _plan(arguments: Arguments) -> Plan:
     from tinyvit.benchmarks.speed import Plan
-    from tinyvit.benchmarks.speed.options import parse_seconds, parse_share
+    from tinyvit.core.options import parse_seconds, parse_share
 
     target, limit = arguments["precision_target"], arguments["max_time"]
     return Plan(
@@ -149,7 +149,7 @@ def _plan(arguments: Arguments) -> Plan:
 
 def _baseline(arguments: Arguments) -> dict[str, Any] | None:
     """The baseline, refused before anything is measured where it could not be used."""
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     if arguments["baseline"] is None:
         if arguments["relative"]:
@@ -158,7 +158,7 @@ def _baseline(arguments: Arguments) -> dict[str, Any] | None:
     if arguments["models"] or arguments["against"]:
         raise InputError("--baseline measures what it holds; leave the models and --against out")
     from tinyvit.benchmarks.speed.gate import check_baseline_machine, read_baseline
-    from tinyvit.benchmarks.speed.options import parse_share
+    from tinyvit.core.options import parse_share
 
     parse_share(arguments["fail_if_slower"], "--fail-if-slower")
     document = read_baseline(arguments["baseline"])
@@ -168,7 +168,7 @@ def _baseline(arguments: Arguments) -> dict[str, Any] | None:
 
 def _hold_against(before: dict[str, Any], report: Report, arguments: Arguments) -> GateResult:
     from tinyvit.benchmarks.speed.gate import compare_with_baseline
-    from tinyvit.benchmarks.speed.options import parse_share
+    from tinyvit.core.options import parse_share
 
     limit = parse_share(arguments["fail_if_slower"], "--fail-if-slower")
     gate = compare_with_baseline(before, report, limit, arguments["relative"])
@@ -178,9 +178,9 @@ def _hold_against(before: dict[str, Any], report: Report, arguments: Arguments) 
 
 def _matrices(arguments: Arguments) -> tuple[Matrix, Matrix | None]:
     """What to measure, and the reference for the same lists of work."""
-    from tinyvit.backbones.errors import InputError
     from tinyvit.benchmarks.speed.matrix import plan_cells
-    from tinyvit.benchmarks.speed.options import parse_list, parse_numbers
+    from tinyvit.core.errors import InputError
+    from tinyvit.core.options import parse_list, parse_numbers
 
     work = {
         "threads": parse_numbers(arguments["threads"], "--threads", "all"),
@@ -202,14 +202,14 @@ def _matrices(arguments: Arguments) -> tuple[Matrix, Matrix | None]:
 
 def _scenarios(arguments: Arguments) -> list[str]:
     """The scenarios asked for, checked before anything is measured."""
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     if arguments["scenario"] is None:
         if arguments["mlperf_length"]:
             raise InputError("--mlperf-length is the length of LoadGen's runs; name them with --scenario")
         return []
-    from tinyvit.benchmarks.speed.options import parse_list, parse_seconds
     from tinyvit.benchmarks.speed.scenarios import check_scenario
+    from tinyvit.core.options import parse_list, parse_seconds
 
     parse_seconds(arguments["latency_bound"], "--latency-bound")
     names = parse_list(arguments["scenario"], "--scenario")
@@ -234,9 +234,9 @@ def _run_scenarios(pairs: list[tuple[Subject, str]], arguments: Arguments, folde
     """One after the other, each in a process of its own."""
     if not pairs:
         return []
-    from tinyvit.backbones.progress import track
-    from tinyvit.benchmarks.speed.options import parse_seconds
     from tinyvit.benchmarks.speed.scenarios import ScenarioPlan, run_scenario
+    from tinyvit.core.console import track
+    from tinyvit.core.options import parse_seconds
 
     make = ScenarioPlan.long if arguments["mlperf_length"] else ScenarioPlan
     plan = make(latency_bound=parse_seconds(arguments["latency_bound"], "--latency-bound"), folder=folder / "loadgen")

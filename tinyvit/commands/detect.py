@@ -81,7 +81,7 @@ def train(
     Example: tinyvit detect train retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO --weights tiny_vit_5m.pth
     """
     arguments = dict(locals())
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     if resume and work_dir is None:
         raise InputError("--resume needs the --work-dir of the run to go on with")
@@ -194,8 +194,8 @@ def predict(
 
 def _work_dir(command: str, work_dir: Path | None) -> Path:
     """The folder of the artefacts; the processes of torchrun must agree on it."""
-    from tinyvit.backbones.errors import InputError
     from tinyvit.backbones.runs import make_work_dir
+    from tinyvit.core.errors import InputError
 
     if work_dir is None and "LOCAL_RANK" in os.environ:
         raise InputError("several processes need one folder: give --work-dir under torchrun")
@@ -205,7 +205,7 @@ def _work_dir(command: str, work_dir: Path | None) -> Path:
 @contextlib.contextmanager
 def _session(as_json: bool, device: str) -> Iterator[str]:
     """The device by name; with ``--json``, what mmengine and pycocotools print goes to stderr."""
-    from tinyvit.backbones.allocator import tune_allocator
+    from tinyvit.core.allocator import tune_allocator
 
     where = resolve_device(device)
     if where == "cpu":
@@ -244,7 +244,7 @@ def _overrides(options: list[str] | None, more: list[str] | None) -> dict[str, A
 
 
 def _classes_from(value: str) -> Any:
-    from tinyvit.backbones.errors import unknown_name
+    from tinyvit.core.errors import unknown_name
 
     if value not in ("data", "config"):
         raise unknown_name("--classes-from", value, ["data", "config"])

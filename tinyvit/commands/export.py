@@ -74,8 +74,8 @@ def onnx(
     indices = _read_indices(out_indices)
     names = _read_classes(classes) if classes else None
     _need("torch", "onnx", "onnxscript", "onnxruntime")
-    from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.runs import make_work_dir, write_result
+    from tinyvit.core.allocator import tune_allocator
     from tinyvit.export import export_onnx, load_source
 
     allocator = tune_allocator()
@@ -138,8 +138,8 @@ def verify(
     """
     arguments = {key: value for key, value in locals().items() if value is not None}
     _need("torch", "onnxruntime")
-    from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.runs import make_work_dir, write_result
+    from tinyvit.core.allocator import tune_allocator
     from tinyvit.export import verify_onnx
 
     allocator = tune_allocator()
@@ -200,8 +200,8 @@ def _predict(runner: OnnxModel, path: Path, image: Any, topk: int, size: tuple[i
 
 def _read_size(text: str) -> tuple[int, int]:
     """``224`` or ``256x320`` (height x width)."""
-    from tinyvit.backbones.errors import InputError
-    from tinyvit.backbones.preprocess import MAX_SIDE
+    from tinyvit.core.errors import InputError
+    from tinyvit.core.images.preprocess import MAX_SIDE
 
     parts = text.strip().lower().split("x")
     # ASCII digits only, and few: int() takes other scripts' digits, and refuses very long numbers on its own.
@@ -213,7 +213,7 @@ def _read_size(text: str) -> tuple[int, int]:
 
 
 def _read_numbers(text: str, option: str) -> list[int]:
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     try:
         return [int(part) for part in text.split(",")]
@@ -226,7 +226,7 @@ def _read_indices(text: str | None) -> list[int] | None:
 
 
 def _read_classes(path: Path) -> list[str]:
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -239,7 +239,7 @@ def _read_classes(path: Path) -> list[str]:
 
 
 def _need(*modules: str) -> None:
-    from tinyvit.backbones.errors import require
+    from tinyvit.core.errors import require
 
     for module in modules:
         require(module, "export")

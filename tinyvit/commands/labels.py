@@ -42,7 +42,7 @@ from ._views import (
 
 if TYPE_CHECKING:
     from tinyvit.backbones.distill.teachers import TeacherSpec
-    from tinyvit.backbones.images import ImageFiles
+    from tinyvit.core.images.files import ImageFiles
 
 _group = typer.Typer(no_args_is_help=True, help="Look into a soft-label store, and verify it.")
 
@@ -149,15 +149,15 @@ def label(
     Example: tinyvit label photos store --teacher efficientnet_lite2 --views 2 --topk 10
     """
     arguments = dict(locals())
-    from tinyvit.backbones.allocator import tune_allocator
-    from tinyvit.backbones.distill.console import counted, say
     from tinyvit.backbones.distill.label import LabelOptions, label_store
     from tinyvit.backbones.distill.manifest import MANIFEST_NAME, Manifest, describe_copies
     from tinyvit.backbones.distill.teachers import TeacherSpec
-    from tinyvit.backbones.errors import StoppedError
-    from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
-    from tinyvit.backbones.work import Here, Ranks, choose_place
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.console import counted, say
+    from tinyvit.core.errors import StoppedError
+    from tinyvit.core.images.files import ImageFiles, describe_left_out
+    from tinyvit.core.jobs import Here, Ranks, choose_place
 
     images = ImageFiles(data)
     sampler = view_sampler(arguments)
@@ -217,7 +217,7 @@ def label(
 
 def _part(text: str) -> tuple[int, int]:
     """Which part of how many, from ``K/N``."""
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal()):
@@ -237,7 +237,7 @@ def _teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
 def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[int, int] | None:
     """True classes from the CSV that was given, or from one that lies at hand and names these images."""
     from tinyvit.backbones.distill.truth import find_labels, true_classes
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     if labels is not None:
         return true_classes(images, labels, num_classes)
@@ -280,11 +280,11 @@ def verify(
     Example: tinyvit labels verify store --data photos --teacher efficientnet_lite2
     """
     arguments = dict(locals())
-    from tinyvit.backbones.distill.console import counted
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
     from tinyvit.backbones.distill.verify import verify_store
-    from tinyvit.backbones.errors import CheckFailedError, InputError
-    from tinyvit.backbones.images import ImageFiles
+    from tinyvit.core.console import counted
+    from tinyvit.core.errors import CheckFailedError, InputError
+    from tinyvit.core.images.files import ImageFiles
 
     names = teacher_names(store)
     if labels is None and not teacher and len(names) > 1:

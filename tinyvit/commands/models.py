@@ -30,7 +30,7 @@ def models(
     if env:
         _show_environment(as_json)
         return
-    from tinyvit.backbones.errors import unknown_name
+    from tinyvit.core.errors import unknown_name
 
     names = list_models(pattern)
     if not names:
@@ -76,7 +76,7 @@ def _show_environment(as_json: bool) -> None:
 
 
 def _mmcv_operators() -> dict[str, str]:
-    from tinyvit.backbones.errors import MissingExtraError
+    from tinyvit.core.errors import MissingExtraError
 
     try:
         from tinyvit.detection.mmcv_ext import mmcv_ops_in_use

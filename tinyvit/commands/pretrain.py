@@ -104,10 +104,10 @@ _RECIPE_KEYS["weights"] = "init"
 
 def _run(command: str, arguments: dict[str, Any]) -> None:
     """What both commands do: recipe, training, result."""
-    from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.distill.recipe import load_recipe
-    from tinyvit.backbones.errors import InputError
     from tinyvit.backbones.runs import make_work_dir, write_result
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.errors import InputError
 
     work_dir, resume = arguments["work_dir"], arguments["resume"]
     if resume and work_dir is None:
@@ -173,7 +173,7 @@ def _earlier_result(command: str, folder: Path, summary: PretrainSummary) -> dic
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
     """``key=value`` texts; a value that reads as a Python literal is one, else it is text."""
-    from tinyvit.backbones.errors import InputError
+    from tinyvit.core.errors import InputError
 
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -208,13 +208,13 @@ def evaluate(
     Example: tinyvit evaluate tiny_vit_5m_224 --data imagenet/val --weights tiny_vit_5m_22kto1k_distill.pth
     """
     arguments = dict(locals())
-    from tinyvit.backbones.allocator import tune_allocator
     from tinyvit.backbones.distill.label import evaluate_top
     from tinyvit.backbones.distill.teachers import load_teacher
     from tinyvit.backbones.distill.truth import find_classes
-    from tinyvit.backbones.errors import InputError
-    from tinyvit.backbones.images import ImageFiles, describe_left_out
     from tinyvit.backbones.runs import make_work_dir, write_result
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.errors import InputError
+    from tinyvit.core.images.files import ImageFiles, describe_left_out
 
     images = ImageFiles(data)
     allocator = tune_allocator()

@@ -74,11 +74,11 @@ def linear(
 
     Example: tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
     """
-    from tinyvit.backbones.allocator import tune_allocator
-    from tinyvit.backbones.distill.console import say
     from tinyvit.backbones.runs import make_work_dir, write_result
-    from tinyvit.backbones.work import choose_place
     from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.console import say
+    from tinyvit.core.jobs import choose_place
 
     arguments = dict(locals())
     place = choose_place(workers, ray, device if ray else resolve_device(device), say)
@@ -98,7 +98,7 @@ def linear(
 
 
 def _print(metrics: dict[str, Any], result: ProbeResult, folder: Path) -> None:
-    from tinyvit.backbones.images import describe_left_out
+    from tinyvit.core.images.files import describe_left_out
 
     model, weights = metrics["model"], metrics["weights"]
     if weights.startswith("random"):

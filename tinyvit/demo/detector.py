@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyvit.backbones.errors import CheckFailedError, InputError
 from tinyvit.backbones.runs import available_cpus, write_json
+from tinyvit.core.errors import CheckFailedError, InputError
 
 CONFIG = Path(__file__).parent / "configs" / "atss_tiny_vit_5m_demo.py"
 RESULT = "arm.json"
@@ -115,7 +115,7 @@ def run_arm(job: ArmJob) -> dict[str, Any]:
     """
     import torch
 
-    from tinyvit.backbones.allocator import tune_allocator
+    from tinyvit.core.allocator import tune_allocator
     from tinyvit.detection.run import evaluate, train
 
     tune_allocator()

@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tinyvit.backbones.allocator import tune_allocator
 from tinyvit.backbones.runs import environment, write_json
 from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
+from tinyvit.core.allocator import tune_allocator
 
 from . import stages
 from .drawn import draw

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ...errors import InputError
+from ....core.errors import InputError
 from . import kernels
 from .kernels import FILTERS, GRID, RAND_AUGMENT, Box
 

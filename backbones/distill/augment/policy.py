@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ...errors import InputError
+from ....core.errors import InputError
 from .record import MAX_OPERATIONS
 
 _TOP = 10.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ....core.errors import InputError
 from .kernels import Box
 from .operations import (
     ERASE_MODES,

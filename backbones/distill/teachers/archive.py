@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ...errors import InputError
+from ....core.errors import InputError
 
 _NATIVE = (".so", ".dll", ".dylib")
 _PLAIN = re.compile(r"[\w.:+\-/ ]*")

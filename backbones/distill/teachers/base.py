@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import InputError, unknown_name
-from ...preprocess import Preprocess
+from ....core.errors import InputError, unknown_name
+from ....core.images.preprocess import Preprocess
 
 #: Raised whenever a change here could change a teacher's logits.
 CODE_VERSION = 4

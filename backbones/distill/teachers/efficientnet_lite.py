@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import InputError, require
+from ....core.errors import InputError, require
 from .base import CODE_VERSION, Classifier, file_sha256
 from .spec import TeacherSpec
 

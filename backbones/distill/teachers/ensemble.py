@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...errors import InputError
+from ....core.errors import InputError
 from .base import CODE_VERSION, PRECISIONS, Classifier
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import InputError
-from ...functions import call_function, describe_failure, source_file
+from ....core.errors import InputError
+from ....core.plugins import call_function, describe_failure, source_file
 from .base import CODE_VERSION, Answers, Classifier, file_sha256, state_sha256
 from .spec import TeacherSpec
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...errors import InputError, check_weights_file, unknown_name
-from ...functions import is_function_spec
+from ....core.errors import InputError, check_weights_file, unknown_name
+from ....core.plugins import is_function_spec
 from .base import Classifier, Teacher
 from .efficientnet_lite import PACKAGED, packaged_classifier
 from .spec import PROGRAM_SUFFIXES, TeacherSpec

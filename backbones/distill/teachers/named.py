@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...errors import InputError
+from ....core.errors import InputError
 from ...weights import read_checkpoint
 from .base import CODE_VERSION, Classifier, file_sha256
 from .spec import TeacherSpec

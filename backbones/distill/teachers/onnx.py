@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import InputError, check_file, require
+from ....core.errors import InputError, check_file, require
 from .base import CODE_VERSION, Answers, Classifier, Program, files_sha256
 from .spec import TeacherSpec
 

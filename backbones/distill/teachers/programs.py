@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...errors import InputError, check_file
+from ....core.errors import InputError, check_file
 from .archive import checked_archive
 from .base import CODE_VERSION, Answers, Classifier, Program, file_sha256
 from .spec import TeacherSpec

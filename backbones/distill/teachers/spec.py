@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError
-from ...preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_side
+from ....core.errors import InputError
+from ....core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_side
 
 if TYPE_CHECKING:
     from .base import Teacher, TeacherCard

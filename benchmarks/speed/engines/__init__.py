@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-from ....backbones.errors import require
+from ....core.errors import require
 from ..subjects import FILE_ENGINES, PEAK, Subject
 from .base import Engine, EngineError
 

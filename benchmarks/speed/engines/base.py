@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ....backbones.errors import TinyVitError
-from ....backbones.preprocess import Preprocess
+from ....core.errors import TinyVitError
+from ....core.images.preprocess import Preprocess
 
 NO_COUNTS: dict[str, Any] = {"params": None, "macs": None, "mac_counter": None}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ....backbones.errors import InputError
-from ....backbones.preprocess import Preprocess
+from ....core.errors import InputError
+from ....core.images.preprocess import Preprocess
 from ..subjects import Subject
 from .base import NO_COUNTS, EngineError
 

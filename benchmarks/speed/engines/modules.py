@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ....backbones.functions import call_function
-from ....backbones.preprocess import Preprocess
+from ....core.images.preprocess import Preprocess
+from ....core.plugins import call_function
 from ..subjects import Subject
 from .base import NO_COUNTS
 

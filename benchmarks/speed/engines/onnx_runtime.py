@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ....backbones.errors import InputError
+from ....core.errors import InputError
 from ..subjects import Subject
 from .base import Engine, EngineError, versions
 from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import openvino
 
-from ....backbones.errors import InputError, check_file
+from ....core.errors import InputError, check_file
 from ..subjects import Subject
 from .base import Engine, EngineError, versions
 from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size

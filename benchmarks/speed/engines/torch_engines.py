@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....backbones.errors import InputError
+from ....core.errors import InputError
 from ..subjects import Subject
 from .base import NO_COUNTS, Engine, EngineError, is_out_of_memory, versions
 from .modules import Made, count_module, make_module

@@ -14,8 +14,8 @@ from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label import LabelOptions, label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import Classifier, Teacher
-from tinyvit.backbones.images import ImageFiles
-from tinyvit.backbones.preprocess import Preprocess
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.images.preprocess import Preprocess
 
 CLASSES = 20
 COUNT = 23

@@ -25,7 +25,7 @@ from tinyvit.backbones.distill.augment import (
     uniforms,
 )
 from tinyvit.backbones.distill.augment.streams import Stream, exponential, logarithm, normal_quantile, raw_words
-from tinyvit.backbones.errors import InputError
+from tinyvit.core.errors import InputError
 
 MASK = (1 << 64) - 1
 #: Words 17, 0, 1 and 4 of stream 1 of seed 3, image 12345, view 67.

@@ -25,8 +25,8 @@ from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors
 from tinyvit.backbones.distill.verify import verify_store
-from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
 
 from .conftest import COUNT, options
 

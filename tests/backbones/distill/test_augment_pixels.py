@@ -27,7 +27,7 @@ from tinyvit.backbones.distill.augment import (
 )
 from tinyvit.backbones.distill.augment.operations import JITTER_ORDERS, JITTER_PARTS, RAND_NAMES, single
 from tinyvit.backbones.distill.augment.policy import level_value
-from tinyvit.backbones.errors import InputError
+from tinyvit.core.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TABLE_HASH = "73b3acbba8bc313f89cef03f57f486f0e17b301036aab22d4628b22afd98acde"

@@ -15,7 +15,7 @@ import pytest
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.images.files import ImageFiles
 
 from .conftest import options
 

@@ -20,8 +20,8 @@ from tinyvit.backbones.distill.augment import ViewParams, ViewSampler, apply, pi
 from tinyvit.backbones.distill.label import LabelOptions, label_store
 from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
 
 from .conftest import CLASSES, COUNT, options, tiny_teacher
 
@@ -100,7 +100,7 @@ KILLED = """
 import sys, time, torch
 torch.set_num_threads(1)
 import tinyvit.backbones.distill.label as label
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.images.files import ImageFiles
 sys.path.insert(0, sys.argv[3])
 from conftest import options, tiny_teacher
 teacher = tiny_teacher()

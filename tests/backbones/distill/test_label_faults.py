@@ -18,9 +18,9 @@ from tinyvit.backbones.distill import label
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.labeller import DECODING_LIMITS, Labeller, Timing
 from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.images import ImageFiles
 from tinyvit.backbones.runs import temporary_beside
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
 
 from .conftest import COUNT, options, tiny_teacher
 

@@ -20,10 +20,10 @@ from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.label_job import LabelJob
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import TeacherSpec
-from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.images import ImageFiles
-from tinyvit.backbones.work import Here, Place, Processes, Ranks, RayCluster
-from tinyvit.backbones.work.processes import ProcessPool
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.jobs import Here, Place, Processes, Ranks, RayCluster
+from tinyvit.core.jobs.processes import ProcessPool
 
 from .conftest import options
 
@@ -154,7 +154,7 @@ def test_processes_killed_20_times_leave_the_store_of_one_undisturbed_process(
 
 def test_actors_of_a_real_local_ray_killed_20_times_leave_the_same_store(pictures, spec, alone, tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    from tinyvit.backbones.work.ray_cluster import RayPool
+    from tinyvit.core.jobs.ray_cluster import RayPool
 
     killed = killing(monkeypatch, RayPool, seed=2, pause=0.8)
     place = RayCluster("local", workers=4, device="cpu", most_deaths=4 * KILLS)
@@ -263,8 +263,8 @@ sys.path.insert(0, sys.argv[3])
 from conftest import options
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.teachers import TeacherSpec
-from tinyvit.backbones.images import ImageFiles
-from tinyvit.backbones.work import Processes
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.jobs import Processes
 if __name__ == "__main__":
     label_store(ImageFiles(sys.argv[1]), sys.argv[2], TeacherSpec((sys.argv[4],)), show=False,
                 options=options(shard_images=2, views_per_shard=2, batch_size=3), place=Processes(("cpu",) * 2))

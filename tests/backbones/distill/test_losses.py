@@ -16,7 +16,7 @@ from tinyvit.backbones.distill.losses import (
     sparse_soft_cross_entropy,
 )
 from tinyvit.backbones.distill.rows import TEMPERATURES, RowLayout, encode_logits, restore
-from tinyvit.backbones.errors import InputError
+from tinyvit.core.errors import InputError
 
 
 def normal(*shape: int, seed: int, scale: float = 1.0) -> Tensor:

@@ -13,8 +13,8 @@ from tinyvit.backbones.distill.official import export_official, import_official,
 from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.views import StoredViews
-from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
 
 from .conftest import COUNT
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tinyvit.backbones.distill.rows import RowLayout, damaged, encode_logits, restore, seal
-from tinyvit.backbones.errors import InputError
+from tinyvit.core.errors import InputError
 
 
 def some_logits(rows: int, classes: int, scale: float = 4.0) -> torch.Tensor:

@@ -21,8 +21,8 @@ from tinyvit.backbones.distill.shards import ShardIndex
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors
 from tinyvit.backbones.distill.verify import describe_store, verify_store
-from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
 
 from .conftest import options, tiny_teacher
 
@@ -414,8 +414,8 @@ def test_many_images_are_opened_without_being_listed(store, pictures, tmp_path, 
 
 
 def test_places_in_archives_are_kept_with_the_store(pictures, teacher, tmp_path, monkeypatch):
-    from tinyvit.backbones import archives
     from tinyvit.backbones.distill import manifest as module
+    from tinyvit.core.images import archives
 
     zipped = shutil.make_archive(str(tmp_path / "pictures"), "zip", pictures)
     label_store(ImageFiles(zipped), tmp_path / "store", teacher, options(views=1), show=False)

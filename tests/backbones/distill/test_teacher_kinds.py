@@ -19,7 +19,7 @@ from torch import nn
 
 from tinyvit.backbones.distill.teachers import TeacherSpec, file_sha256, load_teacher
 from tinyvit.backbones.distill.teachers.archive import checked_archive, is_arithmetic
-from tinyvit.backbones.errors import InputError, MissingExtraError
+from tinyvit.core.errors import InputError, MissingExtraError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CLASSES = 6

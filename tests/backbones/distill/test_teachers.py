@@ -20,9 +20,9 @@ from tinyvit.backbones.distill.teacher_check import spread
 from tinyvit.backbones.distill.teachers import Teacher, TeacherSpec, file_sha256, load_classifier, load_teacher
 from tinyvit.backbones.distill.truth import find_labels, read_labels, topk_correct, true_classes
 from tinyvit.backbones.distill.verify import verify_store
-from tinyvit.backbones.errors import CheckFailedError, InputError, MissingExtraError
-from tinyvit.backbones.images import ImageFiles
-from tinyvit.backbones.work import Here
+from tinyvit.core.errors import CheckFailedError, InputError, MissingExtraError
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.jobs import Here
 
 
 @pytest.fixture(scope="module")

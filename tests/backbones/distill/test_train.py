@@ -31,8 +31,8 @@ from tinyvit.backbones.distill.teachers import load_classifier
 from tinyvit.backbones.distill.tensorfile import TensorFile, write_tensors
 from tinyvit.backbones.distill.train import pretrain
 from tinyvit.backbones.distill.views import StoredViews, ViewOrder
-from tinyvit.backbones.errors import CheckFailedError, InputError, StoppedError
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.errors import CheckFailedError, InputError, StoppedError
+from tinyvit.core.images.files import ImageFiles
 
 from .conftest import CLASSES, options, tiny_teacher
 

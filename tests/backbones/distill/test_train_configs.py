@@ -10,7 +10,7 @@ from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.plan import Plan, parameter_groups, rate_scales
 from tinyvit.backbones.distill.recipe import CONFIGS, load_recipe
 from tinyvit.backbones.distill.views import drawn_by
-from tinyvit.backbones.errors import InputError
+from tinyvit.core.errors import InputError
 
 IN1K, IN22K = 1_281_167, 14_197_122
 SIZES = ("5m", "11m", "21m")

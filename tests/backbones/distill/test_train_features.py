@@ -29,8 +29,8 @@ from tinyvit.backbones.distill.recipe import Recipe, load_recipe
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.train import pretrain
 from tinyvit.backbones.distill.views import DrawnViews, StoredViews, Truth, ViewOrder, open_views
-from tinyvit.backbones.errors import InputError, MissingExtraError
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.errors import InputError, MissingExtraError
+from tinyvit.core.images.files import ImageFiles
 
 from .conftest import CLASSES, COUNT, options, tiny_teacher
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tinyvit.backbones import InputError, Preprocess
-from tinyvit.backbones.images import ImageFiles, decode, describe_left_out
+from tinyvit.core.images.files import ImageFiles, decode, describe_left_out
 
 
 @pytest.fixture

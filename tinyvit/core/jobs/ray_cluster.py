@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from ...backbones.runs import available_cpus
 from ..errors import InputError, require
-from ..runs import available_cpus
 from .units import MOST_DEATHS, Deaths, Done, Event, Make, Worker, as_sendable, start_worker
 
 _LOCAL = "local"
@@ -80,7 +80,7 @@ class RayPool:
         workers: Actors; by default one a GPU of the cluster, or one a node where there is none.
         device: ``auto``, ``cpu`` or ``cuda``.
         say: Told in a sentence when an actor died.
-        most_deaths: See :class:`~tinyvit.backbones.work.units.Deaths`.
+        most_deaths: See :class:`~tinyvit.core.jobs.units.Deaths`.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -151,7 +151,7 @@ class RayPool:
         return [actor.pid for actor in self._actors if actor.pid]
 
     def run(self, units: Sequence[Any]) -> Iterator[Event]:
-        """Do units; see :class:`~tinyvit.backbones.work.units.Pool`. Only whole units are reported."""
+        """Do units; see :class:`~tinyvit.core.jobs.units.Pool`. Only whole units are reported."""
         waiting = deque(range(len(units)))
         left, failure = len(units), None
         while left:

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..errors import InputError
 from .archives import ARCHIVE_SUFFIXES, ArchiveReader, KeyList, Members, encode_key, is_archive, list_members
-from .errors import InputError
-from .image_lists import LIST_SUFFIXES, read_files
+from .lists import LIST_SUFFIXES, read_files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 # What lies beside pictures and is expected there: tables, notes, and what file managers leave behind.

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from tinyvit.backbones._lazy import lazy_names
+from tinyvit.core.lazy import lazy_names
 
 
 def test_a_name_comes_from_its_module_and_others_are_refused(monkeypatch):

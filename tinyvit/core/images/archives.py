@@ -21,7 +21,7 @@ from typing import BinaryIO, overload
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 _OPEN_ARCHIVES = 128

@@ -11,15 +11,15 @@ import time
 
 import pytest
 
-from tinyvit.backbones.errors import InputError
-from tinyvit.backbones.work import Done, Here, Processes, Progress, Ranks, RayCluster, WorkerLostError, choose_place
+from tinyvit.core.errors import InputError
+from tinyvit.core.jobs import Done, Here, Processes, Progress, Ranks, RayCluster, WorkerLostError, choose_place
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 
 SOURCE = """
 import os, signal, time
 from dataclasses import dataclass
-from tinyvit.backbones.errors import InputError
+from tinyvit.core.errors import InputError
 
 @dataclass
 class Make:

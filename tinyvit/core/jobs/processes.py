@@ -40,7 +40,7 @@ class ProcessPool:
         devices: One process for each.
         threads: torch threads of each process.
         say: Told in a sentence when a process died.
-        most_deaths: See :class:`~tinyvit.backbones.work.units.Deaths`.
+        most_deaths: See :class:`~tinyvit.core.jobs.units.Deaths`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ProcessPool:
         return _Member(slot, self._devices[slot], process, ours)
 
     def run(self, units: Sequence[Any]) -> Iterator[Event]:
-        """Do units; see :class:`~tinyvit.backbones.work.units.Pool`."""
+        """Do units; see :class:`~tinyvit.core.jobs.units.Pool`."""
         waiting = deque(range(len(units)))
         left, failure = len(units), None
         while left:

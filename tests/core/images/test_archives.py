@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from tinyvit.backbones import InputError
-from tinyvit.backbones import archives as archives_module
-from tinyvit.backbones.archives import KeyList, Members
-from tinyvit.backbones.images import ImageFiles
+from tinyvit.core.images import archives as archives_module
+from tinyvit.core.images.archives import KeyList, Members
+from tinyvit.core.images.files import ImageFiles
 
 NAMES = ("b/2.png", "a/1.jpg", "a/ü 3.PNG", "b/deep/4.webp", "a-b/5.png")
 

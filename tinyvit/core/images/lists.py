@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from .errors import InputError, require
+from ..errors import InputError, require
 
 LIST_SUFFIXES = (".csv", ".parquet")
 

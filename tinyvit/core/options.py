@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from ...backbones.errors import InputError
+from .errors import InputError
 
 T = TypeVar("T")
 
