@@ -43,11 +43,12 @@ from ..backbones.distill.store import SoftLabelStore
 from ..backbones.distill.teachers import load_teacher
 from ..backbones.distill.train import STUDENT_NAME, pretrain
 from ..backbones.registry import create_model
-from ..backbones.runs import available_cpus, environment, write_json
 from ..core.allocator import tune_allocator
 from ..core.errors import InputError
+from ..core.files import write_json
 from ..core.images.archives import encode_key
 from ..core.images.files import ImageFiles
+from ..core.machine import available_cpus, environment
 from .probe import ProbeJob, run_linear_probe
 from .probe.data import open_labelled, stratified_subset
 from .scripts import run_script

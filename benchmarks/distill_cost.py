@@ -43,11 +43,12 @@ from ..backbones.distill.teachers import PACKAGED, Teacher, load_classifier, loa
 from ..backbones.distill.train import load_online_teacher, make_optim_wrapper
 from ..backbones.distill.views import DrawnViews, ViewOrder, open_views
 from ..backbones.registry import count_parameters, create_model, create_timm_model
-from ..backbones.runs import environment, folder_bytes, write_json
 from ..core.allocator import tune_allocator
 from ..core.console import track
 from ..core.errors import InputError
+from ..core.files import folder_bytes, write_json
 from ..core.images.files import ImageFiles
+from ..core.machine import environment
 from .scripts import run_script
 from .speed.memory import MemoryWatch
 from .statistics import paired_ratio

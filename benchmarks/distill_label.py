@@ -28,10 +28,11 @@ from ..backbones.distill.labeller import Labeller, Timing
 from ..backbones.distill.shards import Shard
 from ..backbones.distill.teachers import Teacher, load_teacher
 from ..backbones.distill.teachers.base import DTYPES
-from ..backbones.runs import environment, write_json
 from ..core.allocator import tune_allocator
 from ..core.errors import InputError
+from ..core.files import write_json
 from ..core.images.files import ImageFiles
+from ..core.machine import environment
 from .scripts import run_script
 from .statistics import paired_ratio
 

@@ -24,9 +24,10 @@ import torch
 
 from ..backbones.distill.losses import sparse_soft_cross_entropy
 from ..backbones.distill.rows import RowLayout, SoftLabels, encode_logits, restore
-from ..backbones.runs import environment, write_json
 from ..core.allocator import tune_allocator
 from ..core.errors import CheckFailedError
+from ..core.files import write_json
+from ..core.machine import environment
 from .scripts import run_script
 from .speed.memory import MemoryWatch
 from .statistics import paired_ratio

@@ -40,8 +40,9 @@ from ..backbones.distill.official import record_type
 from ..backbones.distill.rows import VALID, encode_logits, restore, seal
 from ..backbones.distill.store import SoftLabelStore
 from ..backbones.distill.tensorfile import write_tensors
-from ..backbones.runs import environment, folder_bytes, write_json
 from ..core.errors import InputError
+from ..core.files import folder_bytes, write_json
+from ..core.machine import environment
 from .scripts import run_script
 from .statistics import paired_ratio
 

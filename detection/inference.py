@@ -11,9 +11,10 @@ from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
 from ..backbones.deployed import deploy_for_command
-from ..backbones.runs import make_work_dir, write_json
 from ..core.console import track
 from ..core.errors import InputError
+from ..core.files import write_json
+from ..core.results import make_work_dir
 from .coco import check_same_classes
 from .config import config_classes, make_palette
 from .runtime import import_mmdet, load_detector, read_detector

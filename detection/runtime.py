@@ -19,9 +19,9 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..backbones.runs import available_cpus
 from ..backbones.weights import read_checkpoint
 from ..core.errors import CheckFailedError, InputError
+from ..core.machine import available_cpus
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 

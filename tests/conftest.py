@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyvit.backbones.runs import available_cpus
 from tinyvit.cli import main
+from tinyvit.core.machine import available_cpus
 
 # Test processes that run side by side (pytest-xdist) share the processors instead of each taking all of them. Torch
 # reads this when it is first imported, here and in the processes that tests start.

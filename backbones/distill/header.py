@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InputError
-from ..runs import environment
+from ...core.machine import environment
 from .augment import RECORD
 from .rows import CODINGS, RowLayout
 

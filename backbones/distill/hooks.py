@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...core.console import RateBar
 from ...core.errors import require
-from ..runs import write_text
+from ...core.files import write_text
 from .checkpoints import diverged
 from .parallel import Place
 from .plan import Plan

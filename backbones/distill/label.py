@@ -13,9 +13,10 @@ from typing import Any
 
 from ...core.console import RateBar, say
 from ...core.errors import InputError
+from ...core.files import is_abandoned
 from ...core.images.files import ImageFiles
 from ...core.jobs import Done, Here, Place, Progress, Ranks
-from ..runs import available_cpus, is_abandoned
+from ...core.machine import available_cpus
 from .augment import ViewSampler, library_versions
 from .header import HEADER_NAME, StoreHeader, teacher_folder
 from .label_job import CheckUnit, LabelJob, ShardUnit, TeacherSource

@@ -17,7 +17,7 @@ from PIL import Image
 from ...core.console import say
 from ...core.errors import InputError
 from ...core.images.files import ImageFiles, decode
-from ..runs import available_cpus
+from ...core.machine import available_cpus
 from .augment import ViewSampler, draw_view, pixel_hash, require_recordable
 from .rows import VALID, encode_logits, seal
 from .shards import Shard

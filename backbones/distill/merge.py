@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.console import RateBar, counted
 from ...core.errors import InputError
-from ..runs import temporary_beside
+from ...core.files import temporary_beside
 from .header import HEADER_NAME, STORE_FORMAT, difference, document_id, read_header
 from .manifest import LOCATIONS_NAME, MANIFEST_NAME
 from .shards import INDEX_NAME, Shard

@@ -21,7 +21,7 @@ from ...core.console import RateBar
 from ...core.errors import InputError
 from ...core.images.archives import encode_key
 from ...core.images.files import ImageFiles
-from ..runs import available_cpus
+from ...core.machine import available_cpus
 from .augment import ViewSampler, library_versions, pack_many
 from .header import HEADER_NAME, StoreHeader
 from .manifest import MANIFEST_NAME, Manifest, in_blocks

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...core.errors import InputError
-from ..runs import write_json
+from ...core.files import write_json
 from .augment import library_versions
 from .header import (
     HEADER_NAME,

@@ -12,8 +12,9 @@ import torch
 
 from ...core.console import RateBar, say
 from ...core.errors import InputError
+from ...core.files import write_json
 from ...core.images.files import ImageFiles
-from ..runs import available_cpus, write_json
+from ...core.machine import available_cpus
 from .store import SoftLabelStore
 from .teachers import Teacher
 from .truth import topk_correct

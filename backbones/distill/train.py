@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 
 from ...core.console import counted, say
 from ...core.errors import InputError
+from ...core.machine import available_cpus
 from ..registry import count_parameters, create_model
-from ..runs import available_cpus
 from .checkpoints import Checkpoints, find_checkpoint, identity_of, read_checkpoint
 from .data import identity
 from .distiller import Distiller

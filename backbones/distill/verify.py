@@ -10,8 +10,9 @@ import torch
 
 from ...core.console import RateBar
 from ...core.errors import InputError
+from ...core.files import folder_bytes
 from ...core.images.files import ImageFiles
-from ..runs import available_cpus, folder_bytes
+from ...core.machine import available_cpus
 from .augment import pixel_hash
 from .data import render
 from .manifest import MANIFEST_NAME, Manifest, describe_copies, in_blocks

@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from ...backbones.runs import write_json
 from ...core.allocator import tune_allocator
 from ...core.console import track
 from ...core.errors import InputError
+from ...core.files import write_json
+from ...core.machine import describe_machine
 from ..scripts import run_script
 from ..statistics import median_interval, paired_ratio, quantile
-from .machine import describe_machine
 from .sensor import ContentionSensor, Limits, sentence, summarise
 
 #: Of one round: seconds by part, for each picture.

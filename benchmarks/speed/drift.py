@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...backbones.runs import available_cpus
 from ...core.errors import InputError
 from ...core.images.files import ImageFiles
+from ...core.machine import available_cpus
 from .exported import export_if_needed
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
 from .subjects import Subject

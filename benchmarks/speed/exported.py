@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...backbones.runs import write_json
 from ...core.errors import CheckFailedError, InputError, MissingExtraError
+from ...core.files import write_json
 from .engines import require_package
 from .subjects import FILE_ENGINES, Subject
 

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ...backbones.runs import gpu_name
 from ...core.errors import InputError
+from ...core.machine import describe_machine, gpu_name
 from ..statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, quantile, unpaired_ratio_interval
-from .machine import describe_machine
 from .report import Report
 from .runs import Run
 from .subjects import Subject

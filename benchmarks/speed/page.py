@@ -56,7 +56,7 @@ def write_page(path: Path, document: Mapping[str, Any]) -> Path:
 
     Args:
         path: The HTML file.
-        document: What :func:`~tinyvit.backbones.runs.write_result` returned for ``bench``, or the same read from
+        document: What :func:`~tinyvit.core.results.write_result` returned for ``bench``, or the same read from
             ``result.json``.
     """
     path.write_text(make_page(document), encoding="utf-8")

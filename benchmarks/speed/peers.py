@@ -21,8 +21,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ...backbones.runs import environment, write_json
 from ...core.errors import InputError
+from ...core.files import write_json
+from ...core.machine import environment
 from ..scripts import run_script
 from .measure import Plan, measure
 from .official import PATH_VARIABLE

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ...core.machine import describe_machine
 from ..statistics import Ratio, median_interval, quantile
 from .knee import find_knees
-from .machine import describe_machine
 from .sensor import Load, sentence, summarise
 from .subjects import Subject
 from .table import format_table

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from ...backbones.runs import write_json
 from ...core.console import track
 from ...core.errors import InputError
+from ...core.files import write_json
 from ..scripts import run_script
 from ..statistics import CANNOT_TELL, SLOWER, quantile, wilson_interval
 
@@ -108,7 +108,7 @@ def _run_once(subject: Any, against: Any, plan: Any) -> dict[str, Any]:
 
 def run_self_check(options: argparse.Namespace) -> dict[str, Any]:
     """Run everything; the document is also written to ``options.out`` after each run."""
-    from .machine import describe_machine
+    from ...core.machine import describe_machine
     from .measure import Plan
     from .subjects import Subject
 

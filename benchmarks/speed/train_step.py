@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from ...backbones.runs import environment, write_json
+from ...core.files import write_json
+from ...core.machine import environment
 from ..scripts import run_script
 
 _SETTINGS = "TINYVIT_TRAIN_STEP"

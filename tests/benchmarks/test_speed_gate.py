@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyvit.backbones.runs import environment
 from tinyvit.benchmarks.speed import Plan, Report, Subject, SubjectResult
 from tinyvit.benchmarks.speed.gate import (
     baseline_runs,
@@ -20,6 +19,7 @@ from tinyvit.benchmarks.speed.gate import (
 from tinyvit.benchmarks.speed.report import Comparison, Round
 from tinyvit.benchmarks.speed.rounds import compare_rounds
 from tinyvit.core.errors import InputError
+from tinyvit.core.machine import environment
 
 
 def make_report(times: dict[str, float], against: str | None = None, rounds: int = 12, noise: float = 0.005) -> Report:

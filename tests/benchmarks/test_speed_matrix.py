@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tinyvit.backbones.runs import available_cpus
 from tinyvit.benchmarks.speed.matrix import plan_cells
 from tinyvit.core.errors import InputError, MissingExtraError
+from tinyvit.core.machine import available_cpus
 
 MODEL = "tiny_vit_5m_224"
 

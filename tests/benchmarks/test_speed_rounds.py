@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyvit.backbones.runs import available_cpus
 from tinyvit.benchmarks.speed import Plan, Report, Subject, measure
 from tinyvit.benchmarks.speed.process import WorkerDiedError
 from tinyvit.benchmarks.speed.report import SubjectResult
 from tinyvit.benchmarks.speed.rounds import Rounds, Runner, compare_rounds, iter_orders
 from tinyvit.benchmarks.speed.sensor import ContentionSensor, Limits, Load
+from tinyvit.core.machine import available_cpus
 
 QUIET, BUSY = Load(0.01, 0.0), Load(0.4, 0.0)
 

@@ -8,12 +8,12 @@ from tinyvit.benchmarks import charts
 from tinyvit.benchmarks.speed import Comparison, Plan, Report, Round, Subject, SubjectResult
 from tinyvit.benchmarks.speed.accuracy import TOP1, published_top1
 from tinyvit.benchmarks.speed.knee import find_knees
-from tinyvit.benchmarks.speed.machine import read_flags, read_memory
 from tinyvit.benchmarks.speed.matrix import plan_cells
 from tinyvit.benchmarks.speed.runs import TOGETHER, merge_reports, plan_runs, plan_text
 from tinyvit.benchmarks.speed.table import WIDTH, format_table, shorten
 from tinyvit.benchmarks.statistics import Interval, Ratio
 from tinyvit.core.errors import InputError
+from tinyvit.core.machine import read_flags, read_memory
 from tinyvit.core.options import parse_list, parse_numbers, parse_seconds, parse_share
 
 MODEL = "tiny_vit_5m_224"

@@ -94,11 +94,11 @@ def bench(
     Example: tinyvit bench tiny_vit_21m_224 --against timm:tiny_vit_21m_224
     """
     arguments: Arguments = dict(locals())
-    from tinyvit.backbones.runs import make_work_dir
     from tinyvit.benchmarks.speed.gate import baseline_runs
     from tinyvit.benchmarks.speed.matrix import Matrix
     from tinyvit.benchmarks.speed.runs import plan_runs, plan_text, run_all
     from tinyvit.core.errors import CheckFailedError
+    from tinyvit.core.results import make_work_dir
 
     if device != "cpu":
         arguments["device"] = resolve_device(device)
@@ -249,9 +249,9 @@ def _run_scenarios(pairs: list[tuple[Subject, str]], arguments: Arguments, folde
 
 def _write_files(report: Report, arguments: Arguments, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     """``result.json``, and what is made from it."""
-    from tinyvit.backbones.runs import write_result
     from tinyvit.benchmarks.speed.page import write_page
     from tinyvit.benchmarks.speed.table import write_csv
+    from tinyvit.core.results import write_result
 
     kept = {key: value for key, value in arguments.items() if key not in ("as_json", "work_dir")}
     document = write_result(folder, "bench", kept, report.to_dict())

@@ -194,8 +194,8 @@ def predict(
 
 def _work_dir(command: str, work_dir: Path | None) -> Path:
     """The folder of the artefacts; the processes of torchrun must agree on it."""
-    from tinyvit.backbones.runs import make_work_dir
     from tinyvit.core.errors import InputError
+    from tinyvit.core.results import make_work_dir
 
     if work_dir is None and "LOCAL_RANK" in os.environ:
         raise InputError("several processes need one folder: give --work-dir under torchrun")
@@ -252,7 +252,7 @@ def _classes_from(value: str) -> Any:
 
 
 def _finish(folder: Path, command: str, arguments: dict[str, Any], metrics: dict[str, Any], as_json: bool) -> None:
-    from tinyvit.backbones.runs import write_result
+    from tinyvit.core.results import write_result
     from tinyvit.detection import mmcv_ops_in_use
 
     if os.environ.get("RANK", "0") != "0":

@@ -74,8 +74,8 @@ def onnx(
     indices = _read_indices(out_indices)
     names = _read_classes(classes) if classes else None
     _need("torch", "onnx", "onnxscript", "onnxruntime")
-    from tinyvit.backbones.runs import make_work_dir, write_result
     from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.results import make_work_dir, write_result
     from tinyvit.export import export_onnx, load_source
 
     allocator = tune_allocator()
@@ -138,8 +138,8 @@ def verify(
     """
     arguments = {key: value for key, value in locals().items() if value is not None}
     _need("torch", "onnxruntime")
-    from tinyvit.backbones.runs import make_work_dir, write_result
     from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.results import make_work_dir, write_result
     from tinyvit.export import verify_onnx
 
     allocator = tune_allocator()

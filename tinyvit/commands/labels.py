@@ -152,12 +152,12 @@ def label(
     from tinyvit.backbones.distill.label import LabelOptions, label_store
     from tinyvit.backbones.distill.manifest import MANIFEST_NAME, Manifest, describe_copies
     from tinyvit.backbones.distill.teachers import TeacherSpec
-    from tinyvit.backbones.runs import make_work_dir, write_result
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.console import counted, say
     from tinyvit.core.errors import StoppedError
     from tinyvit.core.images.files import ImageFiles, describe_left_out
     from tinyvit.core.jobs import Here, Ranks, choose_place
+    from tinyvit.core.results import make_work_dir, write_result
 
     images = ImageFiles(data)
     sampler = view_sampler(arguments)

@@ -62,7 +62,7 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def _show_environment(as_json: bool) -> None:
-    from tinyvit.backbones.runs import environment
+    from tinyvit.core.machine import environment
 
     document: dict[str, Any] = environment()
     document["mmcv_operators"] = _mmcv_operators()

@@ -105,9 +105,9 @@ _RECIPE_KEYS["weights"] = "init"
 def _run(command: str, arguments: dict[str, Any]) -> None:
     """What both commands do: recipe, training, result."""
     from tinyvit.backbones.distill.recipe import load_recipe
-    from tinyvit.backbones.runs import make_work_dir, write_result
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.errors import InputError
+    from tinyvit.core.results import make_work_dir, write_result
 
     work_dir, resume = arguments["work_dir"], arguments["resume"]
     if resume and work_dir is None:
@@ -211,10 +211,10 @@ def evaluate(
     from tinyvit.backbones.distill.label import evaluate_top
     from tinyvit.backbones.distill.teachers import load_teacher
     from tinyvit.backbones.distill.truth import find_classes
-    from tinyvit.backbones.runs import make_work_dir, write_result
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.errors import InputError
     from tinyvit.core.images.files import ImageFiles, describe_left_out
+    from tinyvit.core.results import make_work_dir, write_result
 
     images = ImageFiles(data)
     allocator = tune_allocator()

@@ -74,11 +74,11 @@ def linear(
 
     Example: tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
     """
-    from tinyvit.backbones.runs import make_work_dir, write_result
     from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.console import say
     from tinyvit.core.jobs import choose_place
+    from tinyvit.core.results import make_work_dir, write_result
 
     arguments = dict(locals())
     place = choose_place(workers, ray, device if ray else resolve_device(device), say)

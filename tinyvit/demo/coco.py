@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 from PIL import Image
 
-from tinyvit.backbones.runs import write_json
 from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
 from tinyvit.core.images.files import decode
 from tinyvit.detection.coco import check_same_classes, find_split, load_annotations, missing_split
 

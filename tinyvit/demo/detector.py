@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyvit.backbones.runs import available_cpus, write_json
 from tinyvit.core.errors import CheckFailedError, InputError
+from tinyvit.core.files import write_json
+from tinyvit.core.machine import available_cpus
 
 CONFIG = Path(__file__).parent / "configs" / "atss_tiny_vit_5m_demo.py"
 RESULT = "arm.json"

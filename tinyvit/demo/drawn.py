@@ -26,8 +26,9 @@ def draw(folder: Path, seed: int, counts: dict[str, int], scene_px: int = 192) -
         scene_px: Side of a scene, in pixels.
     """
     # Here, because the drawing processes import this module too and must not wait for torch.
-    from tinyvit.backbones.runs import available_cpus, write_json
     from tinyvit.core.console import track
+    from tinyvit.core.files import write_json
+    from tinyvit.core.machine import available_cpus
 
     annotations: dict[str, list[tuple[int, list[dict]]]] = defaultdict(list)
     jobs = []

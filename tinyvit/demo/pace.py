@@ -9,8 +9,7 @@ import torch
 
 from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.teachers import load_teacher
-from tinyvit.backbones.runs import available_cpus
-from tinyvit.benchmarks.speed.machine import cpu_flags
+from tinyvit.core.machine import available_cpus, cpu_flags
 
 from .plan import FULL, SMALL, STUDENT, TEACHER, Plan
 

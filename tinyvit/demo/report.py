@@ -24,7 +24,7 @@ def write_report(path: Path, document: Mapping[str, Any]) -> Path:
 
     Args:
         path: The HTML file.
-        document: What :func:`~tinyvit.backbones.runs.write_result` returned for a demo run.
+        document: What :func:`~tinyvit.core.results.write_result` returned for a demo run.
     """
     metrics, environment = document["metrics"], document["environment"]
     sections = [

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyvit.backbones.runs import write_json
 from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
 
 SCHEMA = 1
 

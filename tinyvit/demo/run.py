@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyvit.backbones.runs import make_work_dir, write_result
 from tinyvit.core.allocator import tune_allocator
 from tinyvit.core.errors import require
+from tinyvit.core.results import make_work_dir, write_result
 
 from . import stages
 from .coco import CocoLimits, from_coco

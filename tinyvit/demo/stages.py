@@ -27,13 +27,13 @@ from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import load_teacher
 from tinyvit.backbones.distill.train import pretrain
-from tinyvit.backbones.runs import available_cpus
 from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
 from tinyvit.benchmarks.speed import Plan as SpeedPlan
 from tinyvit.benchmarks.speed import Subject, measure
 from tinyvit.benchmarks.statistics import wilson_interval
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import Preprocess
+from tinyvit.core.machine import available_cpus
 from tinyvit.export import export_onnx, verify_onnx
 
 from .control import ControlOptions, accuracy, train_on_labels

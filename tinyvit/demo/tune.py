@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tinyvit.backbones.runs import environment, write_json
 from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
 from tinyvit.core.allocator import tune_allocator
+from tinyvit.core.files import write_json
+from tinyvit.core.machine import environment
 
 from . import stages
 from .drawn import draw

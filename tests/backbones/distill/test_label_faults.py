@@ -18,8 +18,8 @@ from tinyvit.backbones.distill import label
 from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.labeller import DECODING_LIMITS, Labeller, Timing
 from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.runs import temporary_beside
 from tinyvit.core.errors import InputError
+from tinyvit.core.files import temporary_beside
 from tinyvit.core.images.files import ImageFiles
 
 from .conftest import COUNT, options, tiny_teacher

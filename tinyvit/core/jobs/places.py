@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...backbones.runs import available_cpus
 from ..errors import InputError
+from ..machine import available_cpus
 from .units import MOST_DEATHS, Done, Event, Make, Pool, Progress, Worker
 
 if TYPE_CHECKING:

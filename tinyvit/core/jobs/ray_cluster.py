@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from ...backbones.runs import available_cpus
 from ..errors import InputError, require
+from ..machine import available_cpus
 from .units import MOST_DEATHS, Deaths, Done, Event, Make, Worker, as_sendable, start_worker
 
 _LOCAL = "local"

@@ -1,0 +1,48 @@
+"""Where a command leaves its artefacts: the work folder and ``result.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .files import write_json
+from .machine import environment
+
+RESULT_SCHEMA_VERSION = 1
+
+
+def make_work_dir(command: str, work_dir: str | Path | None = None) -> Path:
+    """Create the folder a command writes into; ``runs/COMMAND/TIMESTAMP`` when none is given.
+
+    Raises:
+        InputError: The path exists and is not a folder.
+    """
+    path = Path(work_dir) if work_dir else Path("runs") / command / datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    if path.exists() and not path.is_dir():
+        raise InputError(f"work directory {path} exists and is not a folder; give another --work-dir")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"work directory {path} cannot be made ({error.strerror}); give another --work-dir") from error
+    return path
+
+
+def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict:
+    """Write ``result.json`` into ``work_dir`` and return its document.
+
+    Schema: ``schema_version`` (int), ``command`` (str), ``finished`` (ISO 8601), ``arguments`` (what was asked),
+    ``environment`` (:func:`environment`), ``metrics`` (what was found).
+    """
+    document = {
+        "schema_version": RESULT_SCHEMA_VERSION,
+        "command": command,
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "arguments": {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()},
+        "environment": environment(),
+        "metrics": dict(metrics),
+    }
+    write_json(work_dir / "result.json", document)
+    return document
