@@ -37,11 +37,11 @@ import torch
 from safetensors.torch import save_file
 
 from ..backbones.distill.augment import ViewSampler
-from ..backbones.distill.label import LabelOptions, label_store
-from ..backbones.distill.recipe import load_recipe
+from ..backbones.distill.label.run import LabelOptions, label_store
 from ..backbones.distill.store import SoftLabelStore
 from ..backbones.distill.teachers import load_teacher
-from ..backbones.distill.train import STUDENT_NAME, pretrain
+from ..backbones.distill.train.recipe import load_recipe
+from ..backbones.distill.train.run import STUDENT_NAME, pretrain
 from ..backbones.registry import create_model
 from ..core.allocator import tune_allocator
 from ..core.errors import InputError

@@ -33,15 +33,16 @@ import torch
 from safetensors.torch import save_file
 
 from ..backbones.distill.augment import ViewSampler
-from ..backbones.distill.distiller import Distiller
-from ..backbones.distill.label import LabelOptions, label_store
-from ..backbones.distill.plan import parameter_groups
-from ..backbones.distill.recipe import Recipe
-from ..backbones.distill.rows import RowLayout, SoftLabels, encode_logits, restore
+from ..backbones.distill.label.run import LabelOptions, label_store
 from ..backbones.distill.store import SoftLabelStore
+from ..backbones.distill.store.rows import RowLayout, SoftLabels, encode_logits, restore
 from ..backbones.distill.teachers import PACKAGED, Teacher, load_classifier, load_teacher
-from ..backbones.distill.train import load_online_teacher, make_optim_wrapper
-from ..backbones.distill.views import DrawnViews, ViewOrder, open_views
+from ..backbones.distill.train.datasets import DrawnViews, open_views
+from ..backbones.distill.train.order import ViewOrder
+from ..backbones.distill.train.recipe import Recipe
+from ..backbones.distill.train.run import load_online_teacher, make_optim_wrapper
+from ..backbones.distill.train.schedule import parameter_groups
+from ..backbones.distill.train.step import Distiller
 from ..backbones.registry import count_parameters, create_model, create_timm_model
 from ..core.allocator import tune_allocator
 from ..core.console import track

@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 
 from ..backbones.distill.augment import ViewSampler, pixel_hash
-from ..backbones.distill.label import LabelOptions, open_or_create
-from ..backbones.distill.labeller import Labeller, Timing
-from ..backbones.distill.shards import Shard
+from ..backbones.distill.label.pipeline import Labeller, Timing
+from ..backbones.distill.label.run import LabelOptions, open_or_create
+from ..backbones.distill.store.shards import Shard
 from ..backbones.distill.teachers import Teacher, load_teacher
 from ..backbones.distill.teachers.base import DTYPES
 from ..core.allocator import tune_allocator

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from ..backbones.distill.losses import sparse_soft_cross_entropy
-from ..backbones.distill.rows import RowLayout, SoftLabels, encode_logits, restore
+from ..backbones.distill.store.rows import RowLayout, SoftLabels, encode_logits, restore
+from ..backbones.distill.train.losses import sparse_soft_cross_entropy
 from ..core.allocator import tune_allocator
 from ..core.errors import CheckFailedError
 from ..core.files import write_json

@@ -34,12 +34,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..backbones.distill.augment import ViewSampler, library_versions
-from ..backbones.distill.header import StoreHeader
-from ..backbones.distill.manifest import MANIFEST_NAME, Manifest
-from ..backbones.distill.official import record_type
-from ..backbones.distill.rows import VALID, encode_logits, restore, seal
 from ..backbones.distill.store import SoftLabelStore
-from ..backbones.distill.tensorfile import write_tensors
+from ..backbones.distill.store.container import write_tensors
+from ..backbones.distill.store.header import StoreHeader
+from ..backbones.distill.store.manifest import MANIFEST_NAME, Manifest
+from ..backbones.distill.store.rows import VALID, encode_logits, restore, seal
+from ..backbones.distill.tools.official_logits import record_type
 from ..core.errors import InputError
 from ..core.files import folder_bytes, write_json
 from ..core.machine import environment

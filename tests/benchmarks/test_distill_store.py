@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from tinyvit.backbones.distill.rows import restore
 from tinyvit.backbones.distill.store import SoftLabelStore
+from tinyvit.backbones.distill.store.rows import restore
 from tinyvit.benchmarks import distill_store
 from tinyvit.benchmarks.distill_store import main, make_store, make_subjects
 

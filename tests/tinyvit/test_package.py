@@ -46,7 +46,7 @@ def test_the_wheel_puts_only_tinyvit_into_site_packages(wheel):
 
 def test_the_wheel_holds_every_module_config_and_document(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {"tinyvit/py.typed", "tinyvit/backbones/distill/FORMAT.md"}
+    expected = {"tinyvit/py.typed", "tinyvit/backbones/distill/store/FORMAT.md"}
     expected.add("tinyvit/backbones/deployed/native_kernels.cpp")
     for room in ("tinyvit", *ROOMS):
         prefix = "" if room == "tinyvit" else "tinyvit/"
@@ -110,7 +110,7 @@ MODULES = sorted(
     )
     for room in ("tinyvit", *ROOMS)
     for path in (ROOT / room).rglob("*.py")
-    if path.parent.name != "configs" and path.stem not in ("__init__", "__main__")
+    if path.parent.name not in ("configs", "recipes") and path.stem not in ("__init__", "__main__")
 )
 
 

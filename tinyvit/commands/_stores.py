@@ -32,7 +32,7 @@ def info(store: StoreArgument, labels: LabelsOption = None, as_json: JsonOption 
     Example: tinyvit labels info store
     """
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
-    from tinyvit.backbones.distill.verify import describe_store
+    from tinyvit.backbones.distill.tools.verify import describe_store
 
     names = teacher_names(store) if labels is None else [labels]
     documents = [describe_store(SoftLabelStore.open(store, name)) for name in names or [None]]
@@ -100,7 +100,7 @@ def merge(
 
     Example: tinyvit labels merge store machine1/store machine2/store
     """
-    from tinyvit.backbones.distill.merge import merge_stores
+    from tinyvit.backbones.distill.tools.merge import merge_stores
     from tinyvit.core.console import counted
     from tinyvit.core.errors import CheckFailedError
 
@@ -147,7 +147,7 @@ def import_(
     Example: tinyvit labels import logits store --data imagenet22k --classes 21841
     """
     from tinyvit.backbones.distill.augment import ViewSampler
-    from tinyvit.backbones.distill.official import import_official
+    from tinyvit.backbones.distill.tools.official_logits import import_official
     from tinyvit.core.images.files import ImageFiles
 
     _check_format(format_)
@@ -179,8 +179,8 @@ def export(
 
     Example: tinyvit labels export store logits
     """
-    from tinyvit.backbones.distill.official import export_official
     from tinyvit.backbones.distill.store import SoftLabelStore
+    from tinyvit.backbones.distill.tools.official_logits import export_official
 
     _check_format(format_)
     summary = export_official(SoftLabelStore.open(store, labels), out, ranks=ranks)
@@ -192,7 +192,7 @@ def export(
 
 
 def _check_format(name: str) -> None:
-    from tinyvit.backbones.distill.official import FORMAT_NAME
+    from tinyvit.backbones.distill.tools.official_logits import FORMAT_NAME
     from tinyvit.core.errors import unknown_name
 
     if name != FORMAT_NAME:

@@ -149,8 +149,8 @@ def label(
     Example: tinyvit label photos store --teacher efficientnet_lite2 --views 2 --topk 10
     """
     arguments = dict(locals())
-    from tinyvit.backbones.distill.label import LabelOptions, label_store
-    from tinyvit.backbones.distill.manifest import MANIFEST_NAME, Manifest, describe_copies
+    from tinyvit.backbones.distill.label.run import LabelOptions, label_store
+    from tinyvit.backbones.distill.store.manifest import MANIFEST_NAME, Manifest, describe_copies
     from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.console import counted, say
@@ -281,7 +281,7 @@ def verify(
     """
     arguments = dict(locals())
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
-    from tinyvit.backbones.distill.verify import verify_store
+    from tinyvit.backbones.distill.tools.verify import verify_store
     from tinyvit.core.console import counted
     from tinyvit.core.errors import CheckFailedError, InputError
     from tinyvit.core.images.files import ImageFiles

@@ -13,7 +13,7 @@ import typer
 from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
 
 if TYPE_CHECKING:
-    from tinyvit.backbones.distill.train import PretrainSummary
+    from tinyvit.backbones.distill.train.run import PretrainSummary
 
 
 def register(app: typer.Typer) -> None:
@@ -104,7 +104,7 @@ _RECIPE_KEYS["weights"] = "init"
 
 def _run(command: str, arguments: dict[str, Any]) -> None:
     """What both commands do: recipe, training, result."""
-    from tinyvit.backbones.distill.recipe import load_recipe
+    from tinyvit.backbones.distill.train.recipe import load_recipe
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.errors import InputError
     from tinyvit.core.results import make_work_dir, write_result
@@ -126,8 +126,8 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
     recipe = load_recipe(arguments["config"], **overrides)
     if command == "finetune" and recipe.init is None:
         raise InputError("fine-tuning starts from weights: --weights, or config key init")
-    from tinyvit.backbones.distill.parallel import is_first_process, process_count
-    from tinyvit.backbones.distill.train import pretrain as run
+    from tinyvit.backbones.distill.train.parallel import is_first_process, process_count
+    from tinyvit.backbones.distill.train.run import pretrain as run
 
     if work_dir is None and process_count() > 1:
         raise InputError("several processes share one folder: give --work-dir")
@@ -208,7 +208,7 @@ def evaluate(
     Example: tinyvit evaluate tiny_vit_5m_224 --data imagenet/val --weights tiny_vit_5m_22kto1k_distill.pth
     """
     arguments = dict(locals())
-    from tinyvit.backbones.distill.label import evaluate_top
+    from tinyvit.backbones.distill.label.run import evaluate_top
     from tinyvit.backbones.distill.teachers import load_teacher
     from tinyvit.backbones.distill.truth import find_classes
     from tinyvit.core.allocator import tune_allocator

@@ -209,10 +209,10 @@ def test_ctrl_c_says_what_is_kept(label, tmp_path, run_cli, monkeypatch):
     def stopped(*arguments, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinyvit.backbones.distill.label.label_store", stopped)
+    monkeypatch.setattr("tinyvit.backbones.distill.label.run.label_store", stopped)
     kept = "tinyvit: interrupted: finished shards are kept, and the same command goes on\n"
     assert run_cli(*label(tmp_path / "store")) == (130, "", kept)
     monkeypatch.undo()
     run_cli(*label(tmp_path / "store"))
-    monkeypatch.setattr("tinyvit.backbones.distill.verify.describe_store", stopped)
+    monkeypatch.setattr("tinyvit.backbones.distill.tools.verify.describe_store", stopped)
     assert run_cli("labels", "info", tmp_path / "store") == (130, "", "tinyvit: interrupted\n")

@@ -1,0 +1,1 @@
+"""Labelling: a teacher's pass over images into a store."""

@@ -1,0 +1,121 @@
+"""The teacher's own accuracy, where true classes are known: a teacher that is fed wrongly shows here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from ....core.console import RateBar, say
+from ....core.errors import InputError
+from ....core.files import write_json
+from ....core.images.files import ImageFiles
+from ....core.machine import available_cpus
+from ..store import SoftLabelStore
+from ..teachers import Teacher
+from ..truth import topk_correct
+
+#: Images that are looked at when it is not said how many: their share of right names is known within 0.01.
+CHECK_IMAGES = 10_000
+_CHECK_NAME = "teacher-check.json"
+
+
+def spread(truth: Mapping[int, int], count: int) -> dict[int, int]:
+    """At most ``count`` images of known class, evenly spread over all of them in order; the same ones every time."""
+    ordinals = sorted(truth)
+    places = np.linspace(0, len(ordinals) - 1, min(count, len(ordinals))).round().astype(int)
+    return {ordinals[place]: truth[ordinals[place]] for place in places.tolist()}
+
+
+def describe_check(correct: tuple[int, int], known: int) -> str:
+    """What came of :func:`check_teacher`, in one line.
+
+    Args:
+        correct: Images named right, and images looked at.
+        known: Images whose class is known.
+    """
+    right, images = correct
+    of = f" of {known} images whose class is known" if images < known else ""
+    share = f"{right / images:.1%}" if images else "not known, none could be read"
+    return f"teacher top-1 on {images} un-augmented views{of}: {share}"
+
+
+def check_teacher(
+    store: SoftLabelStore, images: ImageFiles, teacher: Teacher, truth: Mapping[int, int], show: bool = True
+) -> tuple[int, int]:
+    """The teacher's top-1 on the plain views (its own evaluation transform) of images whose class is known.
+
+    A teacher that is fed wrongly shows here, before hours are spent. The result is kept in the store, so that a run
+    that goes on need not measure again.
+
+    Returns:
+        Images named right, and images looked at (those of ``truth`` that can be read).
+    """
+    if kept := kept_check(store, teacher.fingerprint, truth):
+        return kept
+    correct, seen = evaluate_top(teacher, images, truth, (1,), show)
+    question = _question(teacher.fingerprint, truth)
+    write_json(store.folder / _CHECK_NAME, {"correct": correct[0], "images": seen, "question": question})
+    return correct[0], seen
+
+
+def kept_check(
+    store: SoftLabelStore, fingerprint: Mapping[str, Any], truth: Mapping[int, int]
+) -> tuple[int, int] | None:
+    """What :func:`check_teacher` kept in the store for this teacher and these classes, or ``None``."""
+    try:
+        kept = json.loads((store.folder / _CHECK_NAME).read_text(encoding="utf-8"))
+        same = kept["question"] == _question(fingerprint, truth)
+        return (int(kept["correct"]), int(kept["images"])) if same else None
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged: then it is made again
+        return None
+
+
+def _question(fingerprint: Mapping[str, Any], truth: Mapping[int, int]) -> dict[str, Any]:
+    # JSON has no tuples and no numbers as keys: compare what a reader will see.
+    return json.loads(json.dumps({"teacher": fingerprint, "truth": sorted(truth.items())}))
+
+
+def evaluate_top(
+    teacher: Teacher, images: ImageFiles, truth: Mapping[int, int], ks: tuple[int, ...] = (1, 5), show: bool = True
+) -> tuple[list[int], int]:
+    """How often the true class is among the k best, on the evaluation transform, batch 64.
+
+    Args:
+        teacher: Any classifier.
+        images: The images.
+        truth: Ordinal -> class index.
+        ks: The k to count for.
+        show: Report progress, and images that cannot be read.
+
+    Returns:
+        A count for each k, and the number of images that could be read.
+    """
+    ordinals = sorted(truth)
+    correct, seen = [0] * len(ks), 0
+
+    def load(ordinal: int) -> np.ndarray | str:
+        try:
+            return np.asarray(teacher.preprocess.crop(images.open(images[ordinal])))
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(available_cpus()) as pool, RateBar("evaluate", len(ordinals), "img", show) as bar:
+        for start in range(0, len(ordinals), 64):
+            chunk = ordinals[start : start + 64]
+            loaded = list(zip(chunk, pool.map(load, chunk), strict=True))
+            for _, reason in loaded:
+                if isinstance(reason, str) and show:
+                    say(f"skipped: {reason}")
+            good = [(ordinal, pixels) for ordinal, pixels in loaded if not isinstance(pixels, str)]
+            if good:
+                logits = teacher(torch.from_numpy(np.stack([pixels for _, pixels in good]))).cpu().numpy()
+                classes = np.array([truth[ordinal] for ordinal, _ in good])
+                correct = [count + topk_correct(logits, classes, k) for count, k in zip(correct, ks, strict=True)]
+                seen += len(good)
+            bar.advance(len(chunk))
+    return correct, seen

@@ -1,0 +1,124 @@
+"""Labelling as units of work: what a worker process, or an actor of Ray, makes once and then does shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from ....core.images.files import ImageFiles
+from ....core.jobs import Report
+from ..augment import ViewSampler
+from ..store import SoftLabelStore
+from ..store.shards import Shard
+from ..teachers import Teacher, TeacherCard
+from .check import check_teacher
+from .pipeline import Labeller, Timing
+
+
+class TeacherSource(Protocol):
+    """Where workers get their teacher from: a :class:`~tinyvit.backbones.distill.teachers.TeacherSpec`, or alike."""
+
+    def load(self, device: str) -> Teacher:
+        """The teacher on a device."""
+        ...
+
+    def describe(self) -> TeacherCard:
+        """What it is, without running it."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardUnit:
+    """Make one shard.
+
+    Args:
+        shard: Which.
+    """
+
+    shard: Shard
+
+
+@dataclass(frozen=True)
+class CheckUnit:
+    """Measure the teacher's own accuracy.
+
+    Args:
+        truth: Ordinal -> class.
+    """
+
+    truth: Mapping[int, int]
+
+
+@dataclass
+class ShardDone:
+    """What came of a shard.
+
+    Args:
+        timing: Where the time went.
+        log: What is to be said: images that cannot be read.
+    """
+
+    timing: Timing
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """Makes workers that label. It travels to other processes, which see the same files at the same paths.
+
+    Args:
+        store: The labels to add to.
+        images: The images.
+        teacher: Where the teacher comes from.
+        sampler: Where the views come from.
+        threads: Threads of a worker that decode and augment; by default as many as torch has there.
+    """
+
+    store: SoftLabelStore
+    images: ImageFiles
+    teacher: TeacherSource
+    sampler: ViewSampler
+    threads: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The list of millions of images stays here: a worker has it from the manifest, which is mapped.
+        return {**self.__dict__, "images": self.images.listing or self.images.root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        store: SoftLabelStore = state["store"]
+        images = store.manifest.open_images(state["images"], f"the store {store.path}", store.path)
+        self.__dict__.update({**state, "images": images})
+
+    def __call__(self, device: str) -> LabelWorker:
+        """A worker, its teacher on a device."""
+        return LabelWorker(self, self.teacher.load(device))
+
+
+class LabelWorker:
+    """Does units of labelling with a teacher.
+
+    Args:
+        job: What it works for.
+        teacher: The teacher.
+    """
+
+    def __init__(self, job: LabelJob, teacher: Teacher) -> None:
+        self._job, self._teacher = job, teacher
+        self._log: list[str] = []
+        threads = job.threads or torch.get_num_threads()
+        self._labeller = Labeller(job.store, job.images, teacher, job.sampler, threads, self._log.append)
+
+    def __call__(self, unit: ShardUnit | CheckUnit, report: Report) -> Any:
+        """Do a unit; of a shard the rows so far are reported.
+
+        Returns:
+            A :class:`ShardDone`; or images named right, and images looked at.
+        """
+        if isinstance(unit, CheckUnit):
+            return check_teacher(self._job.store, self._job.images, self._teacher, unit.truth, show=False)
+        self._log.clear()
+        timing = self._labeller.run([unit.shard], lambda _, so_far: report(so_far.rows))
+        return ShardDone(timing, list(self._log))

@@ -1,0 +1,390 @@
+"""The teacher pass: images x views -> soft-label store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ....core.console import RateBar, say
+from ....core.errors import InputError
+from ....core.files import is_abandoned
+from ....core.images.files import ImageFiles
+from ....core.jobs import Done, Here, Place, Progress, Ranks
+from ....core.machine import available_cpus
+from ..augment import ViewSampler, library_versions
+from ..store import SoftLabelStore, open_manifest, refuse_lost_header, teacher_names
+from ..store.header import HEADER_NAME, StoreHeader, teacher_folder
+from ..store.manifest import MANIFEST_NAME, Manifest
+from ..store.rows import RowLayout
+from ..store.shards import Shard
+from ..teachers import Teacher, TeacherCard
+from .check import CHECK_IMAGES, check_teacher, describe_check, evaluate_top, kept_check, spread
+from .job import CheckUnit, LabelJob, ShardUnit, TeacherSource
+from .pipeline import DECODING_LIMITS, Labeller, Timing
+
+__all__ = ["LabelOptions", "LabelSummary", "check_teacher", "evaluate_top", "label_store"]
+
+_MAX_SHARD_ROWS = 65_536
+_WANTED_SHARDS = 16
+_HEADER_SECONDS = 0.2
+# Of a shorter run, what limited it says nothing about longer ones.
+_TELLING_SECONDS = 5.0
+# A shard is written in seconds: what is older was left by a process that is gone.
+_LEFTOVER_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How a store is labelled. Everything but ``threads``, ``check_images`` and ``part`` is recorded in it.
+
+    Args:
+        views: V, views of each image.
+        topk: K, classes stored of each label.
+        sampler: Where the views come from; it holds the store's seed.
+        shard_images: Images a shard; by default whole batches, about 16 shards, each of at most 65,536 rows.
+        views_per_shard: Views a shard holds at most.
+        batch_size: Rows a teacher batch; by default 64, or the store's own when it exists.
+        hash_every: One row of so many carries a hash of its pixels.
+        threads: Threads of a process that decode and augment; by default one a processor of its own.
+        compact: Store 8 bits a class: smaller, and not exact (``FORMAT.md``, "Compact rows").
+        name: Name of this teacher's labels in the store: needed to add a second teacher to a store.
+        check_images: Of how many images of known class at most the teacher's own accuracy is measured; 0 for none.
+        part: Which of how many equal parts of the shards is made, (1, 1) for all: machines that share no disk make one
+            each in a store of their own, and ``merge_stores`` joins them.
+
+    Raises:
+        InputError: A number is below 1, or ``part`` is none.
+    """
+
+    views: int = 1
+    topk: int = 10
+    sampler: ViewSampler = field(default_factory=ViewSampler)
+    shard_images: int | None = None
+    views_per_shard: int = 8
+    batch_size: int | None = None
+    hash_every: int = 100
+    threads: int | None = None
+    compact: bool = False
+    name: str | None = None
+    check_images: int = CHECK_IMAGES
+    part: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        for name in ("views", "topk", "shard_images", "views_per_shard", "batch_size", "hash_every", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        if self.check_images < 0:
+            raise InputError(f"check_images is {self.check_images}; it must be at least 0")
+        if not 1 <= self.part[0] <= self.part[1]:
+            raise InputError(f"part {self.part[0]} of {self.part[1]} does not exist; parts count from 1")
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What a labelling run did.
+
+    Args:
+        store: The store's folder.
+        store_id: Its id.
+        images: N.
+        views: V.
+        shards: Shards in all.
+        finished: Shards that are finished now; fewer while other ranks of ``torchrun`` are at work.
+        shards_made: Shards made by this run; the others were finished before.
+        rows_made: Rows made by this run.
+        invalid: Key and reason of every image of the store that could not be read.
+        seconds: Duration of the teacher pass.
+        images_per_second: Rows a second of the teacher pass.
+        waiting_share: Share of the teacher pass that the teacher waited for pictures.
+        teacher_top1: Share of images with a known class that the teacher names right on the plain view, or ``None``.
+        teacher_top1_images: How many images that was.
+    """
+
+    store: Path
+    store_id: str
+    images: int
+    views: int
+    shards: int
+    finished: int
+    shards_made: int
+    rows_made: int
+    invalid: list[tuple[str, str]]
+    seconds: float
+    images_per_second: float
+    waiting_share: float
+    teacher_top1: float | None
+    teacher_top1_images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**asdict(self), "store": str(self.store), "invalid": [list(pair) for pair in self.invalid]}
+
+
+def label_store(
+    images: ImageFiles,
+    store_path: str | Path,
+    teacher: Teacher | TeacherSource,
+    options: LabelOptions | None = None,
+    *,
+    truth: Mapping[int, int] | None = None,
+    show: bool = True,
+    place: Place | None = None,
+) -> LabelSummary:
+    """Label views of images with a teacher; a store that was begun is finished.
+
+    Images that cannot be read are reported, marked invalid and left out of training; the run goes on.
+
+    Args:
+        images: The images.
+        store_path: Folder of the store, new or begun with the same settings.
+        teacher: The teacher; for more than one process a specification, as each makes its own.
+        options: Views, K and so on.
+        truth: True classes of some ordinals: the teacher's accuracy on plain views of a sample of them is measured and
+            told first.
+        show: Report progress on standard error.
+        place: Who works: this process when not given.
+
+    Raises:
+        InputError: The store was begun with something else (both sides are named), the images are not those of the
+            store, one cannot be read any more, or none ever could; the teacher returns a value that is not finite,
+            the disk is full, or workers die again and again. Finished shards stay.
+    """
+    options, place = options or LabelOptions(), place or Here()
+    here = isinstance(place, Here | Ranks)
+    if here and not isinstance(teacher, Teacher):
+        teacher = teacher.load(place.device)
+    elif not here and isinstance(teacher, Teacher):
+        raise InputError("workers make the teacher themselves: give label_store a TeacherSpec")
+    card = teacher if isinstance(teacher, Teacher) else teacher.describe()
+    follows = isinstance(place, Ranks) and place.rank > 0
+    if follows:
+        _wait_for_header(Path(store_path), card, options, show)
+    store = open_or_create(images, Path(store_path), card, options)
+    known, truth = len(truth or {}), spread(truth or {}, options.check_images)
+    shards = list(store.shards())[options.part[0] - 1 :: options.part[1]]
+    if not shards:
+        raise InputError(
+            f"part {options.part[0]} of {options.part[1]} of {store.path} holds none of its {len(store.grid)} shards; "
+            "make fewer parts, or smaller shards"
+        )
+    pending = _pending(store, list(place.share(shards)), show)
+    if show and len(pending) < len(shards) and not isinstance(place, Ranks):
+        of_part = "" if options.part[1] == 1 else f" of part {options.part[0]} of {options.part[1]}"
+        say(f"{store.path}: {len(shards) - len(pending)} of {len(shards)} shards{of_part} are finished already")
+    if isinstance(teacher, Teacher):
+        correct = check_teacher(store, images, teacher, truth, show) if truth and not follows else None
+        if correct and show:
+            say(describe_check(correct, known))
+        timing = _label_here(store, images, teacher, options, pending, show)
+        seconds = timing.seconds
+    else:
+        start = time.monotonic()
+        job = LabelJob(store, images, teacher, options.sampler, options.threads)
+        correct, timing = _label_there(job, card, place, pending, truth, known, show)
+        seconds = time.monotonic() - start
+    if show and timing.seconds > _TELLING_SECONDS and timing.waiting_share > DECODING_LIMITS:
+        say(
+            f"decoding is the limit: the teacher waited {timing.waiting_share:.0%} of the time for pictures; more "
+            "--threads or processors, or smaller files, would make this faster"
+        )
+    if store.write_index() and not isinstance(place, Ranks):
+        _remove_leftovers(store.folder / "shards")
+    summary = _summarise(store, pending, timing, seconds, correct)
+    if len(summary.invalid) == summary.images:
+        key, reason = summary.invalid[0]
+        raise InputError(f"none of the {len(images)} images of {images.root} could be read; the first, {key}: {reason}")
+    return summary
+
+
+def _summarise(
+    store: SoftLabelStore, made: list[Shard], timing: Timing, seconds: float, correct: tuple[int, int] | None
+) -> LabelSummary:
+    return LabelSummary(
+        store=store.path,
+        store_id=store.header.store_id,
+        images=store.header.images,
+        views=store.header.views,
+        shards=len(store.grid),
+        finished=len(store.finished_shards()),
+        shards_made=len(made),
+        rows_made=timing.rows,
+        invalid=[(store.manifest[image], reason) for image, reason in store.invalid_images().items()],
+        seconds=seconds,
+        images_per_second=timing.rows / seconds if timing.rows else 0.0,
+        waiting_share=timing.waiting_share,
+        teacher_top1=correct[0] / correct[1] if correct and correct[1] else None,
+        teacher_top1_images=correct[1] if correct else 0,
+    )
+
+
+def _label_here(
+    store: SoftLabelStore, images: ImageFiles, teacher: Teacher, options: LabelOptions, shards: list[Shard], show: bool
+) -> Timing:
+    """Label shards in this process."""
+    labeller = Labeller(store, images, teacher, options.sampler, options.threads, say if show else None)
+    with RateBar("label", sum(shard.rows for shard in shards), "img", show) as bar:
+        return labeller.run(shards, lambda rows, so_far: bar.advance(rows, so_far.note()))
+
+
+def _label_there(
+    job: LabelJob,
+    card: Teacher | TeacherCard,
+    place: Place,
+    shards: list[Shard],
+    truth: Mapping[int, int],
+    known: int,
+    show: bool,
+) -> tuple[tuple[int, int] | None, Timing]:
+    """Label shards with workers elsewhere; one of them measures the teacher's accuracy first.
+
+    Returns:
+        Images that the teacher named right, and images looked at, where ``truth`` has any; and where the time went.
+    """
+    timing = Timing()
+    correct = kept_check(job.store, card.fingerprint, truth) if truth else None
+    if not shards and (correct or not truth):
+        return correct, timing
+    with place.open(job) as pool:
+        if truth and correct is None:
+            correct = next(event.result for event in pool.run([CheckUnit(truth)]) if isinstance(event, Done))
+        if correct and show:
+            say(describe_check(correct, known))
+        with RateBar("label", sum(shard.rows for shard in shards), "img", show) as bar:
+            seen = [0] * len(shards)
+            for event in pool.run([ShardUnit(shard) for shard in shards]):
+                rows = event.value if isinstance(event, Progress) else shards[event.index].rows
+                if isinstance(event, Done):
+                    timing.add(event.result.timing)
+                    for line in event.result.log if show else ():
+                        say(line)
+                # A shard that a dead worker held begins again: the difference may be negative.
+                bar.advance(rows - seen[event.index], timing.note())
+                seen[event.index] = rows
+    return correct, timing
+
+
+def _pending(store: SoftLabelStore, shards: list[Shard], show: bool) -> list[Shard]:
+    """The shards to make: those that are not finished, and finished ones whose file has been damaged since."""
+    pending, finished = [], set(store.finished_shards())
+    for shard in shards:
+        if shard not in finished:
+            pending.append(shard)
+        elif damage := store.damage(shard):
+            pending.append(shard)
+            if show:
+                say(f"{damage}; it is made again")
+    return pending
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes began to write, but not what another run may be writing now."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if is_abandoned(path, _LEFTOVER_SECONDS):
+                path.unlink()
+
+
+# --- the header --------------------------------------------------------------------------------------------------
+
+
+def open_or_create(
+    images: ImageFiles, path: Path, teacher: Teacher | TeacherCard, options: LabelOptions
+) -> SoftLabelStore:
+    """The labels that a run adds to: begun now, or those that were begun with the same settings.
+
+    Raises:
+        InputError: ``path`` is something else, or was begun with other settings or images; both sides are named.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; STORE must be a folder, new or begun by `tinyvit label`")
+    if (path / HEADER_NAME).is_file():
+        manifest = open_manifest(path)
+        manifest.check_images(images, f"the store {path}")
+        names = teacher_names(path)
+        if options.name not in (None, *names) or not names:
+            return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
+        store = SoftLabelStore(path, _labels_name(names, teacher, options))
+        return store.grow(_wanted_header(teacher, options, manifest, store.header))
+    refuse_lost_header(path)
+    strangers = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    strangers = [name for name in strangers if not name.startswith((".", "manifest"))]
+    if strangers:
+        raise InputError(
+            f"{path} is neither empty nor a soft-label store (it holds {strangers[0]}); give another STORE"
+        )
+    RowLayout(options.topk, teacher.num_classes)  # an impossible K is noticed before the images are hashed
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"STORE {path} cannot be made ({error.strerror}); give another folder") from error
+    manifest = Manifest.build(images, path / MANIFEST_NAME, options.threads or available_cpus())
+    if teacher_names(path):  # another run began this store in the meantime
+        return open_or_create(images, path, teacher, options)
+    return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
+
+
+def _wait_for_header(path: Path, teacher: Teacher | TeacherCard, options: LabelOptions, show: bool) -> None:
+    """Wait until rank 0 has written the header that this run asks for; ``torchrun`` ends the wait if rank 0 dies."""
+    said = False
+    while True:
+        names = teacher_names(path)
+        name = _labels_name(names, teacher, options)
+        if name in names and SoftLabelStore(path, name).header.views >= options.views:
+            return
+        if show and not said:
+            say(f"{path}: waiting for rank 0 to write the header")
+            said = True
+        time.sleep(_HEADER_SECONDS)
+
+
+def _labels_name(names: list[str], teacher: Teacher | TeacherCard, options: LabelOptions) -> str | None:
+    """Which of a store's labels a run goes on with: those named, the teacher's own, or the only ones."""
+    own = teacher_folder(teacher.fingerprint["name"])
+    return options.name or (own if own in names else names[0] if len(names) == 1 else None)
+
+
+def _wanted_header(
+    teacher: Teacher | TeacherCard, options: LabelOptions, manifest: Manifest, existing: StoreHeader | None
+) -> StoreHeader:
+    """The header that these options ask for; what they leave open is taken from the existing store."""
+    batch_size = options.batch_size or (existing.batch_size if existing else 64)
+    block = min(options.views, options.views_per_shard)
+    shard_images = options.shard_images or (
+        existing.shard_images if existing else _default_shard_images(len(manifest), block, batch_size)
+    )
+    augmentation = {
+        **options.sampler.to_dict(),
+        "hash_size": list(teacher.size),
+        "hash_every": options.hash_every,
+        "backend": "pillow",
+        "libraries": library_versions(),
+    }
+    blocks = tuple((v, min(v + block, options.views)) for v in range(0, options.views, block))
+    if existing and options.views >= existing.views:
+        blocks = existing.grown(options.views, block).view_blocks
+    header = StoreHeader(
+        num_classes=teacher.num_classes,
+        topk=options.topk,
+        teacher=teacher.fingerprint,
+        augmentation=augmentation,
+        images=len(manifest),
+        manifest_sha256=manifest.sha256,
+        shard_images=shard_images,
+        batch_size=batch_size,
+        view_blocks=blocks,
+        coding="compact" if options.compact else "full",
+    )
+    # JSON has no tuples: compare what a reader will see.
+    return replace(header, teacher=json.loads(json.dumps(header.teacher)))
+
+
+def _default_shard_images(images: int, block: int, batch_size: int) -> int:
+    wanted = math.ceil(images / _WANTED_SHARDS / batch_size) * batch_size
+    return max(1, min(wanted, _MAX_SHARD_ROWS // block))

@@ -1,0 +1,1 @@
+"""Work on whole stores: verifying, merging, exchanging with the official code."""

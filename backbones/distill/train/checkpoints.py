@@ -1,0 +1,264 @@
+"""Whole checkpoints: of finite numbers only, read without running anything, and held against the run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ....core.console import say
+from ....core.errors import CheckFailedError, InputError, StoppedError
+from .parallel import Place
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from ..teachers import Teacher
+    from .datasets import TrainingViews
+    from .hooks import TrainLog
+
+CHECKPOINTS = "checkpoints"
+_PARTS = {"tinyvit": dict, "meta": dict, "state_dict": dict, "optimizer": dict, "unlogged": list}
+
+
+class Checkpoints(Hook):
+    """Saves what a run needs to go on: whole files, readable without unpickling objects, with finite numbers only.
+
+    Args:
+        recipe: The run.
+        identity: What :func:`identity_of` gives.
+        place: This process; the first one writes.
+        log: Holds the losses that no line has yet.
+
+    Attributes:
+        stop: Save after this iteration and end the run.
+        saving: A checkpoint is being written.
+
+    Raises:
+        StoppedError: ``stop`` was set.
+        CheckFailedError: A weight, a moment of the optimiser or a loss is not finite when it is time to save.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, recipe: Recipe, identity: dict[str, Any], place: Place, log: TrainLog) -> None:
+        self.recipe, self.identity, self.place, self.log = recipe, identity, place, log
+        self.stop = self.saving = False
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Save when it is time, after the last iteration, and when the run is to end."""
+        is_last = self.is_last_train_iter(runner)
+        if is_last or self.stop or self.every_n_train_iters(runner, self.recipe.checkpoint_interval):
+            self._require_finite(runner)
+            if self.place.is_first:
+                self.saving = True
+                self.save(runner)
+                self.saving = False
+        if self.stop and not is_last:
+            raise StoppedError(
+                f"interrupted after iteration {runner.iter + 1} of {runner.max_iters}: the same command with --resume "
+                f"and --work-dir {runner.work_dir} goes on"
+            )
+
+    @contextlib.contextmanager
+    def stopping_at_ctrl_c(self) -> Iterator[None]:
+        """Ctrl-C sets ``stop``, a second one ends the run at once. Of several processes each would stop elsewhere."""
+        if self.place.world > 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def handle(number: int, frame: Any) -> None:
+            if self.stop and not self.saving:
+                raise KeyboardInterrupt
+            self.stop = True
+
+        signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.stop:
+                raise StoppedError(
+                    "interrupted at once: nothing since the last checkpoint is kept, and the same command with "
+                    "--resume goes on from there"
+                ) from None
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _require_finite(self, runner: Runner) -> None:
+        wrapper: Any = runner.optim_wrapper
+        values = [runner.model.state_dict(), wrapper.optimizer.state, self.log.unlogged]
+        share = self.place.mean(torch.tensor(float(is_finite(values)), device=self.place.device))
+        if share.item() < 1:
+            raise diverged("the loss or a weight is not finite", runner.iter + 1, Path(runner.work_dir))
+
+    def save(self, runner: Runner) -> None:
+        """Write beside, flush, rename; then drop the oldest."""
+        folder = Path(runner.work_dir) / CHECKPOINTS
+        folder.mkdir(exist_ok=True)
+        name = f"iter_{runner.iter + 1:08d}.pth"
+        temporary = folder / f".{name}.tmp"
+        try:
+            runner.save_checkpoint(str(folder), temporary.name, by_epoch=False)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError(f"cannot write checkpoint {folder / name}: {error}") from error
+        temporary.replace(folder / name)
+        for old in whole_checkpoints(Path(runner.work_dir))[: -self.recipe.keep_checkpoints]:
+            old.unlink()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Name the run, and leave out mmengine's log buffers: they are pickled objects, and our log is elsewhere."""
+        checkpoint["tinyvit"] = self.identity
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+
+
+def identity_of(recipe: Recipe, views: TrainingViews, teacher: Teacher | None) -> dict[str, Any]:
+    """What a run and its continuation share, as plain values.
+
+    Args:
+        recipe: The run.
+        views: What it trains on.
+        teacher: The teacher that runs beside the student, or ``None``.
+    """
+    return {
+        "recipe": recipe.binding(),
+        "data": views.identity,
+        "truth": None if views.truth is None else hashlib.sha256(views.truth.classes.tobytes()).hexdigest(),
+        "views": views.views,
+        "teacher": None if teacher is None else _digest(teacher.fingerprint),
+    }
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def whole_checkpoints(work_dir: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first: a name without a leading dot was given after the file was whole."""
+    return sorted((work_dir / CHECKPOINTS).glob("iter_*.pth"))
+
+
+def find_checkpoint(work_dir: Path, resume: bool, show: bool) -> Path | None:
+    """The checkpoint to go on from; ``None`` to begin.
+
+    Raises:
+        InputError: There is one, and the run was not told to go on.
+    """
+    found = whole_checkpoints(work_dir)
+    if found and not resume:
+        raise InputError(f"{work_dir} holds a run already ({found[-1].name}); add --resume, or give another --work-dir")
+    if resume and not found and show:
+        say(f"{work_dir} has no checkpoint yet: starting from the beginning")
+    return found[-1] if found else None
+
+
+def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of this very run. Tensors and plain values are read, and nothing in the file is run.
+
+    Args:
+        path: The file.
+        identity: Of the run that goes on.
+
+    Raises:
+        InputError: The file is damaged, holds anything else, is no checkpoint of a training, or of another one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} fails its checksum")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on damaged files
+        problem = "cannot be read: it is damaged, or holds more than tensors and plain values"
+        raise InputError(f"checkpoint {path} {problem}; {_way_on(path)}") from error
+    if not _is_ours(checkpoint):
+        raise InputError(f"{path} is no checkpoint of tinyvit pretrain or finetune; {_way_on(path)}")
+    _require_same(checkpoint["tinyvit"], identity, path)
+    if not is_finite(checkpoint):
+        raise InputError(f"checkpoint {path} holds numbers that are not finite; {_way_on(path)}")
+    return checkpoint
+
+
+def _way_on(path: Path) -> str:
+    older = [other for other in whole_checkpoints(path.parent.parent) if other.name < path.name]
+    if older:
+        return f"delete it to go on from {older[-1].name}, the one before"
+    return "there is none before it: give another --work-dir to start anew"
+
+
+def _is_ours(checkpoint: Any) -> bool:
+    if not isinstance(checkpoint, dict):
+        return False
+    if not all(isinstance(checkpoint.get(name), kind) for name, kind in _PARTS.items()):
+        return False
+    return isinstance(checkpoint["tinyvit"].get("recipe"), dict) and isinstance(checkpoint["meta"].get("iter"), int)
+
+
+def _require_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
+    images = "store" if ours["views"] is not None else "images"
+    for name, what in (("data", images), ("truth", "true classes"), ("teacher", "teacher")):
+        if theirs.get(name) != ours[name]:
+            raise InputError(
+                f"checkpoint {path} was trained on {what} {str(theirs.get(name))[:12]}, "
+                f"and this run has {what} {str(ours[name])[:12]}"
+            )
+    if theirs.get("views") != ours["views"]:
+        raise InputError(
+            f"checkpoint {path} was trained on {theirs.get('views')} views of each image, and "
+            f"the store has {ours['views']} now; give another --work-dir to train on all of them"
+        )
+    for key, value in ours["recipe"].items():
+        if theirs["recipe"].get(key) != value:
+            raise InputError(
+                f"checkpoint {path} was trained with {key} = {theirs['recipe'].get(key)!r}, "
+                f"and this run has {key} = {value!r}"
+            )
+
+
+def is_finite(value: Any) -> bool:
+    """Whether all tensors in nested dictionaries and lists hold finite numbers only."""
+    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)
+
+
+def diverged(what: str, iteration: int, work_dir: Path) -> CheckFailedError:
+    """The error of a run whose numbers stopped being finite, with what can be done about it.
+
+    Args:
+        what: What is wrong.
+        iteration: When it was noticed, counted from 1.
+        work_dir: Folder of the run. Its checkpoints are finite: no other is written, or gone on from.
+    """
+    found = whole_checkpoints(work_dir)
+    if found:
+        kept = f"checkpoint {found[-1]} is from before that"
+        advice = f"start in another --work-dir with init={found[-1]} and a lower lr, or precision=fp32"
+    else:
+        kept, advice = "no checkpoint was written before that", "start again with a lower lr, or precision=fp32"
+    return CheckFailedError(f"{what} at iteration {iteration}; {kept}: {advice}")

@@ -1,0 +1,212 @@
+"""What happens around each iteration: randomness, rates, the average of weights and the log."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import ExponentialMovingAverage
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ....core.console import RateBar
+from ....core.errors import require
+from ....core.files import write_text
+from .checkpoints import diverged
+from .parallel import Place
+from .recipe import Recipe
+from .schedule import Plan
+
+
+class ExactRandomness(Hook):
+    """Seed torch anew at every iteration, so that dropped paths do not depend on where a run was stopped.
+
+    Args:
+        seed: The run's seed.
+        rank: This process's number: every process drops other paths.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self.seed, self.rank = seed, rank
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed by (run seed, process, iteration)."""
+        torch.manual_seed((self.seed * 1_000_003 + self.rank * 0x9E3779B1 + runner.iter) % 2**63)
+
+
+class Rates(Hook):
+    """Set the learning rate of every iteration, a pure function of its number.
+
+    Args:
+        plan: The run's plan.
+    """
+
+    priority = "HIGH"
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Set each group's rate."""
+        rate = self.plan.rate(runner.iter)
+        wrapper: Any = runner.optim_wrapper
+        for group in wrapper.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+
+
+class StudentAverage(Hook):
+    """An exponential moving average of the student's weights and running statistics.
+
+    It starts as the weights after the first iteration, and is part of every checkpoint.
+
+    Args:
+        student: The student.
+        decay: What remains of the average at every iteration.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, student: nn.Module, decay: float) -> None:
+        self.student, self.decay = student, decay
+        self._average: ExponentialMovingAverage | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The student with averaged weights."""
+        assert self._average is not None
+        return self._average.module
+
+    def before_run(self, runner: Runner) -> None:
+        """Make the copy, on the device where the student is by now."""
+        self._average = ExponentialMovingAverage(self.student, 1 - self.decay, update_buffers=True)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Move the average."""
+        assert self._average is not None
+        self._average.update_parameters(self.student)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the average."""
+        assert self._average is not None
+        checkpoint["average"] = self._average.state_dict()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on with the average."""
+        assert self._average is not None
+        self._average.load_state_dict(checkpoint["average"])
+
+
+class TrainLog(Hook):
+    """The loss as JSON lines, on the console, and for TensorBoard.
+
+    Args:
+        path: The log file. A run that goes on first drops the lines behind its checkpoint.
+        recipe: The run.
+        plan: Its plan.
+        place: This process; only the first writes, and what it writes is the mean over all.
+        show: Report on the console.
+
+    Attributes:
+        unlogged: This process's losses since the last line.
+
+    Raises:
+        MissingExtraError: ``tensorboard`` is asked for and not installed.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, path: Path, recipe: Recipe, plan: Plan, place: Place, show: bool) -> None:
+        self.path, self.recipe, self.plan, self.place = path, recipe, plan, place
+        self.bar = RateBar("train", 0, "img", show and place.is_first)
+        self.first_iteration = 0
+        self.first_loss = self.last_loss = math.nan
+        self.unlogged: list[Tensor] = []
+        self._board: Any = None
+        if recipe.tensorboard:
+            require("tensorboard", "tensorboard")
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the log where the checkpoint stands."""
+        self.first_iteration = runner.iter
+        lines = self.path.read_text(encoding="utf-8").splitlines() if runner.iter and self.path.is_file() else []
+        kept = [entry for entry in map(_parse_line, lines) if entry and entry["iter"] <= runner.iter]
+        if kept:
+            self.first_loss, self.last_loss = kept[0]["loss"], kept[-1]["loss"]
+        if self.place.is_first:
+            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            self._stream = self.path.open("a", encoding="utf-8")
+            if self.recipe.tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                # What lies behind the checkpoint is made again: TensorBoard drops the earlier try from there on.
+                self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=runner.iter + 1)
+        self.bar.total = (self.plan.iterations - runner.iter) * self.recipe.batch_size
+        self._since = time.monotonic()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Collect the loss; every ``log_interval`` iterations write a line."""
+        assert outputs is not None
+        self.unlogged.append(outputs["loss"].detach())
+        iteration = runner.iter + 1
+        note = f", loss {self.last_loss:.3f}" if math.isfinite(self.last_loss) else ""
+        self.bar.advance(self.recipe.batch_size, note)
+        if iteration % self.recipe.log_interval and iteration != self.plan.iterations:
+            return
+        loss = self.place.mean(torch.stack(self.unlogged).mean()).item()
+        now = time.monotonic()
+        entry = {
+            "iter": iteration,
+            "epoch": round(iteration * self.recipe.batch_size / self.plan.images, 4),
+            "loss": loss,
+            "lr": self.plan.rate(runner.iter),
+            "images_per_second": round(len(self.unlogged) * self.recipe.batch_size / (now - self._since), 1),
+        }
+        if self.place.is_first:
+            self._write(entry)
+        self.unlogged, self._since = [], now
+        self.last_loss = loss
+        if math.isnan(self.first_loss):
+            self.first_loss = loss
+        if not math.isfinite(loss):
+            raise diverged(f"the loss is {loss}", iteration, self.path.parent)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the losses since the last line, so that the next one is that of an undisturbed run."""
+        checkpoint["unlogged"] = [loss.cpu() for loss in self.unlogged]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take up the losses since the last line."""
+        self.unlogged = [loss.to(self.place.device) for loss in checkpoint["unlogged"]]
+
+    def after_train(self, runner: Runner) -> None:
+        """Close the log."""
+        if self.place.is_first:
+            self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(entry) + "\n")
+        self._stream.flush()
+        if self._board is not None:
+            for name in ("loss", "lr", "images_per_second"):
+                self._board.add_scalar(f"train/{name}", entry[name], entry["iter"])
+
+
+def _parse_line(line: str) -> dict[str, Any] | None:
+    """A line of the log, or ``None`` for one that a kill cut short."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

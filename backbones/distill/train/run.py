@@ -1,0 +1,432 @@
+"""Training a student on mmengine's Runner: from a store, beside a teacher, or on true classes, with exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from ....core.console import counted, say
+from ....core.errors import InputError
+from ....core.machine import available_cpus
+from ...registry import count_parameters, create_model
+from ..teachers import Teacher, load_teacher
+from .cache import identity
+from .checkpoints import Checkpoints, find_checkpoint, identity_of, read_checkpoint
+from .datasets import StoredViews, TrainingViews, open_views
+from .hooks import ExactRandomness, Rates, StudentAverage, TrainLog
+from .order import ViewOrder
+from .parallel import Place, joined
+from .recipe import Recipe
+from .schedule import Plan, parameter_groups
+from .start_weights import load_initial
+from .step import Distiller
+
+__all__ = ["LOG_NAME", "STUDENT_NAME", "PretrainSummary", "parameter_groups", "pretrain"]
+
+STUDENT_NAME = "student.safetensors"
+LOG_NAME = "train_log.jsonl"
+# An average of which more is left of the first weights is none of what was learned.
+_MOST_OF_START = 0.5
+
+
+@dataclass(frozen=True)
+class PretrainSummary:
+    """What a training run came to.
+
+    Args:
+        student: File with the student's weights, which ``load_weights`` reads: the averaged ones where the recipe has
+            ``ema``.
+        log: JSON lines: ``iter``, ``epoch``, ``loss`` (mean since the line before), ``lr``, ``images_per_second``.
+        iterations: In all.
+        resumed_from: Iteration that this process started at.
+        epochs: Passes over the images.
+        first_loss: Of the first line of the log.
+        last_loss: Of the last line of the log.
+        seconds: Duration of this process's training.
+        images_per_second: Of this process's training, all processes together.
+        parameters: Of the student.
+        store_id: Of the store; ``None`` where there is none.
+    """
+
+    student: Path
+    log: Path
+    iterations: int
+    resumed_from: int
+    epochs: float
+    first_loss: float
+    last_loss: float
+    seconds: float
+    images_per_second: float
+    parameters: int
+    store_id: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def pretrain(
+    recipe: Recipe, work_dir: str | Path, *, resume: bool = False, device: str = "cpu", show: bool = True
+) -> PretrainSummary:
+    """Train a student.
+
+    Leaves in ``work_dir``: ``checkpoints/``, ``train_log.jsonl``, ``student.safetensors``, mmengine's log and config.
+    Started by ``torchrun``, the processes share every batch, and the first one writes.
+
+    Args:
+        recipe: What to do; ``data`` is set, and ``labels`` or a teacher where the loss needs one.
+        work_dir: Folder of this run.
+        resume: Go on from the last checkpoint in ``work_dir``; on a CPU the result is bit for bit that of a run that
+            was never stopped.
+        device: A torch device.
+        show: Report on standard error.
+
+    Raises:
+        InputError: Recipe, store, images, weights or checkpoint do not fit each other.
+        StoppedError: Ctrl-C: the iteration was finished and a checkpoint written.
+        CheckFailedError: The loss or a weight stopped being finite.
+    """
+    _check_sources(recipe)
+    work_dir = Path(work_dir)
+    with joined(device) as place:
+        run = _Run(recipe, place, show and place.is_first)
+        return run.train(work_dir, find_checkpoint(work_dir, resume, run.show))
+
+
+def _check_sources(recipe: Recipe) -> None:
+    objective = recipe.objective
+    if isinstance(recipe.teacher, dict):
+        if recipe.labels is not None:
+            raise InputError(
+                f"a store ({recipe.labels}) and a teacher to run beside the student ({recipe.teacher['name']}) are "
+                "given; take one of them away"
+            )
+        if not objective.needs_teacher:
+            raise InputError(f"loss = {recipe.loss!r} needs no teacher; take config key teacher away")
+    elif objective.needs_teacher and (recipe.labels is None or recipe.data is None):
+        raise InputError(
+            f"loss = {recipe.loss!r} needs the images and the store (config keys data and labels, or --data, --labels),"
+            " or a teacher to run beside the student: teacher = dict(name=..., weights=...)"
+        )
+    if recipe.data is None:
+        raise InputError("training needs the images: config key data, or --data")
+    if recipe.labels is not None and recipe.views:
+        raise InputError("config key views says how views are drawn while training; those of a store are drawn already")
+
+
+def _check_average(recipe: Recipe, plan: Plan) -> None:
+    """Refuse an average that would still be the first weights when the run ends."""
+    left = (recipe.ema or 0.0) ** plan.iterations
+    if left > _MOST_OF_START:
+        fitting = round(0.01 ** (1 / plan.iterations), 4)
+        raise InputError(
+            f"config key ema is {recipe.ema}, and the run has {plan.iterations} iterations: {left:.1%} of the averaged "
+            f"weights would be those that the student starts from; set ema=0, or one like ema={fitting:g}"
+        )
+
+
+class _Run:
+    """One process's part of a run.
+
+    Args:
+        recipe: The run.
+        place: This process.
+        show: Report on standard error.
+    """
+
+    def __init__(self, recipe: Recipe, place: Place, show: bool) -> None:
+        self.recipe, self.place, self.show = recipe, place, show
+        share = place.world * recipe.accumulate
+        if recipe.batch_size % share:
+            raise InputError(
+                f"batch_size {recipe.batch_size} cannot be shared by {place.world} processes in {recipe.accumulate} "
+                f"parts each; it must be a multiple of {share}"
+            )
+        self.teacher = load_online_teacher(recipe, place.device)
+        self.views = open_views(recipe, self.teacher)
+        self.plan = Plan.of(recipe, len(self.views.readable))
+        _check_average(recipe, self.plan)
+        # Several processes would each keep them all.
+        setting = False if recipe.cache == "auto" and place.world > 1 else recipe.cache
+        self.views.keep(setting, self.plan.iterations * recipe.batch_size)
+
+    def train(self, work_dir: Path, checkpoint: Path | None) -> PretrainSummary:
+        """From the beginning, or from a checkpoint."""
+        recipe, plan, place = self.recipe, self.plan, self.place
+        known = identity_of(recipe, self.views, self.teacher)
+        earlier = None if checkpoint is None else read_checkpoint(checkpoint, known)
+        torch.manual_seed(recipe.seed)
+        student = make_student(recipe, self.views.classes)
+        self._check_parts(student)
+        start = None
+        if recipe.init is not None and checkpoint is None:
+            start = load_initial(student, recipe.init, recipe.class_map, self.views.classes)
+        groups = parameter_groups(student, recipe.weight_decay, recipe.layer_decay)
+        if self.show:
+            self._announce(student, start, checkpoint)
+        log = TrainLog(work_dir / LOG_NAME, recipe, plan, place, self.show)
+        hooks: list[Any] = [ExactRandomness(recipe.seed, place.rank), Rates(plan), log]
+        average = StudentAverage(student, recipe.ema) if recipe.ema else None
+        hooks += [] if average is None else [average]
+        checkpoints = Checkpoints(recipe, known, place, log)
+        hooks.append(checkpoints)
+        runner = self._make_runner(student, groups, hooks, work_dir)
+        runner.earlier = earlier
+        began = time.monotonic()
+        with checkpoints.stopping_at_ctrl_c():
+            _train(runner, log)
+        seconds = time.monotonic() - began
+        path = work_dir / STUDENT_NAME
+        if place.is_first:
+            export_student(student if average is None else average.module, recipe, self.views, self.teacher, path)
+        return self._summarise(log, path, seconds, count_parameters(student))
+
+    def _check_parts(self, student: nn.Module) -> None:
+        size, parts = self.recipe.batch_size, self.place.world * self.recipe.accumulate
+        if size == parts and not self.recipe.bn_eval and any(isinstance(one, _BatchNorm) for one in student.modules()):
+            raise InputError(
+                f"batch_size {size} is computed in {parts} parts (processes times accumulate) of one view, of which "
+                f"BatchNorm has no statistics; it must be {2 * parts} or more, or bn_eval True"
+            )
+
+    def _summarise(self, log: TrainLog, path: Path, seconds: float, parameters: int) -> PretrainSummary:
+        done = self.plan.iterations - log.first_iteration
+        return PretrainSummary(
+            student=path,
+            log=log.path,
+            iterations=self.plan.iterations,
+            resumed_from=log.first_iteration,
+            epochs=self.plan.epochs,
+            first_loss=log.first_loss,
+            last_loss=log.last_loss,
+            seconds=seconds,
+            images_per_second=done * self.recipe.batch_size / seconds,
+            parameters=parameters,
+            store_id=self.views.store.header.store_id if isinstance(self.views, StoredViews) else None,
+        )
+
+    def _announce(self, student: nn.Module, start: str | None, checkpoint: Path | None) -> None:
+        recipe, plan, place = self.recipe, self.plan, self.place
+        say(
+            f"student  {recipe.student['name']}: {count_parameters(student) / 1e6:.2f} M parameters, "
+            f"{self.views.classes} classes, input {recipe.input_size} px"
+        )
+        if start is not None:
+            say(f"start    {start}")
+        if checkpoint is not None:
+            say(f"resume   {checkpoint}")
+        say(self.views.describe())
+        if self.views.truth is not None:
+            say(f"truth    {self.views.truth.describe()}")
+        if self.teacher is not None:
+            teacher = self.teacher
+            say(f"teacher  {teacher.name} at {teacher.size[0]} px, {teacher.precision}, runs beside the student")
+        say(f"loss     {_describe_loss(recipe)}")
+        parts = [f"{recipe.batch_size} views"]
+        parts += [f"{place.world} processes"] if place.world > 1 else []
+        parts += [f"in {recipe.accumulate} parts"] if recipe.accumulate > 1 else []
+        parts += [f"{recipe.repeats} views of each image"] if recipe.repeats > 1 else []
+        say(
+            f"plan     {plan.iterations} iterations of {', '.join(parts)} = {plan.epochs:.2f} epochs; "
+            f"{recipe.precision} on {place.device}; seed {recipe.seed}"
+        )
+        say(f"rates    {_describe_rates(recipe, plan)}")
+
+    def _make_runner(
+        self, student: nn.Module, groups: list[dict[str, Any]], hooks: list[Hook | dict], work_dir: Path
+    ) -> _Runner:
+        recipe, place = self.recipe, self.place
+        distiller = Distiller(student, recipe, self.teacher)
+        runner_class = type("DistillRunner", (_Runner,), {"place": place})
+        with contextlib.redirect_stdout(io.StringIO()):
+            runner = runner_class(
+                model=distiller,
+                work_dir=str(work_dir),
+                train_dataloader=self._make_loader(),
+                train_cfg={
+                    "by_epoch": False,
+                    "max_iters": self.plan.iterations,
+                    "val_interval": self.plan.iterations + 1,
+                },
+                optim_wrapper=make_optim_wrapper(groups, recipe, self.plan.lr),
+                default_hooks=dict.fromkeys(  # pyright: ignore[reportArgumentType]
+                    ("logger", "checkpoint", "sampler_seed", "param_scheduler")
+                ),
+                custom_hooks=hooks,
+                randomness={"seed": recipe.seed},
+                experiment_name=f"train-{uuid.uuid4().hex[:8]}",
+                cfg=Config(recipe.binding()),
+            )
+            for handler in list(runner.logger.handlers):
+                if not isinstance(handler, logging.FileHandler):
+                    runner.logger.removeHandler(handler)
+        return runner
+
+    def _make_loader(self) -> DataLoader:
+        recipe, place, views = self.recipe, self.place, self.views
+        return DataLoader(
+            views,
+            recipe.batch_size // place.world,
+            sampler=ViewOrder(views.readable, views.views, recipe.seed, recipe.repeats, place.rank, place.world),
+            num_workers=min(recipe.workers, available_cpus()),
+            collate_fn=identity,
+            pin_memory=torch.device(place.device).type == "cuda",
+        )
+
+
+class _Runner(Runner):
+    """mmengine's Runner on a device of our choice instead of the first one that it finds, and with our checkpoints.
+
+    Attributes:
+        place: This process.
+        earlier: The checkpoint to go on from, as :func:`.checkpoints.read_checkpoint` gives it, until it is loaded.
+    """
+
+    place = Place("cpu")
+    earlier: dict[str, Any] | None = None
+
+    def load_or_resume(self) -> None:
+        """Go on from ``earlier``. mmengine's own reader never sees a file: it would run what is pickled in it.
+
+        Raises:
+            InputError: It does not fit the student.
+        """
+        checkpoint, self.earlier = self.earlier, None
+        if checkpoint is None:
+            return
+        wrapper: Any = self.optim_wrapper
+        loop: Any = self.train_loop
+        try:
+            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+            self.model.load_state_dict(checkpoint["state_dict"])
+            wrapper.load_state_dict(checkpoint["optimizer"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"the last checkpoint in {self.work_dir} does not fit the student: {reason}") from error
+        loop._iter = checkpoint["meta"]["iter"]
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
+        moved: Any = model.to(self.place.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.place.world > 1:
+            moved.distribute()
+        return moved
+
+
+def make_student(recipe: Recipe, classes: int) -> nn.Module:
+    """The student of a recipe.
+
+    Raises:
+        InputError: There is no such model, or it does not take these arguments.
+    """
+    try:
+        return create_model(num_classes=classes, **recipe.student)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a model's class makes of its arguments
+        name = recipe.student["name"]
+        raise InputError(f"config key student: {name} cannot be made with these arguments: {error}") from error
+
+
+def load_online_teacher(recipe: Recipe, device: str) -> Teacher | None:
+    """The teacher that a recipe wants beside the student, on a device; ``None`` where it wants none."""
+    if not isinstance(recipe.teacher, dict):
+        return None
+    given = {"precision": recipe.precision, **recipe.teacher}
+    return load_teacher(given.pop("name"), device=device, **given)
+
+
+def make_optim_wrapper(groups: list[dict[str, Any]], recipe: Recipe, lr: float) -> OptimWrapper:
+    """AdamW as a recipe wants it.
+
+    Args:
+        groups: What :func:`.plan.parameter_groups` gives.
+        recipe: The run.
+        lr: Highest learning rate, scaled with the batch.
+    """
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+    clip = {"max_norm": recipe.clip_grad} if recipe.clip_grad else None
+    return OptimWrapper(optimizer, clip_grad=clip)
+
+
+def _train(runner: Runner, log: TrainLog) -> None:
+    try:
+        # mmengine prints some of its log; standard output belongs to the caller's result.
+        with log.bar, contextlib.redirect_stdout(io.StringIO()):
+            runner.train()
+    except InputError as error:
+        # From a worker process torch hands over a whole traceback as the message; ours is its last line.
+        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ", 1)[-1]) from error
+
+
+def _describe_loss(recipe: Recipe) -> str:
+    objective = recipe.objective
+    own, weight = 1 - objective.distill_weight, objective.distill_weight
+    known = {
+        "teacher": "cross-entropy to the teacher's soft label",
+        "labels": "cross-entropy to true classes",
+        "deit_soft": f"DeiT soft: {own:g} cross-entropy to true classes + {weight:g} tau^2 KL to the teacher at tau "
+        f"{objective.tau:g} ({objective.kl_reduction})",
+        "deit_hard": f"DeiT hard: {own:g} cross-entropy to true classes + {weight:g} to the teacher's best class",
+    }
+    smooth = f", labels smoothed by {objective.smoothing:g}" if objective.needs_labels and objective.smoothing else ""
+    return known[recipe.loss] + smooth
+
+
+def _describe_rates(recipe: Recipe, plan: Plan) -> str:
+    base = f" (base {recipe.lr:g} x {recipe.lr_scale:g}, batch {recipe.batch_size} / {recipe.base_batch_size})"
+    more = [
+        f"lr {plan.lr:g}{base if recipe.base_batch_size else ''} after {counted(plan.warmup, 'iteration')} of warm-up "
+        f"from {plan.warmup_lr:g}, cosine to {plan.min_lr:g}",
+        f"weight decay {recipe.weight_decay:g}",
+        f"clip {recipe.clip_grad:g}" if recipe.clip_grad else "no clipping",
+    ]
+    more += [f"layer decay {recipe.layer_decay:g}"] if recipe.layer_decay != 1 else []
+    more += ["BatchNorm statistics fixed"] if recipe.bn_eval else []
+    more += [f"weights averaged by {recipe.ema:g}"] if recipe.ema else []
+    return "; ".join(more)
+
+
+def export_student(
+    student: nn.Module, recipe: Recipe, views: TrainingViews, teacher: Teacher | None, path: Path
+) -> None:
+    """Write a student's weights, in timm's names, with what is needed to build and feed it again."""
+    from safetensors.torch import save
+
+    kwargs = {key: value for key, value in recipe.student.items() if key not in ("name", "weights", "pretrained")}
+    document: dict[str, Any] = {
+        "model": recipe.student["name"],
+        "kwargs": kwargs,
+        "preprocess": {
+            "input_size": [3, recipe.input_size, recipe.input_size],
+            "mean": list(recipe.mean),
+            "std": list(recipe.std),
+        },
+        "loss": recipe.loss,
+    }
+    if isinstance(views, StoredViews):
+        document |= {"store": views.store.header.store_id, "teacher": views.store.header.teacher["name"]}
+    elif teacher is not None:
+        document["teacher"] = teacher.name
+    if recipe.ema:
+        document["ema"] = recipe.ema
+    state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    # One key: the library's order of several varies. Not save_file, which leaves the file to its owner alone.
+    temporary.write_bytes(save(state, {"tinyvit": json.dumps(document)}))
+    temporary.replace(path)

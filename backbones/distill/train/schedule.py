@@ -1,0 +1,135 @@
+"""What a recipe comes to: iterations and learning rates, and the parameters that share them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ....core.errors import InputError
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Iterations and learning rates of a run.
+
+    Args:
+        images: Readable images.
+        iterations: In all.
+        warmup: Iterations of warm-up.
+        epochs: Passes over the images.
+        lr: Highest learning rate, scaled with the batch.
+        min_lr: Learning rate at the end, scaled with the batch.
+        warmup_lr: Learning rate at the first iteration, scaled with the batch.
+        whole_run: Whether the cosine runs from the first iteration.
+    """
+
+    images: int
+    iterations: int
+    warmup: int
+    epochs: float
+    lr: float
+    min_lr: float
+    warmup_lr: float
+    whole_run: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe, images: int) -> Plan:
+        """Turn epochs into iterations; batches run on across the ends of passes, so nothing is dropped.
+
+        Raises:
+            InputError: The warm-up is as long as the training, or a scaled rate is larger than the largest.
+        """
+        per_epoch = images / recipe.batch_size
+        iterations = recipe.max_iters or math.ceil(float(recipe.epochs or 0) * per_epoch)
+        warmup, said = recipe.warmup_iters, f"warmup_iters is {recipe.warmup_iters}"
+        if warmup is None:
+            warmup = round((recipe.warmup_epochs or 0) * per_epoch)
+            said = f"warmup_epochs is {recipe.warmup_epochs}, which is {warmup} iterations"
+        if warmup >= iterations:
+            raise InputError(
+                f"{said}, but training takes {iterations} iterations; set it lower, for example "
+                f"--cfg-options warmup_iters={iterations // 10}"
+            )
+        lr, min_lr, warmup_lr = (recipe.effective(name) for name in ("lr", "min_lr", "warmup_lr"))
+        for name, rate in (("min_lr", min_lr), ("warmup_lr", warmup_lr)):
+            if rate > lr:
+                raise InputError(
+                    f"with {recipe.batch_size} views an iteration lr becomes {lr:g}, below {name} {rate:g}; set that "
+                    f"lower, for example --cfg-options {name}={lr / 100:g}"
+                )
+        whole = recipe.cosine == "whole_run"
+        return cls(images, iterations, warmup, iterations / per_epoch, lr, min_lr, warmup_lr, whole)
+
+    def rate(self, iteration: int) -> float:
+        """The learning rate of an iteration, counted from 0: a straight line up, then half a cosine down."""
+        if iteration < self.warmup:
+            return self.warmup_lr + (self.lr - self.warmup_lr) * iteration / self.warmup
+        begin = 0 if self.whole_run else self.warmup
+        done = (iteration - begin) / (self.iterations - begin)
+        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Groups of parameters for an optimiser: what decays first, then what never does, for each rate.
+
+    Biases, other 1-D parameters, and what the model itself exempts (attention biases, tokens, position embeddings) do
+    not decay.
+
+    Args:
+        model: The student.
+        weight_decay: Of what decays.
+        layer_decay: See :func:`rate_scales`.
+
+    Returns:
+        Dictionaries with ``params``, ``weight_decay`` and ``lr_scale``, what a group's rate is multiplied with.
+    """
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # pyright: ignore
+    scales = rate_scales(model, layer_decay)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        is_free = parameter.ndim <= 1 or name.endswith(".bias") or any(part in name for part in exempt)
+        if parameter.requires_grad:
+            groups.setdefault((scales[name], is_free), []).append(parameter)
+    return [
+        {"params": groups[scale, is_free], "weight_decay": 0.0 if is_free else weight_decay, "lr_scale": scale}
+        for scale, is_free in sorted(groups)
+    ]
+
+
+def rate_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """What each parameter's learning rate is multiplied with: the official map of layer decay.
+
+    Of D blocks (12 in every published variant) block ``i`` has ``decay ** (D - 1 - i)``: the last one and the head 1,
+    the first one and the patch embedding ``decay ** (D - 1)``, 0.086 at 0.8. A downsample, which ends a stage in the
+    official code and begins the next one here, has the scale of the block before it.
+
+    Args:
+        model: A TinyViT; any model when ``layer_decay`` is 1.
+        layer_decay: In 0..1; 1 leaves all rates alike.
+
+    Raises:
+        InputError: The model is no TinyViT.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if layer_decay == 1:
+        return dict.fromkeys(names, 1.0)
+    depths = getattr(model, "depths", None)
+    if depths is None or not hasattr(model, "stages"):
+        raise InputError(f"layer_decay is known for TinyViT only, and the student is a {type(model).__name__}")
+    total = sum(depths)
+    return {name: layer_decay ** (total - 1 - _depth(name, depths, total)) for name in names}
+
+
+def _depth(name: str, depths: tuple[int, ...], total: int) -> int:
+    """Which block a parameter counts as."""
+    parts = name.split(".")
+    if parts[0] == "patch_embed":
+        return 0
+    if parts[0] != "stages":
+        return total - 1
+    before = sum(depths[: int(parts[1])])
+    return before + int(parts[3]) if parts[2] == "blocks" else before - 1
