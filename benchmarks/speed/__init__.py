@@ -1,7 +1,7 @@
 """How fast a model runs: every subject in its own process, measured in turns."""
 
-from .measure import Plan, measure
-from .report import Comparison, Report, Round, SubjectResult
-from .subjects import Subject
+from .results.results import Comparison, Report, Round, SubjectResult
+from .results.subjects import Subject
+from .run.measure import Plan, measure
 
 __all__ = ["Comparison", "Plan", "Report", "Round", "Subject", "SubjectResult", "measure"]

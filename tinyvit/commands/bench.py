@@ -11,12 +11,12 @@ import typer
 from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
 
 if TYPE_CHECKING:
-    from tinyvit.benchmarks.speed.gate import GateResult
-    from tinyvit.benchmarks.speed.matrix import Matrix
-    from tinyvit.benchmarks.speed.measure import Plan
-    from tinyvit.benchmarks.speed.report import Report
-    from tinyvit.benchmarks.speed.runs import Run
-    from tinyvit.benchmarks.speed.subjects import Subject
+    from tinyvit.benchmarks.speed.results.results import Report
+    from tinyvit.benchmarks.speed.results.subjects import Subject
+    from tinyvit.benchmarks.speed.run.matrix import Matrix
+    from tinyvit.benchmarks.speed.run.measure import Plan
+    from tinyvit.benchmarks.speed.run.runs import Run
+    from tinyvit.benchmarks.speed.show.gate import GateResult
 
 Arguments = dict[str, Any]
 
@@ -94,9 +94,9 @@ def bench(
     Example: tinyvit bench tiny_vit_21m_224 --against timm:tiny_vit_21m_224
     """
     arguments: Arguments = dict(locals())
-    from tinyvit.benchmarks.speed.gate import baseline_runs
-    from tinyvit.benchmarks.speed.matrix import Matrix
-    from tinyvit.benchmarks.speed.runs import plan_runs, plan_text, run_all
+    from tinyvit.benchmarks.speed.run.matrix import Matrix
+    from tinyvit.benchmarks.speed.run.runs import plan_runs, plan_text, run_all
+    from tinyvit.benchmarks.speed.show.gate import baseline_runs
     from tinyvit.core.errors import CheckFailedError
     from tinyvit.core.results import make_work_dir
 
@@ -157,7 +157,7 @@ def _baseline(arguments: Arguments) -> dict[str, Any] | None:
         return None
     if arguments["models"] or arguments["against"]:
         raise InputError("--baseline measures what it holds; leave the models and --against out")
-    from tinyvit.benchmarks.speed.gate import check_baseline_machine, read_baseline
+    from tinyvit.benchmarks.speed.show.gate import check_baseline_machine, read_baseline
     from tinyvit.core.options import parse_share
 
     parse_share(arguments["fail_if_slower"], "--fail-if-slower")
@@ -167,7 +167,7 @@ def _baseline(arguments: Arguments) -> dict[str, Any] | None:
 
 
 def _hold_against(before: dict[str, Any], report: Report, arguments: Arguments) -> GateResult:
-    from tinyvit.benchmarks.speed.gate import compare_with_baseline
+    from tinyvit.benchmarks.speed.show.gate import compare_with_baseline
     from tinyvit.core.options import parse_share
 
     limit = parse_share(arguments["fail_if_slower"], "--fail-if-slower")
@@ -178,7 +178,7 @@ def _hold_against(before: dict[str, Any], report: Report, arguments: Arguments) 
 
 def _matrices(arguments: Arguments) -> tuple[Matrix, Matrix | None]:
     """What to measure, and the reference for the same lists of work."""
-    from tinyvit.benchmarks.speed.matrix import plan_cells
+    from tinyvit.benchmarks.speed.run.matrix import plan_cells
     from tinyvit.core.errors import InputError
     from tinyvit.core.options import parse_list, parse_numbers
 
@@ -208,7 +208,7 @@ def _scenarios(arguments: Arguments) -> list[str]:
         if arguments["mlperf_length"]:
             raise InputError("--mlperf-length is the length of LoadGen's runs; name them with --scenario")
         return []
-    from tinyvit.benchmarks.speed.scenarios import check_scenario
+    from tinyvit.benchmarks.speed.run.scenarios import check_scenario
     from tinyvit.core.options import parse_list, parse_seconds
 
     parse_seconds(arguments["latency_bound"], "--latency-bound")
@@ -220,7 +220,7 @@ def _scenarios(arguments: Arguments) -> list[str]:
 
 def _scenario_pairs(runs: list[Run], names: list[str]) -> list[tuple[Subject, str]]:
     """Every subject in every scenario; what differs in a batch size that the scenario sets is the same work."""
-    from tinyvit.benchmarks.speed.loadgen import MULTI_STREAM_SAMPLES
+    from tinyvit.benchmarks.speed.worker.loadgen import MULTI_STREAM_SAMPLES
 
     pairs: dict[tuple[Subject, str], tuple[Subject, str]] = {}
     for subject in [subject for run in runs for subject in run.subjects]:
@@ -234,7 +234,7 @@ def _run_scenarios(pairs: list[tuple[Subject, str]], arguments: Arguments, folde
     """One after the other, each in a process of its own."""
     if not pairs:
         return []
-    from tinyvit.benchmarks.speed.scenarios import ScenarioPlan, run_scenario
+    from tinyvit.benchmarks.speed.run.scenarios import ScenarioPlan, run_scenario
     from tinyvit.core.console import track
     from tinyvit.core.options import parse_seconds
 
@@ -249,8 +249,8 @@ def _run_scenarios(pairs: list[tuple[Subject, str]], arguments: Arguments, folde
 
 def _write_files(report: Report, arguments: Arguments, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     """``result.json``, and what is made from it."""
-    from tinyvit.benchmarks.speed.page import write_page
-    from tinyvit.benchmarks.speed.table import write_csv
+    from tinyvit.benchmarks.speed.show.page import write_page
+    from tinyvit.benchmarks.speed.show.table import write_csv
     from tinyvit.core.results import write_result
 
     kept = {key: value for key, value in arguments.items() if key not in ("as_json", "work_dir")}

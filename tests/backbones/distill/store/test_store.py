@@ -460,7 +460,7 @@ def test_opening_takes_the_same_memory_for_any_number_of_images(tmp_path):
     """Allocations, counted: what grows with the images must be mapped, not read."""
     import tracemalloc
 
-    from tinyvit.benchmarks.distill_store import make_scale
+    from tinyvit.benchmarks.distill.store import make_scale
 
     peaks = []
     for images in (20_000, 400_000):
@@ -480,7 +480,7 @@ def test_opening_takes_the_same_memory_for_any_number_of_images(tmp_path):
 def test_more_shards_than_a_process_may_have_files_open_are_read(tmp_path):
     import resource
 
-    from tinyvit.benchmarks.distill_store import make_scale
+    from tinyvit.benchmarks.distill.store import make_scale
 
     made = make_scale(tmp_path / "store", 400, 1, reads=400, shard_images=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

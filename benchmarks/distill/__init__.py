@@ -1,0 +1,1 @@
+"""What distillation costs and is worth: one script a question."""

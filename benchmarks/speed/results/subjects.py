@@ -1,0 +1,124 @@
+"""What is measured: a model, an engine to run it, and the work it is given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ....core.errors import InputError, unknown_name
+from ....core.machine import available_cpus
+
+ENGINES = ("eager", "deploy", "compile", "onnxruntime", "openvino")
+#: Engines that run a file, so that a model given by name is exported first.
+FILE_ENGINES = ("onnxruntime", "openvino")
+ALLOCATORS = ("tuned", "default")
+PRECISIONS = ("fp32", "bf16", "fp16")
+#: The pseudo model of :mod:`.peak`: one matrix product, run by the pseudo engine of the same name.
+PEAK = "gemm-peak"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to measure. Two subjects that differ in the model alone do the same work.
+
+    Args:
+        model: One of our names, ``timm:NAME``, a ``.onnx`` file, or ``MODULE:FUNCTION``, a function without
+            arguments that returns a module or a callable on a batch ``(B, 3, H, W)``.
+        engine: ``eager`` (PyTorch as it is), ``deploy`` (our fused form), ``compile`` (torch.compile), ``onnxruntime``,
+            ``openvino`` (a name is exported first), or ``auto``: onnxruntime for a file, else eager.
+        batch_size: Pictures in one forward pass.
+        size: Input height and width; the model's own when not given.
+        threads: Processor threads of the engine; all that this process may use when not given.
+        device: ``cpu`` or a CUDA device.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of weights and activations; nothing is lowered unasked. An ONNX file
+            in onnxruntime runs as it was written.
+        allocator: ``tuned`` (glibc told to keep big blocks) or ``default``, for the worker's process.
+        weights: A checkpoint, for our names and timm's; random weights when not given.
+        label: How tables call it; the model and what is not usual about it when not given.
+    """
+
+    model: str
+    engine: str = "auto"
+    batch_size: int = 1
+    size: int | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    allocator: str = "tuned"
+    weights: str | None = None
+    label: str | None = None
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.engine not in (*ENGINES, "auto") and (self.engine, self.model) != (PEAK, PEAK):
+            raise unknown_name("engine", self.engine, ENGINES)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.allocator not in ALLOCATORS:
+            raise unknown_name("allocator", self.allocator, ALLOCATORS)
+        if self.batch_size < 1 or (self.threads or 1) < 1 or (self.size or 1) < 1:
+            raise InputError(f"{self.model}: batch size, threads and size must be positive")
+
+    @property
+    def is_onnx_file(self) -> bool:
+        """Whether the model is an ONNX file."""
+        return self.model.lower().endswith(".onnx")
+
+    @property
+    def is_function(self) -> bool:
+        """Whether the model is spelled ``MODULE:FUNCTION``."""
+        return ":" in self.model and not self.model.startswith("timm:") and not self.is_onnx_file
+
+    @property
+    def cell(self) -> str:
+        """What tells it from the same model's other subjects: ``deploy bf16 t2 b16``."""
+        parts = [self.engine, self.precision, f"t{self.threads or available_cpus()}", f"b{self.batch_size}"]
+        if self.size is not None:
+            parts.append(f"{self.size}px")
+        if self.allocator != "tuned":
+            parts.append(f"{self.allocator} allocator")
+        if self.device != "cpu":
+            parts.append(self.device)
+        return " ".join(parts)
+
+    def obstacle(self) -> str | None:
+        """Why the engine cannot run it, as far as that is known before anything is loaded; ``None`` when it can."""
+        engine, on_cpu = self._engine(), self.device == "cpu"
+        if self.is_onnx_file and engine not in FILE_ENGINES:
+            return f"{self.model} is an ONNX file, which the engine {engine!r} cannot run; use onnxruntime or openvino"
+        if self.is_onnx_file and self.weights is not None:
+            return f"{self.model} holds its own weights; leave --weights out"
+        if self.is_function and engine in FILE_ENGINES:
+            return f"{self.model} is a function; the engine {engine} needs a model name or an ONNX file"
+        if self.is_function and self.weights is not None:
+            return f"{self.model} is a function, which makes its own weights; leave --weights out"
+        if engine == "openvino" and not on_cpu:
+            return f"the engine openvino runs on the processor here, not on {self.device}"
+        if engine == "onnxruntime" and self.precision != "fp32":
+            return f"the engine onnxruntime runs a file as it was written (fp32), not in {self.precision}"
+        if engine == "deploy" and on_cpu and self.precision == "fp16":
+            return "the deployed form has no fp16 on a processor; use fp32 or bf16"
+        return None
+
+    def resolved(self) -> Subject:
+        """With every choice made: engine, threads and label.
+
+        Raises:
+            InputError: The engine cannot run this kind of model, or the ONNX file does not exist.
+        """
+        obstacle = self.obstacle()
+        if obstacle is not None:
+            raise InputError(obstacle)
+        if self.is_onnx_file and not Path(self.model).is_file():
+            raise InputError(f"ONNX file {self.model} does not exist")
+        label = self.label or (Path(self.model).name if self.is_onnx_file else self.model)
+        return replace(self, engine=self._engine(), threads=self.threads or available_cpus(), label=label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    def _engine(self) -> str:
+        if self.engine != "auto":
+            return self.engine
+        return "onnxruntime" if self.is_onnx_file else "eager"

@@ -1,0 +1,1 @@
+"""The coordinator: rounds in turns over worker processes."""

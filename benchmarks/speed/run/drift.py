@@ -1,0 +1,241 @@
+"""How far a subject's outputs lie from those of plain float32 PyTorch, on photographs.
+
+The reference is the same model with the same weights in eager float32; for an ONNX file, the same file in onnxruntime.
+Where weights are random, they are the same random weights for every engine. Both see the same prepared photographs, in
+the subject's own batch size, and only after everything is timed.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....core.errors import InputError
+from ....core.images.files import ImageFiles
+from ....core.machine import available_cpus
+from ..results.subjects import Subject
+from .exported import export_if_needed
+from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
+
+if TYPE_CHECKING:
+    from ..results.results import SubjectResult
+    from ..worker.engines import Engine
+
+#: Photographs that are looked at, evenly over the folder.
+IMAGES = 64
+
+
+# ----------------------------------------------------------------------------------------------------- pure functions
+
+
+def reference_of(subject: Subject) -> Subject:
+    """What a resolved subject is compared with: the same model, weights and size in float32."""
+    engine = "onnxruntime" if subject.is_onnx_file else "eager"
+    return replace(subject, engine=engine, precision="fp32", label=None).resolved()
+
+
+def is_reference(subject: Subject) -> bool:
+    """Whether a resolved subject is what others are compared with."""
+    return subject.precision == "fp32" and subject.engine == reference_of(subject).engine
+
+
+def compare_outputs(reference: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    """The drift between two arrays of outputs, ``(pictures, ...)``.
+
+    Returns:
+        ``images``; ``max_difference`` of any value, ``None`` where the subject's outputs are not finite;
+        ``largest_value`` of the reference, to read it by; ``centred_cosine`` of both less their means over the
+        pictures, ``None`` where nothing varies; ``top1_agreement``, the share of pictures with the same largest value,
+        ``None`` for feature maps. Cosine is centred because the part that all pictures share can be right while
+        the part that tells them apart is lost.
+
+    Raises:
+        InputError: The shapes differ.
+    """
+    if reference.shape != found.shape:
+        raise InputError(f"outputs of shape {list(found.shape)} cannot be compared with {list(reference.shape)}")
+    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (reference, found))
+    is_logits, finite = reference.ndim == 2, bool(np.isfinite(b).all())
+    return {
+        "images": len(a),
+        "max_difference": float(np.abs(a - b).max()) if finite else None,
+        "largest_value": float(np.abs(a).max()),
+        "centred_cosine": _centred_cosine(a, b) if finite else None,
+        "top1_agreement": float((a.argmax(1) == b.argmax(1)).mean()) if is_logits else None,
+    }
+
+
+def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float | None:
+    a, b = a - a.mean(0), b - b.mean(0)
+    norms = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+    return float((a * b).sum()) / norms if norms else None
+
+
+# ------------------------------------------------------------------------------------------------------- in the worker
+
+
+def run_photos(engine: Engine, photos: str | None, images: int, prepared: Path, outputs: Path) -> int:
+    """Run photographs through an engine and write its outputs.
+
+    Args:
+        engine: Ready to run.
+        photos: A folder or zip; they are prepared as the engine's model wants and written to ``prepared``. ``None``
+            takes what lies there.
+        images: How many of them.
+        prepared: ``.npy`` of float32 ``(N, 3, H, W)``.
+        outputs: ``.npy`` to write.
+
+    Returns:
+        The number of pictures.
+    """
+    if photos is not None:
+        np.save(prepared, prepare_photos(engine, photos, images))
+    pictures = np.load(prepared, mmap_mode="r")
+    batch = engine.facts["input_shape"][0]
+    parts = []
+    for start in range(0, len(pictures), batch):
+        chunk = pictures[start : start + batch]
+        # A graph may be fixed to its batch: the last one is filled up with its first picture.
+        filled = np.concatenate([chunk, np.repeat(chunk[:1], batch - len(chunk), axis=0)])
+        parts.append(engine.infer(filled)[: len(chunk)])
+    np.save(outputs, np.concatenate(parts))
+    return len(pictures)
+
+
+def prepare_photos(engine: Engine, photos: str | Path, images: int) -> np.ndarray:
+    """Photographs evenly over a folder as float32 ``(N, 3, H, W)``; all of them where there are fewer.
+
+    Raises:
+        InputError: No folder, or no picture in it.
+    """
+    files = ImageFiles(photos)
+    count = min(images, len(files))
+    keys = [files[index * len(files) // count] for index in range(count)]
+    transform = engine.preprocess
+    return np.stack([transform.normalize_array(transform.crop(files.open(key))) for key in keys])
+
+
+# -------------------------------------------------------------------------------------------------- in the coordinator
+
+
+def check_photos(photos: str | Path) -> int:
+    """How many pictures lie in a folder or zip.
+
+    Raises:
+        InputError: None, or there is no such folder.
+    """
+    return len(ImageFiles(photos))
+
+
+def measure_drifts(
+    measured: Sequence[tuple[SubjectResult, WorkerProcess]],
+    photos: str | Path,
+    *,
+    images: int = IMAGES,
+    timeout: float = 900.0,
+) -> None:
+    """Fill in ``drift`` of every result that has no error, while the workers still run.
+
+    Each model, weights and size has one reference: the subject among them that is it, or else a worker of its own. What
+    fails here has no numbers and an ``error``, and keeps what was timed. :func:`check_photos` should come before the
+    timing.
+    """
+    groups: dict[Subject, list[tuple[SubjectResult, WorkerProcess]]] = {}
+    for result, worker in measured:
+        if result.error is None:
+            groups.setdefault(_work_of(result.subject), []).append((result, worker))
+    for reference, members in groups.items():
+        with tempfile.TemporaryDirectory(prefix="tinyvit-drift-") as name:
+            _measure_group(reference, members, _Photos(str(photos), images, Path(name), timeout))
+
+
+def measure_drift(
+    subject: Subject, photos: str | Path, *, images: int = IMAGES, timeout: float = 900.0
+) -> dict[str, Any]:
+    """The drift of one subject, in workers of its own: :func:`compare_outputs` and the ``reference``.
+
+    Raises:
+        InputError: No such folder, model or file.
+    """
+    from ..results.results import SubjectResult
+
+    check_photos(photos)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyvit-drift-")))
+        resolved = subject.resolved()
+        result = SubjectResult(resolved)
+        worker = _start(stack, export_if_needed(resolved, folder), timeout)
+        measure_drifts([(result, worker)], photos, images=images, timeout=timeout)
+    return result.drift or {}
+
+
+def _work_of(subject: Subject) -> Subject:
+    """The same for all subjects that share a reference."""
+    return replace(reference_of(subject), batch_size=1, threads=available_cpus(), allocator="tuned")
+
+
+class _Photos:
+    """Photographs, prepared once for all subjects of a group."""
+
+    def __init__(self, source: str, images: int, folder: Path, timeout: float) -> None:
+        self.source, self.images, self.folder, self.timeout = source, images, folder, timeout
+        self._prepared = False
+
+    def run(self, worker: WorkerProcess) -> np.ndarray:
+        """A worker's outputs; the first one asked prepares the photographs."""
+        outputs = self.folder / "outputs.npy"
+        request = {
+            "do": "drift",
+            "photos": None if self._prepared else self.source,
+            "images": self.images,
+            "prepared": str(self.folder / "pictures.npy"),
+            "outputs": str(outputs),
+        }
+        worker.ask(request, self.timeout)
+        self._prepared = True
+        return np.load(outputs)
+
+
+def _measure_group(reference: Subject, members: Sequence[tuple[SubjectResult, WorkerProcess]], photos: _Photos) -> None:
+    name = f"{reference.engine} {reference.precision}"
+    try:
+        with ExitStack() as stack:
+            own = next((worker for result, worker in members if is_reference(result.subject)), None)
+            expected = photos.run(own or _start(stack, reference, photos.timeout))
+    except (WorkerFailedError, WorkerDiedError, InputError) as error:
+        for result, _ in members:
+            result.drift = _failed(f"the reference ({name}) failed: {error}")
+        return
+    for result, worker in members:
+        try:
+            found = expected if is_reference(result.subject) else photos.run(worker)
+            result.drift = compare_outputs(expected, found) | {"reference": name}
+        except (WorkerFailedError, WorkerDiedError, InputError) as error:
+            result.drift = _failed(str(error))
+
+
+def _failed(reason: str) -> dict[str, Any]:
+    """No numbers, and why."""
+    names = ("max_difference", "largest_value", "centred_cosine", "top1_agreement")
+    return {"images": 0, **dict.fromkeys(names), "error": reason}
+
+
+def _start(stack: ExitStack, subject: Subject, timeout: float) -> WorkerProcess:
+    """A worker that has loaded its subject."""
+    worker = stack.enter_context(WorkerProcess(subject))
+    worker.start()
+    try:
+        worker.ask({"do": "imports", "subject": subject.to_dict()}, timeout)
+        worker.ask({"do": "load"}, timeout)
+    except WorkerFailedError as error:
+        if error.kind == "input":
+            raise InputError(str(error)) from error
+        raise
+    return worker

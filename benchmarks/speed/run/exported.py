@@ -1,0 +1,89 @@
+"""Models given by name for an engine that reads files: exported before anything is measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....core.errors import CheckFailedError, InputError, MissingExtraError
+from ....core.files import write_json
+from ..results.subjects import FILE_ENGINES, Subject
+from ..worker.engines import require_package
+
+if TYPE_CHECKING:
+    from ....export.source import Source
+
+
+def export_if_needed(subject: Subject, folder: Path) -> Subject:
+    """What the worker shall run for a resolved subject: itself, or a file in ``folder`` made from it.
+
+    The export is checked against the model in onnxruntime, as ``tinyvit export onnx`` does. Subjects of the same model,
+    weights and size share one file. Beside it lies a JSON file with what the graph no longer says: where the weights
+    are from, how pictures are prepared, parameters and multiply-adds. When a model cannot be exported, or its file does
+    not compute what it does, that is the reason there, which its worker then says while other subjects go on.
+
+    Raises:
+        InputError: There is no such model, its weights do not fit, or it is a function.
+        MissingExtraError: The engine's package, or what exports, is not installed.
+    """
+    if subject.engine not in FILE_ENGINES or subject.is_onnx_file:
+        return subject
+    if subject.is_function:
+        raise InputError(f"{subject.model} is a function; the engine {subject.engine} needs a model name or a file")
+    digest = hashlib.sha256(json.dumps([subject.model, subject.size, subject.weights]).encode()).hexdigest()[:8]
+    path = folder / f"{subject.model.replace(':', '_')}_{subject.size or 'native'}_{digest}.onnx"
+    notes = path.with_suffix(".json")
+    if not notes.is_file():
+        write_json(notes, _export(subject, path))
+    size = json.loads(notes.read_text(encoding="utf-8"))["preprocess"]["size"][0]
+    return replace(subject, model=str(path), weights=None, size=subject.size or size)
+
+
+def _export(subject: Subject, path: Path) -> dict[str, Any]:
+    """Write the file; what is known about it."""
+    require_package(subject.engine)
+    import torch
+
+    from ....export import export_onnx
+    from ....export.source import brings_weights, load_source
+    from ..worker.engines.modules import at_size, built_size, count_module
+
+    random = subject.weights is None and not brings_weights(subject.model)
+    source = load_source(subject.model, weights=subject.weights, random_weights=random, size=built_size(subject))
+    source = replace(source, preprocess=at_size(source.preprocess, subject.size))
+    known = {"of": path.name, "weights": subject.weights or source.weights, "preprocess": source.preprocess.to_dict()}
+    try:
+        # Height and width fixed, the batch free: what a runtime runs fastest, and what every model can be exported as.
+        report = export_onnx(source, path, dynamic_size=False, check=not random)
+        if random:
+            _check_random(source, path)
+    except MissingExtraError:
+        raise
+    except (InputError, CheckFailedError) as error:
+        return known | {"error": str(error)}
+    counts = count_module(source.module, torch.zeros(1, 3, *source.preprocess.size))
+    return known | {"state_sha256": report.card.state_sha256, "counts": counts}
+
+
+def _check_random(source: Source, path: Path) -> None:
+    """The check of :func:`~tinyvit.export.export_onnx` without its centred cosine.
+
+    What tells pictures apart is close to the rounding in some untrained networks (EfficientViT's logits vary by a
+    hundred-thousandth), so that two correct programs disagree on it.
+
+    Raises:
+        CheckFailedError: The file does not compute what the model does.
+    """
+    from ....export.runtime import OnnxModel
+    from ....export.verify import DEFAULT_BATCHES, compare
+
+    report = compare(source, OnnxModel(path), sizes=[source.preprocess.size], batches=DEFAULT_BATCHES)
+    for one in report.comparisons:
+        if not one.max_abs_diff <= report.tolerance * one.scale:
+            raise CheckFailedError(
+                f"the export of {source.name} differs from its model by {one.max_abs_diff:.1e} at a largest value of "
+                f"{one.scale:.1e}"
+            )

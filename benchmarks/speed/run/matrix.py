@@ -1,0 +1,112 @@
+"""The matrix: from lists of what to vary to the subjects that are run, and those that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from ....core.errors import InputError
+from ..results.subjects import Subject
+from ..worker.engines import require_package
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What a measurement will run.
+
+    Args:
+        cells: Resolved subjects in the order of the lists, models outermost. A label names the model and whatever
+            was given more than one value.
+        left_out: Subjects that were asked for and cannot be run, each with the reason.
+    """
+
+    cells: list[Subject] = field(default_factory=list)
+    left_out: list[tuple[Subject, str]] = field(default_factory=list)
+
+    def reasons(self) -> dict[str, int]:
+        """How many were left out for each reason, in the order in which they came up."""
+        counts: dict[str, int] = {}
+        for _, reason in self.left_out:
+            counts[reason] = counts.get(reason, 0) + 1
+        return counts
+
+
+def plan_cells(
+    models: Sequence[str],
+    engines: Sequence[str] = ("auto",),
+    precisions: Sequence[str] = ("fp32",),
+    threads: Sequence[int | None] = (None,),
+    batch_sizes: Sequence[int] = (1,),
+    sizes: Sequence[int | None] = (None,),
+    allocators: Sequence[str] = ("tuned",),
+    device: str = "cpu",
+    weights: str | None = None,
+) -> Matrix:
+    """Every combination of the lists, once.
+
+    Args:
+        models: As :class:`Subject` takes them.
+        engines: Likewise.
+        precisions: Likewise.
+        threads: Likewise; ``None`` is all that this process may use.
+        batch_sizes: Likewise.
+        sizes: Input height and width; ``None`` is the model's own.
+        allocators: ``tuned``, ``default``.
+        device: For all.
+        weights: A checkpoint, for all.
+
+    Raises:
+        InputError: An empty list, an unknown name, a number below 1, an ONNX file that does not exist, or nothing left
+            to run.
+        MissingExtraError: The package of an engine is not installed.
+    """
+    axes: dict[str, Sequence[Any]] = {
+        "model": models,
+        "engine": engines,
+        "precision": precisions,
+        "threads": threads,
+        "batch_size": batch_sizes,
+        "size": sizes,
+        "allocator": allocators,
+    }
+    empty = [name.replace("_", " ") for name, values in axes.items() if not values]
+    if empty:
+        raise InputError(f"there is nothing to measure: no {empty[0]} was given")
+    varied = [name for name, values in axes.items() if name != "model" and len(set(values)) > 1]
+    matrix, seen = Matrix(), set()
+    for subject in _combinations(axes, device, weights):
+        reason = subject.obstacle()
+        if reason is not None:
+            if (subject, reason) not in matrix.left_out:
+                matrix.left_out.append((subject, reason))
+            continue
+        cell = subject.resolved()
+        # "auto" and an engine by its name, or "all threads" and their number, can be the same work.
+        if cell not in seen:
+            seen.add(cell)
+            matrix.cells.append(replace(cell, label=_label(cell, varied)))
+    if not matrix.cells:
+        raise InputError(f"nothing of what was asked for can be run: {'; '.join(matrix.reasons())}")
+    for engine in dict.fromkeys(cell.engine for cell in matrix.cells):
+        require_package(engine)
+    return matrix
+
+
+def _combinations(axes: dict[str, Sequence[Any]], device: str, weights: str | None) -> Iterator[Subject]:
+    for values in product(*axes.values()):
+        yield Subject(device=device, weights=weights, **dict(zip(axes, values, strict=True)))
+
+
+def _label(cell: Subject, varied: Sequence[str]) -> str:
+    """The model and what tells the cell from its neighbours."""
+    texts = {
+        "engine": cell.engine,
+        "precision": cell.precision,
+        "threads": f"t{cell.threads}",
+        "batch_size": f"b{cell.batch_size}",
+        "size": f"{cell.size}px" if cell.size else "native size",
+        "allocator": f"{cell.allocator} allocator",
+    }
+    return " ".join([cell.label or cell.model, *(texts[name] for name in varied)])

@@ -1,0 +1,284 @@
+"""The coordinator: starts a worker for every subject and lets one run at a time, in rounds of changing order."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ....core.console import track
+from ....core.errors import InputError
+from ...statistics import MARGIN
+from ..results.results import Comparison, Report, SubjectResult
+from ..results.subjects import Subject
+from ..worker.energy import describe_energy, joules_per_image
+from .drift import check_photos, measure_drifts
+from .exported import export_if_needed
+from .peak import describe_peaks, peak_share, peak_subjects
+from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
+from .rounds import Rounds, Runner, compare_rounds
+from .sensor import ContentionSensor, Limits
+
+_PEAK_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how carefully to measure.
+
+    Args:
+        rounds: In each round every subject has one turn. With a ``precision_target`` there are as many as it takes.
+        round_seconds: A turn lasts at least so long.
+        round_iterations: And has at least so many steps.
+        warmup_seconds: Untimed running of each subject before the first round.
+        precision_target: Go on until half of each 95 % interval is at most this share of its middle (0.02 for 2 %): of
+            the time ratio of every subject to the reference, or of every median where there is no reference.
+        max_seconds: No round begins that would end later than so long after the start, loading included; the first
+            one always runs. Counting and drift come after. ``None`` for no limit.
+        rounds_per_start: After so many rounds every worker is started anew, as each start of a process is a little
+            faster or slower than another; subjects that take long to start keep theirs. ``None`` for one start.
+        repeat_disturbed: A disturbed round is measured again at the end, so many times in all; what is still disturbed
+            then is kept and flagged.
+        limits: From where on a turn counts as disturbed.
+        peak: Measure the machine's GEMM peak in the same rounds.
+        photos: A folder of photographs, to measure each subject's drift from fp32 eager on.
+        profile: Break a step down by class of operator, after the timing.
+        margin: Share by which two times must differ to be called different; see
+            :func:`~tinyvit.benchmarks.statistics.verdict` for the default.
+        seed: Of the order of turns and of the resampling.
+        timeout: Seconds after which a worker that does not answer is given up.
+    """
+
+    rounds: int = 15
+    round_seconds: float = 0.5
+    round_iterations: int = 2
+    warmup_seconds: float = 1.0
+    precision_target: float | None = None
+    max_seconds: float | None = 110.0
+    rounds_per_start: int | None = 5
+    repeat_disturbed: int = 5
+    limits: Limits = field(default_factory=Limits)
+    peak: bool = True
+    photos: Path | None = None
+    profile: bool = False
+    margin: float = MARGIN
+    seed: int = 0
+    timeout: float = 900.0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.round_iterations < 1 or self.round_seconds < 0:
+            raise InputError("a plan needs at least one round of at least one step")
+        if self.rounds_per_start is not None and self.rounds_per_start < 1:
+            raise InputError("a start must last at least one round")
+        if self.precision_target is not None and self.precision_target <= 0:
+            raise InputError("the precision target must be above 0")
+        if self.precision_target is not None and self.max_seconds is None:
+            raise InputError("a precision target needs a time limit, as it may never be reached")
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise InputError("the time limit must be above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self) | {"photos": None if self.photos is None else str(self.photos)}
+
+
+def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: Subject | None = None) -> Report:
+    """Measure subjects in turns.
+
+    Each has its own process, and so its own threads, allocator and memory. A subject that fails (out of memory, a
+    crash, no answer) is reported with its reason, keeps what was measured until then, and does not stop the others.
+
+    Args:
+        subjects: What to measure, in the order of the report.
+        plan: How.
+        against: A reference that all others are compared with, paired round by round. It may be equal to one of
+            several subjects and is then measured once; with one subject equal to it, the model runs twice.
+
+    Raises:
+        InputError: Nothing to measure, a subject that cannot be built from what was given, or no photographs.
+    """
+    plan, started = plan or Plan(), time.perf_counter()
+    deadline = None if plan.max_seconds is None else started + plan.max_seconds
+    chosen = [subject.resolved() for subject in subjects]
+    if not chosen:
+        raise InputError("there is nothing to measure; name at least one model")
+    if plan.photos is not None:
+        check_photos(plan.photos)
+    reference = _add_reference(chosen, against)
+    results = [SubjectResult(subject) for subject in _distinct_labels(chosen)]
+    peaks = [SubjectResult(subject) for subject in (peak_subjects(chosen) if plan.peak else ())]
+    with ExitStack() as stack:
+        runners = _start(stack, [*results, *peaks], len(results), plan)
+        rounds = Rounds(runners, plan, reference, deadline, ContentionSensor(), partial(_restart, plan))
+        for _ in track(rounds.run(), "measuring", None if plan.precision_target else plan.rounds):
+            pass
+        _finish(runners[: len(results)], plan)
+        for runner in runners:
+            runner.worker.hang_up()
+    found = describe_peaks(peaks)
+    for result in results:
+        result.peak_share, result.joules_per_image = peak_share(result, found), joules_per_image(result)
+    return Report(
+        results,
+        [] if reference is None else _compare(results, reference, plan),
+        plan.to_dict(),
+        rounds.sensor.available,
+        time.perf_counter() - started,
+        peaks=found,
+        energy=describe_energy(results),
+        ended=rounds.ended,
+        repeated=rounds.repeated,
+    )
+
+
+def _start(stack: ExitStack, results: list[SubjectResult], count: int, plan: Plan) -> list[Runner]:
+    """Start, load and warm a worker for each result; the first ``count`` are subjects, the others peaks."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyvit-bench-")))
+    runnable = [export_if_needed(result.subject, folder) for result in results]
+    runners = []
+    for at, (subject, result) in enumerate(zip(runnable, results, strict=True)):
+        seconds = plan.round_seconds if at < count else min(plan.round_seconds, _PEAK_SECONDS)
+        runner = Runner(result, _start_worker(subject), seconds, counts=at < count, runnable=subject)
+        stack.callback(_close, runner)
+        runners.append(runner)
+    # Only when all have done their imports does the first one load: its load time is reported.
+    for runner in runners:
+        try:
+            runner.worker.receive(plan.timeout)
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _refuse_or_give_up(runner.result, runner.worker, error, "while it started")
+    for runner in track(runners, "loading"):
+        if not runner.alive:
+            continue
+        result = runner.result
+        try:
+            reply = _load_and_warm(runner, plan)
+            result.facts, result.load_seconds = reply["facts"], reply["load_seconds"]
+            result.compile_seconds, result.first_seconds = result.facts.get("compile_seconds"), reply["first_seconds"]
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _refuse_or_give_up(result, runner.worker, error, "while it was loaded")
+    return runners
+
+
+def _restart(plan: Plan, runners: list[Runner]) -> None:
+    """A fresh process for each; one that does not come up again is reported and keeps what it has."""
+    for runner in runners:
+        runner.worker.hang_up()
+    for runner in runners:
+        _close(runner)
+        runner.worker = _start_worker(runner.runnable or runner.result.subject)
+    waiting = []
+    for runner in runners:
+        try:
+            runner.worker.receive(plan.timeout)
+            waiting.append(runner)
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _give_up(runner.result, runner.worker, f"while it was started again: {error}")
+    for runner in waiting:
+        try:
+            _load_and_warm(runner, plan)
+            runner.starts += 1
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _give_up(runner.result, runner.worker, f"while it was loaded again: {error}")
+
+
+def _start_worker(subject: Subject) -> WorkerProcess:
+    """A worker that does its imports."""
+    worker = WorkerProcess(subject)
+    worker.start()
+    worker.send({"do": "imports", "subject": subject.to_dict()})
+    return worker
+
+
+def _close(runner: Runner) -> None:
+    runner.worker.__exit__(None, None, None)
+
+
+def _load_and_warm(runner: Runner, plan: Plan) -> dict[str, Any]:
+    """Replies of both; the time that it took is kept with the runner."""
+    began = time.perf_counter()
+    reply = runner.worker.ask({"do": "load"}, plan.timeout)
+    seconds = plan.warmup_seconds if runner.counts else min(plan.warmup_seconds, _PEAK_SECONDS)
+    reply |= runner.worker.ask({"do": "warm", "seconds": seconds}, plan.timeout)
+    runner.start_seconds = time.perf_counter() - began
+    return reply
+
+
+def _add_reference(chosen: list[Subject], against: Subject | None) -> int | None:
+    """Where the reference stands among the subjects; it is added when it is not one of them."""
+    if against is None:
+        return None
+    wanted = against.resolved()
+    if len(chosen) == 1 or wanted not in chosen:
+        chosen.append(wanted)
+        return len(chosen) - 1
+    return chosen.index(wanted)
+
+
+def _distinct_labels(subjects: Sequence[Subject]) -> list[Subject]:
+    """Two subjects of one name are told apart by a number."""
+    seen: dict[str, int] = {}
+    distinct = []
+    for subject in subjects:
+        label = subject.label or subject.model
+        seen[label] = seen.get(label, 0) + 1
+        distinct.append(subject if seen[label] == 1 else replace(subject, label=f"{label} #{seen[label]}"))
+    return distinct
+
+
+def _finish(runners: list[Runner], plan: Plan) -> None:
+    """What is not timed: memory, counts, drift and breakdown."""
+    for runner in runners:
+        result, worker = runner.result, runner.worker
+        if not runner.alive:
+            continue
+        try:
+            # Memory first: all else needs some of its own.
+            result.memory = worker.ask({"do": "memory"}, plan.timeout)
+            counts = worker.ask({"do": "count"}, plan.timeout)
+            result.params, result.macs, result.mac_counter = counts["params"], counts["macs"], counts["mac_counter"]
+        except (WorkerFailedError, WorkerDiedError) as error:
+            _give_up(result, worker, f"after it was measured: {error}")
+    if plan.photos is not None:
+        measure_drifts([(runner.result, runner.worker) for runner in runners], plan.photos, timeout=plan.timeout)
+    if plan.profile:
+        # Last, as the profiler leaves traces.
+        for runner in track([runner for runner in runners if runner.alive], "profiling"):
+            _profile(runner, plan)
+
+
+def _profile(runner: Runner, plan: Plan) -> None:
+    """The breakdown; where there is none, the times stand and a note says why."""
+    try:
+        reply = runner.worker.ask({"do": "profile", "seconds": plan.warmup_seconds}, plan.timeout)
+        runner.result.profile, runner.result.profile_note = reply["profile"], reply["profile_note"]
+    except (WorkerFailedError, WorkerDiedError) as error:
+        runner.result.profile_note = f"the profile failed: {error}"
+
+
+def _refuse_or_give_up(
+    result: SubjectResult, worker: WorkerProcess, error: WorkerFailedError | WorkerDiedError, when: str
+) -> None:
+    if isinstance(error, WorkerFailedError) and error.kind == "input":
+        raise InputError(str(error)) from error
+    _give_up(result, worker, f"{when}: {error}")
+
+
+def _give_up(result: SubjectResult, worker: WorkerProcess, reason: str) -> None:
+    result.error = reason
+    worker.stop()
+
+
+def _compare(results: list[SubjectResult], reference: int, plan: Plan) -> list[Comparison]:
+    """Every subject with the reference, over the rounds that both finished."""
+    base = results[reference]
+    return [
+        Comparison(result.label, base.label, compare_rounds(result, base, plan))
+        for result in results
+        if result is not base
+    ]

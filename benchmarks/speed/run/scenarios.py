@@ -1,0 +1,320 @@
+"""MLPerf's four scenarios: how a subject does when queries come as they come in use, timed by LoadGen.
+
+SingleStream
+    One picture after the other; the 90th percentile of the latency.
+MultiStream
+    Eight pictures at a time; the 99th percentile of the latency of the eight.
+Offline
+    All pictures at once; pictures a second.
+Server
+    One picture at a time, at random times; the highest rate that keeps the 99th percentile under a bound.
+
+LoadGen runs in a worker of the subject's own; :mod:`.loadgen` connects the two.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ....core.errors import InputError, require, unknown_name
+from ...statistics import quantile
+from ..results.subjects import Subject
+from ..worker.loadgen import MULTI_STREAM_SAMPLES, SCENARIOS, LoadGenRun
+from .exported import export_if_needed
+from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
+from .sensor import ContentionSensor, Limits, Load
+
+_NANO = 1e9
+_CONFIRMATIONS = 5
+
+
+@dataclass(frozen=True)
+class ScenarioPlan:
+    """How long LoadGen shall run.
+
+    Args:
+        min_seconds: Of the run that is reported.
+        min_samples: Pictures in it, at least.
+        search_seconds: Of each run in which Server tries a rate.
+        search_samples: Pictures in each of those, at least; with fewer than 100 the 99th percentile is the slowest.
+        search_runs: How many rates Server tries: each halves the range.
+        latency_bound: Seconds below which Server keeps the 99th percentile.
+        warmup_seconds: Untimed running before.
+        folder: Where LoadGen's logs go; they are thrown away when not given.
+        timeout: Seconds after which a worker that does not answer is given up.
+    """
+
+    min_seconds: float = 5.0
+    min_samples: int = 64
+    search_seconds: float = 2.0
+    search_samples: int = 100
+    search_runs: int = 6
+    latency_bound: float = 0.1
+    warmup_seconds: float = 1.0
+    folder: Path | None = None
+    timeout: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.min_seconds <= 0 or self.search_seconds <= 0 or self.latency_bound <= 0:
+            raise InputError("the seconds and the latency bound of a scenario must be positive")
+        if self.min_samples < 1 or self.search_samples < 1 or self.search_runs < 1:
+            raise InputError("a scenario needs at least one picture and one run")
+
+    @classmethod
+    def long(cls, **changes: Any) -> ScenarioPlan:
+        """As long as MLPerf's rules ask: ten minutes, and the 662 queries with which LoadGen judges a 99th percentile.
+
+        Args:
+            **changes: Of any argument of the class.
+        """
+        settings: dict[str, Any] = {
+            "min_seconds": 600.0,
+            "min_samples": 662 * MULTI_STREAM_SAMPLES,
+            "search_seconds": 60.0,
+            "search_samples": 662,
+        }
+        return cls(**{**settings, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, without the folder."""
+        return {key: value for key, value in asdict(self).items() if key != "folder"}
+
+
+@dataclass
+class ScenarioResult:
+    """What LoadGen found about one subject in one scenario.
+
+    Args:
+        subject: As it ran; its batch size is set by SingleStream and MultiStream.
+        scenario: One of SingleStream, MultiStream, Offline, Server.
+        plan: How long it ran.
+        valid: LoadGen's verdict on the run; ``None`` when there was none.
+        reasons: Why it is invalid, in LoadGen's words.
+        metrics: ``latency_p50_seconds``, ``latency_p90_seconds``, ``latency_p99_seconds`` of a query and
+            ``samples_per_second``; for Server, ``rate``: the highest one found, ``None`` when none keeps the bound.
+        summary: All of LoadGen's summary.
+        search: Server: each rate that was tried, with ``p99_seconds`` and whether it ``kept`` the bound.
+        step_seconds: Of one step of the engine alone, median, before LoadGen.
+        facts: What was built.
+        load: What others used of the processor meanwhile; ``None`` where it cannot be read.
+        logs: LoadGen's logs, relative to the plan's folder.
+        loadgen: Its version.
+        seconds: How long it all took.
+        error: Why there is no result.
+    """
+
+    subject: Subject
+    scenario: str
+    plan: ScenarioPlan
+    valid: bool | None = None
+    reasons: list[str] = field(default_factory=list)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    search: list[dict[str, Any]] = field(default_factory=list)
+    step_seconds: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    load: dict[str, Any] | None = None
+    logs: str | None = None
+    loadgen: str | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**vars(self), "label": self.label, "subject": self.subject.to_dict(), "plan": self.plan.to_dict()}
+
+    @property
+    def label(self) -> str:
+        """How the table calls the subject."""
+        return self.subject.label or self.subject.model
+
+    def sentence(self) -> str:
+        """For people."""
+        start = f"{self.label} ({self.subject.cell}), {self.scenario}: "
+        if self.error is not None:
+            return f"{start}failed: {self.error}"
+        verdict = "; valid" if self.valid else f"; INVALID by LoadGen ({'; '.join(self.reasons)})"
+        return start + self._found() + (verdict if self.valid is not None else "") + self._disturbed()
+
+    def _disturbed(self) -> str:
+        load = None if self.load is None else Load(**self.load)
+        names = [] if load is None else Limits().exceeded(load, self.subject.threads or 1)
+        if load is None or not names:
+            return ""
+        share = f"others used {load.foreign:.0%} of the processor, the hypervisor withheld {load.steal:.0%}"
+        return f"; BUSY MACHINE ({', '.join(names)}: {share}); repeat on a quieter machine before quoting this"
+
+    def _found(self) -> str:
+        metrics = self.metrics
+        if self.scenario == "Server":
+            bound = f"99th percentile under {1e3 * self.plan.latency_bound:g} ms"
+            if metrics.get("rate") is None:
+                return f"no rate keeps the {bound}"
+            return f"{metrics['rate']:.1f} queries a second with the {bound}"
+        if self.scenario == "Offline":
+            return f"{metrics['samples_per_second']:.1f} images a second"
+        share = "p90" if self.scenario == "SingleStream" else "p99"
+        what = "one image" if self.scenario == "SingleStream" else f"{MULTI_STREAM_SAMPLES} images"
+        return f"{share} {1e3 * (metrics[f'latency_{share}_seconds'] or 0):.2f} ms for {what}"
+
+
+def check_scenario(name: str) -> None:
+    """Whether a scenario exists and LoadGen is there to run it.
+
+    Raises:
+        InputError: There is no such scenario.
+        MissingExtraError: LoadGen is not installed.
+    """
+    if name not in SCENARIOS:
+        raise unknown_name("scenario", name, SCENARIOS)
+    require("mlperf_loadgen", "engines")
+
+
+def run_scenario(subject: Subject, name: str, plan: ScenarioPlan | None = None) -> ScenarioResult:
+    """Let LoadGen drive a subject, in a process of its own.
+
+    SingleStream and MultiStream set the batch size (1 and 8); Offline and Server take the subject's: Server gathers up
+    to so many pictures that wait, and a batch that is not full costs as much as a full one.
+
+    Args:
+        subject: What to run.
+        name: SingleStream, MultiStream, Offline or Server.
+        plan: How long.
+
+    Returns:
+        The result; a subject that fails is named in its ``error``.
+
+    Raises:
+        InputError: No such scenario, or a subject that cannot be built from what was given.
+        MissingExtraError: LoadGen is not installed.
+    """
+    check_scenario(name)
+    plan, started = plan or ScenarioPlan(), time.perf_counter()
+    fixed = {"SingleStream": 1, "MultiStream": MULTI_STREAM_SAMPLES}.get(name, subject.batch_size)
+    result = ScenarioResult(replace(subject, batch_size=fixed).resolved(), name, plan)
+    result.loadgen = importlib.metadata.version("mlcommons_loadgen")
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyvit-bench-")))
+        runnable = export_if_needed(result.subject, scratch)
+        worker = stack.enter_context(WorkerProcess(runnable))
+        try:
+            _drive(result, runnable, worker, plan.folder or scratch)
+        except (WorkerFailedError, WorkerDiedError) as error:
+            # A file of a fixed batch size is no bad input when the scenario chose another one.
+            if isinstance(error, WorkerFailedError) and error.kind == "input" and fixed == subject.batch_size:
+                raise InputError(str(error)) from error
+            result.error, result.valid = str(error), None
+    if plan.folder is None:
+        result.logs = None
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def _drive(result: ScenarioResult, runnable: Subject, worker: WorkerProcess, folder: Path) -> None:
+    plan = result.plan
+    worker.start()
+    worker.ask({"do": "imports", "subject": runnable.to_dict()}, plan.timeout)
+    result.facts = worker.ask({"do": "load"}, plan.timeout)["facts"]
+    worker.ask({"do": "warm", "seconds": plan.warmup_seconds}, plan.timeout)
+    alone = worker.ask({"do": "round", "seconds": plan.warmup_seconds, "iterations": 3}, plan.timeout)
+    result.step_seconds = step = quantile(alone["samples"], 0.5)
+    result.logs = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', f'{result.label} {result.subject.cell}')}/{result.scenario}"
+    per_query = MULTI_STREAM_SAMPLES if result.scenario == "MultiStream" else 1
+
+    def run(name: str, seconds: float, samples: int, rate: float = 1.0) -> dict[str, Any]:
+        request = LoadGenRun(
+            scenario=result.scenario,
+            folder=str(folder / (result.logs or "") / name),
+            batch_size=result.subject.batch_size,
+            min_seconds=seconds,
+            min_queries=math.ceil(samples / per_query),
+            expected_seconds=step,
+            rate=rate,
+            latency_bound=plan.latency_bound,
+        )
+        return worker.ask({"do": "scenario", "run": asdict(request)}, plan.timeout)
+
+    sensor = ContentionSensor()
+    sensor.start(worker.pid)
+    if result.scenario == "Server":
+        _serve(result, run, result.subject.batch_size / step)
+    else:
+        _keep(result, run("run", plan.min_seconds, plan.min_samples))
+    load = sensor.stop()
+    result.load = None if load is None else asdict(load)
+
+
+def _serve(result: ScenarioResult, run: Callable[..., dict[str, Any]], capacity: float) -> None:
+    """Find the highest rate below ``capacity`` in short runs, then confirm it in one of full length."""
+    plan = result.plan
+    result.metrics["rate"] = None
+    if result.step_seconds is not None and result.step_seconds > plan.latency_bound:
+        return  # not even a picture that finds nobody waiting is done in time
+
+    def keeps(name: str, rate: float, seconds: float, samples: int) -> tuple[bool, dict[str, Any]]:
+        reply = run(name, seconds, samples, rate)
+        p99 = read_metrics(reply["summary"])["latency_p99_seconds"]
+        kept = p99 is not None and p99 <= plan.latency_bound
+        tried = {"rate": rate, "p99_seconds": p99, "kept": kept, "loadgen_valid": reply["valid"], "logs": name}
+        result.search.append(tried)
+        return kept, reply
+
+    def try_rate(rate: float) -> bool:
+        name = f"search_{len(result.search) + 1:02d}"
+        return keeps(name, rate, plan.search_seconds, plan.search_samples)[0]
+
+    rate = highest_rate(try_rate, capacity, plan.search_runs)
+    for attempt in range(_CONFIRMATIONS if rate else 0):
+        assert rate is not None
+        kept, reply = keeps(f"confirm_{attempt + 1:02d}", rate, plan.min_seconds, plan.min_samples)
+        if kept:
+            _keep(result, reply)
+            result.metrics["rate"] = rate
+            return
+        rate *= 0.95
+
+
+def highest_rate(keeps: Callable[[float], bool], capacity: float, runs: int) -> float | None:
+    """The highest rate that keeps a bound, by bisection below ``capacity``; ``None`` when no rate tried does.
+
+    Args:
+        keeps: Tries a rate.
+        capacity: A rate that cannot be kept up: what the engine does without a pause.
+        runs: How many rates to try; the answer is below the true one by at most ``capacity / 2**runs``.
+    """
+    low, high = 0.0, capacity
+    for _ in range(runs):
+        middle = (low + high) / 2
+        if keeps(middle):
+            low = middle
+        else:
+            high = middle
+    return low or None
+
+
+def read_metrics(summary: dict[str, Any]) -> dict[str, float | None]:
+    """The figures of a summary by our names, in seconds; ``None`` for what the scenario does not have."""
+    metrics: dict[str, float | None] = {}
+    for share in (50, 90, 99):
+        nanoseconds = summary.get(f"{share}.00 percentile latency (ns)")
+        metrics[f"latency_p{share}_seconds"] = None if nanoseconds is None else nanoseconds / _NANO
+    names = ("Samples per second", "Completed samples per second", "QPS w/ loadgen overhead")
+    metrics["samples_per_second"] = next((float(summary[name]) for name in names if name in summary), None)
+    if metrics["samples_per_second"] is None and summary.get("Scenario") == "MultiStream":
+        # LoadGen gives no rate here: queries follow each other without a pause, so it is that of the mean query.
+        metrics["samples_per_second"] = summary["samples_per_query"] * _NANO / summary["Mean latency (ns)"]
+    return metrics
+
+
+def _keep(result: ScenarioResult, reply: dict[str, Any]) -> None:
+    result.summary, result.valid, result.reasons = reply["summary"], reply["valid"], reply["reasons"]
+    result.metrics.update(read_metrics(reply["summary"]))

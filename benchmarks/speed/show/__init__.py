@@ -1,0 +1,1 @@
+"""Tables, pages, gates: what people see of a result."""

@@ -1,0 +1,304 @@
+"""The gate for continuous integration: is anything slower than a baseline allows?
+
+A baseline is the ``result.json`` of an earlier ``tinyvit bench``. What it holds is measured again, and a subject fails
+only when the whole 95 % interval of its slow-down lies beyond what is allowed. Times of another machine say nothing, so
+such a baseline is refused; relative to a reference that both runs measured, it can be used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ....core.errors import InputError
+from ....core.machine import describe_machine, gpu_name
+from ...statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, quantile, unpaired_ratio_interval
+from ..results.results import Report
+from ..results.subjects import Subject
+from ..run.runs import Run
+
+TOO_SLOW, HOLDS = "too slow", "holds"
+
+# What an engine's speed hangs on.
+_PACKAGE_OF = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One subject then and now.
+
+    Args:
+        subject: Its label.
+        against: The reference, when ratios to it are compared; else ``None``.
+        before: Median seconds, or median time ratio to the reference, in the baseline.
+        now: The same in this run.
+        ratio: ``now / before``: above 1 it became slower.
+        interval: 95 %, of the ratio; rounds of both runs are drawn, each for itself.
+        rounds: Of the run that has fewer.
+        verdict: ``too slow`` (the whole interval is beyond the limit), ``holds`` (none of it is) or ``cannot tell``.
+    """
+
+    subject: str
+    against: str | None
+    before: float
+    now: float
+    ratio: float
+    interval: Interval
+    rounds: int
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self) | {"interval": self.interval.to_list()}
+
+    def sentence(self) -> str:
+        """For people."""
+        to = "" if self.against is None else f" relative to {self.against}"
+        low, high = (f"{bound - 1:+.1%}" for bound in self.interval.to_list())
+        return (
+            f"{self.subject}{to}: {self.verdict}; time {self.ratio - 1:+.1%} (95 % interval {low} to {high}, "
+            f"{self.rounds} rounds)"
+        )
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What the gate says.
+
+    Args:
+        rows: A row for each subject that both runs measured.
+        limit: Slow-down that is allowed, as a share.
+        missing: Subjects of the baseline that could not be compared, each with the reason.
+        refused: In what the baseline's machine differs from this one; any means that only ratios are compared.
+    """
+
+    rows: list[GateRow]
+    limit: float
+    missing: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[GateRow]:
+        """Rows that are slower than allowed, beyond doubt."""
+        return [row for row in self.rows if row.verdict == TOO_SLOW]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "limit": self.limit,
+            "rows": [row.to_dict() for row in self.rows],
+            "failed": [row.subject for row in self.failed],
+            "missing": self.missing,
+            "machine_differs": self.refused,
+        }
+
+    def text(self) -> str:
+        """For people: a line for each subject, then the outcome."""
+        lines = [row.sentence() for row in self.rows] + [f"not compared: {reason}" for reason in self.missing]
+        if self.refused:
+            lines.append(f"the baseline is from another machine ({'; '.join(self.refused)}): only ratios are compared")
+        names = ", ".join(row.subject for row in self.failed)
+        outcome = f"FAILED: {names}" if self.failed else "passed: nothing is"
+        return "\n".join([*lines, f"{outcome} slower than the baseline by more than {self.limit:.1%}"])
+
+
+def read_baseline(path: str | Path) -> dict[str, Any]:
+    """A ``result.json`` of ``tinyvit bench``.
+
+    Raises:
+        InputError: There is no such file, or it is something else.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"baseline {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"baseline {path} is not JSON: {error}") from error
+    metrics = document.get("metrics", document) if isinstance(document, dict) else None
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("subjects"), list) or not metrics["subjects"]:
+        raise InputError(f"baseline {path} is no result of tinyvit bench: it holds no subjects")
+    return document
+
+
+def baseline_runs(baseline: Mapping[str, Any]) -> list[Run]:
+    """What a baseline holds, to be measured again: the subjects of each reference with it; what failed is left out.
+
+    Raises:
+        InputError: A subject that this version does not know, or none that was measured.
+    """
+    metrics = _metrics(baseline)
+    subjects = {entry["label"]: _subject(entry) for entry in metrics["subjects"] if entry.get("latency_seconds")}
+    if not subjects:
+        raise InputError("the baseline holds no subject that was measured")
+    references = {one["subject"]: one["against"] for one in metrics.get("comparisons", ())}
+    groups: dict[str | None, list[Subject]] = {}
+    for label, subject in subjects.items():
+        if label not in references.values():
+            against = references.get(label)
+            groups.setdefault(against if against in subjects else None, []).append(subject)
+    alone = [label for label in references.values() if label in subjects and label not in groups]
+    for label in dict.fromkeys(alone):  # a reference whose subjects all failed
+        groups.setdefault(None, []).append(subjects[label])
+    return [Run(cells, None if against is None else subjects[against]) for against, cells in groups.items()]
+
+
+def baseline_machine_differences(baseline: Mapping[str, Any]) -> list[str]:
+    """In what the baseline's machine differs from this one: processor, processors, GPU, torch and engines."""
+    there, metrics = _described(baseline), _metrics(baseline)
+    here: dict[str, Any] = describe_machine() | {"gpu": gpu_name()}
+    subjects = [entry["subject"] for entry in metrics["subjects"]]
+    differences = []
+    for name, key in (("processor", "processor"), ("usable processors", "usable_cpus")):
+        if there.get(key) != here[key]:
+            differences.append(f"{name}: {there.get(key)} there, {here[key]} here")
+    if any(subject.get("device", "cpu") != "cpu" for subject in subjects) and there.get("gpu") != here["gpu"]:
+        differences.append(f"GPU: {there.get('gpu')} there, {here['gpu']} here")
+    for package in dict.fromkeys(_PACKAGE_OF.get(subject["engine"], "torch") for subject in subjects):
+        then, now = there.get("versions", {}).get(package), here["versions"].get(package)
+        if then != now:
+            differences.append(f"{package}: {then} there, {now} here")
+    return differences
+
+
+def check_baseline_machine(baseline: Mapping[str, Any], relative: bool) -> list[str]:
+    """Refuse a baseline of another machine, before anything is measured.
+
+    Returns:
+        The differences, which a relative comparison bears.
+
+    Raises:
+        InputError: There are some and the comparison is not relative, or it is relative and there is no reference.
+    """
+    if relative and not _metrics(baseline).get("comparisons"):
+        raise InputError("--relative needs a baseline that was measured with --against a reference; this one was not")
+    differences = baseline_machine_differences(baseline)
+    if differences and not relative:
+        raise InputError(
+            f"the baseline is from another machine ({'; '.join(differences)}), whose times say nothing here; "
+            "compare ratios to its reference with --relative, or make a baseline on this machine"
+        )
+    return differences
+
+
+def compare_with_baseline(
+    baseline: Mapping[str, Any], report: Report, fail_if_slower: float = 0.05, relative: bool = False
+) -> GateResult:
+    """Hold a report against a baseline.
+
+    Args:
+        baseline: From :func:`read_baseline`.
+        report: Of :func:`baseline_runs`, on this machine.
+        fail_if_slower: Slow-down that is allowed, as a share (0.05 for 5 %).
+        relative: Compare each subject's time ratio to its reference, instead of its time.
+
+    Raises:
+        InputError: As :func:`check_baseline_machine`; a negative limit; or nothing that both measured.
+    """
+    if fail_if_slower < 0:
+        raise InputError("the slow-down that is allowed must not be negative")
+    refused = check_baseline_machine(baseline, relative)
+    before = _Side.of_dict(_metrics(baseline))
+    # The report is read through its own JSON: both sides are the same kind of thing then.
+    now = _Side.of_dict({"subjects": [one.to_dict() for one in report.subjects],
+                         "comparisons": [one.to_dict() for one in report.comparisons]})  # fmt: skip
+    rows, missing = [], []
+    for key, label in before.labels.items():
+        if relative and label in before.references.values() and label not in before.references:
+            continue  # the reference itself
+        row = _compare(before, now, key, fail_if_slower, relative)
+        if isinstance(row, str):
+            missing.append(f"{label}: {row}")
+        else:
+            rows.append(row)
+    if not rows:
+        raise InputError(f"nothing could be compared with the baseline: {'; '.join(missing) or 'it is empty'}")
+    return GateResult(rows, fail_if_slower, missing, refused)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One run. Subjects are found by what they are, labels included, as the same model may be there twice."""
+
+    labels: dict[Subject, str]
+    rounds: dict[str, dict[int, list[float]]]
+    starts: dict[str, dict[int, int]]
+    references: dict[str, str]
+
+    @classmethod
+    def of_dict(cls, metrics: Mapping[str, Any]) -> _Side:
+        labels = {_subject(entry): entry["label"] for entry in metrics["subjects"]}
+        rounds = {
+            entry["label"]: {turn["index"]: turn["samples"] for turn in entry.get("rounds", ())}
+            for entry in metrics["subjects"]
+        }
+        starts = {
+            entry["label"]: {turn["index"]: turn.get("start", 0) for turn in entry.get("rounds", ())}
+            for entry in metrics["subjects"]
+        }
+        return cls(labels, rounds, starts, {one["subject"]: one["against"] for one in metrics.get("comparisons", ())})
+
+    def times(self, label: str, relative: bool) -> tuple[list[list[float]], list[int]]:
+        """The samples of each round, or each round's ratio of medians to the reference in lists of one; its start."""
+        rounds, starts = self.rounds[label], self.starts[label]
+        if not relative:
+            return list(rounds.values()), list(starts.values())
+        base = self.rounds.get(self.references.get(label, ""), {})
+        both = sorted(rounds.keys() & base.keys())
+        return [[quantile(rounds[at], 0.5) / quantile(base[at], 0.5)] for at in both], [starts[at] for at in both]
+
+
+def _compare(before: _Side, now: _Side, key: Subject, limit: float, relative: bool) -> GateRow | str:
+    """The row of a subject, or why there is none."""
+    label = before.labels[key]
+    if key not in now.labels:
+        return "it was not measured now"
+    against = before.references.get(label) if relative else None
+    if relative and (against is None or now.references.get(now.labels[key]) != against):
+        return "it has no reference that both runs share"
+    (then, then_starts), (times, starts) = before.times(label, relative), now.times(now.labels[key], relative)
+    if not then:
+        return "the baseline has no rounds of it"
+    if not times:
+        return "it could not be measured now"
+    interval = unpaired_ratio_interval(times, then, starts=starts, base_starts=then_starts)
+    old, new, rounds = _median(then), _median(times), min(len(then), len(times))
+    return GateRow(label, against, old, new, new / old, interval, rounds, _gate_verdict(interval, rounds, limit))
+
+
+def _gate_verdict(interval: Interval, rounds: int, limit: float) -> str:
+    if rounds < LEAST_ROUNDS:
+        return CANNOT_TELL
+    if interval.low > 1 + limit:
+        return TOO_SLOW
+    return HOLDS if interval.high <= 1 + limit else CANNOT_TELL
+
+
+def _median(rounds: Sequence[Sequence[float]]) -> float:
+    return quantile([sample for samples in rounds for sample in samples], 0.5)
+
+
+def _metrics(baseline: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A report's own dictionary stands under ``metrics`` in ``result.json``."""
+    return baseline.get("metrics", baseline)
+
+
+def _described(baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """The machine of a baseline, as :func:`.machine.describe_machine` spells it, and its ``gpu``."""
+    environment = baseline.get("environment", {})
+    found = {"gpu": environment.get("gpu")}
+    machine = _metrics(baseline).get("machine")
+    if machine:
+        return found | dict(machine)
+    names = {"processor": "cpu", "usable_cpus": "cpus", "versions": "versions"}
+    return found | {name: environment[old] for name, old in names.items() if old in environment}
+
+
+def _subject(entry: Mapping[str, Any]) -> Subject:
+    known = {one.name for one in fields(Subject)}
+    unknown = sorted(entry["subject"].keys() - known)
+    if unknown:
+        raise InputError(f"the baseline's subject {entry['label']} says {', '.join(unknown)}, which is not known here")
+    return Subject(**entry["subject"])

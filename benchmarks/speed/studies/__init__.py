@@ -1,0 +1,1 @@
+"""Fixed questions asked with the harness, one script each."""

@@ -1,0 +1,205 @@
+"""Is the harness right? The same model twice, many times over, and one that does 5 % more work.
+
+    python -m tinyvit.benchmarks.speed.studies.self_check --runs 40 --out benchmarks/results/speed_self_check.json
+
+Two starts of the same model must be ``cannot tell``, and the one with more work ``slower``, in at least 95 % of the
+runs each; else the exit code is 1. How small a difference is found is a matter of ``--rounds``: each kind can be run
+alone (``--runs 0``, ``--slowed-runs 0``) with its own. Every run starts its processes anew, as a user's does. The file
+is written after each run, and the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....core.console import track
+from ....core.errors import InputError
+from ....core.files import write_json
+from ...scripts import run_script
+from ...statistics import CANNOT_TELL, SLOWER, quantile, wilson_interval
+
+_MODEL = "tiny_vit_5m_224"
+# The slowed subject does a forward pass 21 times where the usual one does it 20 times.
+_TIMES, _MORE_TIMES = 20, 21
+_SIZE = 64
+#: Share of the runs whose verdict must be right.
+ASKED = 0.95
+
+
+class Repeated(torch.nn.Module):
+    """A model run several times on the same batch: work whose amount is known exactly.
+
+    Args:
+        model: Run each time.
+        times: How often in one step.
+    """
+
+    def __init__(self, model: torch.nn.Module, times: int) -> None:
+        super().__init__()
+        self.model, self.times = model, times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The last output."""
+        for _ in range(self.times - 1):
+            self.model(x)
+        return self.model(x)
+
+
+def usual() -> torch.nn.Module:
+    """The work that is compared with: a small model, 20 times."""
+    return _repeated(_TIMES)
+
+
+def slowed() -> torch.nn.Module:
+    """The same with 5 % more of it: 21 times."""
+    return _repeated(_MORE_TIMES)
+
+
+def _repeated(times: int) -> torch.nn.Module:
+    from ....backbones import create_model
+
+    torch.manual_seed(0)
+    return Repeated(create_model(_MODEL, img_size=_SIZE), times)
+
+
+def summarise_runs(entries: Sequence[dict[str, Any]], right: str) -> dict[str, Any]:
+    """Verdicts of some runs, the share of right ones with its Wilson interval, and how far the ratios were from 1.
+
+    Args:
+        entries: A dictionary for each run, with ``verdict`` and ``time_ratio`` (``None`` for a run that failed).
+        right: The verdict that is right.
+    """
+    if not entries:
+        return {"runs": 0, "right_verdict": right, "right": 0, "share": None}
+    count = sum(entry["verdict"] == right for entry in entries)
+    ratios = [entry["time_ratio"] for entry in entries if entry["time_ratio"] is not None]
+    return {
+        "runs": len(entries),
+        "right_verdict": right,
+        "right": count,
+        "share": count / len(entries),
+        "share_interval": wilson_interval(count, len(entries)).to_list(),
+        "verdicts": dict(Counter(str(entry["verdict"]) for entry in entries)),
+        "time_ratio_median": quantile(ratios, 0.5) if ratios else None,
+        "time_ratio_range": [min(ratios), max(ratios)] if ratios else None,
+    }
+
+
+def _run_once(subject: Any, against: Any, plan: Any) -> dict[str, Any]:
+    """One comparison, its processes started for it alone."""
+    from ..run.measure import measure
+
+    report = measure([subject], plan, against=against)
+    entry = {"time_ratio": None, "time_ratio_interval": None, "rounds": 0, **report.comparisons[0].to_dict()}
+    contention = report.contention()
+    entry |= {key: contention.get(key) for key in ("disturbed", "turns", "foreign_median", "repeated_rounds")}
+    errors = [result.error for result in report.failed]
+    return entry | {"seconds": report.seconds, "ended": report.ended, "error": "; ".join(map(str, errors)) or None}
+
+
+def run_self_check(options: argparse.Namespace) -> dict[str, Any]:
+    """Run everything; the document is also written to ``options.out`` after each run."""
+    from ....core.machine import describe_machine
+    from ..results.subjects import Subject
+    from ..run.measure import Plan
+
+    plan = Plan(rounds=options.rounds, round_seconds=options.round_seconds, max_seconds=None, peak=False)
+    model = Subject(options.model, threads=options.threads)
+    more, base = (
+        Subject(f"{__package__}.self_check:{name}", size=_SIZE, threads=options.threads, label=name)
+        for name in ("slowed", "usual")
+    )
+    kinds = [("same", model, model)] * options.runs + [("slowed", more, base)] * options.slowed_runs
+    # Mixed, so that a change of the machine in the meantime meets both kinds.
+    kinds = [kinds[at] for at in _spread(options.runs, options.slowed_runs)]
+    command = f"python -m tinyvit.benchmarks.speed.studies.self_check --runs {options.runs} "
+    command += f"--slowed-runs {options.slowed_runs} --model {options.model} --rounds {options.rounds}"
+    same = {"command": command, "machine": describe_machine(), "plan": plan.to_dict(), "threads": options.threads}
+    document = _unfinished(options.out, same)
+    found: dict[str, list[dict[str, Any]]] = document.get("runs", {"same": [], "slowed": []})
+    done, before = sum(map(len, found.values())), document.get("seconds", 0.0)
+    started = time.perf_counter()
+    for kind, subject, against in track(kinds[done:], "self check"):
+        found[kind].append(_run_once(subject, against, plan))
+        document = {
+            "schema_version": 1,
+            **same,
+            "asked_share": ASKED,
+            "slowed_by": _MORE_TIMES / _TIMES - 1,
+            "same": summarise_runs(found["same"], CANNOT_TELL),
+            "slowed": summarise_runs(found["slowed"], SLOWER),
+            "seconds": before + time.perf_counter() - started,
+            "runs": found,
+        }
+        write_json(options.out, document)
+    return document
+
+
+def _unfinished(out: Path, same: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call of the same command on the same machine wrote, or nothing.
+
+    Raises:
+        InputError: The file is of something else.
+    """
+    if not out.is_file():
+        return {}
+    document = json.loads(out.read_text(encoding="utf-8"))
+    other = [key for key, value in same.items() if document.get(key) != json.loads(json.dumps(value))]
+    if other:
+        raise InputError(f"{out} is of another self check (its {other[0]} differs); remove it or choose another --out")
+    return document
+
+
+def _spread(first: int, second: int) -> list[int]:
+    """Positions ``0..first + second - 1``, those of the second kind evenly among the others."""
+    places = [((at + 0.5) / first, at) for at in range(first)]
+    places += [((at + 0.5) / second, first + at) for at in range(second)]
+    return [at for _, at in sorted(places)]
+
+
+def _sentence(name: str, part: dict[str, Any]) -> str:
+    if not part["runs"]:
+        return f"{name}: no runs"
+    low, high = part["share_interval"]
+    return (
+        f"{name}: {part['right_verdict']} in {part['right']} of {part['runs']} runs "
+        f"({part['share']:.1%}, 95 % interval {low:.1%} to {high:.1%}); time ratio {part['time_ratio_median']:.4f} "
+        f"({part['time_ratio_range'][0]:.4f} to {part['time_ratio_range'][1]:.4f})"
+        if part["time_ratio_range"]
+        else f"{name}: every run failed"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write one JSON document, print what it says; 1 when the harness is not as right as asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--runs", type=int, default=40, help="of the same model twice")
+    parser.add_argument("--slowed-runs", type=int, default=None, help="of 5 %% more work; a quarter of --runs")
+    parser.add_argument("--model", default=_MODEL)
+    parser.add_argument("--threads", type=int, default=None, help="all that this process may use when not given")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--round-seconds", type=float, default=0.5)
+    parser.add_argument("--out", type=Path, default=Path("speed_self_check.json"))
+    options = parser.parse_args(arguments)
+    if options.slowed_runs is None:
+        options.slowed_runs = max(1, options.runs // 4)
+    if min(options.runs, options.slowed_runs) < 0 or options.runs + options.slowed_runs < 1:
+        parser.error("--runs and --slowed-runs must be at least 0, and one of them at least 1")
+    document = run_self_check(options)
+    print(_sentence("the same model twice", document["same"]))
+    print(_sentence("5 % more work", document["slowed"]))
+    shares = [document[kind]["share"] for kind in ("same", "slowed")]
+    return int(any(share is not None and share < ASKED for share in shares))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

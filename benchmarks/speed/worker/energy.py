@@ -1,0 +1,149 @@
+"""Energy that a machine's own counters say was used: RAPL for processors, NVML for NVIDIA GPUs.
+
+Both count all of a processor package or GPU, its idle power and other programs included, so a figure means something on
+a quiet machine only. Nothing is estimated: where no counter can be read there is no figure, and the reason is told.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..results.results import SubjectResult
+
+POWERCAP = Path("/sys/class/powercap")
+_NVML = ("libnvidia-ml.so.1", "nvml.dll")
+
+
+class EnergyMeter:
+    """Counts joules from when it was made, on the device that a subject runs on.
+
+    Args:
+        device: ``cpu`` or a CUDA device.
+        powercap: Where the kernel shows its counters.
+
+    Attributes:
+        source: What is read, or why nothing is.
+        available: Whether anything is.
+    """
+
+    def __init__(self, device: str, powercap: Path = POWERCAP) -> None:
+        try:
+            self._read, self.source = _open_rapl(powercap) if device == "cpu" else _open_nvml(device)
+            self._read()
+        except (OSError, ValueError) as error:
+            self._read, self.source = None, f"not measured: {error}"
+        self.available = self._read is not None
+
+    def read(self) -> float | None:
+        """Joules so far, never falling; ``None`` where nothing can be read (any more)."""
+        if self._read is None:
+            return None
+        try:
+            return self._read()
+        except (OSError, ValueError) as error:
+            self._read, self.source, self.available = None, f"not measured to the end: {error}", False
+            return None
+
+
+def joules_per_image(result: SubjectResult) -> float | None:
+    """Over all timed steps of a subject; ``None`` unless every one of its rounds has a reading."""
+    readings = [turn.usage.get("joules") for turn in result.rounds]
+    images = len(result.samples) * result.subject.batch_size
+    known = [joules for joules in readings if joules is not None]
+    if not images or len(known) < len(readings) or sum(known) <= 0:
+        return None
+    return sum(known) / images
+
+
+def describe_energy(results: Sequence[SubjectResult]) -> str:
+    """What was read on each device, or why not, in a sentence."""
+    said = dict.fromkeys(str(result.facts["energy"]) for result in results if "energy" in result.facts)
+    return "; ".join(said) or "not measured: no subject was loaded"
+
+
+# ---------------------------------------------------------------------------------------------------------------- RAPL
+
+
+class _Zone:
+    """A counter of the kernel in microjoules, which starts again at its range."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "energy_uj"
+        self._range = int((folder / "max_energy_range_uj").read_text())
+        self._last = int(self._file.read_text())
+        self._total = 0
+
+    def read(self) -> float:
+        now = int(self._file.read_text())
+        self._total += now - self._last if now >= self._last else now - self._last + self._range
+        self._last = now
+        return self._total / 1e6
+
+
+def _open_rapl(powercap: Path) -> tuple[Callable[[], float], str]:
+    """The counters of all processor packages; AMD's stand under the same name.
+
+    Raises:
+        OSError: There are none, or they may not be read.
+    """
+    # A package is intel-rapl:0; its parts (cores, memory) are intel-rapl:0:0 and are in it already.
+    folders = sorted(folder for folder in powercap.glob("intel-rapl:*") if folder.name.count(":") == 1)
+    packages = [folder for folder in folders if (folder / "name").read_text().strip().startswith("package")]
+    if not packages:
+        raise OSError(f"this system shows no energy counter of a processor (RAPL, in {powercap})")
+    try:
+        zones = [_Zone(folder) for folder in packages]
+    except PermissionError as error:
+        raise OSError("the energy counter of the processor (RAPL) may only be read by root") from error
+    source = f"RAPL, {len(zones)} processor package{'s' if len(zones) > 1 else ''}, everything on it included"
+    return lambda: sum(zone.read() for zone in zones), source
+
+
+# ---------------------------------------------------------------------------------------------------------------- NVML
+
+
+def _open_nvml(device: str) -> tuple[Callable[[], float], str]:
+    """The counter of one GPU, in millijoules since the driver was loaded.
+
+    Raises:
+        OSError: There is no NVML, or the GPU has no such counter (older than Volta).
+    """
+    library = _load_nvml()
+    _ask(library, "nvmlInit_v2")
+    handle = ctypes.c_void_p()
+    # CUDA numbers GPUs in its own way, so the GPU is found by what both call it.
+    _ask(library, "nvmlDeviceGetHandleByUUID", ctypes.c_char_p(_uuid(device).encode()), ctypes.byref(handle))
+    counter = ctypes.c_ulonglong()
+
+    def total() -> float:
+        _ask(library, "nvmlDeviceGetTotalEnergyConsumption", handle, ctypes.byref(counter))
+        return counter.value / 1e3
+
+    start = total()
+    return lambda: total() - start, "NVML, the whole GPU"
+
+
+def _load_nvml() -> Any:
+    for name in _NVML:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise OSError("NVML, which has the energy counter of NVIDIA GPUs, is not on this system")
+
+
+def _ask(library: Any, function: str, *arguments: Any) -> None:
+    code = getattr(library, function)(*arguments)
+    if code != 0:
+        raise OSError(f"{function} of NVML answered with error {code}")
+
+
+def _uuid(device: str) -> str:
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

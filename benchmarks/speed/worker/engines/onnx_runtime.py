@@ -1,0 +1,65 @@
+"""The engine onnxruntime: an ONNX file as it was written."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from .....core.errors import InputError
+from ...results.subjects import Subject
+from .base import Engine, EngineError, versions
+from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size
+
+_ARRAYS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+
+
+def build(subject: Subject) -> Engine:
+    """The engine of a resolved subject whose model is an ONNX file.
+
+    Raises:
+        InputError: The file is no network of one picture batch, or does not take the asked input.
+        EngineError: This onnxruntime has nothing for the device, or the model could not be exported.
+    """
+    from .....export.runtime import OnnxModel
+
+    provider = "CPUExecutionProvider" if subject.device == "cpu" else "CUDAExecutionProvider"
+    _require_provider(provider)
+    if subject.device != "cpu":
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the provider would use TF32 unasked
+    notes = read_notes(subject.model)
+    model = OnnxModel(subject.model, threads=subject.threads, providers=[provider])
+    if model.input_type not in _ARRAYS:
+        raise InputError(f"{subject.model} takes {model.input_type}; pictures are {', '.join(_ARRAYS)}")
+    shape = concrete_shape(model.input_shape, subject)
+    properties: dict[str, str] = model.session.get_modelmeta().custom_metadata_map
+    preprocess = preprocess_of(notes, properties, spatial_size(shape))
+    feed = Feed(shape, np.dtype(_ARRAYS[model.input_type]), properties.get("input_format"), preprocess)
+    inputs: dict[str, Any] = {model.input_name: feed.noise()}
+
+    def step() -> None:
+        model.session.run(None, inputs)
+
+    def infer(images: np.ndarray) -> np.ndarray:
+        return np.asarray(model.session.run(None, {model.input_name: feed.encode(images)})[0], dtype=np.float32)
+
+    facts: dict[str, Any] = {
+        "input_shape": list(shape),
+        "input_type": model.input_type,
+        # What is inside a user's file, whole numbers of 8 bits perhaps, its input does not tell.
+        "precision": "fp32" if notes else "as in the file",
+        "weights": notes.get("weights", "in the file"),
+        "versions": versions("onnxruntime"),
+        "providers": model.session.get_providers(),
+    }
+    if subject.device != "cpu":
+        facts["transfer"] = "a step copies its input to the GPU and its output back, unlike a step of torch"
+    return Engine(step, lambda: counts_of(notes), facts, infer, preprocess)
+
+
+def _require_provider(provider: str) -> None:
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        raise EngineError(f"this onnxruntime has no {provider}; the package onnxruntime-gpu brings it")

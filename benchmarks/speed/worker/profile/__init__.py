@@ -1,0 +1,1 @@
+"""Time by class of operator, for each engine."""

@@ -1,0 +1,269 @@
+"""Where the time of a step goes: operators in classes, with the share and the achieved rate of each."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...results.subjects import Subject
+from ..engines.base import Engine, EngineError
+from ..operators import CLASSES, count_flops, is_copy, is_counted, own_class, owner_class, readable_name
+
+_STEP = "tinyvit::profiled_step"
+_SHOWN_OPERATORS = 5
+# Seconds for one recorded operator: 1 to 3 microseconds were measured. More is a disturbance and not the profiler.
+_MOST_OVERHEAD = 5e-6
+_DISTURBED = 1.5
+
+
+@dataclass
+class ClassTotal:
+    """What one class of operators took in one step.
+
+    Args:
+        seconds: In the operators themselves, what they call left out.
+        calls: Of operators, those inside others left out.
+        flops: Counted floating-point operations.
+        operators: Seconds by name.
+        inner: How many operators were called from operators of this class.
+    """
+
+    seconds: float = 0.0
+    calls: float = 0.0
+    flops: float = 0.0
+    operators: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    inner: int = 0
+
+
+def profile_engine(subject: Subject, engine: Engine, seconds: float = 1.0) -> dict[str, Any]:
+    """Profile a subject that has been measured. Runs inside its worker.
+
+    Args:
+        subject: As the worker runs it.
+        engine: Built from it.
+        seconds: How long to record, about.
+
+    Returns:
+        ``profile``: the classes (see :func:`profile_torch`), or ``None``; ``profile_note``: how they were found, or
+        why there are none.
+    """
+    try:
+        if subject.engine in ("eager", "deploy", "compile"):
+            found = profile_torch(engine.step, seconds, subject.device)
+        elif subject.engine == "onnxruntime" and subject.device == "cpu":
+            from .onnx_profile import profile_onnx
+
+            found = profile_onnx(subject, engine, seconds)
+        elif subject.engine == "openvino":
+            from .openvino_profile import profile_openvino
+
+            found = profile_openvino(subject, engine, seconds)
+        else:
+            return {"profile": None, "profile_note": f"no profile of {subject.engine} on {subject.device}"}
+    except EngineError as error:
+        return {"profile": None, "profile_note": str(error)}
+    note = f"{found['method']}; median of {found['steps']} steps, {found['step_milliseconds']:.2f} ms without and "
+    note += f"{found['profiled_milliseconds']:.2f} ms with the profiler"
+    if found["profiled_milliseconds"] > _DISTURBED * found["step_milliseconds"]:
+        note += (
+            "; DISTURBED: the recording was far slower than the profiler makes it, so repeat it on a quieter machine"
+        )
+    return {"profile": found["classes"], "profile_note": note}
+
+
+def profile_torch(
+    step: Callable[[], None], seconds: float = 1.0, device: str = "cpu", least_steps: int = 3
+) -> dict[str, Any]:
+    """Profile a step of a PyTorch engine.
+
+    Steps are timed without the profiler, then recorded with it, then timed again. The profiler itself takes time for
+    every operator that it records; that is the difference between the best step of either kind, and it is taken off
+    where it falls: from the operator (or the step) that called the recorded one. What remains of a step beside its
+    operators is Python and dispatch. On CUDA the time of a class is that of its kernels, and ``dispatch`` is the time
+    without any.
+
+    Args:
+        step: Does the work once, and on CUDA waits for it.
+        seconds: How long to record, about.
+        device: Where it runs.
+        least_steps: How many steps to record at least.
+
+    Returns:
+        ``classes``: for each class that occurs, ``class``, ``share`` (they add up to 1), ``milliseconds`` of a step,
+        ``calls`` and ``gflops`` a step, ``gflops_per_second`` or ``None`` and the slowest ``operators`` with their
+        milliseconds. ``step_milliseconds`` without and ``profiled_milliseconds`` with the profiler (medians), ``steps``
+        recorded and ``method`` in words.
+    """
+    plain = plain_steps(step, seconds, least_steps)
+    count = len(plain)
+    steps, recorded = _record(step, count, device != "cpu")
+    plain += [time_step(step) for _ in range(count)]
+    wall = statistics.median(plain)
+    totals = median_totals(steps)
+    if device == "cpu":
+        # The best steps, as whatever else disturbs a step makes it longer.
+        _take_off_overhead(totals, max(0.0, min(recorded) - min(plain)))
+    else:
+        busy = sum(total.seconds for total in totals.values())
+        totals["dispatch"].seconds += max(0.0, wall - busy)
+    return {
+        "classes": as_rows(totals, wall),
+        "step_milliseconds": 1e3 * wall,
+        "profiled_milliseconds": 1e3 * statistics.median(recorded),
+        "steps": count,
+        "method": "torch.profiler, time in operators on the calling thread; FLOPs from recorded shapes"
+        if device == "cpu"
+        else "torch.profiler, time in CUDA kernels; FLOPs from recorded shapes",
+    }
+
+
+def as_rows(totals: dict[str, ClassTotal], wall: float) -> list[dict[str, Any]]:
+    """Totals of classes as rows whose shares add up to 1, for a step of ``wall`` seconds.
+
+    Raises:
+        EngineError: Nothing was recorded.
+    """
+    whole = sum(total.seconds for total in totals.values())
+    if whole <= 0:
+        raise EngineError("the profiler recorded no operator in a step")
+    rows = []
+    for name in CLASSES:
+        total = totals.get(name)
+        if total is None or (total.seconds <= 0 and not total.calls):
+            continue
+        share = total.seconds / whole
+        slowest = sorted(total.operators.items(), key=lambda item: -item[1])[:_SHOWN_OPERATORS]
+        rows.append(
+            {
+                "class": name,
+                "share": share,
+                "milliseconds": 1e3 * share * wall,
+                "calls": round(total.calls, 1),
+                "gflops": total.flops / 1e9,
+                "gflops_per_second": total.flops / (share * wall) / 1e9 if total.flops and share else None,
+                "operators": [
+                    {"name": operator, "milliseconds": 1e3 * wall * taken / whole} for operator, taken in slowest
+                ],
+            }
+        )
+    return rows
+
+
+def time_step(step: Callable[[], object]) -> float:
+    """Seconds of one step."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def plain_steps(step: Callable[[], object], seconds: float, least_steps: int) -> list[float]:
+    """Seconds of each of some steps without a profiler, after a few that do not count.
+
+    Args:
+        step: Does the work once.
+        seconds: How long they take together, about.
+        least_steps: How many there are at least; there are 50 at most.
+    """
+    step()
+    best = min(time_step(step) for _ in range(least_steps))
+    count = min(50, max(least_steps, round(seconds / best)))
+    return [time_step(step) for _ in range(count)]
+
+
+def _record(step: Callable[[], None], count: int, on_cuda: bool) -> tuple[list[dict[str, ClassTotal]], list[float]]:
+    """The totals of each step, and its seconds while it is recorded."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_cuda else [])
+    with profile(activities=activities, record_shapes=True) as profiler:
+        for _ in range(count + 1):
+            with record_function(_STEP):
+                step()
+    events = list(profiler.events() or [])
+    # The first one pays for what the profiler sets up once.
+    roots = [event for event in events if event.name == _STEP and event.cpu_parent is None][1:]
+    grouped: dict[int, list[Any]] = {id(root): [] for root in roots}
+    for event in events:
+        root = event
+        while root.cpu_parent is not None:
+            root = root.cpu_parent
+        if id(root) in grouped:
+            grouped[id(root)].append(event)
+    steps = [total_events(grouped[id(root)], on_cuda) for root in roots]
+    return steps, [root.cpu_time_total * 1e-6 for root in roots]
+
+
+def total_events(events: Iterable[Any], on_cuda: bool = False) -> dict[str, ClassTotal]:
+    """Sum the recorded operators of one step by class.
+
+    Args:
+        events: ``FunctionEvent`` of torch's profiler, with shapes.
+        on_cuda: Whether to take the time of their kernels, not their own.
+    """
+    totals: dict[str, ClassTotal] = defaultdict(ClassTotal)
+    for event in events:
+        line = _with_callers(event)
+        owner = _owner(line)
+        is_owner = owner is not None and owner[0] is event
+        total = totals[_class_of(event, owner)]
+        taken = (event.self_device_time_total if on_cuda else event.self_cpu_time_total) * 1e-6
+        total.seconds += taken
+        total.operators["(between operators)" if event.name == _STEP else readable_name(event.name)] += taken
+        total.inner += len(event.cpu_children)
+        total.calls += event.name != _STEP and (owner is None or is_owner or is_copy(event.name))
+        if is_counted(event.name) and not any(is_counted(caller.name) for caller in line[1:]):
+            total.flops += count_flops(event.name, event.input_shapes, event.concrete_inputs)
+    return totals
+
+
+def _owner(line: list[Any]) -> tuple[Any, str] | None:
+    """The outermost operator that decides over those it calls, and its class."""
+    for caller in reversed(line):
+        found = owner_class(caller.name, caller.input_shapes or [])
+        if found is not None:
+            return caller, found
+    return None
+
+
+def _class_of(event: Any, owner: tuple[Any, str] | None) -> str:
+    if event.name == _STEP or event.name.startswith("cuda"):
+        return "dispatch"
+    return own_class(event.name) if owner is None or is_copy(event.name) else owner[1]
+
+
+def _with_callers(event: Any) -> list[Any]:
+    line = [event]
+    while line[-1].cpu_parent is not None:
+        line.append(line[-1].cpu_parent)
+    return line
+
+
+def median_totals(steps: list[dict[str, ClassTotal]]) -> dict[str, ClassTotal]:
+    """The median over steps of every number; all steps make the same calls."""
+    medians: dict[str, ClassTotal] = defaultdict(ClassTotal)
+    for name in {name for totals in steps for name in totals}:
+        same = [totals[name] for totals in steps if name in totals]
+        names = {operator for total in same for operator in total.operators}
+        medians[name] = ClassTotal(
+            statistics.median(total.seconds for total in same),
+            statistics.median(total.calls for total in same),
+            statistics.median(total.flops for total in same),
+            {one: statistics.median(total.operators.get(one, 0.0) for total in same) for one in names},
+            round(statistics.median(total.inner for total in same)),
+        )
+    return medians
+
+
+def _take_off_overhead(totals: dict[str, ClassTotal], overhead: float) -> None:
+    """Take the profiler's own time off, by the number of operators that were recorded from within each class."""
+    recorded = sum(total.inner for total in totals.values())
+    each = min(overhead / max(1, recorded), _MOST_OVERHEAD)
+    for total in totals.values():
+        left = max(0.0, total.seconds - each * total.inner)
+        scale = left / total.seconds if total.seconds else 1.0
+        total.operators = {name: taken * scale for name, taken in total.operators.items()}
+        total.seconds = left

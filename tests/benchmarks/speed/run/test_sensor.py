@@ -1,0 +1,123 @@
+"""The contention sensor's arithmetic on known texts, and that it sees a foreign load."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tinyvit.benchmarks.speed.run.sensor import (
+    ContentionSensor,
+    Limits,
+    Load,
+    _clock_at_work,
+    read_clocks,
+    read_process,
+    read_processors,
+    sentence,
+    summarise,
+    with_steps,
+)
+
+STAT = """cpu  60 0 30 900 10 0 0 7 0 0
+cpu0 40 5 10 500 7 1 2 3 0 0
+cpu1 20 0 20 400 3 0 0 4 11 0
+cpu10 999 0 0 0 0 0 0 0 0 0
+intr 1 2 3
+"""
+
+
+def test_busy_and_stolen_time_of_the_chosen_processors() -> None:
+    busy, steal = read_processors(STAT, [0, 1], ticks=100)
+    assert busy == pytest.approx({0: 0.58, 1: 0.40})
+    assert steal == pytest.approx(0.07)
+    assert read_processors(STAT, [0], ticks=100)[1] == pytest.approx(0.03)
+
+
+def test_process_time_whatever_the_process_is_called() -> None:
+    line = "42 (a (b) c) S 1 1 1 0 -1 4194304 128 0 0 0 250 50 7 7 20 0 1 0 101806 3133440 390"
+    assert read_process(line, ticks=100) == pytest.approx(3.0)
+
+
+@pytest.mark.skipif(not ContentionSensor().available, reason="the load cannot be read on this system")
+def test_work_of_a_watched_process_is_not_foreign() -> None:
+    """The same busy process, once counted as ours and once not: only then is it load by others."""
+    sensor = ContentionSensor()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        sensor.start(busy.pid)
+        time.sleep(0.5)
+        watched = sensor.stop()
+        with open(f"/proc/{busy.pid}/stat") as stream:
+            before = read_process(stream.read(), os.sysconf("SC_CLK_TCK"))
+        sensor.start()
+        time.sleep(0.5)
+        unwatched = sensor.stop()
+        with open(f"/proc/{busy.pid}/stat") as stream:
+            used = read_process(stream.read(), os.sysconf("SC_CLK_TCK")) - before
+    finally:
+        busy.kill()
+        busy.wait()
+    assert watched is not None
+    assert unwatched is not None
+    assert 0 <= watched.foreign <= 1
+    # What it used, however little a crowded machine gave it, must be in the foreign share (a tick may fall outside).
+    assert unwatched.foreign > 0.5 * used / (0.7 * len(os.sched_getaffinity(0)))
+
+
+def test_a_worker_that_is_gone_makes_the_reading_unknown() -> None:
+    sensor = ContentionSensor()
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    sensor.start(process.pid)
+    assert sensor.stop() is None
+
+
+def test_the_clock_is_that_of_the_processors_that_worked() -> None:
+    text = "processor\t: 0\nmodel name : X\ncpu MHz\t\t: 3000.0\n\nprocessor\t: 1\ncpu MHz\t\t: 1000.0\n"
+    assert read_clocks(text) == {0: 3000.0, 1: 1000.0}
+    assert _clock_at_work({0: 3.0, 1: 1.0}, read_clocks(text)) == pytest.approx(2500.0)
+    assert _clock_at_work({0: 3.0, 1: 0.0}, read_clocks(text)) == pytest.approx(3000.0)
+    assert _clock_at_work({0: 3.0}, read_clocks("processor : 0\n")) is None
+
+
+@pytest.mark.parametrize(
+    ("load", "reasons"),
+    [
+        (Load(0.05, 0.01, 3000.0, 99.0, 1.1), []),
+        (Load(0.11, 0.0), ["foreign load"]),
+        (Load(0.0, 0.06), ["steal"]),
+        (Load(0.0, 0.0, 2600.0), ["clock"]),
+        (Load(0.0, 0.0, 3000.0, 101.0), ["switches"]),
+        (Load(0.0, 0.0, None, None, 1.6), ["spread"]),
+        (Load(0.3, 0.1, 1000.0, 900.0, 30.0), ["foreign load", "steal", "clock", "switches", "spread"]),
+    ],
+)
+def test_each_reading_has_its_limit(load: Load, reasons: list[str]) -> None:
+    assert Limits().exceeded(load, threads=2, usual_mhz=3000.0) == reasons
+    assert "clock" not in Limits().exceeded(load, threads=2)  # nothing to hold the first turns against
+
+
+def test_switches_and_spread_are_the_workers() -> None:
+    load = with_steps(Load(0.0, 0.0), [1.0, 1.0, 1.0, 1.0, 3.0], 2.0, 50)
+    assert load.involuntary_switches_per_second == 25
+    assert load.spread == pytest.approx(2.2)
+    assert with_steps(Load(0.0, 0.0), [1.0, 3.0], 2.0, None) == Load(0.0, 0.0)  # two steps have no spread
+
+
+def test_the_sentence_says_that_a_busy_machine_was_busy() -> None:
+    loads = [Load(0.02, 0.0, 3000.0, 10.0, 1.05), Load(0.5, 0.03, 2900.0, 300.0, 2.0), Load(0.03, 0.0)]
+    found = summarise(loads, [[], ["foreign load", "spread"], []], repeated=1)
+    assert found["disturbed"] == 1
+    assert found["frequency_mhz"] == [2900.0, 3000.0]
+    assert sentence(found) == (
+        "BUSY MACHINE: 1 of 3 turns were disturbed (foreign load 1, spread 1): others used 3% of the processor "
+        "(at most 50%), the hypervisor withheld up to 3%; 1 disturbed round measured again; "
+        "repeat on a quieter machine before quoting these numbers"
+    )
+    quiet = summarise(loads[:1], [[]])
+    assert sentence(quiet) == "quiet machine: others used 2% of the processor (at most 2%)"
+    assert sentence(summarise([], [])) == "the load by other processes could not be read on this system"

@@ -1,0 +1,165 @@
+"""ONNX files as subjects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tinyvit.export
+from tinyvit.benchmarks.speed import Plan, Subject
+from tinyvit.benchmarks.speed.run import exported, measure
+from tinyvit.benchmarks.speed.worker.engines import EngineError, build_engine
+from tinyvit.benchmarks.speed.worker.engines.files import Feed, concrete_shape
+from tinyvit.core.errors import CheckFailedError, InputError
+from tinyvit.core.images.preprocess import Preprocess
+from tinyvit.export import runtime, verify
+
+
+@pytest.mark.parametrize(
+    ("shape", "work", "filled"),
+    [
+        (["batch", 3, "height", "width"], {"batch_size": 2, "size": 64}, (2, 3, 64, 64)),
+        (["batch", 3, 160, 160], {"batch_size": 4}, (4, 3, 160, 160)),
+        (["batch", "height", "width", 3], {}, (1, 224, 224, 3)),
+    ],
+)
+def test_free_dimensions_take_the_asked_work(shape: list, work: dict, filled: tuple) -> None:
+    assert concrete_shape(shape, Subject("m.onnx", **work)) == filled
+
+
+@pytest.mark.parametrize(
+    ("shape", "work", "message"),
+    [
+        ([1, 3, 224, 224], {"batch_size": 2}, "dimension 0 cannot be 2"),
+        (["batch", 3, 224, 224], {"size": 64}, "dimension 2 cannot be 64"),
+        (["batch", 10], {}, "4 dimensions"),
+        (["batch", 1, 28, 28], {}, "3 colours"),
+    ],
+)
+def test_fixed_dimensions_are_not_overruled(shape: list, work: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        concrete_shape(shape, Subject("m.onnx", **work))
+
+
+def write_network(path: Path) -> None:
+    """A global average over each colour, batch and size free."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    shape = ["batch", 3, "height", "width"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("GlobalAveragePool", ["image"], ["mean"])],
+        "mean",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["batch", 3, 1, 1])],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def test_a_file_is_measured_with_both_runtimes(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = tmp_path / "mean.onnx"
+    write_network(path)
+    plan = Plan(rounds=1, round_seconds=0.0, round_iterations=1, warmup_seconds=0.0, peak=False)
+    engines = ("auto", "openvino")
+    report = measure([Subject(str(path), engine, batch_size=2, size=32, threads=1) for engine in engines], plan)
+    for result, engine in zip(report.subjects, ("onnxruntime", "openvino"), strict=True):
+        assert result.error is None
+        assert result.subject.engine == engine
+        assert result.label.startswith("mean.onnx")
+        assert result.facts["input_shape"] == [2, 3, 32, 32]
+        assert engine in result.facts["versions"]
+        assert len(result.samples) == 1
+
+
+def test_a_name_is_exported_once_for_all_that_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def export(subject: Subject, path: Path) -> dict:
+        made.append((subject.model, subject.size, subject.weights))
+        return {"of": path.name, "preprocess": {"size": [384, 384]}}
+
+    monkeypatch.setattr(exported, "_export", export)
+    plain = Subject("timm:tiny_vit_5m_224", engine="onnxruntime").resolved()
+    first = exported.export_if_needed(plain, tmp_path)
+    other = exported.export_if_needed(replace(plain, engine="openvino", threads=7, batch_size=3), tmp_path)
+    weighted = exported.export_if_needed(replace(plain, weights="w.pth", size=64), tmp_path)
+    assert made == [("timm:tiny_vit_5m_224", None, None), ("timm:tiny_vit_5m_224", 64, "w.pth")]
+    assert Path(first.model).parent == tmp_path
+    assert first.model == other.model != weighted.model
+    assert (first.size, weighted.size, weighted.weights) == (384, 64, None)
+    assert (other.engine, other.threads, other.batch_size) == ("openvino", 7, 3)
+    assert first.label == plain.label == "timm:tiny_vit_5m_224"
+
+
+def test_a_model_that_cannot_be_exported_ends_only_its_own_subjects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise CheckFailedError("timm:test_resnet cannot be traced: of one reason or another")
+
+    monkeypatch.setattr(tinyvit.export, "export_onnx", refuse, raising=False)
+    for engine in ("onnxruntime", "openvino"):
+        subject = exported.export_if_needed(Subject("timm:test_resnet", engine=engine).resolved(), tmp_path)
+        assert subject.size == 160
+        with pytest.raises(EngineError, match="cannot be traced: of one reason"):
+            build_engine(subject)
+    with pytest.raises(InputError, match="unknown timm model 'no_such'"):
+        exported.export_if_needed(Subject("timm:no_such", engine="openvino").resolved(), tmp_path)
+
+
+@pytest.mark.parametrize(("difference", "holds"), [(1e-6, True), (1e-2, False), (float("nan"), False)])
+def test_random_weights_are_checked_by_the_size_of_the_difference_alone(
+    difference: float, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Untrained, and so alike for all pictures that what varies is rounding: a cosine says nothing.
+    found = verify.Comparison((4, 4), 1, "logits", (4, 9), difference, 1.0, centred_cosine=0.1, top1_agreement=0.5)
+    report = verify.VerifyReport((found,), "4 pictures", verify.DEFAULT_TOLERANCE, verify.MIN_CENTRED_COSINE)
+    assert report.problems
+    monkeypatch.setattr(verify, "compare", lambda *_, **__: report)
+    monkeypatch.setattr(runtime, "OnnxModel", lambda path: path)
+    source: Any = SimpleNamespace(name="net", preprocess=Preprocess())
+    if holds:
+        exported._check_random(source, Path("net.onnx"))
+    else:
+        with pytest.raises(CheckFailedError, match="the export of net differs from its model"):
+            exported._check_random(source, Path("net.onnx"))
+
+
+def test_a_file_takes_pictures_as_its_input_wants_them() -> None:
+    preprocess = Preprocess(size=(4, 4))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    normalised = np.stack([preprocess.normalize_array(Image.fromarray(picture)) for picture in pixels])
+    as_bytes = Feed((2, 4, 4, 3), np.dtype(np.uint8), "uint8", preprocess)
+    np.testing.assert_array_equal(as_bytes.encode(normalised), pixels)
+    assert as_bytes.noise().max() > 200
+    unit = Feed((2, 3, 4, 4), np.dtype(np.float32), "unit", preprocess).encode(normalised)
+    np.testing.assert_allclose(unit, pixels.transpose(0, 3, 1, 2) / 255, atol=1e-6)
+    plain = Feed((2, 3, 4, 4), np.dtype(np.float16), None, preprocess).encode(normalised)
+    np.testing.assert_allclose(plain, normalised, rtol=1e-3)
+    assert plain.dtype == np.float16
+
+
+def test_what_needs_no_file_is_left_alone(tmp_path: Path) -> None:
+    for subject in (Subject("tiny_vit_5m_224"), Subject("m.onnx", engine="onnxruntime")):
+        assert exported.export_if_needed(subject, tmp_path) is subject
+
+
+def test_a_function_cannot_be_exported() -> None:
+    with pytest.raises(InputError, match="needs a model name or an ONNX file"):
+        measure([Subject("module:function", engine="onnxruntime")])
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not a network")
+    with pytest.raises(InputError, match=r"broken\.onnx"):
+        build_engine(Subject(str(path)).resolved())
