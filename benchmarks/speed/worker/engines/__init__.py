@@ -20,7 +20,7 @@ _MODULES = {
     "compile": ".torch_engines",
     "onnxruntime": ".onnx_runtime",
     "openvino": ".open_vino",
-    PEAK: "..peak",
+    PEAK: "...run.peak",
 }
 
 

@@ -24,6 +24,7 @@ from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label.run import label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.train import datasets as views
+from tinyvit.backbones.distill.train import order
 from tinyvit.backbones.distill.train import run as train
 from tinyvit.backbones.distill.train.datasets import DrawnViews, StoredViews, Truth, open_views
 from tinyvit.backbones.distill.train.order import ViewOrder
@@ -139,7 +140,7 @@ def test_passes_taken_in_small_pieces_are_the_same(monkeypatch, repeats, world):
         return list(islice(ViewOrder(np.arange(7), 3, seed=1, repeats=repeats, rank=rank, world=world), 30))
 
     whole = [places(rank) for rank in range(world)]
-    monkeypatch.setattr(views, "_PLACES", 2)
+    monkeypatch.setattr(order, "_PLACES", 2)
     assert [places(rank) for rank in range(world)] == whole
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import tinyvit.export
-from tinyvit.benchmarks.speed import Plan, Subject
-from tinyvit.benchmarks.speed.run import exported, measure
+from tinyvit.benchmarks.speed import Plan, Subject, measure
+from tinyvit.benchmarks.speed.run import exported
 from tinyvit.benchmarks.speed.worker.engines import EngineError, build_engine
 from tinyvit.benchmarks.speed.worker.engines.files import Feed, concrete_shape
 from tinyvit.core.errors import CheckFailedError, InputError
