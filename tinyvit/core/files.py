@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import platform
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 # Without dots: it is a part of file names that they divide.
 _HOST = platform.node().replace(".", "_") or "host"
@@ -48,18 +51,35 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves either the old file or the new one, never half of one."""
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path to write to, and put that file in the place of ``path`` at the end.
+
+    A kill leaves either the old file or the new one, never half of one. The new file is on the disk before it is
+    renamed. An error inside the block removes the temporary file and keeps the old one.
+
+    Args:
+        path: The file to write.
+
+    Yields:
+        A path in the same folder that no other process uses.
+    """
+    path = Path(path)
     temporary = temporary_beside(path)
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
+        yield temporary
+        with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as :func:`replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, document: Any) -> None:
@@ -70,3 +90,17 @@ def write_json(path: str | Path, document: Any) -> None:
 def folder_bytes(folder: Path) -> int:
     """Length of all files below a folder together."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+
+
+def _digest(stream: BinaryIO) -> str:
+    """:func:`hashlib.file_digest` for Python 3.10."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

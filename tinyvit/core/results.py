@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -46,3 +48,33 @@ def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], met
     }
     write_json(work_dir / "result.json", document)
     return document
+
+
+def plain(value: Any) -> Any:
+    """Any result as plain JSON values.
+
+    Dataclasses become dictionaries, paths text, tuples and sets lists, and numpy or torch numbers and arrays Python's.
+
+    Args:
+        value: Anything made of dataclasses, mappings, sequences, paths, numbers and texts.
+
+    Raises:
+        TypeError: A part has no JSON form.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return [plain(part) for part in sorted(value)]
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars, torch's tensors
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} has no JSON form")
