@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tinyvit.benchmarks.speed.results.results import Report
     from tinyvit.benchmarks.speed.results.subjects import Subject
     from tinyvit.benchmarks.speed.run.matrix import Matrix
-    from tinyvit.benchmarks.speed.run.measure import Plan
+    from tinyvit.benchmarks.speed.run.plan import Plan
     from tinyvit.benchmarks.speed.run.runs import Run
     from tinyvit.benchmarks.speed.show.gate import GateResult
 

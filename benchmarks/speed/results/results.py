@@ -7,9 +7,9 @@ from typing import Any
 
 from ....core.machine import describe_machine
 from ...statistics import Ratio, median_interval, quantile
-from ..run.sensor import Load, sentence, summarise
 from ..show.knee import find_knees
 from ..show.table import format_table
+from .load import Load, sentence, summarise
 from .subjects import Subject
 
 

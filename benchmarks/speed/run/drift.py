@@ -13,20 +13,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ....core.errors import InputError
 from ....core.images.files import ImageFiles
 from ....core.machine import available_cpus
+from ..results.results import SubjectResult
 from ..results.subjects import Subject
 from .exported import export_if_needed
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
-
-if TYPE_CHECKING:
-    from ..results.results import SubjectResult
-    from ..worker.engines import Engine
 
 #: Photographs that are looked at, evenly over the folder.
 IMAGES = 64
@@ -78,50 +75,6 @@ def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float | None:
     return float((a * b).sum()) / norms if norms else None
 
 
-# ------------------------------------------------------------------------------------------------------- in the worker
-
-
-def run_photos(engine: Engine, photos: str | None, images: int, prepared: Path, outputs: Path) -> int:
-    """Run photographs through an engine and write its outputs.
-
-    Args:
-        engine: Ready to run.
-        photos: A folder or zip; they are prepared as the engine's model wants and written to ``prepared``. ``None``
-            takes what lies there.
-        images: How many of them.
-        prepared: ``.npy`` of float32 ``(N, 3, H, W)``.
-        outputs: ``.npy`` to write.
-
-    Returns:
-        The number of pictures.
-    """
-    if photos is not None:
-        np.save(prepared, prepare_photos(engine, photos, images))
-    pictures = np.load(prepared, mmap_mode="r")
-    batch = engine.facts["input_shape"][0]
-    parts = []
-    for start in range(0, len(pictures), batch):
-        chunk = pictures[start : start + batch]
-        # A graph may be fixed to its batch: the last one is filled up with its first picture.
-        filled = np.concatenate([chunk, np.repeat(chunk[:1], batch - len(chunk), axis=0)])
-        parts.append(engine.infer(filled)[: len(chunk)])
-    np.save(outputs, np.concatenate(parts))
-    return len(pictures)
-
-
-def prepare_photos(engine: Engine, photos: str | Path, images: int) -> np.ndarray:
-    """Photographs evenly over a folder as float32 ``(N, 3, H, W)``; all of them where there are fewer.
-
-    Raises:
-        InputError: No folder, or no picture in it.
-    """
-    files = ImageFiles(photos)
-    count = min(images, len(files))
-    keys = [files[index * len(files) // count] for index in range(count)]
-    transform = engine.preprocess
-    return np.stack([transform.normalize_array(transform.crop(files.open(key))) for key in keys])
-
-
 # -------------------------------------------------------------------------------------------------- in the coordinator
 
 
@@ -164,8 +117,6 @@ def measure_drift(
     Raises:
         InputError: No such folder, model or file.
     """
-    from ..results.results import SubjectResult
-
     check_photos(photos)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyvit-drift-")))

@@ -9,23 +9,12 @@ one library's.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from ....core.errors import InputError
-from ....core.images.preprocess import Preprocess
 from ...statistics import quantile
+from ..results.results import SubjectResult
 from ..results.subjects import PEAK, Subject
-from ..worker.engines.base import NO_COUNTS, Engine
-
-if TYPE_CHECKING:
-    from ..results.results import SubjectResult
-
-SIDE_CPU, SIDE_CUDA = 1536, 8192
-_TRIES = 5
 
 PeakKey = tuple[str, int, str]
 
@@ -74,74 +63,3 @@ def peak_share(result: SubjectResult, peaks: Sequence[Mapping[str, Any]]) -> flo
         return None
     flops = 2 * result.macs * result.subject.batch_size
     return flops / quantile(result.samples, 0.5) / (peak["gflops_median"] * 1e9)
-
-
-def build(subject: Subject) -> Engine:
-    """The pseudo engine: one step is one product. Its facts have ``flops`` of a step and the ``kernel``."""
-    import torch
-
-    from ..worker.engines.torch_engines import DTYPES, keep_float32
-
-    torch.set_num_threads(subject.threads or 1)
-    keep_float32()
-    side = SIDE_CPU if subject.device == "cpu" else SIDE_CUDA
-    generator = torch.Generator().manual_seed(0)
-    x, weight = (
-        torch.randn(side, side, generator=generator).to(subject.device, DTYPES[subject.precision]) for _ in range(2)
-    )
-    step_of = _synchronised(torch, subject.device)
-    steps = {name: step_of(product) for name, product in _products(torch, x, weight).items()}
-    best = {name: _best_seconds(step) for name, step in steps.items()}
-    kernel = min(best, key=best.__getitem__)
-    facts = {
-        "input_shape": [side, side],
-        "precision": subject.precision,
-        "weights": "random (seed 0)",
-        "versions": {"torch": torch.__version__},
-        "flops": 2 * side**3,
-        "kernel": kernel,
-        "gflops_of_kernels": {name: 2e-9 * side**3 / seconds for name, seconds in best.items()},
-    }
-    return Engine(steps[kernel], lambda: dict(NO_COUNTS), facts, _no_pictures, Preprocess())
-
-
-def _products(torch: Any, x: Any, weight: Any) -> dict[str, Callable[[], Any]]:
-    """The ways to multiply that this torch build has on this device."""
-    products: dict[str, Callable[[], Any]] = {"F.linear": lambda: torch.nn.functional.linear(x, weight)}
-    if x.device.type == "cpu":
-        try:
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-            run = torch.ops.mkldnn._linear_pointwise.default
-            run(x, packed, None, "none", [], "")
-        except (AttributeError, RuntimeError, NotImplementedError):  # private names: not in every build
-            return products
-        products["oneDNN packed linear"] = lambda: run(x, packed, None, "none", [], "")
-    return products
-
-
-def _synchronised(torch: Any, device: str) -> Callable[[Callable[[], Any]], Callable[[], None]]:
-    def step_of(product: Callable[[], Any]) -> Callable[[], None]:
-        def step() -> None:
-            with torch.inference_mode():
-                product()
-            if device != "cpu":
-                torch.cuda.synchronize(device)
-
-        return step
-
-    return step_of
-
-
-def _best_seconds(step: Callable[[], None]) -> float:
-    """The shortest of some runs, after one that is not timed."""
-    step()
-    times = []
-    for _ in range(_TRIES):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-def _no_pictures(images: np.ndarray) -> np.ndarray:
-    raise InputError("a matrix product takes no pictures")

@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...statistics import RESAMPLES, Ratio, median_interval, paired_ratio, quantile
+from ..results.load import with_steps
 from ..results.results import Round, SubjectResult
+from ..results.subjects import Subject
+from .plan import Plan
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
-from .sensor import ContentionSensor, with_steps
-
-if TYPE_CHECKING:
-    from ..results.subjects import Subject
-    from .measure import Plan
+from .sensor import ContentionSensor
 
 # Resamples of the intervals that decide when to stop; those in the report draw more often.
 _QUICK = 400

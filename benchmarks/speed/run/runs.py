@@ -10,7 +10,8 @@ from ....core.errors import InputError
 from ..results.results import Report
 from ..results.subjects import Subject
 from .matrix import Matrix
-from .measure import Plan, measure
+from .measure import measure
+from .plan import Plan
 
 #: Without a reference, so many subjects are measured together at most: each keeps its memory to the end of its run.
 TOGETHER = 12

@@ -27,11 +27,12 @@ from typing import Any
 
 from ....core.errors import InputError, require, unknown_name
 from ...statistics import quantile
+from ..results.load import Limits, Load
 from ..results.subjects import Subject
 from ..worker.loadgen import MULTI_STREAM_SAMPLES, SCENARIOS, LoadGenRun
 from .exported import export_if_needed
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
-from .sensor import ContentionSensor, Limits, Load
+from .sensor import ContentionSensor
 
 _NANO = 1e9
 _CONFIRMATIONS = 5

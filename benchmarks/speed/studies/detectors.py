@@ -32,7 +32,8 @@ from ....core.files import write_json
 from ....core.machine import describe_machine
 from ...scripts import run_script
 from ...statistics import median_interval, paired_ratio, quantile
-from ..run.sensor import ContentionSensor, Limits, sentence, summarise
+from ..results.load import Limits, sentence, summarise
+from ..run.sensor import ContentionSensor
 
 #: Of one round: seconds by part, for each picture.
 Turn = list[dict[str, float]]

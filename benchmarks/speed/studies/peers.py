@@ -26,7 +26,8 @@ from ....core.files import write_json
 from ....core.machine import environment
 from ...scripts import run_script
 from ..results.subjects import Subject
-from ..run.measure import Plan, measure
+from ..run.measure import measure
+from ..run.plan import Plan
 from .official_model import PATH_VARIABLE
 
 _OFFICIAL = f"{__package__}.official_model"

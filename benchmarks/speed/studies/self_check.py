@@ -110,7 +110,7 @@ def run_self_check(options: argparse.Namespace) -> dict[str, Any]:
     """Run everything; the document is also written to ``options.out`` after each run."""
     from ....core.machine import describe_machine
     from ..results.subjects import Subject
-    from ..run.measure import Plan
+    from ..run.plan import Plan
 
     plan = Plan(rounds=options.rounds, round_seconds=options.round_seconds, max_seconds=None, peak=False)
     model = Subject(options.model, threads=options.threads)

@@ -96,7 +96,8 @@ def _settings() -> tuple[str, str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write one JSON document."""
     from ..results.subjects import Subject
-    from ..run.measure import Plan, measure
+    from ..run.measure import measure
+    from ..run.plan import Plan
     from .official_model import PATH_VARIABLE
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])

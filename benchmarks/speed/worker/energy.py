@@ -7,13 +7,11 @@ a quiet machine only. Nothing is estimated: where no counter can be read there i
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..results.results import SubjectResult
+from ..results.results import SubjectResult
 
 POWERCAP = Path("/sys/class/powercap")
 _NVML = ("libnvidia-ml.so.1", "nvml.dll")

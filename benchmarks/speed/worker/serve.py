@@ -35,7 +35,7 @@ from .engines.base import is_out_of_memory
 from .memory import MemoryWatch
 
 
-class Worker:
+class SubjectServer:
     """Answers the requests; holds the one engine."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Worker:
 
     def drift(self, photos: str | None, images: int, prepared: str, outputs: str) -> dict[str, Any]:
         """Outputs on photographs, after the timing; see :func:`.drift.run_photos`."""
-        from ..run.drift import run_photos
+        from .drift import run_photos
 
         return {"images": run_photos(self._ready(), photos, images, Path(prepared), Path(outputs))}
 
@@ -133,7 +133,7 @@ class Worker:
 
     def profile(self, seconds: float) -> dict[str, Any]:
         """Time by class of operator; asked for after the timing, as recording leaves traces in memory."""
-        from .profile.torch_profile import profile_engine
+        from .profile.engine import profile_engine
 
         engine = self._ready()
         if self.subject is None:
@@ -181,7 +181,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 def serve(requests: TextIO, replies: TextIO) -> None:
     """Answer requests until the coordinator hangs up."""
-    worker = Worker()
+    worker = SubjectServer()
     for line in requests:
         try:
             reply = {"ok": True} | worker.answer(json.loads(line))

@@ -1,7 +1,7 @@
 """The engines: from a subject to a callable that does its work once. Runs inside a worker.
 
 ``modules.py`` makes the torch module of a subject; ``torch_engines.py`` runs it (eager, deploy, compile), and
-``onnx_runtime.py`` and ``open_vino.py`` run a file. ``../peak.py`` is the pseudo engine of the machine's peak.
+``onnx_runtime.py`` and ``open_vino.py`` run a file. ``peak.py`` is the pseudo engine of the machine's peak.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MODULES = {
     "compile": ".torch_engines",
     "onnxruntime": ".onnx_runtime",
     "openvino": ".open_vino",
-    PEAK: "...run.peak",
+    PEAK: ".peak",
 }
 
 

@@ -31,7 +31,7 @@ def build(subject: Subject) -> Engine:
     """
     core = openvino.Core()
     _require_precision(core, subject.precision)
-    notes, network = read_notes(subject.model), _read(core, subject)
+    notes, network = read_notes(subject.model), read_network(core, subject)
     kind = network.input(0).get_element_type().get_type_name()
     if kind not in _ARRAYS:
         raise InputError(f"{subject.model} takes {kind}; pictures are {', '.join(_ARRAYS)}")
@@ -41,7 +41,7 @@ def build(subject: Subject) -> Engine:
     feed = Feed(shape, np.dtype(_ARRAYS[kind]), properties.get("input_format"), preprocess)
     network.reshape(list(shape))
     started = time.perf_counter()
-    compiled = core.compile_model(network, "CPU", _config(subject))
+    compiled = core.compile_model(network, "CPU", compile_config(subject))
     seconds = time.perf_counter() - started
     _check_precision(compiled, subject)
     timed, other = compiled.create_infer_request(), compiled.create_infer_request()
@@ -70,7 +70,8 @@ def build(subject: Subject) -> Engine:
 _REPORTED = ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS", "ENABLE_CPU_PINNING")
 
 
-def _config(subject: Subject) -> dict[str, Any]:
+def compile_config(subject: Subject) -> dict[str, Any]:
+    """Return OpenVINO's settings for a subject: its precision and threads, one stream."""
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[subject.precision],
         "INFERENCE_NUM_THREADS": subject.threads or 1,
@@ -79,7 +80,12 @@ def _config(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _read(core: openvino.Core, subject: Subject) -> Any:
+def read_network(core: openvino.Core, subject: Subject) -> Any:
+    """Read the ONNX file of a subject.
+
+    Raises:
+        InputError: The file is missing or is not an ONNX model with one input.
+    """
     path = check_file(subject.model, "ONNX file", "the .onnx file itself")
     try:
         network = core.read_model(path)

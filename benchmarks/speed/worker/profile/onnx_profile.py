@@ -14,7 +14,7 @@ import numpy as np
 
 from ...results.subjects import Subject
 from ..engines.base import Engine, EngineError
-from .torch_profile import ClassTotal, as_rows, median_totals, plain_steps, time_step
+from .steps import ClassTotal, as_rows, median_totals, plain_steps, time_step
 
 _ARRAYS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _CLASSES = {

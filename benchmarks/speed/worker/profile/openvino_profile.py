@@ -11,9 +11,9 @@ import numpy as np
 
 from ...results.subjects import Subject
 from ..engines.base import Engine, EngineError
-from ..engines.open_vino import _config, _read
+from ..engines.open_vino import compile_config, read_network
 from ..engines.signal_stack import kept_signal_stack
-from .torch_profile import ClassTotal, as_rows, median_totals, plain_steps, time_step
+from .steps import ClassTotal, as_rows, median_totals, plain_steps, time_step
 
 _CLASSES = {
     "linear": "FullyConnected QKVProjection LLMMLP",
@@ -50,9 +50,9 @@ def profile_openvino(subject: Subject, engine: Engine, seconds: float = 1.0, lea
     plain = plain_steps(engine.step, seconds, least_steps)
     count = len(plain)
     core = openvino.Core()
-    network = _read(core, subject)
+    network = read_network(core, subject)
     network.reshape(engine.facts["input_shape"])
-    compiled = core.compile_model(network, "CPU", _config(subject) | {"PERF_COUNT": True})
+    compiled = core.compile_model(network, "CPU", compile_config(subject) | {"PERF_COUNT": True})
     request = compiled.create_infer_request()
     dtype = {"f32": np.float32, "f16": np.float16, "u8": np.uint8}[engine.facts["input_type"]]
     # What a picture shows does not matter, but zeros would be a special case for some processors.

@@ -3,76 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-from ...results.subjects import Subject
-from ..engines.base import Engine, EngineError
-from ..operators import CLASSES, count_flops, is_copy, is_counted, own_class, owner_class, readable_name
+from ..operators import count_flops, is_copy, is_counted, own_class, owner_class, readable_name
+from .steps import ClassTotal, as_rows, median_totals, plain_steps, time_step
 
 _STEP = "tinyvit::profiled_step"
-_SHOWN_OPERATORS = 5
 # Seconds for one recorded operator: 1 to 3 microseconds were measured. More is a disturbance and not the profiler.
 _MOST_OVERHEAD = 5e-6
-_DISTURBED = 1.5
-
-
-@dataclass
-class ClassTotal:
-    """What one class of operators took in one step.
-
-    Args:
-        seconds: In the operators themselves, what they call left out.
-        calls: Of operators, those inside others left out.
-        flops: Counted floating-point operations.
-        operators: Seconds by name.
-        inner: How many operators were called from operators of this class.
-    """
-
-    seconds: float = 0.0
-    calls: float = 0.0
-    flops: float = 0.0
-    operators: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    inner: int = 0
-
-
-def profile_engine(subject: Subject, engine: Engine, seconds: float = 1.0) -> dict[str, Any]:
-    """Profile a subject that has been measured. Runs inside its worker.
-
-    Args:
-        subject: As the worker runs it.
-        engine: Built from it.
-        seconds: How long to record, about.
-
-    Returns:
-        ``profile``: the classes (see :func:`profile_torch`), or ``None``; ``profile_note``: how they were found, or
-        why there are none.
-    """
-    try:
-        if subject.engine in ("eager", "deploy", "compile"):
-            found = profile_torch(engine.step, seconds, subject.device)
-        elif subject.engine == "onnxruntime" and subject.device == "cpu":
-            from .onnx_profile import profile_onnx
-
-            found = profile_onnx(subject, engine, seconds)
-        elif subject.engine == "openvino":
-            from .openvino_profile import profile_openvino
-
-            found = profile_openvino(subject, engine, seconds)
-        else:
-            return {"profile": None, "profile_note": f"no profile of {subject.engine} on {subject.device}"}
-    except EngineError as error:
-        return {"profile": None, "profile_note": str(error)}
-    note = f"{found['method']}; median of {found['steps']} steps, {found['step_milliseconds']:.2f} ms without and "
-    note += f"{found['profiled_milliseconds']:.2f} ms with the profiler"
-    if found["profiled_milliseconds"] > _DISTURBED * found["step_milliseconds"]:
-        note += (
-            "; DISTURBED: the recording was far slower than the profiler makes it, so repeat it on a quieter machine"
-        )
-    return {"profile": found["classes"], "profile_note": note}
 
 
 def profile_torch(
@@ -119,59 +59,6 @@ def profile_torch(
         if device == "cpu"
         else "torch.profiler, time in CUDA kernels; FLOPs from recorded shapes",
     }
-
-
-def as_rows(totals: dict[str, ClassTotal], wall: float) -> list[dict[str, Any]]:
-    """Totals of classes as rows whose shares add up to 1, for a step of ``wall`` seconds.
-
-    Raises:
-        EngineError: Nothing was recorded.
-    """
-    whole = sum(total.seconds for total in totals.values())
-    if whole <= 0:
-        raise EngineError("the profiler recorded no operator in a step")
-    rows = []
-    for name in CLASSES:
-        total = totals.get(name)
-        if total is None or (total.seconds <= 0 and not total.calls):
-            continue
-        share = total.seconds / whole
-        slowest = sorted(total.operators.items(), key=lambda item: -item[1])[:_SHOWN_OPERATORS]
-        rows.append(
-            {
-                "class": name,
-                "share": share,
-                "milliseconds": 1e3 * share * wall,
-                "calls": round(total.calls, 1),
-                "gflops": total.flops / 1e9,
-                "gflops_per_second": total.flops / (share * wall) / 1e9 if total.flops and share else None,
-                "operators": [
-                    {"name": operator, "milliseconds": 1e3 * wall * taken / whole} for operator, taken in slowest
-                ],
-            }
-        )
-    return rows
-
-
-def time_step(step: Callable[[], object]) -> float:
-    """Seconds of one step."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def plain_steps(step: Callable[[], object], seconds: float, least_steps: int) -> list[float]:
-    """Seconds of each of some steps without a profiler, after a few that do not count.
-
-    Args:
-        step: Does the work once.
-        seconds: How long they take together, about.
-        least_steps: How many there are at least; there are 50 at most.
-    """
-    step()
-    best = min(time_step(step) for _ in range(least_steps))
-    count = min(50, max(least_steps, round(seconds / best)))
-    return [time_step(step) for _ in range(count)]
 
 
 def _record(step: Callable[[], None], count: int, on_cuda: bool) -> tuple[list[dict[str, ClassTotal]], list[float]]:
@@ -240,22 +127,6 @@ def _with_callers(event: Any) -> list[Any]:
     while line[-1].cpu_parent is not None:
         line.append(line[-1].cpu_parent)
     return line
-
-
-def median_totals(steps: list[dict[str, ClassTotal]]) -> dict[str, ClassTotal]:
-    """The median over steps of every number; all steps make the same calls."""
-    medians: dict[str, ClassTotal] = defaultdict(ClassTotal)
-    for name in {name for totals in steps for name in totals}:
-        same = [totals[name] for totals in steps if name in totals]
-        names = {operator for total in same for operator in total.operators}
-        medians[name] = ClassTotal(
-            statistics.median(total.seconds for total in same),
-            statistics.median(total.calls for total in same),
-            statistics.median(total.flops for total in same),
-            {one: statistics.median(total.operators.get(one, 0.0) for total in same) for one in names},
-            round(statistics.median(total.inner for total in same)),
-        )
-    return medians
 
 
 def _take_off_overhead(totals: dict[str, ClassTotal], overhead: float) -> None:

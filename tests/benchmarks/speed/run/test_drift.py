@@ -16,11 +16,10 @@ from tinyvit.benchmarks.speed.run.drift import (
     is_reference,
     measure_drift,
     measure_drifts,
-    prepare_photos,
     reference_of,
-    run_photos,
 )
 from tinyvit.benchmarks.speed.run.process import WorkerProcess
+from tinyvit.benchmarks.speed.worker.drift import prepare_photos, run_photos
 from tinyvit.benchmarks.speed.worker.engines import build_engine
 from tinyvit.core.errors import InputError
 

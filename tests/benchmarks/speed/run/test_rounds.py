@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from tinyvit.benchmarks.speed import Plan, Report, Subject, measure
+from tinyvit.benchmarks.speed.results.load import Limits, Load
 from tinyvit.benchmarks.speed.results.results import SubjectResult
 from tinyvit.benchmarks.speed.run.process import WorkerDiedError
 from tinyvit.benchmarks.speed.run.rounds import Rounds, Runner, compare_rounds, iter_orders
-from tinyvit.benchmarks.speed.run.sensor import ContentionSensor, Limits, Load
+from tinyvit.benchmarks.speed.run.sensor import ContentionSensor
 from tinyvit.core.machine import available_cpus
 
 QUIET, BUSY = Load(0.01, 0.0), Load(0.4, 0.0)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tinyvit.benchmarks.speed import Subject
+from tinyvit.benchmarks.speed.results.load import Load
 from tinyvit.benchmarks.speed.run.scenarios import (
     ScenarioPlan,
     ScenarioResult,
@@ -20,7 +21,6 @@ from tinyvit.benchmarks.speed.run.scenarios import (
     read_metrics,
     run_scenario,
 )
-from tinyvit.benchmarks.speed.run.sensor import Load
 from tinyvit.benchmarks.speed.worker.engines import EngineError
 from tinyvit.benchmarks.speed.worker.loadgen import SCENARIOS, LoadGenRun, read_summary, run_loadgen
 from tinyvit.core.errors import InputError, MissingExtraError

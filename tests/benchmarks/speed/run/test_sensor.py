@@ -9,17 +9,13 @@ import time
 
 import pytest
 
+from tinyvit.benchmarks.speed.results.load import Limits, Load, sentence, summarise, with_steps
 from tinyvit.benchmarks.speed.run.sensor import (
     ContentionSensor,
-    Limits,
-    Load,
     _clock_at_work,
     read_clocks,
     read_process,
     read_processors,
-    sentence,
-    summarise,
-    with_steps,
 )
 
 STAT = """cpu  60 0 30 900 10 0 0 7 0 0

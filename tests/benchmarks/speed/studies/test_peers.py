@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinyvit.backbones import InputError
-from tinyvit.benchmarks.speed.run.measure import Plan
+from tinyvit.benchmarks.speed.run.plan import Plan
 from tinyvit.benchmarks.speed.studies import detectors, peers, peers_figure
 
 

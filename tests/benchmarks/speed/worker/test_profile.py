@@ -17,17 +17,16 @@ from tinyvit.backbones.deployed import deploy
 from tinyvit.benchmarks.speed import Subject
 from tinyvit.benchmarks.speed.worker.engines.modules import count_module
 from tinyvit.benchmarks.speed.worker.operators import count_flops, own_class, owner_class
-from tinyvit.benchmarks.speed.worker.profile import torch_profile as profile
+from tinyvit.benchmarks.speed.worker.profile import engine as profile
 from tinyvit.benchmarks.speed.worker.profile.onnx_profile import node_class, node_flops
 from tinyvit.benchmarks.speed.worker.profile.onnx_profile import total_events as total_nodes
+from tinyvit.benchmarks.speed.worker.profile.steps import ClassTotal, as_rows
 from tinyvit.benchmarks.speed.worker.profile.torch_profile import (
-    ClassTotal,
     _take_off_overhead,
-    as_rows,
     profile_torch,
     total_events,
 )
-from tinyvit.benchmarks.speed.worker.serve import Worker
+from tinyvit.benchmarks.speed.worker.serve import SubjectServer
 
 
 def profile_module(module: Any, batch: torch.Tensor) -> dict[str, Any]:
@@ -296,7 +295,7 @@ def test_the_worker_profiles_a_file_with_its_engines_own_profiler(engine: str, t
     pytest.importorskip(engine)
     flops = write_network(tmp_path / "parts.onnx")
     subject = Subject(str(tmp_path / "parts.onnx"), engine=engine, threads=1, batch_size=2, allocator="default")
-    worker = Worker()
+    worker = SubjectServer()
     worker.answer({"do": "imports", "subject": subject.resolved().to_dict()})
     worker.answer({"do": "load"})
     reply = worker.answer({"do": "profile", "seconds": 0.0})
