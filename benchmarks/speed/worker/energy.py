@@ -1,20 +1,17 @@
 """Energy that a machine's own counters say was used: RAPL for processors, NVML for NVIDIA GPUs.
 
-Both count all of a processor package or GPU, its idle power and other programs included, so a figure means something on
-a quiet machine only. Nothing is estimated: where no counter can be read there is no figure, and the reason is told.
+Both count all of a processor package or GPU, with its idle power and other programs, so figures need a quiet machine.
+Nothing is estimated: where no counter can be read, the figure is missing and the reason is reported.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..results.results import SubjectResult
 
 POWERCAP = Path("/sys/class/powercap")
-_NVML = ("libnvidia-ml.so.1", "nvml.dll")
 
 
 class EnergyMeter:
@@ -109,36 +106,25 @@ def _open_nvml(device: str) -> tuple[Callable[[], float], str]:
     """The counter of one GPU, in millijoules since the driver was loaded.
 
     Raises:
-        OSError: There is no NVML, or the GPU has no such counter (older than Volta).
+        OSError: NVML is missing, or the GPU has no such counter (older than Volta).
     """
-    library = _load_nvml()
-    _ask(library, "nvmlInit_v2")
-    handle = ctypes.c_void_p()
-    # CUDA numbers GPUs in its own way, so the GPU is found by what both call it.
-    _ask(library, "nvmlDeviceGetHandleByUUID", ctypes.c_char_p(_uuid(device).encode()), ctypes.byref(handle))
-    counter = ctypes.c_ulonglong()
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        # CUDA numbers GPUs in its own way, so the GPU is found by the name that both use.
+        handle = pynvml.nvmlDeviceGetHandleByUUID(_uuid(device))
+    except pynvml.NVMLError as error:
+        raise OSError(f"NVML, which has the energy counter of NVIDIA GPUs, answered: {error}") from error
 
     def total() -> float:
-        _ask(library, "nvmlDeviceGetTotalEnergyConsumption", handle, ctypes.byref(counter))
-        return counter.value / 1e3
+        try:
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+        except pynvml.NVMLError as error:
+            raise OSError(f"the energy counter of the GPU (NVML) answered: {error}") from error
 
     start = total()
     return lambda: total() - start, "NVML, the whole GPU"
-
-
-def _load_nvml() -> Any:
-    for name in _NVML:
-        try:
-            return ctypes.CDLL(name)
-        except OSError:
-            continue
-    raise OSError("NVML, which has the energy counter of NVIDIA GPUs, is not on this system")
-
-
-def _ask(library: Any, function: str, *arguments: Any) -> None:
-    code = getattr(library, function)(*arguments)
-    if code != 0:
-        raise OSError(f"{function} of NVML answered with error {code}")
 
 
 def _uuid(device: str) -> str:

@@ -1,10 +1,12 @@
-"""Peak memory of a worker, measured by the system and not estimated."""
+"""Peak memory of a worker, as the system measured it."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 _STATUS = Path("/proc/self/status")
 _MIB = 1 << 20
@@ -13,8 +15,8 @@ _MIB = 1 << 20
 class MemoryWatch:
     """Peak resident memory (and GPU memory) above what the process held when the watch began.
 
-    On Linux the high-water mark is reset first, so that an import's peak does not count. Elsewhere the system's
-    high-water mark since the start of the process is all there is, and ``method`` says so.
+    On Linux the high-water mark is reset first, so that the peak of an import does not count. Elsewhere the system
+    keeps only the high-water mark since the start of the process, and ``method`` says so.
     """
 
     def __init__(self, device: str) -> None:
@@ -23,40 +25,40 @@ class MemoryWatch:
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
-            self.method = "VmHWM, not reset" if _STATUS.exists() else "ru_maxrss, since the start of the process"
-        self.baseline = _resident("VmRSS:")
-        if device != "cpu":
-            import torch
+            mark = "peak_wset" if sys.platform == "win32" else "ru_maxrss"
+            self.method = "VmHWM, not reset" if _STATUS.exists() else f"{mark}, since the start of the process"
+        self.baseline = psutil.Process().memory_info().rss / _MIB
+        if self._cuda is not None:
+            self._cuda.reset_peak_memory_stats(device)
 
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats(device)
+    @property
+    def _cuda(self) -> Any:
+        """torch.cuda where the subject runs on it, else ``None``."""
+        if self.device == "cpu":
+            return None
+        import torch
+
+        return torch.cuda if torch.cuda.is_available() else None
 
     def read(self) -> dict[str, Any]:
         """``peak_mib`` above ``baseline_mib``, by which ``method``; ``gpu_peak_mib`` of torch's allocator or None."""
-        gpu = None
-        if self.device != "cpu":
-            import torch
-
-            if torch.cuda.is_available():
-                gpu = torch.cuda.max_memory_allocated(self.device) / _MIB
-        peak = _resident("VmHWM:")
-        known = peak is not None and self.baseline is not None
+        peak = _peak()
         return {
-            "peak_mib": max(0.0, peak - self.baseline) if known else None,  # pyright: ignore[reportOperatorIssue]
+            "peak_mib": None if peak is None else max(0.0, peak - self.baseline),
             "baseline_mib": self.baseline,
-            "gpu_peak_mib": gpu,
+            "gpu_peak_mib": None if self._cuda is None else self._cuda.max_memory_allocated(self.device) / _MIB,
             "method": self.method,
         }
 
 
-def _resident(field: str) -> float | None:
-    """MiB from ``/proc/self/status``, or the high-water mark of getrusage, or None."""
+def _peak() -> float | None:
+    """Return the high-water mark of resident memory in MiB; psutil has it on Windows only."""
     if _STATUS.exists():
-        line = next((line for line in _STATUS.read_text().splitlines() if line.startswith(field)), None)
+        line = next((line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")), None)
         return int(line.split()[1]) / 1024 if line else None
-    try:
-        import resource
-    except ImportError:
-        return None
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / _MIB
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB

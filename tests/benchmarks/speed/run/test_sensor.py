@@ -1,4 +1,4 @@
-"""The contention sensor's arithmetic on known texts, and that it sees a foreign load."""
+"""The contention sensor: its arithmetic on known counters, and that it sees a foreign load."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections import namedtuple
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from tinyvit.benchmarks.speed.results.load import Limits, Load, sentence, summarise, with_steps
+from tinyvit.benchmarks.speed.run import sensor as sensor_module
 from tinyvit.benchmarks.speed.run.sensor import (
     ContentionSensor,
     _clock_at_work,
@@ -18,24 +22,20 @@ from tinyvit.benchmarks.speed.run.sensor import (
     read_processors,
 )
 
-STAT = """cpu  60 0 30 900 10 0 0 7 0 0
-cpu0 40 5 10 500 7 1 2 3 0 0
-cpu1 20 0 20 400 3 0 0 4 11 0
-cpu10 999 0 0 0 0 0 0 0 0 0
-intr 1 2 3
-"""
+Times = namedtuple("Times", "user nice system idle iowait irq softirq steal guest guest_nice")
 
 
-def test_busy_and_stolen_time_of_the_chosen_processors() -> None:
-    busy, steal = read_processors(STAT, [0, 1], ticks=100)
+def test_busy_and_stolen_time_of_the_chosen_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [
+        Times(0.40, 0.05, 0.10, 5.0, 0.07, 0.01, 0.02, 0.03, 0, 0),
+        Times(0.20, 0, 0.20, 4.0, 0.03, 0, 0, 0.04, 0.11, 0),  # guest time is in user time already
+        Times(9.99, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    ]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: times)
+    busy, steal = read_processors([0, 1])
     assert busy == pytest.approx({0: 0.58, 1: 0.40})
     assert steal == pytest.approx(0.07)
-    assert read_processors(STAT, [0], ticks=100)[1] == pytest.approx(0.03)
-
-
-def test_process_time_whatever_the_process_is_called() -> None:
-    line = "42 (a (b) c) S 1 1 1 0 -1 4194304 128 0 0 0 250 50 7 7 20 0 1 0 101806 3133440 390"
-    assert read_process(line, ticks=100) == pytest.approx(3.0)
+    assert read_processors([0])[1] == pytest.approx(0.03)
 
 
 @pytest.mark.skipif(not ContentionSensor().available, reason="the load cannot be read on this system")
@@ -47,13 +47,11 @@ def test_work_of_a_watched_process_is_not_foreign() -> None:
         sensor.start(busy.pid)
         time.sleep(0.5)
         watched = sensor.stop()
-        with open(f"/proc/{busy.pid}/stat") as stream:
-            before = read_process(stream.read(), os.sysconf("SC_CLK_TCK"))
+        before = read_process(busy.pid)
         sensor.start()
         time.sleep(0.5)
         unwatched = sensor.stop()
-        with open(f"/proc/{busy.pid}/stat") as stream:
-            used = read_process(stream.read(), os.sysconf("SC_CLK_TCK")) - before
+        used = read_process(busy.pid) - before
     finally:
         busy.kill()
         busy.wait()
@@ -72,12 +70,15 @@ def test_a_worker_that_is_gone_makes_the_reading_unknown() -> None:
     assert sensor.stop() is None
 
 
-def test_the_clock_is_that_of_the_processors_that_worked() -> None:
-    text = "processor\t: 0\nmodel name : X\ncpu MHz\t\t: 3000.0\n\nprocessor\t: 1\ncpu MHz\t\t: 1000.0\n"
-    assert read_clocks(text) == {0: 3000.0, 1: 1000.0}
-    assert _clock_at_work({0: 3.0, 1: 1.0}, read_clocks(text)) == pytest.approx(2500.0)
-    assert _clock_at_work({0: 3.0, 1: 0.0}, read_clocks(text)) == pytest.approx(3000.0)
-    assert _clock_at_work({0: 3.0}, read_clocks("processor : 0\n")) is None
+def test_the_clock_is_that_of_the_processors_that_worked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensor_module, "_FREQUENCY", "/no/such/file/{}")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(psutil, "cpu_freq", lambda percpu: [SimpleNamespace(current=mhz) for mhz in (3000.0, 1000.0)])
+    assert read_clocks([0, 1]) == {0: 3000.0, 1: 1000.0}
+    assert _clock_at_work({0: 3.0, 1: 1.0}, read_clocks([0, 1])) == pytest.approx(2500.0)
+    assert _clock_at_work({0: 3.0, 1: 0.0}, read_clocks([0, 1])) == pytest.approx(3000.0)
+    monkeypatch.setattr(psutil, "cpu_freq", lambda percpu: [])
+    assert _clock_at_work({0: 3.0}, read_clocks([0])) is None
 
 
 @pytest.mark.parametrize(

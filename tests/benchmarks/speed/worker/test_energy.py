@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from tinyvit.benchmarks.speed import Subject
@@ -66,8 +67,45 @@ def test_without_a_counter_the_reason_is_told(tmp_path: Path, monkeypatch: pytes
         patch.setattr(Path, "read_text", refuse)
         assert meter.read() is None
     assert "not measured to the end" in meter.source
-    monkeypatch.setattr(energy, "_NVML", ("no_such_library.so",))
-    assert "NVML" in EnergyMeter("cuda", tmp_path).source
+
+
+class FakeGpu:
+    """NVML as seen through pynvml: one GPU and its counter in millijoules."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.millijoules, self.error = 5_000_000, 0
+        monkeypatch.setattr(energy, "_uuid", lambda device: f"GPU-{device}")
+        monkeypatch.setattr(pynvml, "nvmlInit", self.answer)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", self.read)
+
+    def answer(self) -> None:
+        if self.error:
+            raise pynvml.NVMLError(self.error)
+
+    def read(self, handle: str) -> int:
+        assert handle == "GPU-cuda:1"
+        self.answer()
+        return self.millijoules
+
+
+def test_joules_of_a_gpu_count_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch)
+    meter = EnergyMeter("cuda:1")
+    gpu.millijoules += 2_500
+    assert meter.read() == pytest.approx(2.5)
+    assert meter.source == "NVML, the whole GPU"
+    gpu.error = pynvml.NVML_ERROR_GPU_IS_LOST
+    assert meter.read() is None
+    assert "not measured to the end" in meter.source
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
+def test_without_nvml_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    FakeGpu(monkeypatch).error = code
+    meter = EnergyMeter("cuda:1")
+    assert not meter.available
+    assert "NVML" in meter.source
 
 
 def test_joules_per_image_need_a_reading_of_every_round() -> None:
