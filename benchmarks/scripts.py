@@ -1,33 +1,25 @@
-"""How the modules that are run as ``python -m`` end: one sentence and an exit code, as the command line does."""
+"""The end of modules that run as ``python -m``: one sentence and an exit code, as for the command line."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 
-from ..core.errors import CheckFailedError, InputError
+from ..core.errors import exit_of
 
 
 def run_script(main: Callable[[], int | None]) -> int:
-    """Run a module's ``main``; what its user can mend is told in one sentence on stderr.
+    """Run a module's ``main``, and report an error that the user can mend in one sentence on stderr.
 
     Returns:
-        The exit code: what ``main`` returned (0 for ``None``), 2 for bad input, 1 for a check that does not hold, 130
-        when interrupted.
+        The exit code: that of ``main`` (0 for ``None``), or the error's (see :func:`~tinyvit.core.errors.exit_of`).
     """
     try:
         return main() or 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except CheckFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.filename is None:
+    except (Exception, KeyboardInterrupt) as error:
+        found = exit_of(error)
+        if found is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        code, sentence = found
+        print(sentence if isinstance(error, KeyboardInterrupt) else f"error: {sentence}", file=sys.stderr)
+        return code

@@ -19,6 +19,7 @@ from torch import nn
 
 from ...core.console import track
 from ...core.errors import InputError, unknown_name
+from ...core.files import replacing
 from ...core.images.files import ImageFiles
 from ...core.images.preprocess import Preprocess, check_side
 from ...core.jobs import Done, Here, Place, Ranks, Report, Worker
@@ -330,10 +331,8 @@ def _write_cache(path: Path, features: np.ndarray) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    temporary = path.with_suffix(".tmp")
     try:
-        save_file({"features": np.ascontiguousarray(features)}, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file({"features": np.ascontiguousarray(features)}, temporary)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write feature cache file {path}: {error}") from error

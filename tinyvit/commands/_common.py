@@ -17,9 +17,6 @@ _UsageProblem: Any = typer.BadParameter.__mro__[2]
 # Of the base install, which a torch-free installation of the ONNX runtime leaves out (export/README.md).
 _BASE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine")
 
-# As a shell has it for a program that Ctrl-C ended.
-_STOPPED = 130
-
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.")]
 WorkDirOption = Annotated[
     Path | None, typer.Option("--work-dir", help="Folder for artefacts and result.json. [default: runs/COMMAND/TIME]")
@@ -42,19 +39,10 @@ DeployOption = Annotated[
 
 def report_errors(run: Callable[[], Any]) -> int:
     """Run a command and turn what it raises into one sentence on stderr and an exit code."""
-    from tinyvit.core.errors import CheckFailedError, InputError, StoppedError
+    from tinyvit.core.errors import INTERRUPTED, exit_of
 
     try:
         code = run()
-    except InputError as error:
-        _complain(str(error))
-        return 2
-    except CheckFailedError as error:
-        _complain(str(error))
-        return 1
-    except StoppedError as error:
-        _complain(str(error))
-        return _STOPPED
     except typer.Exit as error:
         return error.exit_code
     except _UsageProblem as error:
@@ -63,9 +51,9 @@ def report_errors(run: Callable[[], Any]) -> int:
         else:
             _complain(error.format_message())
         return 2
-    except (typer.Abort, KeyboardInterrupt):
+    except typer.Abort:
         _complain("interrupted")
-        return _STOPPED
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`tinyvit models | head`); leave without a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,13 +63,13 @@ def report_errors(run: Callable[[], Any]) -> int:
             raise
         _complain(f"this needs the package {error.name!r}, which is not installed: pip install tinyvit")
         return 2
-    except OSError as error:
-        # A path that cannot be read or written, a full disk: the system's own words name the path and the reason.
-        if error.filename is None and error.errno is None:
+    except (Exception, KeyboardInterrupt) as error:
+        found = exit_of(error)
+        if found is None:
             raise
-        _complain(f"{error.filename or 'the system'}: {error.strerror}")
-        return 2
-    if code == _STOPPED:  # what typer makes of Ctrl-C
+        _complain(found[1])
+        return found[0]
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
         _complain("interrupted")
     return code if isinstance(code, int) else 0
 

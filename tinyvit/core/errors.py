@@ -20,6 +20,8 @@ from pathlib import Path
 from types import ModuleType
 
 _SHOWN_NAMES = 20
+#: The exit code after Ctrl-C.
+INTERRUPTED = 130
 
 
 class TinyVitError(Exception):
@@ -40,6 +42,27 @@ class CheckFailedError(TinyVitError):
 
 class StoppedError(TinyVitError):
     """The user stopped a run with Ctrl-C; the message says what is kept, and how it goes on."""
+
+
+def exit_of(error: BaseException) -> tuple[int, str] | None:
+    """Return the exit code and the sentence for an error that the user can mend.
+
+    Returns:
+        2 for bad input or a path that cannot be read or written, 1 for a check that does not hold, 130 for an
+        interruption; ``None`` for a fault of the program, which must keep its traceback.
+    """
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if isinstance(error, CheckFailedError):
+        return 1, str(error)
+    if isinstance(error, StoppedError):
+        return INTERRUPTED, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
+        # The system's own words name the path and the reason: no such file, no permission, a full disk.
+        return 2, f"{error.filename or 'the system'}: {error.strerror}"
+    return None
 
 
 def require(module: str, extra: str) -> ModuleType:
