@@ -15,6 +15,7 @@ import typer
 from . import __version__
 from .commands import bench, demo, detect, export, labels, models, pretrain, probe
 from .commands._common import report_errors
+from .commands._help import page_settings, use_pages
 
 app = typer.Typer(
     name="tinyvit",
@@ -22,7 +23,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode=None,  # commands/_help.py writes the pages, with panels
+    context_settings=page_settings(),
 )
 
 
@@ -43,8 +45,9 @@ def front_door(
 
 for room in (models, labels, pretrain, detect, probe, bench, export, demo):
     room.register(app)
+use_pages(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``tinyvit`` script."""
-    sys.exit(report_errors(lambda: app(args=arguments, standalone_mode=False)))
+    sys.exit(report_errors(lambda: app(args=arguments, prog_name="tinyvit", standalone_mode=False)))

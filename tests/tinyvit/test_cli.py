@@ -8,17 +8,42 @@ import sys
 
 import pytest
 
+HEAVY = ("torch", "timm", "mmengine", "mmdet", "onnx", "numpy", "PIL", "pydantic", "rich", "jinja2")
+PRINT_HELP = """
+import sys
+from tinyvit.cli import main
+try: main({arguments!r})
+except SystemExit: pass
+print([name for name in {heavy!r} if name in sys.modules])
+"""
 
-def test_help_loads_nothing_heavy():
-    code = (
-        "import sys; sys.argv = ['tinyvit', '--help']\n"
-        "from tinyvit.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'timm', 'mmengine', 'mmdet', 'onnx', 'numpy', 'PIL') if m in sys.modules])"
-    )
+
+@pytest.mark.parametrize("command", [[], ["label"], ["labels"], ["detect", "train"], ["bench"]], ids=" ".join)
+def test_help_loads_nothing_heavy(command):
+    code = PRINT_HELP.format(arguments=[*command, "--help"], heavy=HEAVY)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("Usage: tinyvit")
     assert out.strip().endswith("[]")
+
+
+def test_help_has_panels_and_plain_lines_of_a_hundred_columns(run_cli):
+    code, out, _ = run_cli("label", "-h")
+    assert code == 0
+    assert out == run_cli("label", "--help")[1]
+    lines = out.splitlines()
+    assert {"Example:", "Arguments:", "Views:", "Machine:", "Output:"} <= set(lines)
+    assert max(len(line) for line in lines) <= 100
+    assert "\x1b" not in out
+    assert lines[-1].split()[:2] == ["-h,", "--help"]
+
+
+def test_the_next_step_is_on_stderr_and_not_with_json(capsys):
+    from tinyvit.commands._common import hint
+
+    hint("tinyvit labels info store")
+    hint("tinyvit labels info store", as_json=True)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "next: tinyvit labels info store\n")
 
 
 @pytest.mark.parametrize("group", [[], ["detect"], ["labels"]], ids=str)

@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+
+from ._help import MACHINE, OUTPUT
 
 # ClickException: typer vendors click from 0.26 on, so the class is reached through what typer exports.
 _UsageProblem: Any = typer.BadParameter.__mro__[2]
@@ -17,24 +19,51 @@ _UsageProblem: Any = typer.BadParameter.__mro__[2]
 # Of the base install, which a torch-free installation of the ONNX runtime leaves out (export/README.md).
 _BASE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.")]
-WorkDirOption = Annotated[
-    Path | None, typer.Option("--work-dir", help="Folder for artefacts and result.json. [default: runs/COMMAND/TIME]")
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.", rich_help_panel=OUTPUT),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto: CUDA when there is one.")]
-
+WorkDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--work-dir",
+        help="Folder for artefacts and result.json. [default: runs/COMMAND/TIME]",
+        rich_help_panel=OUTPUT,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", help="cpu, cuda, cuda:N, or auto: CUDA where torch sees a device.", rich_help_panel=MACHINE
+    ),
+]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", help="Worker processes, or actors with --ray. [default: one a GPU, else this process]"),
+    typer.Option(
+        "--workers",
+        help="Worker processes, or actors with --ray. [default: one per GPU, else this process]",
+        rich_help_panel=MACHINE,
+    ),
 ]
 RayOption = Annotated[
     str | None,
-    typer.Option("--ray", metavar="ADDRESS", help="Work on the Ray cluster at auto, HOST:PORT, ...; local starts one."),
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on the Ray cluster at auto, HOST:PORT, ...; local starts one.",
+        rich_help_panel=MACHINE,
+    ),
 ]
-
 DeployOption = Annotated[
-    bool, typer.Option("--deploy/--no-deploy", help="Run the fused, eval-only copy of the model, or the model itself.")
+    bool,
+    typer.Option(
+        "--deploy/--no-deploy",
+        help="Run the fused, eval-only copy of the model, or the model itself.",
+        rich_help_panel=MACHINE,
+    ),
 ]
+#: Choices that several commands offer; ``Literal`` lets typer check them and list them in the help.
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def report_errors(run: Callable[[], Any]) -> int:
@@ -76,6 +105,12 @@ def report_errors(run: Callable[[], Any]) -> int:
 
 def _complain(message: str) -> None:
     print(f"tinyvit: {' '.join(message.split())}", file=sys.stderr)
+
+
+def hint(command: str, as_json: bool = False) -> None:
+    """Print the command that usually comes next, on standard error; nothing with ``--json``."""
+    if not as_json:
+        print(f"next: {command}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:

@@ -1,0 +1,137 @@
+"""Help pages: options in panels, examples that can be pasted, colour on a terminal only.
+
+The pages are written without rich, and before the options are parsed: rich and pydantic would take longer to import
+than the rest of the page takes to print.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+#: Columns of a page at most; also its width where the output is not a terminal.
+WIDTH = 100
+HELP_NAMES = ("-h", "--help")
+
+#: Titles of the panels that commands share. The other panels come between the options and the machine.
+OPTIONS, MACHINE, OUTPUT = "Options", "Machine", "Output"
+_ORDER = {"Arguments": 0, OPTIONS: 1, MACHINE: 3, OUTPUT: 4}
+_EXAMPLES = re.compile(r"^Examples?:\s*", re.MULTILINE)
+
+
+def page_settings() -> dict[str, Any]:
+    """Return the context settings of the front door, which every command inherits."""
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    return {"help_option_names": list(HELP_NAMES), "terminal_width": width, "max_content_width": WIDTH}
+
+
+def use_pages(app: typer.Typer) -> None:
+    """Give every command and group below ``app`` these help pages."""
+    app.info.cls = PanelGroup
+    app.info.add_help_option = False  # PanelGroup answers it
+    for command in app.registered_commands:
+        command.cls = PanelCommand
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            use_pages(group.typer_instance)
+
+
+def heading(text: str) -> str:
+    """Return ``text`` in bold on a terminal, and as it is elsewhere (or with ``NO_COLOR``)."""
+    return typer.style(text, bold=True) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
+
+
+def split_examples(text: str) -> tuple[str, list[str]]:
+    """Return a docstring without its examples, and the commands of its ``Example:`` or ``Examples:`` section."""
+    prose, *examples = _EXAMPLES.split(text)
+    commands: list[str] = []
+    for line in (line.strip() for part in examples for line in part.splitlines()):
+        if line.startswith("tinyvit ") or not commands:
+            commands += [line] if line else []
+        elif line:  # a command that goes over several lines
+            commands[-1] += f" {line}"
+    return prose.strip(), commands
+
+
+class _Pages:
+    """What pages of commands and of groups have in common."""
+
+    help: str | None
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the description, then the examples, which are never wrapped."""
+        prose, examples = split_examples(self.help or "")
+        if prose:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(prose)
+        if examples:
+            with formatter.section(heading("Examples" if len(examples) > 1 else "Example")):
+                for command in examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{command}\n")
+
+    def _answer_help(self, ctx: Any, args: list[str]) -> None:
+        if any(argument in HELP_NAMES for argument in args):
+            typer.echo(ctx.get_help())
+            ctx.exit()
+
+    def _write_panels(self: Any, ctx: Any, formatter: Any) -> None:
+        for title, records in _panels(self.get_params(ctx), ctx):
+            with formatter.section(heading(title)):
+                formatter.write_dl(records, col_max=32)
+
+
+def _panels(params: list[Any], ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield the title of each panel and its lines, in the order of the signature; ``--help`` ends the last panel."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for param in params:
+        record = param.get_help_record(ctx)
+        if record is not None and param.name != "help":
+            title = "Arguments" if param.param_type_name == "argument" else param.rich_help_panel or OPTIONS
+            panels.setdefault(title, []).append(record)
+    titles = sorted(panels, key=lambda title: _ORDER.get(title, 2)) or [OPTIONS]
+    for title in titles:
+        asking = [(", ".join(HELP_NAMES), "Show this page and exit.")] if title == titles[-1] else []
+        yield title, panels.get(title, []) + asking
+
+
+class PanelCommand(_Pages, TyperCommand):
+    """A command with options in the panels that ``rich_help_panel`` names."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and one section per panel."""
+        self._write_panels(ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Print the page where help is asked for, before any value is converted; else parse as usual."""
+        self._answer_help(ctx, args[: args.index("--")] if "--" in args else args)
+        return super().parse_args(ctx, args)
+
+
+class PanelGroup(_Pages, TyperGroup):
+    """A group of commands; its page lists the commands and the options of the group itself."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, then the commands."""
+        self._write_panels(ctx, formatter)
+        with formatter.section(heading("Commands")):
+            commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+            formatter.write_dl(
+                [
+                    (name, split_examples(command.help or "")[0].split("\n\n")[0])
+                    for name, command in commands
+                    if command
+                ]
+            )
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Print the page where help is asked for before the name of a command; else parse as usual."""
+        self._answer_help(ctx, args[:1])
+        return super().parse_args(ctx, args)
