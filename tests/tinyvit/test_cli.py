@@ -31,7 +31,7 @@ def test_help_has_panels_and_plain_lines_of_a_hundred_columns(run_cli):
     assert code == 0
     assert out == run_cli("label", "--help")[1]
     lines = out.splitlines()
-    assert {"Example:", "Arguments:", "Views:", "Machine:", "Output:"} <= set(lines)
+    assert {"Examples:", "Arguments:", "Teacher:", "Views:", "Store:", "Checks:", "Machine:", "Output:"} <= set(lines)
     assert max(len(line) for line in lines) <= 100
     assert "\x1b" not in out
     assert lines[-1].split()[:2] == ["-h,", "--help"]

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tinyvit.api._devices import resolve_device as resolve_device
+
 from ._help import MACHINE, OUTPUT
 
 # ClickException: typer vendors click from 0.26 on, so the class is reached through what typer exports.
@@ -117,20 +119,3 @@ def print_json(document: Any) -> None:
     """Print the one JSON document of a ``--json`` run on stdout."""
     json.dump(document, sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` becomes ``cuda`` when torch sees one, else ``cpu``; an impossible device is an input error."""
-    import torch
-
-    from tinyvit.core.errors import InputError
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise InputError(f"unknown --device {device!r}; use cpu, cuda, cuda:N or auto") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {device} was asked for, but torch sees no CUDA device; use --device cpu")
-    return device

@@ -94,4 +94,4 @@ def test_export_and_import(store, pictures, tmp_path, run_cli):
     code, _, err = run_cli("labels", "export", store.path, tmp_path / "logits")
     assert (code, "is not an empty folder" in err) == (2, True)
     code, _, err = run_cli("labels", "export", store.path, tmp_path / "x", "--format", "lmdb")
-    assert (code, "known: tinyvit-official" in err) == (2, True)
+    assert (code, "is not one of 'tinyvit-official'" in err) == (2, True)

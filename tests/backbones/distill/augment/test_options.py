@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 
+from tinyvit.api.labels import view_sampler
 from tinyvit.backbones.distill.augment import ViewParams, ViewSampler, describe_views
 from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.commands._views import view_sampler
 from tinyvit.commands.labels import label
 
 
@@ -94,7 +94,7 @@ def test_descriptions():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--augment", "tinyvits"], "did you mean tinyvit"),
+        (["--augment", "tinyvits"], "is not one of 'crop-flip', 'tinyvit', 'deit', 'deit3'"),
         (["--aa", "augmix-m5"], "unknown augmentation"),
         (["--color-jitter", "some"], "neither a number"),
         (["--reprob", "2"], "'--reprob': Input should be less than or equal to 1"),
