@@ -112,6 +112,8 @@ def view_sampler(arguments: dict[str, Any]) -> ViewSampler:
     Raises:
         InputError: A value is unknown or out of range.
     """
+    from ..backbones.distill.augment import ViewSampler
+
     centre = arguments["centre"]
     asked = {
         "kind": "centre" if centre else "random",

@@ -60,7 +60,7 @@ def test_verify_looks_at_all_teachers_and_names_the_row(two_teachers, pictures, 
     assert code == 1
     assert f"{opened.shard_path(shard)}: row 11 (image 5, view 1) fails its checksum" in out
     assert "other pictures/03.jpg has" in out
-    assert "pixels and teacher were not looked at" in out
+    assert "pixels and teacher were not checked" in out
     code, out, err = run_cli("labels", "verify", two_teachers)
     assert code == 1
     assert f"{opened.shard_path(shard)}: row 11 (image 5, view 1) fails its checksum" in out

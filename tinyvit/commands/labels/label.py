@@ -151,7 +151,7 @@ def label(
 
     Examples:
         tinyvit label photos store --teacher efficientnet_lite2 --views 2 --topk 10
-        tinyvit label photos store --teacher timm:vit_base_patch16_224=teacher.safetensors --augment tinyvit
+        tinyvit label photos store --teacher timm:vit_base_patch16_224=vit.pth --augment tinyvit
     """
     arguments = dict(locals())
     from tinyvit.api.labels import run_label
