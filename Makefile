@@ -2,7 +2,7 @@
 #
 #   make demo    the whole road on data it draws itself, ending in a report page
 #   make test    the tests
-#   make lint    ruff and basedpyright
+#   make lint    ruff, basedpyright, the layers and dead code
 #   make clean   remove the environment and all build products
 
 # The first interpreter that runs and is of a supported version; PYTHON=... chooses another.
@@ -34,7 +34,7 @@ $(STAMP):
 	@# Type checkers do not follow the editable install; this is the same tree laid out as it is imported.
 	mkdir -p $(VENV)/typing/tinyvit
 	for room in backbones detection benchmarks export; do ln -sfn ../../../$$room $(VENV)/typing/tinyvit/$$room; done
-	for part in __init__.py cli.py commands core demo; do ln -sfn ../../../tinyvit/$$part $(VENV)/typing/tinyvit/$$part; done
+	for part in __init__.py __main__.py cli.py api commands core demo; do ln -sfn ../../../tinyvit/$$part $(VENV)/typing/tinyvit/$$part; done
 	touch $@
 
 demo: $(STAMP)
@@ -46,6 +46,10 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@# Layers are checked in the laid-out tree: import-linter reads the package below the current folder.
+	cd $(VENV)/typing && $(abspath $(BIN))/lint-imports --no-cache --no-logo $(CURDIR)/pyproject.toml
+	@# Arguments and attributes are often for a library to read; functions, methods and classes are not.
+	! $(BIN)/vulture | grep -E "unused (class|function|method|property|import) "
 	$(BIN)/basedpyright
 
 format: $(STAMP)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import queue
 import re
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,18 +195,6 @@ def _attempt(step: Callable[[], None]) -> Exception | None:
 
 def _complete(samples: list[Any], loadgen: Any) -> None:
     loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples])
-
-
-def time_steps(step: Callable[[], None], seconds: float = 0.5, least: int = 3) -> float:
-    """The median seconds of a step, after one that is not timed."""
-    step()
-    samples: list[float] = []
-    start = time.perf_counter()
-    while len(samples) < least or time.perf_counter() - start < seconds:
-        began = time.perf_counter()
-        step()
-        samples.append(time.perf_counter() - began)
-    return sorted(samples)[len(samples) // 2]
 
 
 _FIELD = re.compile(r"(.+?)\s*:\s+(.+)")

@@ -210,7 +210,7 @@ def test_ctrl_c_says_what_is_kept(label, tmp_path, run_cli, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tinyvit.backbones.distill.label.run.label_store", stopped)
-    kept = "tinyvit: interrupted: finished shards are kept, and the same command goes on\n"
+    kept = "tinyvit: interrupted; finished shards are kept: give the same command to resume\n"
     assert run_cli(*label(tmp_path / "store")) == (130, "", kept)
     monkeypatch.undo()
     run_cli(*label(tmp_path / "store"))
