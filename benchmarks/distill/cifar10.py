@@ -2,16 +2,16 @@
 
     python -m tinyvit.benchmarks.distill.cifar10 --data cifar10 --work-dir runs/cifar10 --out distill_cifar10.json
 
-A teacher labels all training pictures once, without their classes. Then, for each seed, the same student (TinyViT-5M at
+A teacher labels all training images once, without their classes. Then, for each seed, the same student (TinyViT-5M at
 64 px, ``recipes/_cifar10.py``) is trained for the same number of views in three ways, and once not at all:
 
-distilled       from the stored answers of the teacher alone, on all training pictures
-labels, all     on the true classes of all training pictures
-labels, few     on the true classes of those training pictures that the probe trains on, too
+distilled       from the stored answers of the teacher alone, on all training images
+labels, all     on the true classes of all training images
+labels, few     on the true classes of those training images that the probe trains on, too
 random          not at all
 
-Each is probed in the same way: a linear classifier on frozen features of the same ``--probe-images`` training pictures,
-tested on all test pictures. ``distilled`` and ``labels, few`` have thus seen the same labels in the end. The teacher's
+Each is probed in the same way: a linear classifier on frozen features of the same ``--probe-images`` training images,
+tested on all test images. ``distilled`` and ``labels, few`` have thus seen the same labels in the end. The teacher's
 own features are probed once, at its size, as a mark. A seed changes initial weights, order and drawn views; probe and
 store are the same for all.
 
@@ -74,7 +74,7 @@ class Experiment:
         teacher_size: Side of its input in pixels.
         topk: K of the store.
         views: V of the store.
-        probe_images: Labelled training pictures of the probe, and of ``labels, few``.
+        probe_images: Labelled training images of the probe, and of ``labels, few``.
         size: Side of the student's input in pixels.
         max_iters: Steps of training; ``None`` takes the config's.
         threads: Of each process.
@@ -100,11 +100,11 @@ class Experiment:
 
     @property
     def few(self) -> Path:
-        """A folder with the probe's training pictures."""
+        """A folder with the probe's training images."""
         return self.work_dir / "few"
 
     def label(self) -> dict[str, Any]:
-        """Label all training pictures, or find that done; what the store is."""
+        """Label all training images, or find that done; what the store is."""
         teacher = load_teacher(self.teacher, size=self.teacher_size, device=self.device)
         images = open_labelled(self.data)[0].files
         sampler = ViewSampler(seed=0, scale=_SCALE)
@@ -113,7 +113,7 @@ class Experiment:
         return {"images": len(images), "views": self.views, "topk": self.topk, "fingerprint": store.fingerprint()}
 
     def take_few(self) -> None:
-        """Copy the probe's training pictures into a folder of class folders, which then holds no others."""
+        """Copy the probe's training images into a folder of class folders, which then holds no others."""
         train = open_labelled(self.data)[0]
         chosen = train.take(stratified_subset(train.labels, self.probe_images, 0))
         if self.few.is_dir():
@@ -172,7 +172,7 @@ class Experiment:
         """One cell of the table as an earlier call found it, or ``None``.
 
         Raises:
-            InputError: It was found with other settings or pictures.
+            InputError: It was found with other settings or images.
         """
         done = self.folder(way, seed) / "result.json"
         if not done.is_file():
@@ -204,7 +204,7 @@ class Experiment:
 
 
 def _pictures_sha256(images: ImageFiles) -> str:
-    """The names and sizes of all pictures."""
+    """The names and sizes of all images."""
     digest = hashlib.sha256(b"\0".join(map(encode_key, images)))
     digest.update(images.sizes().tobytes())
     return digest.hexdigest()
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="efficientnet_lite2")
     parser.add_argument("--teacher-size", type=int, default=128)
     parser.add_argument("--topk", type=int, default=100)
-    parser.add_argument("--views", type=int, default=2, help="stored views of each picture")
+    parser.add_argument("--views", type=int, default=2, help="stored views of each image")
     parser.add_argument("--probe-images", type=int, default=5000)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--max-iters", type=int)

@@ -2,7 +2,7 @@
 
     python -m tinyvit.benchmarks.distill.cost --data imagenet-sample/images --out distill_cost.json
 
-For each student one interleaved run of whole training steps: pictures decoded and views made (from a store: read from
+For each student one interleaved run of whole training steps: images decoded and views made (from a store: read from
 it), forward, backward, AdamW. ``none`` learns true classes, ``top10`` and ``top100`` stored labels, ``online NAME`` the
 answers of a teacher that runs beside it, in its deployed form, on the same views at its own input size. All take the
 same images in the same order, one process, no prefetching: time is work done. Peak memory is each one's own process's,

@@ -2,7 +2,7 @@
 
     python -m tinyvit.benchmarks.distill.label --out distill_label.json
 
-``bare`` runs the teacher's network on normalised pictures that lie on its device. ``label`` makes a whole store with
+``bare`` runs the teacher's network on normalised images that lie on its device. ``label`` makes a whole store with
 it, except that its views come from memory instead of image files: batches are copied into the loader's buffers,
 normalised, answered, encoded (top K, temperatures), checksummed, written and synced to disk. Both do the same batches
 in turns in one process; the figure is the paired ratio of their times.

@@ -1,9 +1,9 @@
-"""Making recorded views against timm's own transforms: time of a view, from a decoded picture to what a model is fed.
+"""Making recorded views against timm's own transforms: time of a view, from a decoded image to what a model is fed.
 
     python -m tinyvit.benchmarks.distill.views --data imagenet-sample/images --out distill_views.json
 
 Ours draws parameters from its counter-based streams and applies them; timm's transform draws and applies in one. Both
-see the same decoded pictures in turns, in one thread. Up to the mixed view both end in 8-bit pixels, except for
+see the same decoded images in turns, in one thread. Up to the mixed view both end in 8-bit pixels, except for
 ``tinyvit``, which both normalise, as timm erases after that. A mixed view of ours makes its partner's view too, where
 timm mixes two views that a batch has anyway: its ratio is the cost of depending on no batch.
 """
@@ -52,7 +52,7 @@ class Case:
     normalised: bool = False
 
     def ours(self, pictures: list[Image.Image]) -> Callable[[int, int], Any]:
-        """Makes view ``view`` of picture ``image``."""
+        """Makes view ``view`` of image ``image``."""
         count, normalise = len(pictures), Preprocess(_SIZE).normalize if self.normalised else np.asarray
 
         def unmixed(image: int, view: int) -> Any:
@@ -99,7 +99,7 @@ CASES = {
 
 
 def measure(case: Case, pictures: list[Image.Image], rounds: int, name: str = "") -> dict[str, Any]:
-    """Seconds of a view, the mean over all pictures in each round; the order alternates."""
+    """Seconds of a view, the mean over all images in each round; the order alternates."""
     makers = {"ours": case.ours(pictures), "timm": case.theirs(pictures)}
     seconds: dict[str, list[float]] = {who: [] for who in makers}
     for number in track(range(rounds + 1), name):

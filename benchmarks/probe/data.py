@@ -1,4 +1,4 @@
-"""Labelled pictures for a probe: train and test folders or zips, ``CLASS/NAME.jpg`` in each."""
+"""Labelled images for a probe: train and test folders or zips, ``CLASS/NAME.jpg`` in each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TEST_NAMES = ("test", "val")
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Some pictures of an image set, with their classes.
+    """Some images of an image set, with their classes.
 
     Args:
         files: The image set.
-        keys: The chosen pictures, in the order of the labels.
+        keys: The chosen images, in the order of the labels.
         labels: ``(n,)`` indices into ``class_names``.
         class_names: All classes, sorted.
     """
@@ -37,22 +37,22 @@ class LabelledImages:
 
     @classmethod
     def from_files(cls, files: ImageFiles) -> LabelledImages:
-        """All pictures of a set, labelled by their first folder."""
+        """All images of a set, labelled by their first folder."""
         names = tuple(files.class_names())
         index = {name: label for label, name in enumerate(names)}
         labels = np.array([index[key.split("/", 1)[0]] for key in files], dtype=np.int64)
         return cls(files, tuple(files), labels, names)
 
     def take(self, rows: np.ndarray) -> LabelledImages:
-        """The pictures at these positions."""
+        """The images at these positions."""
         return LabelledImages(self.files, tuple(self.keys[i] for i in rows), self.labels[rows], self.class_names)
 
 
 def open_labelled(root: str | Path, *, test_share: float = 0.2, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
-    """Find the training and the test pictures of a data set.
+    """Find the training and the test images of a data set.
 
     ``root`` holds ``train`` and ``test`` (or ``val``), each a folder or a ``.zip``; or it holds class folders itself
-    (or is one zip of them), and is then split by class: whether a picture is for testing follows from its name and
+    (or is one zip of them), and is then split by class: whether an image is for testing follows from its name and
     ``seed`` alone.
 
     Raises:
@@ -89,14 +89,14 @@ def _require_classes(names: Sequence[str], where: Path) -> None:
 
 
 def _split(images: LabelledImages, test_share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Split by class in the order of a hash of each key, so that the same pictures are held out everywhere."""
+    """Split by class in the order of a hash of each key, so that the same images are held out everywhere."""
     _require_classes(images.class_names, images.files.root)
     rank = np.array([hashlib.sha256(f"{seed}:{key}".encode()).hexdigest() for key in images.keys])
     is_test = np.zeros(len(images), dtype=bool)
     for label, name in enumerate(images.class_names):
         rows = np.flatnonzero(images.labels == label)
         if len(rows) < 2:
-            raise InputError(f"class {name!r} in {images.files.root} has a single picture, which cannot be split")
+            raise InputError(f"class {name!r} in {images.files.root} has a single image, which cannot be split")
         count = min(max(1, round(test_share * len(rows))), len(rows) - 1)
         is_test[rows[np.argsort(rank[rows], kind="stable")[:count]]] = True
     return images.take(np.flatnonzero(~is_test)), images.take(np.flatnonzero(is_test))
@@ -114,12 +114,12 @@ def stratified_subset(labels: np.ndarray, limit: int | None, seed: int = 0) -> n
     if limit is None or limit >= len(labels):
         return np.arange(len(labels))
     if limit < 1:
-        raise InputError(f"a limit of {limit} pictures leaves nothing to probe")
+        raise InputError(f"a limit of {limit} images leaves nothing to probe")
     generator = np.random.default_rng(seed)
     turn = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         turn[generator.permutation(rows)] = np.arange(len(rows))
-    # One picture of every class in turn; within a turn, classes in a shuffled order.
+    # One image of every class in turn; within a turn, classes in a shuffled order.
     order = np.lexsort((generator.random(len(labels)), turn))
     return np.sort(order[:limit])

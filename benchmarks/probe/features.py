@@ -1,4 +1,4 @@
-"""Frozen features: pictures in, one row of numbers each out, cached on disk by content."""
+"""Frozen features: images in, one row of numbers each out, cached on disk by content."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ...core.images.preprocess import Preprocess, check_side
 from ...core.jobs import Done, Here, Place, Ranks, Report, Worker
 
 POOLS = ("penultimate", "stages34")
-# Pictures in one cache file: small enough that a kill loses seconds, large enough that files stay few.
+# Images in one cache file: small enough that a kill loses seconds, large enough that files stay few.
 _CHUNK = 512
 
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """A frozen model that turns pictures into feature rows.
+    """A frozen model that turns images into feature rows.
 
     Args:
         name: What the user asked for.
@@ -54,7 +54,7 @@ class FeatureModel:
     deployed: dict[str, Any] | None = None
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the features of a picture: weights, architecture name, pooling, transform."""
+        """A hash of all that decides the features of an image: weights, architecture name, pooling, transform."""
         what = [self.name, self.pool, self.preprocess.to_dict(), torch.__version__, torch.device(self.device).type]
         what += [self.weights_sha256 or _hash_weights(self.module), self.deployed is not None]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -78,8 +78,8 @@ def load_feature_model(
             (``efficientnet_lite1``, ``efficientnet_lite2``).
         weights: A checkpoint; without one our models and timm's get random weights drawn with ``seed``.
         size: Input height and width; the model's own when not given.
-        crop_pct: Share of the resized picture that the centre crop keeps, in (0, 1]; the model's own when not given.
-            Models made for photographs crop their border away, which small pictures can ill afford: 1 keeps all.
+        crop_pct: Share of the resized image that the centre crop keeps, in (0, 1]; the model's own when not given.
+            Models made for photographs crop their border away, which small images can ill afford: 1 keeps all.
         pool: ``penultimate`` (what the classifier would see) or ``stages34`` (the mean over positions of the last two
             feature maps, side by side).
         device: A torch device.
@@ -97,7 +97,7 @@ def load_feature_model(
         raise unknown_name("pool", pool, POOLS)
     check_side(size, "size", smallest=8)
     if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise InputError(f"the crop must keep a share above 0 and up to 1 of the picture, not {crop_pct}")
+        raise InputError(f"the crop must keep a share above 0 and up to 1 of the image, not {crop_pct}")
     if weights is not None or name in PACKAGED:
         classifier = load_classifier(name, weights=weights, size=size)
         module, preprocess = classifier.module, classifier.preprocess
@@ -192,7 +192,7 @@ class FeatureSource:
 
 @dataclass(frozen=True)
 class _Extraction:
-    """Makes workers that turn chunks of pictures into features; travels to other processes."""
+    """Makes workers that turn chunks of images into features; travels to other processes."""
 
     files: ImageFiles
     batch_size: int
@@ -234,25 +234,25 @@ def extract_features(
     place: Place | None = None,
     source: FeatureSource | None = None,
 ) -> np.ndarray:
-    """Features of pictures, ``(n, D)`` float32, in the order of ``keys``.
+    """Features of images, ``(n, D)`` float32, in the order of ``keys``.
 
     Args:
         model: From :func:`load_feature_model`.
-        files: Where the pictures lie.
-        keys: Which pictures.
-        batch_size: Pictures in one forward pass.
+        files: Where the images lie.
+        keys: Which images.
+        batch_size: Images in one forward pass.
         threads: Threads of a process that decode and resize ahead of the model.
-        cache: A folder of feature files named by content (model, transform and the encoded pictures): a second run
+        cache: A folder of feature files named by content (model, transform and the encoded images): a second run
             reads them, a killed run goes on where it was. No cache when not given.
         place: Who works: this process when not given, or worker processes, or a Ray cluster, chunk by chunk.
         source: What workers make the same model from.
 
     Raises:
-        InputError: A picture cannot be read, there are none, the cache cannot be written, or workers die again and
+        InputError: An image cannot be read, there are none, the cache cannot be written, or workers die again and
             again.
     """
     if not keys:
-        raise InputError(f"no picture of {files.root} was chosen")
+        raise InputError(f"no image of {files.root} was chosen")
     if isinstance(place, Ranks):
         raise InputError("features are extracted by --workers or --ray, not by the ranks of torchrun")
     if cache is not None:

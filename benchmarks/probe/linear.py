@@ -234,7 +234,7 @@ def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
             # The first fold rotates from class to class, or else small classes would all fill fold 0.
             fold_of[rows] = (np.arange(len(rows)) + position) % folds
     if (fold_of < 0).all():
-        raise InputError("no class has two training pictures, so none can be held out to choose settings")
+        raise InputError("no class has two training images, so none can be held out to choose settings")
     return fold_of
 
 
@@ -282,7 +282,7 @@ def _score(
             loss[i] += float(F.cross_entropy(logits, out_y, reduction="sum"))
             converged[i] = converged[i] and fit.converged
     if total == 0:
-        raise InputError("too few training pictures to hold any out; give more, or fewer folds")
+        raise InputError("too few training images to hold any out; give more, or fewer folds")
     return [Trial(normalisation, c, right[i] / total, loss[i] / total, converged[i]) for i, c in enumerate(cs)]
 
 

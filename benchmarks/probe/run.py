@@ -1,4 +1,4 @@
-"""The linear probe from a folder of pictures to a number: what ``tinyvit probe linear`` does."""
+"""The linear probe from a folder of images to a number: what ``tinyvit probe linear`` does."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ProbeJob:
         data: A data set that :func:`~tinyvit.benchmarks.probe.open_labelled` understands.
         weights: A checkpoint, or ``None`` for random weights (teachers bring their own).
         size: Input height and width; the model's own when not given.
-        crop_pct: Share of the resized picture that the centre crop keeps; the model's own when not given.
+        crop_pct: Share of the resized image that the centre crop keeps; the model's own when not given.
         pool: Which features, ``penultimate`` or ``stages34``.
-        train_limit: At most so many training pictures, evenly over the classes.
-        test_limit: The same for test pictures.
+        train_limit: At most so many training images, evenly over the classes.
+        test_limit: The same for test images.
         seed: Of the subsets, the split, the folds and of random weights.
         device: A torch device.
-        batch_size: Pictures in one forward pass.
-        threads: Threads of a process that decode pictures.
+        batch_size: Images in one forward pass.
+        threads: Threads of a process that decode images.
         place: Who extracts features: this process when not given.
         cache: Folder of the feature cache; no cache when not given.
         deploy: Whether the deployed form of the model runs.

@@ -1,6 +1,6 @@
 """What all students of ``benchmarks/distill/cifar10.py`` share: TinyViT-5M at 64 px, 800 steps of 64 views.
 
-That is one pass over the 50,000 training pictures. Sized for less than an hour on two CPU cores, not for accuracy;
+That is one pass over the 50,000 training images. Sized for less than an hour on two CPU cores, not for accuracy;
 rate and length were not tuned for any kind of training.
 """
 

@@ -1,8 +1,8 @@
-"""How far a subject's outputs lie from those of plain float32 PyTorch, on photographs.
+"""The difference between a subject's outputs and those of plain float32 PyTorch, on photographs.
 
-The reference is the same model with the same weights in eager float32; for an ONNX file, the same file in onnxruntime.
-Where weights are random, they are the same random weights for every engine. Both see the same prepared photographs, in
-the subject's own batch size, and only after everything is timed.
+The reference is the same model with the same weights in eager float32. For an ONNX file it is the
+same file in onnxruntime. Random weights are the same for every engine. Both see the same prepared
+photographs, in the subject's own batch size, after everything is timed.
 """
 
 from __future__ import annotations
@@ -25,33 +25,34 @@ from ..results.subjects import Subject
 from .exported import export_if_needed
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
 
-#: Photographs that are looked at, evenly over the folder.
+#: Number of photographs, evenly spread over the folder.
 IMAGES = 64
 
 
-# ----------------------------------------------------------------------------------------------------- pure functions
+# ----------------------------------------------------------------------------------- pure functions
 
 
 def reference_of(subject: Subject) -> Subject:
-    """What a resolved subject is compared with: the same model, weights and size in float32."""
+    """Return the reference of a resolved subject: the same model, weights and size in float32."""
     engine = "onnxruntime" if subject.is_onnx_file else "eager"
     return replace(subject, engine=engine, precision="fp32", label=None).resolved()
 
 
 def is_reference(subject: Subject) -> bool:
-    """Whether a resolved subject is what others are compared with."""
+    """Return whether a resolved subject is its own reference."""
     return subject.precision == "fp32" and subject.engine == reference_of(subject).engine
 
 
 def compare_outputs(reference: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    """The drift between two arrays of outputs, ``(pictures, ...)``.
+    """Return the drift between two arrays of outputs, ``(images, ...)``.
 
     Returns:
-        ``images``; ``max_difference`` of any value, ``None`` where the subject's outputs are not finite;
-        ``largest_value`` of the reference, to read it by; ``centred_cosine`` of both less their means over the
-        pictures, ``None`` where nothing varies; ``top1_agreement``, the share of pictures with the same largest value,
-        ``None`` for feature maps. Cosine is centred because the part that all pictures share can be right while
-        the part that tells them apart is lost.
+        ``images``, their number. ``max_difference`` of any value; ``None`` when the subject's
+        outputs are not finite. ``largest_value`` of the reference, as its scale. ``centred_cosine``
+        of both minus their means over the images; ``None`` when nothing varies. ``top1_agreement``,
+        the share of images with the same largest value; ``None`` for feature maps. The cosine is
+        centred because the common part of all images can be right while the distinguishing part is
+        lost.
 
     Raises:
         InputError: The shapes differ.
@@ -75,14 +76,14 @@ def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float | None:
     return float((a * b).sum()) / norms if norms else None
 
 
-# -------------------------------------------------------------------------------------------------- in the coordinator
+# ------------------------------------------------------------------------------- in the coordinator
 
 
 def check_photos(photos: str | Path) -> int:
-    """How many pictures lie in a folder or zip.
+    """Return the number of images in a folder or zip.
 
     Raises:
-        InputError: None, or there is no such folder.
+        InputError: The folder does not exist or holds no image.
     """
     return len(ImageFiles(photos))
 
@@ -96,9 +97,9 @@ def measure_drifts(
 ) -> None:
     """Fill in ``drift`` of every result that has no error, while the workers still run.
 
-    Each model, weights and size has one reference: the subject among them that is it, or else a worker of its own. What
-    fails here has no numbers and an ``error``, and keeps what was timed. :func:`check_photos` should come before the
-    timing.
+    Each model, weights and size has one reference: a subject among them, or else a worker of its
+    own. A subject that fails here gets an ``error`` instead of numbers, and keeps its times. Call
+    :func:`check_photos` before the timing.
     """
     groups: dict[Subject, list[tuple[SubjectResult, WorkerProcess]]] = {}
     for result, worker in measured:
@@ -112,10 +113,10 @@ def measure_drifts(
 def measure_drift(
     subject: Subject, photos: str | Path, *, images: int = IMAGES, timeout: float = 900.0
 ) -> dict[str, Any]:
-    """The drift of one subject, in workers of its own: :func:`compare_outputs` and the ``reference``.
+    """Return the drift of one subject: :func:`compare_outputs` and the ``reference``.
 
     Raises:
-        InputError: No such folder, model or file.
+        InputError: The folder, model or file does not exist.
     """
     check_photos(photos)
     with ExitStack() as stack:
@@ -128,7 +129,7 @@ def measure_drift(
 
 
 def _work_of(subject: Subject) -> Subject:
-    """The same for all subjects that share a reference."""
+    """Return a key that is the same for all subjects with one reference."""
     return replace(reference_of(subject), batch_size=1, threads=available_cpus(), allocator="tuned")
 
 
@@ -140,7 +141,7 @@ class _Photos:
         self._prepared = False
 
     def run(self, worker: WorkerProcess) -> np.ndarray:
-        """A worker's outputs; the first one asked prepares the photographs."""
+        """Return a worker's outputs; the first worker prepares the photographs."""
         outputs = self.folder / "outputs.npy"
         request = {
             "do": "drift",
@@ -173,13 +174,13 @@ def _measure_group(reference: Subject, members: Sequence[tuple[SubjectResult, Wo
 
 
 def _failed(reason: str) -> dict[str, Any]:
-    """No numbers, and why."""
+    """Return the drift of a failure: no numbers, and the reason."""
     names = ("max_difference", "largest_value", "centred_cosine", "top1_agreement")
     return {"images": 0, **dict.fromkeys(names), "error": reason}
 
 
 def _start(stack: ExitStack, subject: Subject, timeout: float) -> WorkerProcess:
-    """A worker that has loaded its subject."""
+    """Start a worker and load its subject."""
     worker = stack.enter_context(WorkerProcess(subject))
     worker.start()
     try:

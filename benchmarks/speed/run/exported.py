@@ -1,4 +1,4 @@
-"""Models given by name for an engine that reads files: exported before anything is measured."""
+"""The export of models for engines that read files, before anything is measured."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ if TYPE_CHECKING:
 
 
 def export_if_needed(subject: Subject, folder: Path) -> Subject:
-    """What the worker shall run for a resolved subject: itself, or a file in ``folder`` made from it.
+    """Return the subject that the worker runs: the resolved subject, or its export to ``folder``.
 
-    The export is checked against the model in onnxruntime, as ``tinyvit export onnx`` does. Subjects of the same model,
-    weights and size share one file. Beside it lies a JSON file with what the graph no longer says: where the weights
-    are from, how pictures are prepared, parameters and multiply-adds. When a model cannot be exported, or its file does
-    not compute what it does, that is the reason there, which its worker then says while other subjects go on.
+    The export is checked against the model in onnxruntime, as ``tinyvit export onnx`` does.
+    Subjects of the same model, weights and size share one file. A JSON file beside it holds facts
+    that the graph lacks: the source of the weights, the input transform, parameters and
+    multiply-adds. If the export fails or computes something else, the JSON file holds the reason.
+    The subject's worker then reports it, while the other subjects are measured.
 
     Raises:
-        InputError: There is no such model, its weights do not fit, or it is a function.
-        MissingExtraError: The engine's package, or what exports, is not installed.
+        InputError: The model does not exist, its weights do not fit, or it is a function.
+        MissingExtraError: The package of the engine or of the export is not installed.
     """
     if subject.engine not in FILE_ENGINES or subject.is_onnx_file:
         return subject
     if subject.is_function:
-        raise InputError(f"{subject.model} is a function; the engine {subject.engine} needs a model name or a file")
+        raise InputError(
+            f"{subject.model} is a function; the engine {subject.engine} needs a model name or an ONNX file"
+        )
     digest = hashlib.sha256(json.dumps([subject.model, subject.size, subject.weights]).encode()).hexdigest()[:8]
     path = folder / f"{subject.model.replace(':', '_')}_{subject.size or 'native'}_{digest}.onnx"
     notes = path.with_suffix(".json")
@@ -43,7 +46,7 @@ def export_if_needed(subject: Subject, folder: Path) -> Subject:
 
 
 def _export(subject: Subject, path: Path) -> dict[str, Any]:
-    """Write the file; what is known about it."""
+    """Write the file and return the facts about it."""
     require_package(subject.engine)
     import torch
 
@@ -56,7 +59,7 @@ def _export(subject: Subject, path: Path) -> dict[str, Any]:
     source = replace(source, preprocess=at_size(source.preprocess, subject.size))
     known = {"of": path.name, "weights": subject.weights or source.weights, "preprocess": source.preprocess.to_dict()}
     try:
-        # Height and width fixed, the batch free: what a runtime runs fastest, and what every model can be exported as.
+        # Fixed height and width with a free batch run fastest, and every model can be exported so.
         report = export_onnx(source, path, dynamic_size=False, check=not random)
         if random:
             _check_random(source, path)
@@ -69,13 +72,14 @@ def _export(subject: Subject, path: Path) -> dict[str, Any]:
 
 
 def _check_random(source: Source, path: Path) -> None:
-    """The check of :func:`~tinyvit.export.export_onnx` without its centred cosine.
+    """Check an export as :func:`~tinyvit.export.export_onnx` does, without its centred cosine.
 
-    What tells pictures apart is close to the rounding in some untrained networks (EfficientViT's logits vary by a
-    hundred-thousandth), so that two correct programs disagree on it.
+    In some untrained networks the outputs of different images differ by little more than rounding:
+    EfficientViT's logits vary by a hundred-thousandth. Two correct programs then disagree on the
+    cosine.
 
     Raises:
-        CheckFailedError: The file does not compute what the model does.
+        CheckFailedError: The outputs of the file and the model differ.
     """
     from ....export.runtime import OnnxModel
     from ....export.verify import DEFAULT_BATCHES, compare

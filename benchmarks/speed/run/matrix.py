@@ -1,4 +1,4 @@
-"""The matrix: from lists of what to vary to the subjects that are run, and those that cannot be."""
+"""The matrix: from lists of engines, precisions and sizes to the subjects that can run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..worker.engines import require_package
 
 @dataclass(frozen=True)
 class Matrix:
-    """What a measurement will run.
+    """The subjects of a measurement.
 
     Args:
-        cells: Resolved subjects in the order of the lists, models outermost. A label names the model and whatever
-            was given more than one value.
-        left_out: Subjects that were asked for and cannot be run, each with the reason.
+        cells: Resolved subjects in the order of the lists, models outermost. A label names the
+            model and every setting with more than one value.
+        left_out: Requested subjects that cannot run, each with the reason.
     """
 
     cells: list[Subject] = field(default_factory=list)
     left_out: list[tuple[Subject, str]] = field(default_factory=list)
 
     def reasons(self) -> dict[str, int]:
-        """How many were left out for each reason, in the order in which they came up."""
+        """Return the number of subjects left out per reason, in the order of their first one."""
         counts: dict[str, int] = {}
         for _, reason in self.left_out:
             counts[reason] = counts.get(reason, 0) + 1
@@ -44,22 +44,22 @@ def plan_cells(
     device: str = "cpu",
     weights: str | None = None,
 ) -> Matrix:
-    """Every combination of the lists, once.
+    """Return every combination of the lists, once.
 
     Args:
-        models: As :class:`Subject` takes them.
-        engines: Likewise.
-        precisions: Likewise.
-        threads: Likewise; ``None`` is all that this process may use.
-        batch_sizes: Likewise.
+        models: Values of ``Subject.model``.
+        engines: Values of ``Subject.engine``.
+        precisions: Values of ``Subject.precision``.
+        threads: Processor threads; ``None`` is all that this process may use.
+        batch_sizes: Images in one forward pass.
         sizes: Input height and width; ``None`` is the model's own.
         allocators: ``tuned``, ``default``.
-        device: For all.
-        weights: A checkpoint, for all.
+        device: The device of all subjects.
+        weights: A checkpoint for all subjects.
 
     Raises:
-        InputError: An empty list, an unknown name, a number below 1, an ONNX file that does not exist, or nothing left
-            to run.
+        InputError: A list is empty, a name is unknown, a number is below 1, an ONNX file does not
+            exist, or no subject can run.
         MissingExtraError: The package of an engine is not installed.
     """
     axes: dict[str, Sequence[Any]] = {
@@ -73,7 +73,7 @@ def plan_cells(
     }
     empty = [name.replace("_", " ") for name, values in axes.items() if not values]
     if empty:
-        raise InputError(f"there is nothing to measure: no {empty[0]} was given")
+        raise InputError(f"there is nothing to measure: give at least one {empty[0]}")
     varied = [name for name, values in axes.items() if name != "model" and len(set(values)) > 1]
     matrix, seen = Matrix(), set()
     for subject in _combinations(axes, device, weights):
@@ -83,12 +83,12 @@ def plan_cells(
                 matrix.left_out.append((subject, reason))
             continue
         cell = subject.resolved()
-        # "auto" and an engine by its name, or "all threads" and their number, can be the same work.
+        # "auto" and an engine by name, or all threads and their number, can be the same work.
         if cell not in seen:
             seen.add(cell)
             matrix.cells.append(replace(cell, label=_label(cell, varied)))
     if not matrix.cells:
-        raise InputError(f"nothing of what was asked for can be run: {'; '.join(matrix.reasons())}")
+        raise InputError(f"no requested subject can run: {'; '.join(matrix.reasons())}")
     for engine in dict.fromkeys(cell.engine for cell in matrix.cells):
         require_package(engine)
     return matrix
@@ -100,7 +100,7 @@ def _combinations(axes: dict[str, Sequence[Any]], device: str, weights: str | No
 
 
 def _label(cell: Subject, varied: Sequence[str]) -> str:
-    """The model and what tells the cell from its neighbours."""
+    """Return the model's name with the settings that vary."""
     texts = {
         "engine": cell.engine,
         "precision": cell.precision,

@@ -1,4 +1,4 @@
-"""The coordinator: starts a worker for every subject and lets one run at a time, in rounds of changing order."""
+"""The coordinator: one worker per subject, one running at a time, in rounds of changing order."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from ....core.console import track
 from ....core.errors import InputError
+from ....core.results import plain
 from ..results.results import Comparison, Report, SubjectResult
 from ..results.subjects import Subject
 from ..worker.energy import describe_energy, joules_per_image
@@ -30,23 +31,24 @@ _PEAK_SECONDS = 0.1
 def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: Subject | None = None) -> Report:
     """Measure subjects in turns.
 
-    Each has its own process, and so its own threads, allocator and memory. A subject that fails (out of memory, a
-    crash, no answer) is reported with its reason, keeps what was measured until then, and does not stop the others.
+    Each has its own process, and so its own threads, allocator and memory. A subject can fail: out
+    of memory, a crash, no answer. It is then reported with its reason and keeps its earlier
+    samples, and the others run on.
 
     Args:
-        subjects: What to measure, in the order of the report.
-        plan: How.
-        against: A reference that all others are compared with, paired round by round. It may be equal to one of
-            several subjects and is then measured once; with one subject equal to it, the model runs twice.
+        subjects: The subjects, in the order of the report.
+        plan: How long and how carefully to measure.
+        against: A reference for all others, paired round by round. If it equals one of several
+            subjects, it is measured once; if it equals the only subject, the model runs twice.
 
     Raises:
-        InputError: Nothing to measure, a subject that cannot be built from what was given, or no photographs.
+        InputError: There is no subject, a subject cannot be built, or there are no photographs.
     """
     plan, started = plan or Plan(), time.perf_counter()
     deadline = None if plan.max_seconds is None else started + plan.max_seconds
     chosen = [subject.resolved() for subject in subjects]
     if not chosen:
-        raise InputError("there is nothing to measure; name at least one model")
+        raise InputError("there is nothing to measure; give at least one model")
     if plan.photos is not None:
         check_photos(plan.photos)
     reference = _add_reference(chosen, against)
@@ -66,7 +68,7 @@ def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: S
     return Report(
         results,
         [] if reference is None else _compare(results, reference, plan),
-        plan.to_dict(),
+        plain(plan),
         rounds.sensor.available,
         time.perf_counter() - started,
         peaks=found,
@@ -77,7 +79,10 @@ def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: S
 
 
 def _start(stack: ExitStack, results: list[SubjectResult], count: int, plan: Plan) -> list[Runner]:
-    """Start, load and warm a worker for each result; the first ``count`` are subjects, the others peaks."""
+    """Start, load and warm a worker for each result.
+
+    The first ``count`` are subjects, the others peaks.
+    """
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinyvit-bench-")))
     runnable = [export_if_needed(result.subject, folder) for result in results]
     runners = []
@@ -86,7 +91,7 @@ def _start(stack: ExitStack, results: list[SubjectResult], count: int, plan: Pla
         runner = Runner(result, _start_worker(subject), seconds, counts=at < count, runnable=subject)
         stack.callback(_close, runner)
         runners.append(runner)
-    # Only when all have done their imports does the first one load: its load time is reported.
+    # The first one loads when all imports are done, because its load time is reported.
     for runner in runners:
         try:
             runner.worker.receive(plan.timeout)
@@ -106,7 +111,7 @@ def _start(stack: ExitStack, results: list[SubjectResult], count: int, plan: Pla
 
 
 def _restart(plan: Plan, runners: list[Runner]) -> None:
-    """A fresh process for each; one that does not come up again is reported and keeps what it has."""
+    """Give each a fresh process; one that fails to start is reported and keeps its samples."""
     for runner in runners:
         runner.worker.hang_up()
     for runner in runners:
@@ -128,7 +133,7 @@ def _restart(plan: Plan, runners: list[Runner]) -> None:
 
 
 def _start_worker(subject: Subject) -> WorkerProcess:
-    """A worker that does its imports."""
+    """Start a worker and its imports."""
     worker = WorkerProcess(subject)
     worker.start()
     worker.send({"do": "imports", "subject": subject.to_dict()})
@@ -140,7 +145,7 @@ def _close(runner: Runner) -> None:
 
 
 def _load_and_warm(runner: Runner, plan: Plan) -> dict[str, Any]:
-    """Replies of both; the time that it took is kept with the runner."""
+    """Return both replies merged; the runner keeps the time that they took."""
     began = time.perf_counter()
     reply = runner.worker.ask({"do": "load"}, plan.timeout)
     seconds = plan.warmup_seconds if runner.counts else min(plan.warmup_seconds, _PEAK_SECONDS)
@@ -150,7 +155,7 @@ def _load_and_warm(runner: Runner, plan: Plan) -> dict[str, Any]:
 
 
 def _add_reference(chosen: list[Subject], against: Subject | None) -> int | None:
-    """Where the reference stands among the subjects; it is added when it is not one of them."""
+    """Return the position of the reference among the subjects, adding it if necessary."""
     if against is None:
         return None
     wanted = against.resolved()
@@ -161,7 +166,7 @@ def _add_reference(chosen: list[Subject], against: Subject | None) -> int | None
 
 
 def _distinct_labels(subjects: Sequence[Subject]) -> list[Subject]:
-    """Two subjects of one name are told apart by a number."""
+    """Number the labels of subjects with the same name."""
     seen: dict[str, int] = {}
     distinct = []
     for subject in subjects:
@@ -172,13 +177,13 @@ def _distinct_labels(subjects: Sequence[Subject]) -> list[Subject]:
 
 
 def _finish(runners: list[Runner], plan: Plan) -> None:
-    """What is not timed: memory, counts, drift and breakdown."""
+    """Read memory, counts, drift and profile, after the timing."""
     for runner in runners:
         result, worker = runner.result, runner.worker
         if not runner.alive:
             continue
         try:
-            # Memory first: all else needs some of its own.
+            # Memory first: everything else needs some of its own.
             result.memory = worker.ask({"do": "memory"}, plan.timeout)
             counts = worker.ask({"do": "count"}, plan.timeout)
             result.params, result.macs, result.mac_counter = counts["params"], counts["macs"], counts["mac_counter"]
@@ -187,13 +192,13 @@ def _finish(runners: list[Runner], plan: Plan) -> None:
     if plan.photos is not None:
         measure_drifts([(runner.result, runner.worker) for runner in runners], plan.photos, timeout=plan.timeout)
     if plan.profile:
-        # Last, as the profiler leaves traces.
+        # Last, because the profiler leaves traces.
         for runner in track([runner for runner in runners if runner.alive], "profiling"):
             _profile(runner, plan)
 
 
 def _profile(runner: Runner, plan: Plan) -> None:
-    """The breakdown; where there is none, the times stand and a note says why."""
+    """Read the profile; without one, the times stay and a note says why."""
     try:
         reply = runner.worker.ask({"do": "profile", "seconds": plan.warmup_seconds}, plan.timeout)
         runner.result.profile, runner.result.profile_note = reply["profile"], reply["profile_note"]
@@ -215,7 +220,7 @@ def _give_up(result: SubjectResult, worker: WorkerProcess, reason: str) -> None:
 
 
 def _compare(results: list[SubjectResult], reference: int, plan: Plan) -> list[Comparison]:
-    """Every subject with the reference, over the rounds that both finished."""
+    """Compare every subject with the reference, over the rounds that both finished."""
     base = results[reference]
     return [
         Comparison(result.label, base.label, compare_rounds(result, base, plan))

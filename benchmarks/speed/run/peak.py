@@ -1,10 +1,8 @@
 """The machine's own peak: one big matrix product, measured in the same rounds as the subjects.
 
-A share of a number from a data sheet says little about a machine that is shared, or that clocks down; a share of what
-the same processor did a second ago says how much of it a model uses. The product is square with sides of 1,536 on a
-processor and 8,192 on CUDA: big enough to reach the peak, small enough for a short turn. It is run by the faster of
-``F.linear`` (MKL or cuBLAS) and torch's oneDNN linear with packed weights, so that it is the machine's peak and not
-one library's.
+The rate in a data sheet does not apply to a machine that is shared, or that lowers its clock.
+Comparing with the rate of the same processor a second ago shows how much of it a model uses. The
+product itself is :mod:`~tinyvit.benchmarks.speed.worker.engines.peak`.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ PeakKey = tuple[str, int, str]
 
 
 def peak_key(subject: Subject) -> PeakKey:
-    """What a peak is of: precision, threads and device."""
+    """Return the key of a peak: precision, threads and device."""
     return subject.precision, subject.threads or 1, subject.device
 
 
 def peak_subjects(subjects: Iterable[Subject]) -> list[Subject]:
-    """The pseudo subjects to measure beside resolved subjects: one for each precision, thread count and device."""
+    """Return the pseudo subjects to measure: one per precision, thread count and device."""
     keys = dict.fromkeys(peak_key(subject) for subject in subjects)
     return [
         Subject(PEAK, engine=PEAK, precision=precision, threads=threads, device=device, label=f"{PEAK} {precision}")
@@ -34,9 +32,12 @@ def peak_subjects(subjects: Iterable[Subject]) -> list[Subject]:
 
 
 def describe_peaks(results: Sequence[SubjectResult]) -> list[dict[str, Any]]:
-    """Of the pseudo subjects' results: ``precision, threads, device, gflops_median, gflops_best, samples, kernel``.
+    """Return the peaks that the pseudo subjects' results hold.
 
-    A peak that could not be measured has an ``error`` and no numbers.
+    Keys: ``precision``, ``threads``, ``device``, ``gflops_median``, ``gflops_best``, ``samples``
+        and ``kernel``.
+
+    A peak that could not be measured has an ``error`` instead of numbers.
     """
     peaks = []
     for result in results:
@@ -53,9 +54,10 @@ def describe_peaks(results: Sequence[SubjectResult]) -> list[dict[str, Any]]:
 
 
 def peak_share(result: SubjectResult, peaks: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share (0..1) of the measured peak that a subject's median step reaches; ``None`` without MACs or a peak.
+    """Return the share (0..1) of the measured peak in a subject's median step.
 
-    Peak is the median one: both are medians of the same rounds. Two FLOPs a multiply-add.
+    The peak is a median of the same rounds. A multiply-add is two FLOPs. ``None`` without MACs or a
+    peak.
     """
     key = peak_key(result.subject)
     peak = next((one for one in peaks if (one["precision"], one["threads"], one["device"]) == key), None)

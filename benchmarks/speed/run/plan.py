@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ....core.errors import InputError
 from ...statistics import MARGIN
@@ -16,26 +15,30 @@ class Plan:
     """How long and how carefully to measure.
 
     Args:
-        rounds: In each round every subject has one turn. With a ``precision_target`` there are as many as it takes.
-        round_seconds: A turn lasts at least so long.
-        round_iterations: And has at least so many steps.
+        rounds: In each round every subject has one turn. With a ``precision_target`` there are as
+            many as it needs.
+        round_seconds: Minimum duration of a turn.
+        round_iterations: Minimum number of steps in a turn.
         warmup_seconds: Untimed running of each subject before the first round.
-        precision_target: Go on until half of each 95 % interval is at most this share of its middle (0.02 for 2 %): of
-            the time ratio of every subject to the reference, or of every median where there is no reference.
-        max_seconds: No round begins that would end later than so long after the start, loading included; the first
-            one always runs. Counting and drift come after. ``None`` for no limit.
-        rounds_per_start: After so many rounds every worker is started anew, as each start of a process is a little
-            faster or slower than another; subjects that take long to start keep theirs. ``None`` for one start.
-        repeat_disturbed: A disturbed round is measured again at the end, so many times in all; what is still disturbed
-            then is kept and flagged.
-        limits: From where on a turn counts as disturbed.
+        precision_target: Measure until half of each 95 % interval is at most this share of its
+            middle (0.02 for 2 %). The intervals are those of the time ratios to the reference, or
+            of the medians without a reference.
+        max_seconds: A round that would end later than this after the start, loading included, does
+            not begin. The first round always runs. Counting and drift come afterwards. ``None`` for
+            no limit.
+        rounds_per_start: Number of rounds after which every worker gets a fresh process, because
+            some starts are a little faster than others. Subjects that start slowly keep theirs.
+            ``None`` for one start.
+        repeat_disturbed: Number of disturbed rounds that are measured again at the end. A round
+            that is still disturbed is kept and flagged.
+        limits: The limits above which a turn counts as disturbed.
         peak: Measure the machine's GEMM peak in the same rounds.
-        photos: A folder of photographs, to measure each subject's drift from fp32 eager on.
-        profile: Break a step down by class of operator, after the timing.
-        margin: Share by which two times must differ to be called different; see
+        photos: A folder of photographs, for each subject's drift from fp32 eager.
+        profile: Whether to profile a step by class of operator, after the timing.
+        margin: Smallest relative difference of two times that counts; see
             :func:`~tinyvit.benchmarks.statistics.verdict` for the default.
-        seed: Of the order of turns and of the resampling.
-        timeout: Seconds after which a worker that does not answer is given up.
+        seed: Random seed for the order of turns and for the resampling.
+        timeout: Seconds to wait for a worker's answer.
     """
 
     rounds: int = 15
@@ -65,7 +68,3 @@ class Plan:
             raise InputError("a precision target needs a time limit, as it may never be reached")
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise InputError("the time limit must be above 0")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self) | {"photos": None if self.photos is None else str(self.photos)}

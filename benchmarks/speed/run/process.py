@@ -1,4 +1,4 @@
-"""A worker process seen from the coordinator."""
+"""A worker process, as the coordinator handles it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MODULE = f"{__package__.removesuffix('run')}worker.serve"
 
 
 class WorkerFailedError(Exception):
-    """The worker answered that it could not do what it was asked; ``kind`` is ``input``, ``memory`` or ``error``."""
+    """A worker's request failed; ``kind`` is ``input``, ``memory`` or ``error``."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message if kind != "memory" else f"out of memory ({message})")
@@ -28,14 +28,14 @@ class WorkerFailedError(Exception):
 
 
 class WorkerDiedError(Exception):
-    """The worker's process ended, or did not answer in time."""
+    """The worker's process ended or did not answer in time."""
 
 
 class WorkerProcess:
-    """One worker. The process is started by :meth:`start` and always ended on leaving the ``with`` block.
+    """One worker, which :meth:`start` starts and the end of the ``with`` block stops.
 
     Args:
-        subject: Decides the process's thread settings, which must be in its environment before it starts.
+        subject: The subject, whose threads must be in the process's environment before it starts.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -53,13 +53,13 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """The number of the running process."""
         if self._process is None:
             raise WorkerDiedError("it was never started")
         return self._process.pid
 
     def start(self) -> None:
-        """Start a fresh interpreter; nothing is inherited but the environment."""
+        """Start a fresh interpreter that inherits only the environment."""
         threads = str(self._threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         self._process = subprocess.Popen(
@@ -85,7 +85,7 @@ class WorkerProcess:
         return self.receive(timeout)
 
     def send(self, request: dict[str, Any]) -> None:
-        """Send one request. Whether the worker is still there shows when its reply is received."""
+        """Send one request; a worker that has ended shows only when its reply is received."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(json.dumps(request) + "\n")
@@ -95,8 +95,8 @@ class WorkerProcess:
         """Wait for the reply to the last request.
 
         Raises:
-            WorkerFailedError: The worker says that it could not.
-            WorkerDiedError: There is no worker any more, or no answer within ``timeout`` seconds.
+            WorkerFailedError: The worker reports a failure.
+            WorkerDiedError: The worker has ended, or did not answer within ``timeout`` seconds.
         """
         if self._process is None:
             raise WorkerDiedError("it was never started")
@@ -112,7 +112,7 @@ class WorkerProcess:
         return reply
 
     def _cause_of_death(self) -> str:
-        """Exit status and the last line on standard error."""
+        """Return the exit status with the last line on standard error."""
         self.stop()
         code = None if self._process is None else self._process.returncode
         if code is not None and code < 0:
@@ -123,16 +123,16 @@ class WorkerProcess:
             ended = f"the process ended with exit code {code}"
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
-        return f"{ended}; it last said: {lines[-1]}" if lines else ended
+        return f"{ended}; its last line of output: {lines[-1]}" if lines else ended
 
     def hang_up(self) -> None:
-        """Tell the process to end, and do not wait for it; several can end side by side."""
+        """Ask the process to end without waiting for it; several can end side by side."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):  # it is gone already
                 self._process.stdin.close()
 
     def stop(self) -> None:
-        """End the process: first by hanging up, then by force."""
+        """End the process: first by closing its input, then by force."""
         process = self._process
         if process is None:
             return
@@ -147,5 +147,5 @@ class WorkerProcess:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # a real-time signal between the first and the last has no name
+    except ValueError:  # real-time signals have no names
         return f"signal {number}"

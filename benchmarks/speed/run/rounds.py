@@ -1,4 +1,4 @@
-"""The rounds: who runs when, when it is enough, and which rounds are measured again."""
+"""The rounds: their order, when to stop, and which rounds are measured again."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from .sensor import ContentionSensor
 
 # Resamples of the intervals that decide when to stop; those in the report draw more often.
 _QUICK = 400
-# Rounds before they may be called enough: the fewer there are, the more often an interval is narrow by luck.
+# Minimum number of rounds before stopping: with fewer, an interval is more often narrow by luck.
 _LEAST_TO_STOP = 10
-# What takes longer to start (a compiled subject, say) keeps its process.
+# Seconds; subjects with a longer start (compiled ones, for example) keep their process.
 _LONGEST_START = 15.0
-# Turns of a subject before its own clock is what later turns are held against.
+# Turns of a subject before later turns are compared with its own clock.
 _LEAST_CLOCKS = 3
 
 
 @dataclass
 class Runner:
-    """A subject's result, the worker that makes it, and how long its turns are.
+    """A subject's result, its worker and the length of its turns.
 
     Args:
-        result: Turns are put into it.
-        worker: Runs them.
-        seconds: A turn lasts at least so long.
-        counts: Whether its disturbed turns and its interval count; a peak's do not.
-        runnable: What the worker runs, an exported file where the subject is a name; ``None`` for no fresh starts.
-        starts: How often the worker's process was started.
-        start_seconds: What the last start took, from building to warm.
+        result: The result that collects the turns.
+        worker: The worker that runs them.
+        seconds: Minimum duration of a turn.
+        counts: Whether its disturbed turns and its interval count (not for a peak).
+        runnable: The subject that the worker runs, which may be an exported file; ``None`` for no
+            fresh starts.
+        starts: Number of starts of the worker's process.
+        start_seconds: Duration of the last start, from building to warm.
     """
 
     result: SubjectResult
@@ -51,21 +52,21 @@ class Runner:
 
     @property
     def alive(self) -> bool:
-        """Whether it can run on."""
+        """Whether its worker still runs."""
         return self.result.error is None
 
 
 @dataclass
 class Rounds:
-    """Runs rounds until it is enough; then disturbed ones again, while the plan and the time allow it.
+    """Runs rounds until there are enough, then repeats disturbed ones in the time that is left.
 
-    Repeats come last and not at once, because what disturbed a round mostly lasts longer than it.
+    Repeats come last, because a disturbance mostly lasts longer than one round.
 
     Args:
         runners: In the order of the report; peaks last.
-        plan: How many, how long, how narrow.
-        reference: Which runner all others are compared with, if any.
-        deadline: No round begins that would end after this ``time.perf_counter()``, except the first.
+        plan: How long and how carefully to measure.
+        reference: The position of the reference among the runners, if any.
+        deadline: The ``time.perf_counter()`` by which every round except the first must end.
         sensor: Watches every turn.
         restart: Gives each of the runners a fresh process, loaded and warm; ``None`` for never.
     """
@@ -81,7 +82,7 @@ class Rounds:
     _seconds: list[float] = field(default_factory=list)
 
     def run(self) -> Iterator[None]:
-        """Run them all, yielding after each; afterwards ``ended`` says why it was enough."""
+        """Run all rounds, yielding after each; afterwards ``ended`` says why they ended."""
         orders: list[list[int]] = []
         source = iter_orders(len(self.runners), self.plan.seed)
         while any(runner.alive and runner.counts for runner in self.runners):
@@ -107,9 +108,10 @@ class Rounds:
         self.ended = f"nothing was left to measure after {_rounds(len(orders))}"
 
     def widths(self) -> dict[str, float]:
-        """The half width of each 95 % interval as a share of its middle: of ratios, or of medians without a reference.
+        """Return the half width of each 95 % interval as a share of its middle.
 
-        Subjects that failed are left out; those with too few rounds are infinitely wide.
+        The intervals are those of ratios, or of medians without a reference. Failed subjects are
+        left out; subjects with too few rounds are infinitely wide.
         """
         base = None if self.reference is None else self.runners[self.reference]
         found = {}
@@ -150,7 +152,7 @@ class Rounds:
             return False
         recent = self._seconds[-3:]
         ahead = sum(recent) / len(recent)
-        if restart:  # imports go side by side and are not in these times: as long again is a fair guess
+        if restart:  # imports run in parallel and are not in these times: doubling is a fair guess
             ahead += 2 * sum(runner.start_seconds for runner in self._to_restart())
         return time.perf_counter() + ahead > self.deadline
 
@@ -166,7 +168,7 @@ class Rounds:
             self.restart(self._to_restart())
 
     def _note_time_up(self, done: int) -> None:
-        if self._enough(done):  # only the repeats of disturbed rounds were cut short
+        if self._enough(done):  # only the repeats of disturbed rounds are missing
             self.ended += "; no time was left to repeat disturbed rounds"
             return
         target, limit = self.plan.precision_target, f"time was up ({self.plan.max_seconds:.0f} s)"
@@ -178,7 +180,7 @@ class Rounds:
         self.ended = f"{limit} after {_rounds(done)}, before every interval was within ±{target:.1%} ({width})"
 
     def _to_repeat(self) -> int | None:
-        """The disturbed round to measure again: the one that was repeated least often, first ones first."""
+        """Return the disturbed round to repeat: the first of those with the fewest repeats."""
         if len(self.repeated) >= self.plan.repeat_disturbed:
             return None
         disturbed = {
@@ -192,7 +194,10 @@ class Rounds:
         return min(sorted(disturbed), key=tries.count, default=None)
 
     def _repeat(self, index: int, order: Sequence[int]) -> None:
-        """Measure a round again, all turns of it; the less disturbed of both is kept, and the other one noted."""
+        """Measure all turns of a round again.
+
+        Keep the less disturbed of both, and note the other.
+        """
         alive = [at for at in order if self.runners[at].alive]
         before = {at: turn for at in alive for turn in self.runners[at].result.rounds if turn.index == index}
         after = self._take_turns(index, order)
@@ -246,7 +251,7 @@ class Rounds:
 
 
 def compare_rounds(result: SubjectResult, base: SubjectResult, plan: Plan, resamples: int = RESAMPLES) -> Ratio | None:
-    """The paired ratio of two subjects over the rounds that both finished; ``None`` when there is none."""
+    """Return the paired ratio of two subjects over the rounds that both finished, if any."""
     times, base_times = _medians(result), _medians(base)
     both = sorted(times.keys() & base_times.keys())
     if not both:
@@ -259,9 +264,9 @@ def compare_rounds(result: SubjectResult, base: SubjectResult, plan: Plan, resam
 
 
 def iter_orders(count: int, seed: int) -> Iterator[list[int]]:
-    """The order of turns in each round, without end: shuffled, and every second one the reverse of the one before.
+    """Yield the order of turns of each round: shuffled, then reversed, then shuffled anew.
 
-    The reversal gives each pair of subjects equally many rounds in which either goes first, so that a drift of the
+    With the reversal, either subject of a pair comes first in equally many rounds. A drift of the
     machine within rounds cancels.
     """
     generator = random.Random(seed)
@@ -272,12 +277,12 @@ def iter_orders(count: int, seed: int) -> Iterator[list[int]]:
 
 
 def _medians(result: SubjectResult) -> dict[int, tuple[float, int]]:
-    """Of each round: the median and the start."""
+    """Return the median and the start of each round."""
     return {turn.index: (quantile(turn.samples, 0.5), turn.start) for turn in result.rounds}
 
 
 def _usual_clock(result: SubjectResult) -> float | None:
-    """Median clock of a subject's turns so far; ``None`` while there are too few."""
+    """Return the median clock of a subject's turns so far; ``None`` while there are too few."""
     loads: list[Any] = [turn.load for turn in result.rounds if turn.load is not None]
     known = [load.frequency_mhz for load in loads if load.frequency_mhz is not None]
     return quantile(known, 0.5) if len(known) >= _LEAST_CLOCKS else None

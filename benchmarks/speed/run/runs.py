@@ -1,4 +1,4 @@
-"""From a matrix to runs: what is compared is measured together, and everything ends in one report."""
+"""From a matrix to runs: compared subjects are measured together, and all end in one report."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from .matrix import Matrix
 from .measure import measure
 from .plan import Plan
 
-#: Without a reference, so many subjects are measured together at most: each keeps its memory to the end of its run.
+#: Maximum number of subjects in one run without a reference: each keeps its memory to the end of
+#: the run.
 TOGETHER = 12
 
 
 @dataclass(frozen=True)
 class Run:
-    """Subjects that take turns, and the one that the others are compared with."""
+    """Subjects that take turns, and their reference."""
 
     cells: list[Subject]
     against: Subject | None = None
 
     @property
     def subjects(self) -> list[Subject]:
-        """All that are measured, the reference last when it is not one of the cells."""
+        """All measured subjects, with the reference last when it is not one of the cells."""
         if self.against is None or (self.against in self.cells and len(self.cells) > 1):
             return list(self.cells)
         return [*self.cells, self.against]
@@ -35,15 +36,16 @@ class Run:
 def plan_runs(matrix: Matrix, references: Matrix | None = None) -> list[Run]:
     """Divide a matrix into runs.
 
-    With a reference there is a run for each kind of work (threads, batch size, input size, allocator, device), as only
-    equal work is compared. Without one, all subjects take turns with each other, unless there are too many.
+    With a reference there is one run per kind of work (threads, batch size, input size, allocator,
+    device), because only equal work is compared. Without one, all subjects take turns with each
+    other, unless there are too many.
 
     Args:
-        matrix: What to measure.
+        matrix: The subjects.
         references: The reference, planned for the same lists of work.
 
     Raises:
-        InputError: The reference cannot do some of the work.
+        InputError: The reference cannot run some of the work.
     """
     groups: dict[tuple[Any, ...], list[Subject]] = {}
     for cell in matrix.cells:
@@ -57,7 +59,7 @@ def plan_runs(matrix: Matrix, references: Matrix | None = None) -> list[Run]:
     runs = []
     for work, cells in groups.items():
         if work not in known:
-            raise InputError(f"the reference cannot be run as {cells[0].cell}")
+            raise InputError(f"the reference cannot run as {cells[0].cell}")
         runs.append(_with_reference(cells, known[work]))
     return runs
 
@@ -68,13 +70,14 @@ def run_all(
     left_out: Sequence[tuple[Subject, str]] = (),
     announce: Callable[[str], None] | None = None,
 ) -> Report:
-    """Do the runs one after the other; the time limit of the plan holds for all together.
+    """Do the runs one after another, all within the time limit of the plan.
 
     Args:
-        runs: From :func:`plan_runs`.
-        plan: How to measure; ``max_seconds`` is divided evenly among the runs.
-        left_out: What was planned and cannot be run, for the report.
-        announce: Told which run begins, when there are several.
+        runs: The runs of :func:`plan_runs`.
+        plan: How long and how carefully to measure; ``max_seconds`` is divided evenly among the
+            runs.
+        left_out: Planned subjects that cannot run, for the report.
+        announce: Called with the name of each run that begins, when there are several.
     """
     reports = []
     limited = plan if plan.max_seconds is None else replace(plan, max_seconds=plan.max_seconds / len(runs))
@@ -91,7 +94,7 @@ def run_all(
 
 
 def merge_reports(reports: Sequence[Report]) -> Report:
-    """Several reports of one plan as one."""
+    """Merge several reports of one plan."""
     first = reports[0]
     if len(reports) == 1:
         return first
@@ -110,7 +113,7 @@ def merge_reports(reports: Sequence[Report]) -> Report:
 
 
 def _ended(reports: Sequence[Report]) -> str:
-    """Why each run ended; once when it was the same for all."""
+    """Return why each run ended, once if the reason is the same for all."""
     different = list(dict.fromkeys(report.ended for report in reports))
     if len(different) == 1:
         return different[0]
@@ -118,7 +121,7 @@ def _ended(reports: Sequence[Report]) -> str:
 
 
 def describe_work(subject: Subject) -> str:
-    """The work of a run in words: ``2 threads, batch 16, 224 px, tuned allocator``."""
+    """Return the work of a run in words: ``2 threads, batch 16, 224 px, tuned allocator``."""
     parts = [f"{subject.threads} thread{'' if subject.threads == 1 else 's'}", f"batch {subject.batch_size}"]
     if subject.size is not None:
         parts.append(f"{subject.size} px")
@@ -129,7 +132,7 @@ def describe_work(subject: Subject) -> str:
 
 
 def plan_text(runs: Sequence[Run], matrix: Matrix, plan: Plan, shown: int = 16) -> str:
-    """The plan for people: what takes turns with what, for how long at most, and what is left out and why."""
+    """Return the plan as text: the runs, the time limit, and why subjects are left out."""
     subjects = [subject for run in runs for subject in run.subjects]
     limit = "no time limit" if plan.max_seconds is None else f"at most {plan.max_seconds:.0f} s of rounds"
     rounds = f"up to {plan.rounds} rounds"
@@ -149,7 +152,7 @@ def plan_text(runs: Sequence[Run], matrix: Matrix, plan: Plan, shown: int = 16) 
 
 
 def _place(run: Run) -> int:
-    """Where the reference stands among a run's subjects."""
+    """Return the position of the reference among a run's subjects."""
     subjects = run.subjects
     return subjects.index(run.against) if len(run.cells) > 1 and run.against in run.cells else len(subjects) - 1
 
@@ -159,12 +162,15 @@ def _work(subject: Subject) -> tuple[Any, ...]:
 
 
 def _named(reference: Subject, how: Sequence[str]) -> Subject:
-    """With the engine and precision in its label where those of the cells have them."""
+    """Return the reference with the engine and precision in its label, like the cells."""
     return replace(reference, label=" ".join([str(reference.label), *(getattr(reference, name) for name in how)]))
 
 
 def _with_reference(cells: list[Subject], reference: Subject) -> Run:
-    """The reference is the cell that is the same work, if there are others beside it; else labels tell it apart."""
+    """Return the run of these cells with a reference, which may be one of them.
+
+    Labels are made distinct.
+    """
     bare = replace(reference, label=None)
     for cell in cells:
         if replace(cell, label=None) == bare:

@@ -1,15 +1,16 @@
-"""MLPerf's four scenarios: how a subject does when queries come as they come in use, timed by LoadGen.
+"""MLPerf's four scenarios: LoadGen sends queries to a subject as they come in use, and times them.
 
 SingleStream
-    One picture after the other; the 90th percentile of the latency.
+    One image after another; the 90th percentile of the latency.
 MultiStream
-    Eight pictures at a time; the 99th percentile of the latency of the eight.
+    Eight images at a time; the 99th percentile of the latency of the eight.
 Offline
-    All pictures at once; pictures a second.
-Server
-    One picture at a time, at random times; the highest rate that keeps the 99th percentile under a bound.
+    All images at once; images per second.
+Server One image at a time, at random times; the highest rate that keeps the 99th percentile under a
+    bound.
 
-LoadGen runs in a worker of the subject's own; :mod:`.loadgen` connects the two.
+LoadGen runs in a worker for the subject; :mod:`~tinyvit.benchmarks.speed.worker.loadgen` connects
+the two.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import InputError, require, unknown_name
+from ....core.results import plain
 from ...statistics import quantile
 from ..results.load import Limits, Load
 from ..results.subjects import Subject
@@ -40,18 +42,19 @@ _CONFIRMATIONS = 5
 
 @dataclass(frozen=True)
 class ScenarioPlan:
-    """How long LoadGen shall run.
+    """How long LoadGen runs.
 
     Args:
-        min_seconds: Of the run that is reported.
-        min_samples: Pictures in it, at least.
-        search_seconds: Of each run in which Server tries a rate.
-        search_samples: Pictures in each of those, at least; with fewer than 100 the 99th percentile is the slowest.
-        search_runs: How many rates Server tries: each halves the range.
-        latency_bound: Seconds below which Server keeps the 99th percentile.
-        warmup_seconds: Untimed running before.
-        folder: Where LoadGen's logs go; they are thrown away when not given.
-        timeout: Seconds after which a worker that does not answer is given up.
+        min_seconds: Minimum duration of the reported run.
+        min_samples: Minimum number of images in the reported run.
+        search_seconds: Minimum duration of each run in which Server tries a rate.
+        search_samples: Minimum number of images in each of those; below 100 the 99th percentile is
+            the slowest one.
+        search_runs: Number of rates that Server tries; each halves the range.
+        latency_bound: Server: the bound of the 99th percentile, in seconds.
+        warmup_seconds: Duration of untimed running before.
+        folder: The folder of LoadGen's logs, which are discarded without one.
+        timeout: Seconds to wait for a worker's answer.
     """
 
     min_seconds: float = 5.0
@@ -68,14 +71,14 @@ class ScenarioPlan:
         if self.min_seconds <= 0 or self.search_seconds <= 0 or self.latency_bound <= 0:
             raise InputError("the seconds and the latency bound of a scenario must be positive")
         if self.min_samples < 1 or self.search_samples < 1 or self.search_runs < 1:
-            raise InputError("a scenario needs at least one picture and one run")
+            raise InputError("the samples and search runs of a scenario must be at least 1")
 
     @classmethod
     def long(cls, **changes: Any) -> ScenarioPlan:
-        """As long as MLPerf's rules ask: ten minutes, and the 662 queries with which LoadGen judges a 99th percentile.
+        """Return a plan of MLPerf's rules: ten minutes, and 662 queries for a percentile.
 
         Args:
-            **changes: Of any argument of the class.
+            **changes: Arguments of the class to change.
         """
         settings: dict[str, Any] = {
             "min_seconds": 600.0,
@@ -86,31 +89,33 @@ class ScenarioPlan:
         return cls(**{**settings, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, without the folder."""
-        return {key: value for key, value in asdict(self).items() if key != "folder"}
+        """Return plain JSON values, without the folder."""
+        return {key: value for key, value in plain(self).items() if key != "folder"}
 
 
 @dataclass
 class ScenarioResult:
-    """What LoadGen found about one subject in one scenario.
+    """The result of one subject in one scenario.
 
     Args:
-        subject: As it ran; its batch size is set by SingleStream and MultiStream.
+        subject: The subject as it ran; SingleStream and MultiStream set its batch size.
         scenario: One of SingleStream, MultiStream, Offline, Server.
-        plan: How long it ran.
-        valid: LoadGen's verdict on the run; ``None`` when there was none.
-        reasons: Why it is invalid, in LoadGen's words.
-        metrics: ``latency_p50_seconds``, ``latency_p90_seconds``, ``latency_p99_seconds`` of a query and
-            ``samples_per_second``; for Server, ``rate``: the highest one found, ``None`` when none keeps the bound.
-        summary: All of LoadGen's summary.
-        search: Server: each rate that was tried, with ``p99_seconds`` and whether it ``kept`` the bound.
-        step_seconds: Of one step of the engine alone, median, before LoadGen.
-        facts: What was built.
-        load: What others used of the processor meanwhile; ``None`` where it cannot be read.
+        plan: How long LoadGen runs.
+        valid: LoadGen's verdict on the run; ``None`` without a run.
+        reasons: The reasons of an invalid run, in LoadGen's words.
+        metrics: ``latency_p50_seconds``, ``latency_p90_seconds``, ``latency_p99_seconds`` of a
+            query and ``samples_per_second``. Server also has ``rate``: the highest one found,
+            ``None`` if none keeps the bound.
+        summary: LoadGen's whole summary.
+        search: Server: each rate that was tried, with ``p99_seconds`` and whether it ``kept`` the
+            bound.
+        step_seconds: Median duration of one step of the engine alone, before LoadGen.
+        facts: The facts of the engine.
+        load: The load by others meanwhile; ``None`` where it cannot be read.
         logs: LoadGen's logs, relative to the plan's folder.
-        loadgen: Its version.
-        seconds: How long it all took.
-        error: Why there is no result.
+        loadgen: LoadGen's version.
+        seconds: Duration of everything.
+        error: The reason of a missing result.
     """
 
     subject: Subject
@@ -130,16 +135,16 @@ class ScenarioResult:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {**vars(self), "label": self.label, "subject": self.subject.to_dict(), "plan": self.plan.to_dict()}
+        """Return plain JSON values."""
+        return {**plain(self), "label": self.label, "subject": self.subject.to_dict(), "plan": self.plan.to_dict()}
 
     @property
     def label(self) -> str:
-        """How the table calls the subject."""
+        """The subject's name in tables."""
         return self.subject.label or self.subject.model
 
     def sentence(self) -> str:
-        """For people."""
+        """Return the result as a sentence."""
         start = f"{self.label} ({self.subject.cell}), {self.scenario}: "
         if self.error is not None:
             return f"{start}failed: {self.error}"
@@ -160,19 +165,19 @@ class ScenarioResult:
             bound = f"99th percentile under {1e3 * self.plan.latency_bound:g} ms"
             if metrics.get("rate") is None:
                 return f"no rate keeps the {bound}"
-            return f"{metrics['rate']:.1f} queries a second with the {bound}"
+            return f"{metrics['rate']:.1f} queries per second with the {bound}"
         if self.scenario == "Offline":
-            return f"{metrics['samples_per_second']:.1f} images a second"
+            return f"{metrics['samples_per_second']:.1f} images per second"
         share = "p90" if self.scenario == "SingleStream" else "p99"
         what = "one image" if self.scenario == "SingleStream" else f"{MULTI_STREAM_SAMPLES} images"
         return f"{share} {1e3 * (metrics[f'latency_{share}_seconds'] or 0):.2f} ms for {what}"
 
 
 def check_scenario(name: str) -> None:
-    """Whether a scenario exists and LoadGen is there to run it.
+    """Check that a scenario exists and that LoadGen is installed.
 
     Raises:
-        InputError: There is no such scenario.
+        InputError: The scenario is unknown.
         MissingExtraError: LoadGen is not installed.
     """
     if name not in SCENARIOS:
@@ -183,19 +188,20 @@ def check_scenario(name: str) -> None:
 def run_scenario(subject: Subject, name: str, plan: ScenarioPlan | None = None) -> ScenarioResult:
     """Let LoadGen drive a subject, in a process of its own.
 
-    SingleStream and MultiStream set the batch size (1 and 8); Offline and Server take the subject's: Server gathers up
-    to so many pictures that wait, and a batch that is not full costs as much as a full one.
+    SingleStream and MultiStream set the batch size (1 and 8); Offline and Server take the
+    subject's. Server collects waiting images up to the batch size, and a batch that is not full
+    costs as much as a full one.
 
     Args:
-        subject: What to run.
+        subject: The subject.
         name: SingleStream, MultiStream, Offline or Server.
-        plan: How long.
+        plan: How long LoadGen runs.
 
     Returns:
-        The result; a subject that fails is named in its ``error``.
+        The result; a failure is in its ``error``.
 
     Raises:
-        InputError: No such scenario, or a subject that cannot be built from what was given.
+        InputError: The scenario is unknown, or the subject cannot be built.
         MissingExtraError: LoadGen is not installed.
     """
     check_scenario(name)
@@ -210,7 +216,7 @@ def run_scenario(subject: Subject, name: str, plan: ScenarioPlan | None = None) 
         try:
             _drive(result, runnable, worker, plan.folder or scratch)
         except (WorkerFailedError, WorkerDiedError) as error:
-            # A file of a fixed batch size is no bad input when the scenario chose another one.
+            # A file with a fixed batch size is not bad input when the scenario chose another one.
             if isinstance(error, WorkerFailedError) and error.kind == "input" and fixed == subject.batch_size:
                 raise InputError(str(error)) from error
             result.error, result.valid = str(error), None
@@ -255,11 +261,11 @@ def _drive(result: ScenarioResult, runnable: Subject, worker: WorkerProcess, fol
 
 
 def _serve(result: ScenarioResult, run: Callable[..., dict[str, Any]], capacity: float) -> None:
-    """Find the highest rate below ``capacity`` in short runs, then confirm it in one of full length."""
+    """Find the highest rate below ``capacity`` in short runs, then confirm it in a full one."""
     plan = result.plan
     result.metrics["rate"] = None
     if result.step_seconds is not None and result.step_seconds > plan.latency_bound:
-        return  # not even a picture that finds nobody waiting is done in time
+        return  # even an image without others in line takes too long
 
     def keeps(name: str, rate: float, seconds: float, samples: int) -> tuple[bool, dict[str, Any]]:
         reply = run(name, seconds, samples, rate)
@@ -285,12 +291,15 @@ def _serve(result: ScenarioResult, run: Callable[..., dict[str, Any]], capacity:
 
 
 def highest_rate(keeps: Callable[[float], bool], capacity: float, runs: int) -> float | None:
-    """The highest rate that keeps a bound, by bisection below ``capacity``; ``None`` when no rate tried does.
+    """Return the highest rate that keeps a bound, by bisection below ``capacity``.
+
+    ``None`` without one.
 
     Args:
         keeps: Tries a rate.
-        capacity: A rate that cannot be kept up: what the engine does without a pause.
-        runs: How many rates to try; the answer is below the true one by at most ``capacity / 2**runs``.
+        capacity: The rate of the engine without a pause, which cannot be kept up.
+        runs: Number of rates to try; the answer is below the true one by at most ``capacity /
+            2**runs``.
     """
     low, high = 0.0, capacity
     for _ in range(runs):
@@ -303,7 +312,7 @@ def highest_rate(keeps: Callable[[float], bool], capacity: float, runs: int) -> 
 
 
 def read_metrics(summary: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of a summary by our names, in seconds; ``None`` for what the scenario does not have."""
+    """Return the figures of a summary by our names, in seconds; ``None`` if missing."""
     metrics: dict[str, float | None] = {}
     for share in (50, 90, 99):
         nanoseconds = summary.get(f"{share}.00 percentile latency (ns)")
@@ -311,7 +320,8 @@ def read_metrics(summary: dict[str, Any]) -> dict[str, float | None]:
     names = ("Samples per second", "Completed samples per second", "QPS w/ loadgen overhead")
     metrics["samples_per_second"] = next((float(summary[name]) for name in names if name in summary), None)
     if metrics["samples_per_second"] is None and summary.get("Scenario") == "MultiStream":
-        # LoadGen gives no rate here: queries follow each other without a pause, so it is that of the mean query.
+        # LoadGen gives no rate here: queries follow each other without a pause, so the mean query
+        # decides.
         metrics["samples_per_second"] = summary["samples_per_query"] * _NANO / summary["Mean latency (ns)"]
     return metrics
 

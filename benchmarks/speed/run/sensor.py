@@ -1,6 +1,6 @@
 """The contention sensor: who else uses the processor.
 
-Counters come from psutil. Where it cannot read one, the report says that nothing was watched.
+psutil reads the counters. Where it cannot, the report says that nothing was watched.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WORK = ("user", "nice", "system", "irq", "softirq")
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters since boot: busy seconds per processor, withheld seconds, and seconds of the watched processes."""
+    """Counters since boot: busy and withheld seconds, and those of the watched processes."""
 
     at: float
     busy: dict[int, float]
@@ -50,7 +50,8 @@ def read_process(pid: int) -> float:
 def read_clocks(cpus: Sequence[int]) -> dict[int, float]:
     """Return the MHz of each processor; empty where the system does not say."""
     try:
-        # The driver's file per processor: psutil lists one entry per clock domain, which may be several processors.
+        # The driver's file per processor: psutil lists one entry per clock domain, which may be
+        # several processors.
         return {cpu: int(Path(_FREQUENCY.format(cpu)).read_text()) / 1000 for cpu in cpus}
     except (OSError, ValueError):
         pass
@@ -91,7 +92,10 @@ class ContentionSensor:
         )
 
     def _read(self) -> Reading | None:
-        """Return the counters now; ``None`` when they cannot be read, or a watched process has ended."""
+        """Return the counters now.
+
+        ``None`` when they cannot be read, or a watched process has ended.
+        """
         if not self.available:
             return None
         cpus = usable_processors()
@@ -111,7 +115,7 @@ def usable_processors() -> list[int]:
 
 
 def _clock_at_work(work: Mapping[int, float], megahertz: Mapping[int, float]) -> float | None:
-    """Return the mean clock with each processor weighted by its work, so that idle ones do not count."""
+    """Return the mean clock with each processor weighted by its work."""
     worked = {cpu: seconds for cpu, seconds in work.items() if seconds > 0 and cpu in megahertz}
     total = sum(worked.values())
     return sum(seconds * megahertz[cpu] for cpu, seconds in worked.items()) / total if total > 0 else None

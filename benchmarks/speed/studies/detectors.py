@@ -3,11 +3,11 @@
     python -m tinyvit.benchmarks.speed.studies.detectors --images val2017 --img-size 640 --out detectors.json
 
 TinyViT-5M and 21M and MMDetection's own ResNet-50 in RetinaNet, and TinyViT-5M and ResNet-50 in Mask R-CNN, take turns
-on the same photographs in one process. Preprocessing is from the decoded picture to the normalised batch,
+on the same photographs in one process. Preprocessing is from the decoded image to the normalised batch,
 post-processing is everything in ``predict_by_feat`` (decoding, thresholds, NMS, masks), and the network is the rest.
 
 Weights are random, so what post-processing has to do is set by thresholds and not by what is seen. RetinaNet keeps
-every box here (``score_thr`` 0): 1,000 candidates a level go through NMS, as in a very crowded picture. In Mask R-CNN
+every box here (``score_thr`` 0): 1,000 candidates a level go through NMS, as in a very crowded image. In Mask R-CNN
 the proposals are real work, and no box passes its threshold: of the second stage only the box head counts.
 """
 
@@ -35,7 +35,7 @@ from ...statistics import median_interval, paired_ratio, quantile
 from ..results.load import Limits, sentence, summarise
 from ..run.sensor import ContentionSensor
 
-#: Of one round: seconds by part, for each picture.
+#: Of one round: seconds by part, for each image.
 Turn = list[dict[str, float]]
 PARTS = ("preprocess", "network", "postprocess")
 _RETINANET, _MASK_RCNN = "retinanet_tiny_vit_5m_fpn_1x_coco", "mask-rcnn_tiny_vit_5m_fpn_1x_coco"
@@ -89,7 +89,7 @@ def build_predictor(detector: Detector, img_size: int) -> Any:
 
     Args:
         detector: Which.
-        img_size: Longest side of a picture.
+        img_size: Longest side of an image.
     """
     import torch
 
@@ -142,7 +142,7 @@ class Stopwatch:
                 self._spent += time.perf_counter() - start
 
     def detect(self, image: np.ndarray) -> dict[str, float]:
-        """Seconds of each part, for one picture (RGB, uint8, (height, width, 3))."""
+        """Seconds of each part, for one image (RGB, uint8, (height, width, 3))."""
         import torch
 
         self._spent = 0.0
@@ -157,7 +157,7 @@ class Stopwatch:
 
 
 def measure_detectors(images: Sequence[Path], img_size: int, rounds: int, threads: int) -> dict[str, Any]:
-    """All detectors in turns; in each round every one detects on every picture.
+    """All detectors in turns; in each round every one detects on every image.
 
     Args:
         images: Photographs.
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     images = sorted(find_images([options.images]))[: options.limit]
     if not images:
-        raise InputError(f"{options.images} holds no picture")
+        raise InputError(f"{options.images} holds no image")
     document = measure_detectors(images, options.img_size, options.rounds, options.threads)
     print(as_text(document), file=sys.stderr)
     write_json(options.out, document)

@@ -58,7 +58,7 @@ class Work:
 
     Args:
         threads: Processor threads.
-        batch_size: Pictures in one step.
+        batch_size: Images in one step.
         allocator: ``tuned`` or ``default``.
         size: Input side.
     """

@@ -109,6 +109,7 @@ def _run_once(subject: Any, against: Any, plan: Any) -> dict[str, Any]:
 def run_self_check(options: argparse.Namespace) -> dict[str, Any]:
     """Run everything; the document is also written to ``options.out`` after each run."""
     from ....core.machine import describe_machine
+    from ....core.results import plain
     from ..results.subjects import Subject
     from ..run.plan import Plan
 
@@ -123,7 +124,7 @@ def run_self_check(options: argparse.Namespace) -> dict[str, Any]:
     kinds = [kinds[at] for at in _spread(options.runs, options.slowed_runs)]
     command = f"python -m tinyvit.benchmarks.speed.studies.self_check --runs {options.runs} "
     command += f"--slowed-runs {options.slowed_runs} --model {options.model} --rounds {options.rounds}"
-    same = {"command": command, "machine": describe_machine(), "plan": plan.to_dict(), "threads": options.threads}
+    same = {"command": command, "machine": describe_machine(), "plan": plain(plan), "threads": options.threads}
     document = _unfinished(options.out, same)
     found: dict[str, list[dict[str, Any]]] = document.get("runs", {"same": [], "slowed": []})
     done, before = sum(map(len, found.values())), document.get("seconds", 0.0)

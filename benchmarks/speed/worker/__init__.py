@@ -1,1 +1,1 @@
-"""What runs inside a worker process: engines, memory, energy, profiles."""
+"""The code inside a worker process: engines, memory, energy, profiles."""

@@ -15,14 +15,14 @@ def run_photos(engine: Engine, photos: str | None, images: int, prepared: Path, 
 
     Args:
         engine: Ready to run.
-        photos: A folder or zip; they are prepared as the engine's model wants and written to ``prepared``. ``None``
-            takes what lies there.
-        images: How many of them.
+        photos: A folder or zip: they are prepared as the engine's model wants and written to
+            ``prepared``. ``None`` reads ``prepared`` instead.
+        images: The number of photographs to use.
         prepared: ``.npy`` of float32 ``(N, 3, H, W)``.
         outputs: ``.npy`` to write.
 
     Returns:
-        The number of pictures.
+        The number of images.
     """
     if photos is not None:
         np.save(prepared, prepare_photos(engine, photos, images))
@@ -31,7 +31,7 @@ def run_photos(engine: Engine, photos: str | None, images: int, prepared: Path, 
     parts = []
     for start in range(0, len(pictures), batch):
         chunk = pictures[start : start + batch]
-        # A graph may be fixed to its batch: the last one is filled up with its first picture.
+        # A graph may be fixed to its batch size: the last batch is filled up with its first image.
         filled = np.concatenate([chunk, np.repeat(chunk[:1], batch - len(chunk), axis=0)])
         parts.append(engine.infer(filled)[: len(chunk)])
     np.save(outputs, np.concatenate(parts))
@@ -39,10 +39,10 @@ def run_photos(engine: Engine, photos: str | None, images: int, prepared: Path, 
 
 
 def prepare_photos(engine: Engine, photos: str | Path, images: int) -> np.ndarray:
-    """Photographs evenly over a folder as float32 ``(N, 3, H, W)``; all of them where there are fewer.
+    """Return photographs, evenly spread over a folder, as float32 ``(N, 3, H, W)``.
 
     Raises:
-        InputError: No folder, or no picture in it.
+        InputError: The folder is missing or holds no image.
     """
     files = ImageFiles(photos)
     count = min(images, len(files))

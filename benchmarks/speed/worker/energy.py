@@ -1,7 +1,8 @@
 """Energy that a machine's own counters say was used: RAPL for processors, NVML for NVIDIA GPUs.
 
-Both count all of a processor package or GPU, with its idle power and other programs, so figures need a quiet machine.
-Nothing is estimated: where no counter can be read, the figure is missing and the reason is reported.
+Both count all of a processor package or GPU, with its idle power and other programs, so figures
+need a quiet machine. Nothing is estimated: where no counter can be read, the figure is missing and
+the reason is reported.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class EnergyMeter:
-    """Counts joules from when it was made, on the device that a subject runs on.
+    """Counts joules from its creation, on the device of a subject.
 
     Args:
         device: ``cpu`` or a CUDA device.
-        powercap: Where the kernel shows its counters.
+        powercap: The kernel's folder of counters.
 
     Attributes:
-        source: What is read, or why nothing is.
-        available: Whether anything is.
+        source: The counter, or why there is none.
+        available: Whether there is a counter.
     """
 
     def __init__(self, device: str, powercap: Path = POWERCAP) -> None:
@@ -35,7 +36,7 @@ class EnergyMeter:
         self.available = self._read is not None
 
     def read(self) -> float | None:
-        """Joules so far, never falling; ``None`` where nothing can be read (any more)."""
+        """Return the joules so far, never falling; ``None`` when they cannot be read."""
         if self._read is None:
             return None
         try:
@@ -46,7 +47,10 @@ class EnergyMeter:
 
 
 def joules_per_image(result: SubjectResult) -> float | None:
-    """Over all timed steps of a subject; ``None`` unless every one of its rounds has a reading."""
+    """Return the joules per image over all timed steps.
+
+    ``None`` unless every round has a reading.
+    """
     readings = [turn.usage.get("joules") for turn in result.rounds]
     images = len(result.samples) * result.subject.batch_size
     known = [joules for joules in readings if joules is not None]
@@ -56,16 +60,16 @@ def joules_per_image(result: SubjectResult) -> float | None:
 
 
 def describe_energy(results: Sequence[SubjectResult]) -> str:
-    """What was read on each device, or why not, in a sentence."""
+    """Return one sentence: the counter of each device, or why there is none."""
     said = dict.fromkeys(str(result.facts["energy"]) for result in results if "energy" in result.facts)
     return "; ".join(said) or "not measured: no subject was loaded"
 
 
-# ---------------------------------------------------------------------------------------------------------------- RAPL
+# --------------------------------------------------------------------------------------------- RAPL
 
 
 class _Zone:
-    """A counter of the kernel in microjoules, which starts again at its range."""
+    """A counter of the kernel in microjoules; it wraps around at its range."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "energy_uj"
@@ -81,10 +85,10 @@ class _Zone:
 
 
 def _open_rapl(powercap: Path) -> tuple[Callable[[], float], str]:
-    """The counters of all processor packages; AMD's stand under the same name.
+    """Open the counters of all processor packages (AMD's have the same name).
 
     Raises:
-        OSError: There are none, or they may not be read.
+        OSError: There are none, or reading them is not permitted.
     """
     # A package is intel-rapl:0; its parts (cores, memory) are intel-rapl:0:0 and are in it already.
     folders = sorted(folder for folder in powercap.glob("intel-rapl:*") if folder.name.count(":") == 1)
@@ -99,11 +103,11 @@ def _open_rapl(powercap: Path) -> tuple[Callable[[], float], str]:
     return lambda: sum(zone.read() for zone in zones), source
 
 
-# ---------------------------------------------------------------------------------------------------------------- NVML
+# --------------------------------------------------------------------------------------------- NVML
 
 
 def _open_nvml(device: str) -> tuple[Callable[[], float], str]:
-    """The counter of one GPU, in millijoules since the driver was loaded.
+    """Open the counter of one GPU, which counts millijoules since the driver was loaded.
 
     Raises:
         OSError: NVML is missing, or the GPU has no such counter (older than Volta).

@@ -1,9 +1,12 @@
 """MLPerf LoadGen drives an engine, inside its worker.
 
-LoadGen is the reference of the MLPerf inference benchmarks: it decides when queries come, times them itself and judges
-whether the run was long enough. This module only connects it to an engine and reads the summary that it writes. The
-work is the engine's step on its fixed batch: nothing depends on what a picture shows, so the samples of the library
-are numbers only, and a batch that is not full costs as much as a full one.
+LoadGen is the reference of the MLPerf inference benchmarks: it decides when queries come, times
+them itself and judges whether the run was long enough. This module only connects it to an engine
+and reads the summary that it writes.
+
+The work is the engine's step on its fixed batch, and a batch that is not full costs as much as a
+full one. The content of an image does not matter, so the samples of LoadGen's library are numbers
+only.
 """
 
 from __future__ import annotations
@@ -33,12 +36,12 @@ class LoadGenRun:
 
     Args:
         scenario: One of :data:`SCENARIOS`.
-        folder: Where LoadGen writes its logs; made when it is not there.
-        batch_size: Pictures in one step of the engine.
-        min_seconds: LoadGen goes on at least so long.
-        min_queries: And for at least so many queries (in Offline: samples, in its one query).
-        expected_seconds: Of one step, from which LoadGen sizes the run.
-        rate: Server: queries a second, at random (Poisson) times.
+        folder: LoadGen's folder of logs, created when missing.
+        batch_size: Images in one step of the engine.
+        min_seconds: Minimum duration.
+        min_queries: Minimum number of queries (in Offline: of samples in its one query).
+        expected_seconds: Estimate for one step, from which LoadGen sizes the run.
+        rate: Server: queries per second, at random (Poisson) times.
         latency_bound: Server: the 99th percentile must stay below it, in seconds.
     """
 
@@ -55,16 +58,18 @@ class LoadGenRun:
         if self.scenario not in SCENARIOS:
             raise unknown_name("scenario", self.scenario, SCENARIOS)
         if self.scenario == "SingleStream" and self.batch_size != 1:
-            raise InputError(f"SingleStream sends one picture at a time, not {self.batch_size}")
+            raise InputError(f"SingleStream sends one image at a time; the batch size must be 1, not {self.batch_size}")
         if self.scenario == "MultiStream" and MULTI_STREAM_SAMPLES % self.batch_size:
-            raise InputError(f"MultiStream sends {MULTI_STREAM_SAMPLES} pictures; {self.batch_size} does not divide it")
+            raise InputError(
+                f"MultiStream sends {MULTI_STREAM_SAMPLES} images; batch size {self.batch_size} does not divide it"
+            )
 
 
 def run_loadgen(step: Callable[[], None], run: LoadGenRun) -> dict[str, Any]:
     """Let LoadGen drive a step.
 
     Returns:
-        ``summary``, all that LoadGen's own summary says, and ``valid`` with the ``reasons`` when it is not.
+        ``summary`` (all of LoadGen's own summary), ``valid``, and ``reasons`` for an invalid run.
 
     Raises:
         MissingExtraError: LoadGen is not installed.
@@ -77,7 +82,8 @@ def run_loadgen(step: Callable[[], None], run: LoadGenRun) -> dict[str, Any]:
     sut = loadgen.ConstructSUT(system.issue, system.flush)
     qsl = loadgen.ConstructQSL(_LIBRARY_SAMPLES, _LIBRARY_SAMPLES, _nothing, _nothing)
     try:
-        # LoadGen looks for the audit file, which changes its settings, in the current folder unless told.
+        # By default LoadGen looks in the current folder for an audit file, which would change its
+        # settings.
         loadgen.StartTestWithLogSettings(
             sut, qsl, _settings(run, loadgen), _logs(folder, loadgen), str(folder / "none")
         )
@@ -94,7 +100,7 @@ def run_loadgen(step: Callable[[], None], run: LoadGenRun) -> dict[str, Any]:
 
 
 def _nothing(_: list[int]) -> None:
-    """The library's samples are numbers only: there is nothing to load."""
+    """Load nothing: the library's samples are numbers only."""
 
 
 def _settings(run: LoadGenRun, loadgen: Any) -> Any:
@@ -125,7 +131,7 @@ def _logs(folder: Path, loadgen: Any) -> Any:
 
 
 class _Inline:
-    """Runs every query at once, in the thread that brings it: the next one comes when it is done."""
+    """Runs every query at once in its own thread; the next query comes when it has finished."""
 
     def __init__(self, step: Callable[[], None], run: LoadGenRun, loadgen: Any) -> None:
         self.error: Exception | None = None
@@ -137,14 +143,17 @@ class _Inline:
             _complete(samples[first : first + self._batch_size], self._loadgen)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no query waits."""
 
     def stop(self) -> None:
-        """Nothing runs."""
+        """Do nothing: no thread runs."""
 
 
 class _Queued:
-    """Queries come when LoadGen's clock says so and wait in line; a thread takes up to a batch of them at a time."""
+    """Holds the queries of LoadGen's clock in line.
+
+    A thread takes up to a batch of them at a time.
+    """
 
     def __init__(self, step: Callable[[], None], batch_size: int, loadgen: Any) -> None:
         self.error: Exception | None = None
@@ -160,14 +169,14 @@ class _Queued:
             self._line.put(sample)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: every query is in line."""
 
     def stop(self) -> None:
         self._line.put(None)
         self._thread.join()
 
     def _serve(self) -> None:
-        self.error = _attempt(self._step)  # makes the engine's threads, before the clock runs
+        self.error = _attempt(self._step)  # starts the engine's threads before the clock runs
         self._ready.set()
         while (first := self._line.get()) is not None:
             batch, is_last = [first], False
@@ -177,7 +186,8 @@ class _Queued:
                     is_last = True
                     break
                 batch.append(sample)
-            # After a failure the rest is answered at once: LoadGen waits for every answer, and the run is thrown away.
+            # After a failure the rest is answered at once: LoadGen waits for every answer, and the
+            # run is discarded.
             self.error = self.error or _attempt(self._step)
             _complete(batch, self._loadgen)
             if is_last:
@@ -185,7 +195,7 @@ class _Queued:
 
 
 def _attempt(step: Callable[[], None]) -> Exception | None:
-    """An exception must not unwind through LoadGen's own code, which would end the process."""
+    """Return the exception of a step: unwinding through LoadGen's code would end the process."""
     try:
         step()
     except Exception as error:  # whatever the model does
@@ -202,13 +212,13 @@ _TITLES = ("Recommendations:", "Early Stopping Result:")
 
 
 def read_summary(text: str) -> dict[str, Any]:
-    """LoadGen's summary as ``{"summary": {name: value}, "valid": ..., "reasons": [...]}``.
+    """Return LoadGen's summary as ``{"summary": {name: value}, "valid": ..., "reasons": [...]}``.
 
-    Numbers become numbers. The reasons of an invalid run are the conditions that were not satisfied and what LoadGen
-    recommends; a valid run has none.
+    Numbers become numbers. The reasons of an invalid run are the conditions that were not satisfied
+    and LoadGen's recommendations; a valid run has no reasons.
 
     Raises:
-        EngineError: There is no verdict in it.
+        EngineError: The summary has no verdict.
     """
     fields: dict[str, Any] = {}
     advice: list[str] = []

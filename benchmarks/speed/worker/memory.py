@@ -15,8 +15,9 @@ _MIB = 1 << 20
 class MemoryWatch:
     """Peak resident memory (and GPU memory) above what the process held when the watch began.
 
-    On Linux the high-water mark is reset first, so that the peak of an import does not count. Elsewhere the system
-    keeps only the high-water mark since the start of the process, and ``method`` says so.
+    On Linux the high-water mark is reset first, so that the peak of an import does not count.
+    Elsewhere the system keeps only the high-water mark since the start of the process, and
+    ``method`` says so.
     """
 
     def __init__(self, device: str) -> None:
@@ -41,7 +42,7 @@ class MemoryWatch:
         return torch.cuda if torch.cuda.is_available() else None
 
     def read(self) -> dict[str, Any]:
-        """``peak_mib`` above ``baseline_mib``, by which ``method``; ``gpu_peak_mib`` of torch's allocator or None."""
+        """Return ``peak_mib`` above ``baseline_mib``, ``gpu_peak_mib`` and the ``method``."""
         peak = _peak()
         return {
             "peak_mib": None if peak is None else max(0.0, peak - self.baseline),

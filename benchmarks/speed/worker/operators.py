@@ -1,4 +1,4 @@
-"""PyTorch's operators in classes, and the arithmetic that each does, from the shapes that the profiler recorded."""
+"""Classes of PyTorch's operators, and their arithmetic from recorded shapes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-#: The classes, in the order of reports. ``dispatch`` is everything that moves no data: Python, views, allocation.
+#: The classes, in the order of reports. ``dispatch`` moves no data: Python, views, allocation.
 CLASSES = (
     "linear",
     "convolution",
@@ -28,7 +28,7 @@ def _linear_flops(shapes: Shapes, _: Values) -> int:
 
 
 def _product_flops(first: int) -> Callable[[Shapes, Values], int]:
-    """``(..., n, k) x (..., k, m)``, where ``first`` is the place of the left factor among the arguments."""
+    """``(..., n, k) x (..., k, m)``, with the left factor at argument ``first``."""
     return lambda shapes, _: 2 * prod(shapes[first]) * shapes[first + 1][-1]
 
 
@@ -40,12 +40,13 @@ def _attention_flops(shapes: Shapes, _: Values) -> int:
 def convolution_flops(
     image: Sequence[int], weight: Sequence[int], stride: Any, padding: Any, dilation: Any, transposed: bool = False
 ) -> int:
-    """Of a convolution ``(B, C, ...)`` with a weight ``(out, in / groups, ...)``, padding included.
+    """Return the operations of a convolution ``(B, C, ...)``, padding included.
 
     Args:
         image: Shape of the input.
-        weight: Shape of the weight; ``(in, out / groups, ...)`` when transposed.
-        stride: For each dimension of the picture, or one for all.
+        weight: Shape of the weight, ``(out, in / groups, ...)``; ``(in, out / groups, ...)`` when
+            transposed.
+        stride: For each dimension of the image, or one for all.
         padding: Likewise.
         dilation: Likewise.
         transposed: Whether it is the transposed convolution.
@@ -68,7 +69,7 @@ def _spread(value: Any, dimensions: int) -> list[int]:
 
 
 def _conv_flops(stride: int, padding: int, dilation: int, transposed: int | None = None) -> Any:
-    """A convolution operator; the arguments are the places of its settings."""
+    """Return the counter of a convolution whose settings are at these arguments."""
 
     def count(shapes: Shapes, values: Values) -> int:
         flipped = transposed is not None and bool(values[transposed])
@@ -96,7 +97,7 @@ _COUNTED: dict[str, tuple[str, Callable[[Shapes, Values], int]]] = {
     "aten::addmm": ("linear", _product_flops(1)),
     "aten::_addmm_activation": ("linear", _product_flops(1)),
     "aten::mm": ("linear", _product_flops(0)),
-    # What multiplies two batches of matrices multiplies activations: attention that is written out.
+    # Products of two batches of matrices multiply activations: attention that is written out.
     "aten::bmm": ("attention", _product_flops(0)),
     "aten::baddbmm": ("attention", _product_flops(1)),
     "aten::scaled_dot_product_attention": ("attention", _attention_flops),
@@ -110,7 +111,7 @@ _COUNTED: dict[str, tuple[str, Callable[[Shapes, Values], int]]] = {
     "mkldnn::_convolution_pointwise": ("convolution", _conv_flops(4, 3, 5)),
     "mkldnn::_convolution_pointwise_": ("convolution", _conv_flops(5, 4, 6)),
 }
-#: What calls ``aten::convolution``, where the padding is a number even if it was a word here.
+#: Callers of ``aten::convolution``, which gets the padding as a number even if it is a word here.
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "_convolution_mode")
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "linalg_vector_norm")
 _ACTIVATIONS = {
@@ -152,22 +153,22 @@ _DISPATCH = {
 }
 
 
-#: What torch.compile's own Python does in every call, as the profiler names it.
+#: The own Python of torch.compile in every call, as the profiler names it.
 _COMPILER_CALLS = ("TorchDynamo", "Torch-Compiled Region", "Pregraph bytecode", "AOTDispatcher")
 
 
 def readable_name(name: str) -> str:
-    """As the profiler names it; the code that torch.compile generated has a hash for a name."""
+    """Return the profiler's name, without the hash of code that torch.compile generated."""
     return "generated code" if name.startswith("## Call CompiledFxGraph") else name
 
 
 def is_copy(name: str) -> bool:
-    """Whether an operator moves data and computes nothing, wherever it is called from."""
+    """Return whether an operator only moves data, whatever its caller."""
     return name.partition("::")[2].split(".")[0] in _COPIES
 
 
 def owner_class(name: str, shapes: Shapes) -> str | None:
-    """The class of an operator that also decides over the operators it is made of; ``None`` for all others."""
+    """Return the class of an operator that also covers its callees; ``None`` for all others."""
     plain = name.partition("::")[2]
     base = name.removesuffix(".binary")
     kind = "convolution" if plain in _CONVOLUTIONS else _COUNTED[base][0] if base in _COUNTED else None
@@ -183,12 +184,12 @@ def owner_class(name: str, shapes: Shapes) -> str | None:
 
 
 def is_counted(name: str) -> bool:
-    """Whether :func:`count_flops` knows an operator. What it calls must not be counted again."""
+    """Return whether :func:`count_flops` knows an operator (its callees are not counted again)."""
     return name.removesuffix(".binary") in _COUNTED
 
 
 def own_class(name: str) -> str:
-    """The class of an operator that nobody owns."""
+    """Return the class of an operator without an owner."""
     if name.startswith(_COMPILER_CALLS):
         return "dispatch"
     if name.partition("::")[0] not in ("aten", "mkldnn", "prims"):
@@ -202,14 +203,14 @@ def own_class(name: str) -> str:
 
 
 def count_flops(name: str, shapes: Shapes, values: Values) -> int:
-    """Floating-point operations of one call (two for a multiply-add); 0 for what is not counted.
+    """Return the floating-point operations of one call, two per multiply-add; 0 if not counted.
 
     Matrix products, convolutions and attention are counted (attention as its two matrix products).
 
     Args:
         name: As the profiler records it, ``aten::linear``.
-        shapes: Of the tensor arguments, an empty one for every other argument.
-        values: Of the arguments that are no tensors.
+        shapes: Shapes of the tensor arguments, an empty one for every other argument.
+        values: Values of the arguments that are not tensors.
     """
     counted = _COUNTED.get(name.removesuffix(".binary"))
     return counted[1](shapes, values) if counted else 0

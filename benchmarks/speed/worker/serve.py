@@ -1,20 +1,22 @@
 """A worker: one subject, one process, driven by lines of JSON on standard input and output.
 
-Run as ``python -m tinyvit.benchmarks.speed.worker.serve``. Requests and replies, one line each::
+Run as ``python -m tinyvit.benchmarks.speed.worker.serve``. Requests and replies are one line each::
 
-    {"do": "imports", "subject": {...}}              -> {"ok": true}
-    {"do": "load"}                                   -> {"ok": true, "facts": {...}, "load_seconds": ...}
-    {"do": "warm", "seconds": s}                     -> {"ok": true, "first_seconds": ..., "iterations": n}
-    {"do": "round", "seconds": s, "iterations": n}   -> {"ok": true, "samples": [...], ...}
-    {"do": "memory"}                                 -> {"ok": true, "peak_mib": ..., ...}
+    {"do": "imports", "subject": {...}}             -> {"ok": true}
+    {"do": "load"}                                  -> {"facts": {...}, "load_seconds": ...}
+    {"do": "warm", "seconds": s}                    -> {"first_seconds": ..., "iterations": n}
+    {"do": "round", "seconds": s, "iterations": n}  -> {"samples": [...], ...}
+    {"do": "memory"}                                -> {"peak_mib": ..., ...}
     {"do": "drift", "photos": folder or null,
-     "images": n, "prepared": path, "outputs": path} -> {"ok": true, "images": ...}
-    {"do": "count"}                                  -> {"ok": true, "params": ..., "macs": ..., "mac_counter": ...}
-    {"do": "profile", "seconds": s}                  -> {"ok": true, "profile": [...] or null, "profile_note": ...}
-    {"do": "scenario", "run": {...}}                 -> {"ok": true, "summary": {...}, "valid": ..., "reasons": [...]}
+     "images": n, "prepared": path,
+     "outputs": path}                               -> {"images": ...}
+    {"do": "count"}                                 -> {"params": ..., "macs": ..., ...}
+    {"do": "profile", "seconds": s}                 -> {"profile": [...], ...}
+    {"do": "scenario", "run": {...}}                -> {"summary": {...}, "valid": ..., ...}
 
-A failure is ``{"ok": false, "kind": "input" | "memory" | "error", "message": ...}``. A worker of another
-interpreter, with another torch, could be driven the same way.
+Every reply also has ``"ok": true``.
+
+A failure is ``{"ok": false, "kind": "input" | "memory" | "error", "message": ...}``.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from .memory import MemoryWatch
 
 
 class SubjectServer:
-    """Answers the requests; holds the one engine."""
+    """Answers the requests of the coordinator, with one subject and its engine."""
 
     def __init__(self) -> None:
         self.subject: Subject | None = None
@@ -45,7 +47,7 @@ class SubjectServer:
         self.energy: EnergyMeter | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do one request."""
+        """Handle one request and return the reply."""
         handlers = {
             "imports": self.imports,
             "load": self.load,
@@ -61,15 +63,15 @@ class SubjectServer:
         return handlers[request["do"]](**arguments)
 
     def imports(self, subject: dict[str, Any]) -> dict[str, Any]:
-        """Import what the subject needs; all workers do this at once, as nothing of it is measured."""
+        """Import the modules of the subject; all workers do this at once."""
         self.subject = Subject(**subject)
         import_engine(self.subject)
         return {}
 
     def load(self) -> dict[str, Any]:
-        """Build the subject; memory is counted from just before."""
+        """Build the subject; memory is counted from just before it."""
         if self.subject is None:
-            raise InputError("load was asked for before imports")
+            raise InputError("the worker got the request load before imports")
         allocator = tune_allocator() if self.subject.allocator == "tuned" else "default (as asked)"
         self.memory = MemoryWatch(self.subject.device)
         start = time.perf_counter()
@@ -80,7 +82,7 @@ class SubjectServer:
         return {"facts": facts, "load_seconds": seconds}
 
     def warm(self, seconds: float) -> dict[str, Any]:
-        """Run untimed until ``seconds`` have gone by, at least 3 times; the first time is told apart."""
+        """Run untimed for ``seconds``, at least 3 times, and report the first time on its own."""
         step = self._ready().step
         start = time.perf_counter()
         step()
@@ -92,9 +94,10 @@ class SubjectServer:
         return {"first_seconds": first, "iterations": count}
 
     def round(self, seconds: float, iterations: int) -> dict[str, Any]:
-        """Time single steps until ``seconds`` have gone by, at least ``iterations`` of them.
+        """Time single steps for ``seconds``, at least ``iterations`` of them.
 
-        One untimed step goes first: the subject before this one has filled the caches with its own data.
+        One untimed step comes first, because the previous subject filled the caches with its own
+        data.
         """
         step = self._ready().step
         step()
@@ -111,49 +114,57 @@ class SubjectServer:
         }
 
     def read_memory(self) -> dict[str, Any]:
-        """Peak memory since the load."""
+        """Return the peak memory since the load."""
         if self.memory is None:
-            raise InputError("memory was asked for before load")
+            raise InputError("the worker got the request memory before load")
         return self.memory.read()
 
     def drift(self, photos: str | None, images: int, prepared: str, outputs: str) -> dict[str, Any]:
-        """Outputs on photographs, after the timing; see :func:`.drift.run_photos`."""
+        """Write the outputs on photographs, after the timing; see :func:`.drift.run_photos`."""
         from .drift import run_photos
 
         return {"images": run_photos(self._ready(), photos, images, Path(prepared), Path(outputs))}
 
     def count(self) -> dict[str, Any]:
-        """Parameters and multiply-adds; asked for last, as counting needs memory of its own."""
+        """Return parameters and multiply-adds.
+
+        Comes after the memory, because counting needs some.
+        """
         return self._ready().count()
 
     def _usage(self) -> dict[str, float]:
-        """:func:`_usage`, and joules where they can be read."""
+        """Return :func:`_usage`, with joules where they can be read."""
         joules = None if self.energy is None else self.energy.read()
         return _usage() if joules is None else {**_usage(), "joules": joules}
 
     def profile(self, seconds: float) -> dict[str, Any]:
-        """Time by class of operator; asked for after the timing, as recording leaves traces in memory."""
+        """Return the time by class of operator.
+
+        Comes last, because recording changes the memory.
+        """
         from .profile.engine import profile_engine
 
         engine = self._ready()
         if self.subject is None:
-            raise InputError("a profile was asked for before imports")
+            raise InputError("the worker got the request profile before imports")
         return profile_engine(self.subject, engine, seconds)
 
     def scenario(self, run: dict[str, Any]) -> dict[str, Any]:
-        """One run of LoadGen."""
+        """Run LoadGen once."""
         from .loadgen import LoadGenRun, run_loadgen
 
         return run_loadgen(self._ready().step, LoadGenRun(**run))
 
     def _ready(self) -> Engine:
         if self.engine is None:
-            raise InputError("a run was asked for before load")
+            raise InputError("the worker got a request to run before load")
         return self.engine
 
 
 def _usage() -> dict[str, float]:
-    """Processor seconds, page faults and switches of this process so far; empty where the system keeps no count."""
+    """Return processor seconds, page faults and switches of this process, where they are counted.
+
+    psutil has neither the page faults nor times finer than 10 ms."""
     try:
         import resource
     except ImportError:
@@ -180,19 +191,19 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 
 def serve(requests: TextIO, replies: TextIO) -> None:
-    """Answer requests until the coordinator hangs up."""
+    """Answer requests until the coordinator closes the connection."""
     worker = SubjectServer()
     for line in requests:
         try:
             reply = {"ok": True} | worker.answer(json.loads(line))
-        except Exception as error:  # whatever the model does, the coordinator must hear of it
+        except Exception as error:  # the coordinator needs a reply, whatever the model does
             reply = _failure(error)
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
 
 def main() -> None:
-    """Take over standard output for replies; whatever a model prints goes to standard error."""
+    """Reserve standard output for replies, and send a model's prints to standard error."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(sys.stdin, replies)

@@ -1,4 +1,4 @@
-"""The CIFAR-10 experiment on a handful of drawn pictures."""
+"""The CIFAR-10 experiment on a handful of drawn images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where training and test pictures come from."""
+"""Where training and test images come from."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_probed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one class 'cat'"):
         open_labelled(tmp_path / "b")
     fill(tmp_path / "c", ("cat", "dog"), 1)
-    with pytest.raises(InputError, match="single picture"):
+    with pytest.raises(InputError, match="single image"):
         open_labelled(tmp_path / "c")
 
 

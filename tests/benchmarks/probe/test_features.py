@@ -85,10 +85,10 @@ def test_a_damaged_cache_file_and_a_damaged_picture_are_errors(pictures: ImageFi
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(InputError, match="damaged"):
         extract_features(model, pictures, pictures.keys, cache=cache)
-    (pictures.root / "4.png").write_bytes(b"no picture")
+    (pictures.root / "4.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"cannot read image .*4\.png"):
         extract_features(model, pictures, pictures.keys)
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         extract_features(model, pictures, [])
 
 
@@ -179,7 +179,7 @@ def test_workers_give_the_same_rows_and_share_the_cache(
 
 def test_what_goes_wrong_in_a_worker_is_told(pictures: ImageFiles) -> None:
     source = FeatureSource("tiny_vit_5m_224", size=32, deployed=False)
-    (pictures.root / "3.png").write_bytes(b"no picture")
+    (pictures.root / "3.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"cannot read image .*3\.png"):
         extract_features(source.load(), pictures, pictures.keys, place=Processes(("cpu",)), source=source)
     with pytest.raises(InputError, match="give extract_features a source"):

@@ -1,7 +1,8 @@
-"""The engines: from a subject to a callable that does its work once. Runs inside a worker.
+"""The engines: from a subject to a callable that does its work once, inside a worker.
 
-``modules.py`` makes the torch module of a subject; ``torch_engines.py`` runs it (eager, deploy, compile), and
-``onnx_runtime.py`` and ``open_vino.py`` run a file. ``peak.py`` is the pseudo engine of the machine's peak.
+``modules.py`` makes the torch module of a subject; ``torch_engines.py`` runs it (eager, deploy,
+compile), and ``onnx_runtime.py`` and ``open_vino.py`` run a file. ``peak.py`` is the pseudo engine
+of the machine's peak.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MODULES = {
 }
 
 
-#: The package of an engine that is not always there, and the extra that brings it.
+#: The package of an optional engine, and the extra that installs it.
 _PACKAGES = {"onnxruntime": ("onnxruntime", "export"), "openvino": ("openvino", "engines")}
 
 
@@ -39,7 +40,7 @@ def require_package(engine: str) -> None:
 
 
 def import_engine(subject: Subject) -> None:
-    """Import what an engine needs, before memory is read for the first time.
+    """Import the modules of an engine before memory is read for the first time.
 
     Raises:
         MissingExtraError: The engine's package is not installed.
@@ -62,8 +63,8 @@ def build_engine(subject: Subject) -> Engine:
     """Build a resolved subject.
 
     Raises:
-        InputError: The model does not exist or does not take the asked input.
-        EngineError: This machine, or this model, cannot be run by the engine.
+        InputError: The model does not exist or does not accept the requested input.
+        EngineError: The engine cannot run on this machine, or cannot run this model.
     """
     builder = importlib.import_module(_MODULES[subject.engine], __package__)
     return builder.build(subject)

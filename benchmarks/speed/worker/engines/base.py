@@ -1,4 +1,4 @@
-"""What every engine is to the worker."""
+"""The interface of every engine to the worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_COUNTS: dict[str, Any] = {"params": None, "macs": None, "mac_counter": None}
 
 
 class EngineError(TinyVitError):
-    """An engine cannot run a subject that is well asked for; the others go on."""
+    """An engine cannot run a valid subject; the other subjects are still measured."""
 
 
 @dataclass
@@ -24,12 +24,15 @@ class Engine:
     """A subject that is ready to run.
 
     Args:
-        step: Does the work once and returns when it is done (on CUDA: synchronised).
-        count: Counts what can be counted, after the timing; ``params`` and ``macs`` are ``None`` where unknown.
-        facts: What was built: ``input_shape`` ``[B, 3, H, W]``, ``precision`` as it runs, ``weights``, ``versions``.
-        infer: Normalised pictures, float32 of ``input_shape`` -> the first output as float32 ``(B, ...)``.
-        preprocess: How a photograph becomes its input.
-        module: The torch module or callable that ``step`` runs on ``batch``; ``None`` outside torch.
+        step: Does the work once and returns when it is finished (on CUDA: synchronised).
+        count: Counts parameters and multiply-adds after the timing; ``None`` where unknown.
+        facts: A description: ``input_shape`` ``[B, 3, H, W]``, ``precision`` as it runs,
+            ``weights``, ``versions``.
+        infer: Normalised images, float32 of ``input_shape`` -> the first output as float32 ``(B,
+            ...)``.
+        preprocess: The transform from a photograph to its input.
+        module: The torch module or callable that ``step`` runs on ``batch``; ``None`` outside
+            torch.
         batch: The tensor that ``step`` runs; ``None`` outside torch.
     """
 
@@ -43,11 +46,11 @@ class Engine:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed versions of some distributions."""
+    """Return the installed versions of some distributions."""
     return {name: importlib.metadata.version(name) for name in packages}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, a runtime or Python itself says that memory ran out."""
+    """Return whether an error of torch, a runtime or Python means that memory ran out."""
     message = str(error)
     return isinstance(error, MemoryError) or "out of memory" in message or "allocate memory" in message

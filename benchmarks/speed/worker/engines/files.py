@@ -1,4 +1,4 @@
-"""What the engines that run a file share: the shape of its input, and what is known about it."""
+"""Shared by the engines that run a file: the shape of its input, and the notes beside it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .base import NO_COUNTS, EngineError
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:
-    """What :mod:`..exported` wrote beside a file it made; empty for a user's file.
+    """Return the notes of our own export beside a file; empty for a user's file.
 
     Raises:
-        EngineError: It wrote why there is no file.
+        EngineError: The export failed; the message is its reason.
     """
     notes = Path(path).with_suffix(".json")
     if not notes.is_file():
@@ -37,12 +37,12 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 
 
 def counts_of(notes: dict[str, Any]) -> dict[str, Any]:
-    """Parameters and multiply-adds of the model that a file was made from."""
+    """Return parameters and multiply-adds of the model that a file was exported from."""
     return notes.get("counts") or dict(NO_COUNTS)
 
 
 def preprocess_of(notes: dict[str, Any], properties: Mapping[str, str], size: tuple[int, int]) -> Preprocess:
-    """From the notes, else from the properties of a file of ``tinyvit export onnx``, else ImageNet's."""
+    """Return the transform of the notes, or of a file of ``tinyvit export onnx``, or ImageNet's."""
     if "preprocess" in notes:
         known = {key: tuple(value) if isinstance(value, list) else value for key, value in notes["preprocess"].items()}
         return Preprocess(**{**known, "size": size})
@@ -50,25 +50,25 @@ def preprocess_of(notes: dict[str, Any], properties: Mapping[str, str], size: tu
 
     try:
         return replace(ModelCard.from_props(properties, "the file").preprocess, size=size)
-    except InputError:  # a file of someone else, which does not say
+    except InputError:  # another program's file, which does not say
         return Preprocess(size=size)
 
 
 def spatial_size(shape: Sequence[int]) -> tuple[int, int]:
-    """Height and width of an input shape, NCHW or NHWC."""
+    """Return height and width of an input shape, NCHW or NHWC."""
     return (shape[2], shape[3]) if shape[1] == 3 else (shape[1], shape[2])
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What a graph's input wants.
+    """The input that a graph expects.
 
     Args:
         shape: ``(B, 3, H, W)`` or ``(B, H, W, 3)``.
-        dtype: Of its elements.
-        input_format: A key of :data:`tinyvit.export.metadata.INPUT_FORMATS` where the file says; else integers are
-            taken for pixels and anything else for normalised pictures.
-        preprocess: Whose mean and deviation turn normalised pictures back into pixels.
+        dtype: The type of its elements.
+        input_format: A key of :data:`tinyvit.export.metadata.INPUT_FORMATS` if the file states one.
+            Without it, integers are pixels and anything else is a normalised image.
+        preprocess: Its mean and deviation turn normalised images back into pixels.
     """
 
     shape: tuple[int, ...]
@@ -77,14 +77,14 @@ class Feed:
     preprocess: Preprocess
 
     def noise(self) -> np.ndarray:
-        """One batch to time with."""
+        """Return one random batch for timing."""
         generator = np.random.default_rng(0)
         if self.dtype == np.uint8:
             return generator.integers(0, 256, self.shape, dtype=np.uint8)
         return generator.standard_normal(self.shape).astype(self.dtype)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Normalised pictures ``(B, 3, H, W)`` as the graph takes them."""
+        """Return normalised images ``(B, 3, H, W)`` in the form that the graph takes."""
         is_bytes = self.dtype == np.uint8
         if is_bytes or self.input_format == "unit":
             mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.preprocess.mean, self.preprocess.std))
@@ -97,16 +97,16 @@ class Feed:
 
 
 def concrete_shape(shape: list[Any], subject: Subject) -> tuple[int, ...]:
-    """The input shape of a graph with its free dimensions filled in: first the batch, then height and width.
+    """Return the input shape of a graph with its free dimensions (batch, height, width) filled in.
 
     Raises:
-        InputError: The graph's fixed dimensions are not the ones that were asked for.
+        InputError: The graph's fixed dimensions differ from the requested ones.
     """
     if len(shape) != 4:
-        raise InputError(f"{subject.model} takes an input of shape {shape}; a picture batch has 4 dimensions")
+        raise InputError(f"{subject.model} takes an input of shape {shape}; an image batch has 4 dimensions")
     channels_at = next((axis for axis in (1, 3) if shape[axis] == 3), None)
     if channels_at is None:
-        raise InputError(f"{subject.model} takes an input of shape {shape}; no dimension is the 3 colours")
+        raise InputError(f"{subject.model} takes an input of shape {shape}; no dimension has length 3 for the colours")
     wanted: list[int | None] = [subject.batch_size, subject.size, subject.size, subject.size]
     wanted[channels_at] = 3
     filled = []

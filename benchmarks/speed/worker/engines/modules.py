@@ -1,4 +1,4 @@
-"""The torch module of a subject, and what it counts."""
+"""The torch module of a subject, with its parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ...results.subjects import Subject
 from .base import NO_COUNTS
 
 MAC_COUNTER = (
-    "torch.utils.flop_counter, FLOPs / 2, one picture: matrix products, convolutions and attention counted (attention "
+    "torch.utils.flop_counter, FLOPs / 2, one image: matrix products, convolutions and attention counted (attention "
     "as its two matrix products), elementwise work and normalisation not"
 )
-#: Of all random weights, here and in exported files, so that every engine computes the same function.
+#: The seed of all random weights, here and in exported files, so that every engine computes the
+#: same function.
 SEED = 0
 
 
@@ -25,7 +26,7 @@ class Made:
     Args:
         module: A torch module, or any callable on a batch for a function.
         preprocess: Its evaluation transform, at the subject's input size.
-        weights: Where its weights are from.
+        weights: The source of its weights, in words.
     """
 
     module: Any
@@ -34,10 +35,10 @@ class Made:
 
 
 def make_module(subject: Subject) -> Made:
-    """Build the model of a subject; the same weights at every call.
+    """Build the model of a subject, with the same weights in every call.
 
     Raises:
-        InputError: There is no such model, or it does not take the asked size.
+        InputError: There is no such model, or it does not accept the requested size.
     """
     import torch
 
@@ -59,24 +60,26 @@ def make_module(subject: Subject) -> Made:
 
 
 def built_size(subject: Subject) -> int | None:
-    """The size that a subject's model is built for, ``None`` for its own.
+    """Return the size that a subject's model is built for; ``None`` for its own.
 
-    TinyViT takes any input size as it is, and keeps its windows: so timm's does, and so does a detector's backbone.
-    Built for another size its windows would grow with it, and both would not do the same work.
+    TinyViT takes any input size and keeps its windows, as timm's TinyViT and a detector's backbone
+    do. Built for another size, its windows would grow with it, and the two would not do the same
+    work.
     """
     return None if subject.model.startswith("tiny_vit") else subject.size
 
 
 def at_size(preprocess: Preprocess, size: int | None) -> Preprocess:
-    """A transform for pictures of this size, or as it is."""
+    """Return a transform for images of this size; the same transform for ``None``."""
     return preprocess if size is None else replace(preprocess, size=(size, size))
 
 
 def _create_random(subject: Subject) -> Any:
-    """One of our models or timm's, without weights."""
+    """Return one of our models or timm's, without weights."""
     from .....backbones.registry import create_model, create_timm_model
 
-    # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same work.
+    # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same
+    # work.
     size, classes = built_size(subject), 1000
     if subject.model.startswith("timm:"):
         return create_timm_model(subject.model.removeprefix("timm:"), size, num_classes=classes)
@@ -84,7 +87,7 @@ def _create_random(subject: Subject) -> Any:
 
 
 def count_module(model: Any, image: Any) -> dict[str, Any]:
-    """Parameters of the model as it ran, and its multiply-adds on one picture ``(1, 3, H, W)``."""
+    """Return a model's parameters, and its multiply-adds on one image ``(1, 3, H, W)``."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -92,7 +95,8 @@ def count_module(model: Any, image: Any) -> dict[str, Any]:
     if not isinstance(model, torch.nn.Module):
         return dict(NO_COUNTS)
     counter = FlopCounterMode(display=False)
-    # The counter does not know the CPU's fused attention kernel; the plain form is two matrix products that it knows.
+    # The counter does not know the CPU's fused attention kernel; the plain form is two matrix
+    # products that it knows.
     with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(image)
     params = sum(parameter.numel() for parameter in model.parameters())

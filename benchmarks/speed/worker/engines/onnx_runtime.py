@@ -16,22 +16,24 @@ _ARRAYS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(u
 
 
 def build(subject: Subject) -> Engine:
-    """The engine of a resolved subject whose model is an ONNX file.
+    """Return the engine of a resolved subject that is an ONNX file.
 
     Raises:
-        InputError: The file is no network of one picture batch, or does not take the asked input.
-        EngineError: This onnxruntime has nothing for the device, or the model could not be exported.
+        InputError: The file is not a network with one batch of images as its input, or its input
+            differs.
+        EngineError: This onnxruntime does not support the device, or the model could not be
+            exported.
     """
     from .....export.runtime import OnnxModel
 
     provider = "CPUExecutionProvider" if subject.device == "cpu" else "CUDAExecutionProvider"
     _require_provider(provider)
     if subject.device != "cpu":
-        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the provider would use TF32 unasked
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the provider would use TF32 by default
     notes = read_notes(subject.model)
     model = OnnxModel(subject.model, threads=subject.threads, providers=[provider])
     if model.input_type not in _ARRAYS:
-        raise InputError(f"{subject.model} takes {model.input_type}; pictures are {', '.join(_ARRAYS)}")
+        raise InputError(f"{subject.model} takes {model.input_type}; images are {', '.join(_ARRAYS)}")
     shape = concrete_shape(model.input_shape, subject)
     properties: dict[str, str] = model.session.get_modelmeta().custom_metadata_map
     preprocess = preprocess_of(notes, properties, spatial_size(shape))
@@ -47,7 +49,7 @@ def build(subject: Subject) -> Engine:
     facts: dict[str, Any] = {
         "input_shape": list(shape),
         "input_type": model.input_type,
-        # What is inside a user's file, whole numbers of 8 bits perhaps, its input does not tell.
+        # The input does not tell what is inside a user's file: it may be 8-bit integers.
         "precision": "fp32" if notes else "as in the file",
         "weights": notes.get("weights", "in the file"),
         "versions": versions("onnxruntime"),
@@ -62,4 +64,4 @@ def _require_provider(provider: str) -> None:
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
-        raise EngineError(f"this onnxruntime has no {provider}; the package onnxruntime-gpu brings it")
+        raise EngineError(f"this onnxruntime has no {provider}; install the package onnxruntime-gpu")

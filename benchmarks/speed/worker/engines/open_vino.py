@@ -1,4 +1,4 @@
-"""The engine OpenVINO on the processor: an ONNX file, compiled for one input shape in the precision asked for."""
+"""The engine OpenVINO: an ONNX file compiled for one input shape and precision."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ _ARRAYS = {"f32": np.float32, "f16": np.float16, "u8": np.uint8}
 
 @kept_signal_stack()
 def build(subject: Subject) -> Engine:
-    """The engine of a resolved subject whose model is an ONNX file.
+    """Return the engine of a resolved subject that is an ONNX file.
 
     Raises:
-        InputError: The file is no network of one picture batch, or does not take the asked input.
-        EngineError: The processor, or OpenVINO on it, does not have the precision, or the model could not
-            be exported.
+        InputError: The file is not a network with one batch of images as its input, or its input
+            differs.
+        EngineError: OpenVINO on this processor does not support the precision, or the model could
+            not be exported.
     """
     core = openvino.Core()
     _require_precision(core, subject.precision)
     notes, network = read_notes(subject.model), read_network(core, subject)
     kind = network.input(0).get_element_type().get_type_name()
     if kind not in _ARRAYS:
-        raise InputError(f"{subject.model} takes {kind}; pictures are {', '.join(_ARRAYS)}")
+        raise InputError(f"{subject.model} takes {kind}; images are {', '.join(_ARRAYS)}")
     shape = concrete_shape([_length(axis) for axis in network.input(0).get_partial_shape()], subject)
     properties = _properties(network)
     preprocess = preprocess_of(notes, properties, spatial_size(shape))
@@ -93,7 +94,7 @@ def read_network(core: openvino.Core, subject: Subject) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(f"{path} cannot be loaded as an ONNX model: {lines[-1] if lines else error}") from error
     if len(network.inputs) != 1:
-        raise InputError(f"{path} has {len(network.inputs)} inputs; models of one picture batch are run")
+        raise InputError(f"{path} has {len(network.inputs)} inputs; give a model with one input, a batch of images")
     return network
 
 
@@ -114,11 +115,11 @@ def _require_precision(core: openvino.Core, precision: str) -> None:
     wanted = _CAPABILITIES.get(precision)
     known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if wanted is not None and wanted not in known:
-        raise EngineError(f"OpenVINO has no {precision} on this processor; it has {', '.join(known)}")
+        raise EngineError(f"OpenVINO does not support {precision} on this processor; it supports {', '.join(known)}")
 
 
 def _check_precision(compiled: Any, subject: Subject) -> None:
-    """OpenVINO takes a hint, not an order: look what came of it."""
+    """Check the precision that OpenVINO chose: it takes a hint, not an order."""
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if found != _HINTS[subject.precision]:
         raise EngineError(f"OpenVINO was asked for {_HINTS[subject.precision]} and compiled {found}")

@@ -1,8 +1,9 @@
 """The pseudo engine of the machine's own peak: one big matrix product.
 
-The product is square with sides of 1,536 on a processor and 8,192 on CUDA. That is big enough to reach the peak and
-small enough for a short turn. The faster of ``F.linear`` (MKL or cuBLAS) and torch's oneDNN linear with packed weights
-runs it, so that it is the machine's peak and not that of one library.
+The product is square with sides of 1,536 on a processor and 8,192 on CUDA. This is big enough to
+reach the peak, small enough for a short turn. Two kernels try it: ``F.linear`` (MKL or cuBLAS) and
+torch's oneDNN linear with packed weights. The faster one is timed, so that the result is the
+machine's peak and not that of one library.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _TRIES = 5
 
 
 def build(subject: Subject) -> Engine:
-    """The pseudo engine: one step is one product. Its facts have ``flops`` of a step and the ``kernel``."""
+    """Build the pseudo engine: one step is one product.
+
+    The facts have ``flops`` and the ``kernel``.
+    """
     import torch
 
     from .torch_engines import DTYPES, keep_float32
@@ -52,7 +56,7 @@ def build(subject: Subject) -> Engine:
 
 
 def _products(torch: Any, x: Any, weight: Any) -> dict[str, Callable[[], Any]]:
-    """The ways to multiply that this torch build has on this device."""
+    """Return the ways to multiply that this torch build has on this device."""
     products: dict[str, Callable[[], Any]] = {"F.linear": lambda: torch.nn.functional.linear(x, weight)}
     if x.device.type == "cpu":
         try:
@@ -79,7 +83,7 @@ def _synchronised(torch: Any, device: str) -> Callable[[Callable[[], Any]], Call
 
 
 def _best_seconds(step: Callable[[], None]) -> float:
-    """The shortest of some runs, after one that is not timed."""
+    """Return the shortest of some runs, after one untimed run."""
     step()
     times = []
     for _ in range(_TRIES):
@@ -90,4 +94,4 @@ def _best_seconds(step: Callable[[], None]) -> float:
 
 
 def _no_pictures(images: np.ndarray) -> np.ndarray:
-    raise InputError("a matrix product takes no pictures")
+    raise InputError("a matrix product takes no images")

@@ -1,8 +1,9 @@
-"""The alternate signal stack of a thread, kept as it was around a library that exchanges it.
+"""Keep the alternate signal stack of a thread around a library that replaces it.
 
-OpenVINO 2026.4 gives the thread that loads its CPU plugin a stack of its own for signals, and frees it with the plugin
-without putting the earlier one back. The next signal with a handler then ends the process: seen as a segmentation
-fault when a child process ended after ``torch.utils.data`` had installed its handler of ``SIGCHLD``.
+OpenVINO 2026.4 gives the thread that loads its CPU plugin its own stack for signals. It frees that
+stack with the plugin and does not restore the earlier one, so that the next signal with a handler
+ends the process. This happened as a segmentation fault: ``torch.utils.data`` had installed its
+handler of ``SIGCHLD``, and then a child process ended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Put this thread's alternate signal stack back at the end; on other systems than Linux nothing is done."""
+    """Restore this thread's alternate signal stack at the end (on Linux only)."""
     if not sys.platform.startswith("linux"):
         yield
         return
@@ -32,7 +33,7 @@ def kept_signal_stack() -> Iterator[None]:
 
 
 def signal_stack() -> tuple[int, int]:
-    """Address and size of this thread's alternate signal stack; zeros where there is none."""
+    """Return address and size of this thread's alternate signal stack, zeros without one."""
     current = _Stack()
     ctypes.CDLL(None).sigaltstack(None, ctypes.byref(current))
     return current.pointer or 0, current.size

@@ -19,11 +19,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build(subject: Subject) -> Engine:
-    """The engine of a resolved subject of ``eager``, ``deploy`` or ``compile``.
+    """Return the engine of a resolved subject of ``eager``, ``deploy`` or ``compile``.
 
     Raises:
-        InputError: The model does not exist or does not take the asked input.
-        EngineError: It cannot be deployed or compiled, or not run in the asked precision.
+        InputError: The model does not exist or does not accept the requested input.
+        EngineError: It cannot be deployed or compiled, or cannot run in the requested precision.
     """
     torch.set_num_threads(subject.threads or 1)
     keep_float32()
@@ -43,14 +43,14 @@ def build(subject: Subject) -> Engine:
         with torch.inference_mode():
             found = run(torch.from_numpy(np.ascontiguousarray(images)).to(batch.device, dtype))
         if not isinstance(found, torch.Tensor):
-            raise EngineError(f"{subject.model} returns {type(found).__name__} and no tensor of logits")
+            raise EngineError(f"{subject.model} returns {type(found).__name__} instead of a tensor of logits")
         return found.float().cpu().numpy()
 
     return Engine(_step_of(run, batch), count, facts, infer, made.preprocess, module=run, batch=batch)
 
 
 def keep_float32() -> None:
-    """A float32 column must be float32: cuDNN would use TF32 for convolutions unasked."""
+    """Turn TF32 off: cuDNN would use it for convolutions, and a float32 column must be float32."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -59,9 +59,13 @@ def _check_kind(subject: Subject, module: Any) -> None:
     if isinstance(module, torch.nn.Module):
         return
     if subject.engine != "eager":
-        raise EngineError(f"{subject.model} makes no torch module, which the engine {subject.engine} needs; use eager")
+        raise EngineError(
+            f"{subject.model} does not return a torch module, which {subject.engine} needs; use --engine eager"
+        )
     if subject.precision != "fp32":
-        raise EngineError(f"{subject.model} makes no torch module, so its precision cannot be chosen; leave it at fp32")
+        raise EngineError(
+            f"{subject.model} does not return a torch module, so its precision is fixed; use --precision fp32"
+        )
 
 
 def _versions(subject: Subject, module: Any) -> dict[str, str]:
@@ -100,12 +104,12 @@ def _prepare_deployed(subject: Subject, made: Made, batch: torch.Tensor, facts: 
     except InputError as error:
         raise EngineError(f"{subject.model} cannot be deployed: {error}") from error
     facts["deployed"] = fast.report.to_dict()
-    # The module is not kept beside its copy, whose memory is to be measured; it is made again when it is counted.
+    # Only the copy stays in memory, which is measured; the module is built again for counting.
     return fast, lambda: _count_anew(subject)
 
 
 def _prepare_compiled(subject: Subject, made: Made, batch: torch.Tensor, facts: dict[str, Any]) -> Prepared:
-    """Compiled for the one shape of the subject; the first call, which compiles, is timed on its own."""
+    """Compile for the one shape of the subject, and time the first call on its own."""
     check_compiler(batch.device.type)
     from torch._dynamo.utils import counters
 
@@ -127,7 +131,7 @@ def _prepare_compiled(subject: Subject, made: Made, batch: torch.Tensor, facts: 
     facts["compile_seconds"] = time.perf_counter() - started
     facts["graph_breaks"] = sum(counters["graph_break"].values())
     hits, misses = (counters["inductor"][f"fxgraph_cache_{kind}"] for kind in ("hit", "miss"))
-    facts["compile_cache"] = f"{hits} of {hits + misses} graphs were compiled before and read from torch's cache"
+    facts["compile_cache"] = f"{hits} of {hits + misses} graphs were read from torch's cache"
     return compiled, lambda: _count_anew(subject)
 
 
@@ -139,10 +143,10 @@ _PREPARE: dict[str, Callable[[Subject, Made, torch.Tensor, dict[str, Any]], Prep
 
 
 def check_compiler(device_type: str) -> None:
-    """Whether torch.compile has what it compiles with.
+    """Check that torch.compile has its compiler.
 
     Raises:
-        EngineError: On a processor, no C++ compiler is found; on CUDA, no triton.
+        EngineError: On a processor, no C++ compiler is found; on CUDA, triton is missing.
     """
     if device_type != "cpu":
         try:
@@ -156,13 +160,11 @@ def check_compiler(device_type: str) -> None:
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
-        raise EngineError(
-            "torch.compile needs a C++ compiler (g++, or the one that CXX names); none was found"
-        ) from error
+        raise EngineError("torch.compile needs a C++ compiler (g++, or the one in CXX), and none was found") from error
 
 
 def _count_anew(subject: Subject) -> dict[str, Any]:
-    """What the module of a subject counts, whatever was made from it."""
+    """Return the counts of a subject's module, whatever was made from it."""
     made = make_module(subject)
     if not isinstance(made.module, torch.nn.Module):
         return dict(NO_COUNTS)

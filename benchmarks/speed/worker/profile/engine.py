@@ -1,4 +1,4 @@
-"""The profile of a subject by its engine's own profiler."""
+"""Profile a subject with the profiler of its engine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _DISTURBED = 1.5
 
 
 def profile_engine(subject: Subject, engine: Engine, seconds: float = 1.0) -> dict[str, Any]:
-    """Profile a subject that has been measured. Runs inside its worker.
+    """Profile a measured subject, inside its worker.
 
     Args:
-        subject: As the worker runs it.
-        engine: Built from it.
-        seconds: How long to record, about.
+        subject: The subject as the worker runs it.
+        engine: Built from the subject.
+        seconds: Approximate time to record.
 
     Returns:
-        ``profile``: the classes (see :func:`profile_torch`), or ``None``; ``profile_note``: how they were found, or
-        why there are none.
+        ``profile``: the classes (see :func:`profile_torch`), or ``None``; ``profile_note``: the
+        method, or why there are no classes.
     """
     try:
         if subject.engine in ("eager", "deploy", "compile"):
@@ -41,7 +41,5 @@ def profile_engine(subject: Subject, engine: Engine, seconds: float = 1.0) -> di
     note = f"{found['method']}; median of {found['steps']} steps, {found['step_milliseconds']:.2f} ms without and "
     note += f"{found['profiled_milliseconds']:.2f} ms with the profiler"
     if found["profiled_milliseconds"] > _DISTURBED * found["step_milliseconds"]:
-        note += (
-            "; DISTURBED: the recording was far slower than the profiler makes it, so repeat it on a quieter machine"
-        )
+        note += "; DISTURBED: the recording was far slower than a profiler explains; repeat it on a quieter machine"
     return {"profile": found["classes"], "profile_note": note}

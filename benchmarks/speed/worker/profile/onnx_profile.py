@@ -1,4 +1,4 @@
-"""Where the time of a step goes in onnxruntime, from its own profiler."""
+"""The time of a step in onnxruntime by class of operator, from its own profiler."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def profile_onnx(subject: Subject, engine: Engine, seconds: float = 1.0, least_s
     """Profile an ONNX file in a session of its own, with the settings of the engine.
 
     Args:
-        subject: Whose model is the file.
-        engine: Built from it; timed without the profiler.
-        seconds: How long to record, about.
-        least_steps: How many steps to record at least.
+        subject: The subject whose model is the file.
+        engine: Built from the subject; timed without the profiler.
+        seconds: Approximate time to record.
+        least_steps: Minimum number of recorded steps.
 
     Returns:
-        As :func:`~.profile.profile_torch`.
+        The dictionary of :func:`~.torch_profile.profile_torch`.
 
     Raises:
         EngineError: The profiler recorded nothing.
@@ -57,7 +57,8 @@ def profile_onnx(subject: Subject, engine: Engine, seconds: float = 1.0, least_s
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "run")
         session = onnxruntime.InferenceSession(subject.model, options, providers=["CPUExecutionProvider"])
         given = session.get_inputs()[0]
-        # What a picture shows does not matter, but zeros would be a special case for some processors.
+        # The content of an image does not matter, but zeros would be a special case for some
+        # processors.
         batch = np.random.default_rng(0).uniform(0, 1, engine.facts["input_shape"]).astype(_ARRAYS[given.type])
         for _ in range(count + 1):
             session.run(None, {given.name: batch})
@@ -77,10 +78,10 @@ def profile_onnx(subject: Subject, engine: Engine, seconds: float = 1.0, least_s
 
 
 def total_events(events: list[dict[str, Any]]) -> tuple[list[dict[str, ClassTotal]], list[float]]:
-    """Sum the nodes of each run by class; also the seconds of each run.
+    """Return the totals by class of each run, and the seconds of each run.
 
     Args:
-        events: Of the profile that onnxruntime wrote.
+        events: The events of onnxruntime's profile.
     """
     runs = sorted((event for event in events if event.get("name") == "model_run"), key=lambda event: event["ts"])
     nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
@@ -108,33 +109,33 @@ def _add(totals: dict[str, ClassTotal], node: dict[str, Any]) -> None:
 
 
 def _shapes(recorded: Any) -> list[list[int]]:
-    """``[{"float": [1, 3, 224, 224]}, ...]`` without the types."""
+    """Return the shapes of ``[{"float": [1, 3, 224, 224]}, ...]``, without the types."""
     return [[int(side) for side in shape] for one in recorded or [] for shape in one.values()]
 
 
 def node_class(name: str, inputs: list[list[int]]) -> str:
-    """The class of a node by its operator and the shapes of its inputs."""
+    """Return the class of a node by its operator and the shapes of its inputs."""
     if "Conv" in name:
         weight = next((shape for shape in inputs[1:] if len(shape) > 2), [])
         return "depthwise" if len(weight) > 1 and weight[1] == 1 and inputs[0][1] > 1 else "convolution"
     if "MatMul" in name and name not in _CLASS_OF:
         matrices = [shape for shape in inputs if len(shape) > 1]
-        # A product of two batches of matrices multiplies activations; a layer has one matrix of weights, which is not
-        # recorded when onnxruntime packed it.
+        # A product of two batches of matrices multiplies activations. A layer has one matrix of
+        # weights, which is missing from the record when onnxruntime packed it.
         return "linear" if len(matrices) < 2 or len(matrices[1]) == 2 else "attention"
     return _CLASS_OF.get(name, "other")
 
 
 def node_flops(name: str, inputs: list[list[int]], outputs: list[list[int]]) -> int:
-    """Floating-point operations of a node, two for a multiply-add; 0 for what is not counted.
+    """Return the floating-point operations of a node, two per multiply-add; 0 for an uncounted one.
 
-    Products of whole numbers are not floating-point operations and are not counted. The channels with which
-    onnxruntime fills up blocks of 8 or 16 are counted, as it computes them.
+    Products of integers are not floating-point operations and are not counted. Onnxruntime fills
+    channels up to blocks of 8 or 16; these are counted, because it computes them.
     """
     if name in ("Conv", "FusedConv", "NhwcFusedConv"):
         return 2 * prod(outputs[0]) * prod(inputs[1][1:])
     if name in ("MatMul", "FusedMatMul", "Gemm", "FusedGemm"):
-        # The size of the left factor, whether it is transposed or not.
+        # The size of the left factor is the same transposed.
         return 2 * prod(inputs[0]) * outputs[0][-1]
     if name in ("Attention", "MultiHeadAttention") and len(inputs) > 2 and len(inputs[0]) == len(inputs[2]) == 4:
         query, key, value = inputs[:3]

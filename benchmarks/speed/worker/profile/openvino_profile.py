@@ -1,4 +1,4 @@
-"""Where the time of a step goes in OpenVINO, from its own performance counters."""
+"""The time of a step in OpenVINO by class of operator, from its own performance counters."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Shapes = list[list[int]]
 
 @kept_signal_stack()
 def profile_openvino(subject: Subject, engine: Engine, seconds: float = 1.0, least_steps: int = 3) -> dict[str, Any]:
-    """Profile a file in a network of its own, compiled as the engine's is, with performance counters.
+    """Profile a file in its own network, compiled like the engine's, with performance counters.
 
     Args:
-        subject: Whose model is the file.
-        engine: Built from it; timed without the counters.
-        seconds: How long to record, about.
-        least_steps: How many steps to record at least.
+        subject: The subject whose model is the file.
+        engine: Built from the subject; timed without the counters.
+        seconds: Approximate time to record.
+        least_steps: Minimum number of recorded steps.
 
     Returns:
-        As :func:`~.profile.profile_torch`.
+        The dictionary of :func:`~.torch_profile.profile_torch`.
 
     Raises:
         EngineError: Nothing was counted.
@@ -55,7 +55,8 @@ def profile_openvino(subject: Subject, engine: Engine, seconds: float = 1.0, lea
     compiled = core.compile_model(network, "CPU", compile_config(subject) | {"PERF_COUNT": True})
     request = compiled.create_infer_request()
     dtype = {"f32": np.float32, "f16": np.float16, "u8": np.uint8}[engine.facts["input_type"]]
-    # What a picture shows does not matter, but zeros would be a special case for some processors.
+    # The content of an image does not matter, but zeros would be a special case for some
+    # processors.
     batch = np.random.default_rng(0).uniform(0, 1, engine.facts["input_shape"]).astype(dtype)
     graph = _graph(compiled)
     request.infer([batch])
@@ -73,13 +74,13 @@ def profile_openvino(subject: Subject, engine: Engine, seconds: float = 1.0, lea
         "step_milliseconds": 1e3 * wall,
         "profiled_milliseconds": 1e3 * statistics.median(recorded),
         "steps": count,
-        "method": "OpenVINO's performance counters, time in the nodes of its compiled graph (what is fused counts with "
-        "its first operator); FLOPs from its shapes",
+        "method": "OpenVINO's performance counters, time in the nodes of its compiled graph "
+        "(fused operators count with the first of them); FLOPs from its shapes",
     }
 
 
 def _graph(compiled: Any) -> dict[str, tuple[Shapes, Shapes]]:
-    """Shapes of the inputs and outputs of each node of the compiled graph, by name."""
+    """Shapes of the shapes of inputs and outputs of each node of the compiled graph, by name."""
     return {
         node.friendly_name: (
             [[int(side) for side in one.get_partial_shape().to_shape()] for one in node.inputs()],
@@ -97,7 +98,7 @@ def total_counters(
     Args:
         counters: Name, type and seconds of each node.
         graph: The nodes' shapes by name.
-        wall: Seconds of the step; what no node took of it is ``dispatch``.
+        wall: Seconds of the step; time outside the nodes is ``dispatch``.
     """
     totals: dict[str, ClassTotal] = defaultdict(ClassTotal)
     for name, kind, seconds in counters:
@@ -116,7 +117,7 @@ def total_counters(
 
 
 def node_class(kind: str, inputs: Shapes) -> str:
-    """The class of a node by its type and the shapes of its inputs."""
+    """Return the class of a node by its type and the shapes of its inputs."""
     if kind in ("Convolution", "GroupConvolution"):
         weight = inputs[1] if len(inputs) > 1 else []
         return "depthwise" if kind == "GroupConvolution" and weight[1:3] in ([1, 1], []) else "convolution"
@@ -126,9 +127,10 @@ def node_class(kind: str, inputs: Shapes) -> str:
 
 
 def _is_attention(inputs: Shapes) -> bool:
-    """Whether a generated kernel takes queries, keys and, last, values: two products and a softmax.
+    """Return whether a generated kernel takes queries, keys and, last, values.
 
-    Keys that are not transposed are told from the operands of elementwise work only where they differ in shape.
+    Untransposed keys can be distinguished from operands of elementwise work only by a different
+    shape.
     """
     if len(inputs) < 3:
         return False
@@ -141,9 +143,10 @@ def _is_attention(inputs: Shapes) -> bool:
 
 
 def node_flops(kind: str, inputs: Shapes, outputs: Shapes) -> int:
-    """Floating-point operations of linear layers, convolutions and attention, two for a multiply-add; 0 for all else.
+    """Return the floating-point operations of a node, two per multiply-add.
 
-    Attention counts as its two matrix products.
+    Linear layers, convolutions and attention (as its two matrix products) are counted; all else is
+    0.
     """
     if len(inputs) < 2 or not outputs:
         return 0

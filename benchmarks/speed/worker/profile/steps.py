@@ -1,4 +1,4 @@
-"""What the profiles of all engines share: timing steps, and totals by class of operator."""
+"""Shared by the profiles of all engines: timing steps, and totals by class of operator."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SHOWN_OPERATORS = 5
 
 @dataclass
 class ClassTotal:
-    """What one class of operators took in one step.
+    """The totals of one class of operators in one step.
 
     Args:
-        seconds: In the operators themselves, what they call left out.
-        calls: Of operators, those inside others left out.
+        seconds: Time in the operators themselves, without their callees.
+        calls: Number of operators, without those inside others.
         flops: Counted floating-point operations.
         operators: Seconds by name.
-        inner: How many operators were called from operators of this class.
+        inner: Number of operators called from operators of this class.
     """
 
     seconds: float = 0.0
@@ -35,7 +35,7 @@ class ClassTotal:
 
 
 def as_rows(totals: dict[str, ClassTotal], wall: float) -> list[dict[str, Any]]:
-    """Totals of classes as rows whose shares add up to 1, for a step of ``wall`` seconds.
+    """Return one row per class with shares that add up to 1, for a step of ``wall`` seconds.
 
     Raises:
         EngineError: Nothing was recorded.
@@ -67,19 +67,19 @@ def as_rows(totals: dict[str, ClassTotal], wall: float) -> list[dict[str, Any]]:
 
 
 def time_step(step: Callable[[], object]) -> float:
-    """Seconds of one step."""
+    """Return the seconds of one step."""
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
 
 
 def plain_steps(step: Callable[[], object], seconds: float, least_steps: int) -> list[float]:
-    """Seconds of each of some steps without a profiler, after a few that do not count.
+    """Return the seconds of some steps without a profiler, after a few uncounted ones.
 
     Args:
         step: Does the work once.
-        seconds: How long they take together, about.
-        least_steps: How many there are at least; there are 50 at most.
+        seconds: Approximate time of all steps together.
+        least_steps: Minimum number of steps; the maximum is 50.
     """
     step()
     best = min(time_step(step) for _ in range(least_steps))
@@ -88,7 +88,7 @@ def plain_steps(step: Callable[[], object], seconds: float, least_steps: int) ->
 
 
 def median_totals(steps: list[dict[str, ClassTotal]]) -> dict[str, ClassTotal]:
-    """The median over steps of every number; all steps make the same calls."""
+    """Return the median over steps of every number; all steps make the same calls."""
     medians: dict[str, ClassTotal] = defaultdict(ClassTotal)
     for name in {name for totals in steps for name in totals}:
         same = [totals[name] for totals in steps if name in totals]

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: operators in classes, with the share and the achieved rate of each."""
+"""The time of a step of PyTorch by class of operator, with the achieved rate of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..operators import count_flops, is_copy, is_counted, own_class, owner_class
 from .steps import ClassTotal, as_rows, median_totals, plain_steps, time_step
 
 _STEP = "tinyvit::profiled_step"
-# Seconds for one recorded operator: 1 to 3 microseconds were measured. More is a disturbance and not the profiler.
+# Seconds per recorded operator. Measured are 1 to 3 microseconds; more is a disturbance and not the
+# profiler.
 _MOST_OVERHEAD = 5e-6
 
 
@@ -20,23 +21,24 @@ def profile_torch(
 ) -> dict[str, Any]:
     """Profile a step of a PyTorch engine.
 
-    Steps are timed without the profiler, then recorded with it, then timed again. The profiler itself takes time for
-    every operator that it records; that is the difference between the best step of either kind, and it is taken off
-    where it falls: from the operator (or the step) that called the recorded one. What remains of a step beside its
-    operators is Python and dispatch. On CUDA the time of a class is that of its kernels, and ``dispatch`` is the time
-    without any.
+    Steps are timed without the profiler, then recorded with it, then timed again. The profiler
+    takes time for every operator that it records. This overhead is the difference between the best
+    step of either kind. It is subtracted from the operator (or the step) that called the recorded
+    one. The rest of a step beside its operators is Python and dispatch. On CUDA the time of a class
+    is that of its kernels, and ``dispatch`` is the time without a kernel.
 
     Args:
         step: Does the work once, and on CUDA waits for it.
-        seconds: How long to record, about.
-        device: Where it runs.
-        least_steps: How many steps to record at least.
+        seconds: Approximate time to record.
+        device: The device that it runs on.
+        least_steps: Minimum number of recorded steps.
 
     Returns:
-        ``classes``: for each class that occurs, ``class``, ``share`` (they add up to 1), ``milliseconds`` of a step,
-        ``calls`` and ``gflops`` a step, ``gflops_per_second`` or ``None`` and the slowest ``operators`` with their
-        milliseconds. ``step_milliseconds`` without and ``profiled_milliseconds`` with the profiler (medians), ``steps``
-        recorded and ``method`` in words.
+        ``classes``: one row per class that occurs. It has ``class``, ``share`` (they add up to 1),
+        and per step ``milliseconds``, ``calls`` and ``gflops``. ``gflops_per_second`` may be
+        ``None``; ``operators`` are the slowest ones. ``step_milliseconds`` without and
+        ``profiled_milliseconds`` with the profiler are medians. ``steps`` is the number of recorded
+        steps, and ``method`` is in words.
     """
     plain = plain_steps(step, seconds, least_steps)
     count = len(plain)
@@ -45,7 +47,7 @@ def profile_torch(
     wall = statistics.median(plain)
     totals = median_totals(steps)
     if device == "cpu":
-        # The best steps, as whatever else disturbs a step makes it longer.
+        # The best steps: any other disturbance makes a step longer.
         _take_off_overhead(totals, max(0.0, min(recorded) - min(plain)))
     else:
         busy = sum(total.seconds for total in totals.values())
@@ -62,7 +64,7 @@ def profile_torch(
 
 
 def _record(step: Callable[[], None], count: int, on_cuda: bool) -> tuple[list[dict[str, ClassTotal]], list[float]]:
-    """The totals of each step, and its seconds while it is recorded."""
+    """Return the totals of each step, and its seconds while it was recorded."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_cuda else [])
@@ -71,7 +73,7 @@ def _record(step: Callable[[], None], count: int, on_cuda: bool) -> tuple[list[d
             with record_function(_STEP):
                 step()
     events = list(profiler.events() or [])
-    # The first one pays for what the profiler sets up once.
+    # The first step includes the profiler's setup.
     roots = [event for event in events if event.name == _STEP and event.cpu_parent is None][1:]
     grouped: dict[int, list[Any]] = {id(root): [] for root in roots}
     for event in events:
@@ -89,7 +91,7 @@ def total_events(events: Iterable[Any], on_cuda: bool = False) -> dict[str, Clas
 
     Args:
         events: ``FunctionEvent`` of torch's profiler, with shapes.
-        on_cuda: Whether to take the time of their kernels, not their own.
+        on_cuda: Whether to use the time of their kernels instead of their own.
     """
     totals: dict[str, ClassTotal] = defaultdict(ClassTotal)
     for event in events:
@@ -108,7 +110,7 @@ def total_events(events: Iterable[Any], on_cuda: bool = False) -> dict[str, Clas
 
 
 def _owner(line: list[Any]) -> tuple[Any, str] | None:
-    """The outermost operator that decides over those it calls, and its class."""
+    """Return the outermost operator that covers its callees, and its class."""
     for caller in reversed(line):
         found = owner_class(caller.name, caller.input_shapes or [])
         if found is not None:
@@ -130,7 +132,7 @@ def _with_callers(event: Any) -> list[Any]:
 
 
 def _take_off_overhead(totals: dict[str, ClassTotal], overhead: float) -> None:
-    """Take the profiler's own time off, by the number of operators that were recorded from within each class."""
+    """Subtract the profiler's own time, by the number of operators that each class called."""
     recorded = sum(total.inner for total in totals.values())
     each = min(overhead / max(1, recorded), _MOST_OVERHEAD)
     for total in totals.values():

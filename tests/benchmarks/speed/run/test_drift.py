@@ -43,7 +43,7 @@ def hungry():
 
     def run(batch):
         if batch.abs().max() < 0.5:  # never the noise that is timed
-            raise RuntimeError("no such picture")
+            raise RuntimeError("no such image")
         return made(batch)
 
     return run
@@ -148,7 +148,7 @@ def test_a_subject_that_fails_on_photographs_says_so(functions: str, tmp_path: P
     Image.new("RGB", (50, 50), (124, 116, 104)).save(folder / "grey.png")  # ImageNet's mean: nearly zero
     drift = measure_drift(Subject(f"{functions}:hungry", size=40, threads=1), folder, timeout=120)
     assert drift["max_difference"] is None
-    assert "no such picture" in drift["error"]
+    assert "no such image" in drift["error"]
 
 
 def test_photographs_that_are_not_there_are_bad_input(tmp_path: Path) -> None:

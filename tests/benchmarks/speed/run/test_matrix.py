@@ -80,9 +80,9 @@ def test_a_missing_package_ends_the_command_with_2(
 
 
 def test_an_empty_plan_is_refused_with_the_reason() -> None:
-    with pytest.raises(InputError, match="no batch size was given"):
+    with pytest.raises(InputError, match="give at least one batch size"):
         plan_cells([MODEL], batch_sizes=[])
-    with pytest.raises(InputError, match="nothing of what was asked for can be run: the deployed form has no fp16"):
+    with pytest.raises(InputError, match="no requested subject can run: the deployed form has no fp16"):
         plan_cells([MODEL], ["deploy"], ["fp16"])
     with pytest.raises(InputError, match="did you mean deploy"):
         plan_cells([MODEL], ["deplyo"])

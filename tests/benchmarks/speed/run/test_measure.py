@@ -101,7 +101,7 @@ def test_what_fails_is_named_and_keeps_what_it_did(report: Report) -> None:
     assert "SIGKILL" in killed.error
     assert leaves.rounds == []
     assert leaves.error is not None
-    assert "exit code 3; it last said: no more of this" in leaves.error
+    assert "exit code 3; its last line of output: no more of this" in leaves.error
     assert hungry.error is not None
     assert "out of memory" in hungry.error
     assert [result.label for result in report.failed] == ["killed", "leaves", "hungry"]

@@ -42,7 +42,7 @@ def test_a_share_is_of_the_peak_of_the_same_precision_and_threads() -> None:
     assert peaks[0]["gflops_best"] == pytest.approx(200)
     assert (peaks[0]["samples"], peaks[0]["precision"], peaks[0]["threads"]) == (3, "fp32", 2)
     assert (peaks[1]["gflops_median"], peaks[1]["error"]) == (None, "killed")
-    # 4 pictures of 1 G multiply-adds in 0.1 s are 80 GFLOP/s.
+    # 4 images of 1 G multiply-adds in 0.1 s are 80 GFLOP/s.
     model = result_of(Subject("a", threads=2, batch_size=4), [0.1], macs=1_000_000_000)
     assert peak.peak_share(model, peaks) == pytest.approx(0.8)
     for other in (

@@ -209,7 +209,7 @@ def test_server_finds_a_rate_and_confirms_it(folder: Path) -> None:
     document = json.loads(json.dumps(result.to_dict()))
     assert document["metrics"]["rate"] == rates[3]
     assert document["plan"]["latency_bound"] == 30.0
-    assert "queries a second with the 99th percentile under 30000 ms" in result.sentence()
+    assert "queries per second with the 99th percentile under 30000 ms" in result.sentence()
 
 
 def test_server_says_when_no_rate_keeps_the_bound(folder: Path) -> None:

@@ -39,7 +39,7 @@ def test_free_dimensions_take_the_asked_work(shape: list, work: dict, filled: tu
         ([1, 3, 224, 224], {"batch_size": 2}, "dimension 0 cannot be 2"),
         (["batch", 3, 224, 224], {"size": 64}, "dimension 2 cannot be 64"),
         (["batch", 10], {}, "4 dimensions"),
-        (["batch", 1, 28, 28], {}, "3 colours"),
+        (["batch", 1, 28, 28], {}, "length 3 for the colours"),
     ],
 )
 def test_fixed_dimensions_are_not_overruled(shape: list, work: dict, message: str) -> None:
@@ -119,9 +119,9 @@ def test_a_model_that_cannot_be_exported_ends_only_its_own_subjects(
 def test_random_weights_are_checked_by_the_size_of_the_difference_alone(
     difference: float, holds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Untrained, and so alike for all pictures that what varies is rounding: a cosine says nothing.
+    # Untrained, and so alike for all images that what varies is rounding: a cosine says nothing.
     found = verify.Comparison((4, 4), 1, "logits", (4, 9), difference, 1.0, centred_cosine=0.1, top1_agreement=0.5)
-    report = verify.VerifyReport((found,), "4 pictures", verify.DEFAULT_TOLERANCE, verify.MIN_CENTRED_COSINE)
+    report = verify.VerifyReport((found,), "4 images", verify.DEFAULT_TOLERANCE, verify.MIN_CENTRED_COSINE)
     assert report.problems
     monkeypatch.setattr(verify, "compare", lambda *_, **__: report)
     monkeypatch.setattr(runtime, "OnnxModel", lambda path: path)
