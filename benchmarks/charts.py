@@ -315,8 +315,10 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
         parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(left - 8, y + 4, axes.y_text(tick), "axis", "end"))
     ticks = [x for x, _ in series[0].points] if axes.log_x else nice_ticks(min(xs), max(xs), 4)
+    if all(x == round(x) for x in xs):  # rounds and epochs: a tick between two would be written as one of them
+        ticks = [tick for tick in ticks if tick == round(tick)]
     for tick in ticks:
-        parts.append(_text(place(tick, y_low)[0], height - bottom + 18, f"{tick:,.0f}", "axis", "middle"))
+        parts.append(_text(place(tick, y_low)[0], height - bottom + 18, _tick(tick), "axis", "middle"))
     parts.append(_text((left + _WIDTH - right) / 2, height - 6, axes.x_label, "axis", "middle"))
     if axes.reference:
         name, value = axes.reference
@@ -397,6 +399,11 @@ def _spread(positions: Sequence[float], gap: float) -> list[float]:
     for k, y in zip(order, placed, strict=True):
         result[k] = y
     return result
+
+
+def _tick(value: float) -> str:
+    """A tick as short as it can be written without rounding: ``50,000``, ``2.5``."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
 
 def _text(x: float, y: float, text: str, css: str, anchor: str = "start") -> str:

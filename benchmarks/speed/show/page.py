@@ -558,18 +558,10 @@ def _sweeps(metrics: Metrics) -> str:
     for axis, label in (("batch_size", "batch size"), ("threads", "threads")):
         group = [knee for knee in knees if knee["axis"] == axis][:_COLOURS]
         series = [
-            Series(
-                str(number + 1),
-                f"s{number}",
-                [
-                    (point["value"], point["images_per_second"])
-                    for point in knee["points"]
-                    if point["images_per_second"]
-                ],
-            )
+            Series(str(number + 1), f"s{number}", _shares(knee["points"]))
             for number, knee in enumerate(group)
+            if any(point["images_per_second"] for point in knee["points"])
         ]
-        series = [line for line in series if line.points]
         if not series:
             continue
         axes = Axes(label, "images/s, of the best of its sweep", (0, 105), log_x=True, y_text="{:g} %".format)
