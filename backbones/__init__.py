@@ -12,9 +12,9 @@ from ..core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ..core.errors import CheckFailedError, InputError, MissingExtraError, TinyVitError
-    from ..core.images.preprocess import Preprocess
     from .deployed import deploy
     from .features import FeatureBackbone
+    from .preprocess import Preprocess
     from .registry import create_model, describe, list_models
     from .tiny_vit import TinyViT
     from .tracing import any_size
@@ -26,7 +26,7 @@ _HOME = {
     "InputError": ".core.errors",
     "LoadReport": "weights",
     "MissingExtraError": ".core.errors",
-    "Preprocess": ".core.images.preprocess",
+    "Preprocess": "preprocess",
     "TinyViT": "tiny_vit",
     "TinyVitError": ".core.errors",
     "any_size": "tracing",

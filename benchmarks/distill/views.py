@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 
 from ...backbones.distill.augment import ViewSampler, apply
+from ...backbones.preprocess import Preprocess
 from ...core.console import track
 from ...core.files import write_json
 from ...core.images.files import ImageFiles
-from ...core.images.preprocess import Preprocess
 from ...core.machine import environment
 from ..scripts import run_script
 from ..statistics import paired_ratio

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...backbones.preprocess import Preprocess
 from ...core.console import track
 from ...core.errors import InputError, unknown_name
 from ...core.files import replacing
 from ...core.images.files import ImageFiles
-from ...core.images.preprocess import Preprocess, check_side
+from ...core.images.preprocess import check_side
 from ...core.jobs import Done, Here, Place, Ranks, Report, Worker
 
 POOLS = ("penultimate", "stages34")
@@ -201,7 +202,9 @@ class _Extraction:
     fingerprint: str
     source: FeatureSource | None = None
 
-    def __call__(self, device: str) -> Worker:
+    def __call__(self, device: str, threads: int | None = None) -> Worker:
+        if threads is not None:
+            torch.set_num_threads(threads)
         if self.source is None:
             raise InputError("workers make the model themselves: give extract_features a source")
         return partial(_work_on_chunk, self, self.source.load(device))

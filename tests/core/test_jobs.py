@@ -26,7 +26,7 @@ class Make:
     bad: int = -1
     deadly: int = -1
 
-    def __call__(self, device):
+    def __call__(self, device, threads=None):
         if self.bad == -2:
             raise InputError("no such teacher")
         def work(unit, report):
@@ -143,6 +143,9 @@ def test_where_a_command_works():
     nothing: dict[str, str] = {}
     assert choose_place(device="cpu", environ=nothing) == Here("cpu")
     assert choose_place(1, device="cpu", environ=nothing) == Here("cpu")
+    assert choose_place(environ=nothing) == Here("cpu")
+    assert choose_place(environ=nothing, gpus=1) == Here("cuda:0")
+    assert choose_place(3, environ=nothing, gpus=2).devices == ("cuda:0", "cuda:1", "cuda:0")
     three = choose_place(3, device="cpu", environ=nothing)
     assert isinstance(three, Processes)
     assert three.devices == ("cpu",) * 3

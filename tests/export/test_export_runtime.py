@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tinyvit.backbones import Preprocess
 from tinyvit.core.errors import InputError
-from tinyvit.core.images.preprocess import Preprocess
 from tinyvit.export import OnnxModel, classify, summarize
 from tinyvit.export.runtime import encode
 

@@ -74,6 +74,8 @@ def label(
 
 def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     """Label with the arguments of :func:`label`; return the summary and what ``result.json`` holds besides it."""
+    import torch
+
     from ..backbones.distill.label.run import LabelOptions, label_store
     from ..backbones.distill.teachers import TeacherSpec
     from ..core.allocator import tune_allocator
@@ -92,7 +94,9 @@ def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     allocator = tune_allocator()
     spec = teacher_spec(arguments, precision=arguments["precision"], deployed=arguments["deploy"])
     ray, device = arguments["ray"], arguments["device"]
-    place = choose_place(arguments["workers"], ray, device if ray else resolve_device(device), say)
+    place = choose_place(
+        arguments["workers"], ray, device if ray else resolve_device(device), say, gpus=torch.cuda.device_count()
+    )
     # Workers load the teacher themselves; this process then needs only its description.
     model = spec.load(place.device) if isinstance(place, Here | Ranks) else spec
     num_classes = (spec.describe() if isinstance(model, TeacherSpec) else model).num_classes

@@ -74,6 +74,8 @@ def linear(
 
     Example: tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
     """
+    import torch
+
     from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.console import say
@@ -81,7 +83,7 @@ def linear(
     from tinyvit.core.results import make_work_dir, write_result
 
     arguments = dict(locals())
-    place = choose_place(workers, ray, device if ray else resolve_device(device), say)
+    place = choose_place(workers, ray, device if ray else resolve_device(device), say, gpus=torch.cuda.device_count())
     arguments = {key: value for key, value in arguments.items() if key in ProbeJob.__dataclass_fields__}
     device = resolve_device(device)
     folder = make_work_dir("probe-linear", work_dir)

@@ -1,7 +1,8 @@
-"""What numbers were measured on: enough to judge them by, and nothing that names the machine."""
+"""The machine that numbers were measured on: enough to judge them by, and nothing that names the machine."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -9,76 +10,90 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("tinyvit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "onnx", "onnxruntime")
 #: Instruction sets that decide which kernels run, as ``/proc/cpuinfo`` spells them.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
-#: Packages whose version decides what is measured.
-PACKAGES = ("tinyvit", "torch", "timm", "numpy", "onnx", "onnxruntime", "openvino", "mlcommons_loadgen")
+#: Packages with a version that decides what is measured.
+PACKAGES = (
+    *("tinyvit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors"),
+    *("onnx", "onnxruntime", "openvino", "mlcommons_loadgen"),
+)
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor model and the instruction sets that matter, processors, memory, system and versions.
+    """Return everything that is reported about this machine, without a host name or a path.
 
-    Keys: ``processor``, ``flags`` (list, of :data:`FLAGS`), ``logical_cpus``, ``usable_cpus`` (by this process),
-    ``memory_gib`` (``None`` where the system does not tell), ``system``, ``python``, ``versions`` (dict). There is no
-    host name and no path in it.
+    Keys: ``processor``, ``flags`` (list, from :data:`FLAGS`), ``logical_cpus``, ``usable_cpus`` (by this process),
+    ``memory_gib`` and ``gpu`` (``None`` where unknown), ``system``, ``python``, ``versions`` (dict).
     """
     return {
         "processor": cpu_name(),
         "flags": cpu_flags(),
         "logical_cpus": os.cpu_count(),
         "usable_cpus": available_cpus(),
-        "memory_gib": read_memory(_text("/proc/meminfo")),
+        "memory_gib": memory_gib(),
+        "gpu": gpu_name(),
         "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
         "python": platform.python_version(),
         "versions": installed_versions(PACKAGES),
     }
 
 
+def environment() -> dict[str, Any]:
+    """Return :func:`describe_machine` under the keys of ``environment`` in every ``result.json``."""
+    machine = describe_machine()
+    return {
+        "python": machine["python"],
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": machine["processor"],
+        "cpus": machine["usable_cpus"],
+        "gpu": machine["gpu"],
+        "versions": machine["versions"],
+    }
+
+
 def cpu_flags() -> list[str]:
-    """Those of :data:`FLAGS` that this machine's processor has; none where the system does not tell."""
-    return read_flags(_text("/proc/cpuinfo"))
+    """Return those of :data:`FLAGS` that this machine's processor has; none where the system does not say."""
+    return read_flags(_cpuinfo())
 
 
 def read_flags(text: str) -> list[str]:
-    """Those of :data:`FLAGS` that the first processor in the text of ``/proc/cpuinfo`` has."""
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            found = set(value.split())
-            return [flag for flag in FLAGS if flag in found]
-    return []
+    """Return those of :data:`FLAGS` that the first processor in the text of ``/proc/cpuinfo`` has."""
+    found = set((_field(text, "flags") or _field(text, "Features")).split())
+    return [flag for flag in FLAGS if flag in found]
 
 
-def read_memory(text: str) -> float | None:
-    """GiB, from the text of ``/proc/meminfo``."""
-    for line in text.splitlines():
-        if line.startswith("MemTotal:"):
-            return round(int(line.split()[1]) / (1 << 20), 1)
-    return None
-
-
-def _text(path: str) -> str:
+def memory_gib() -> float | None:
+    """Return the machine's memory in GiB, or ``None`` without psutil."""
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        import psutil
+    except ImportError:
+        return None
+    return round(psutil.virtual_memory().total / (1 << 30), 1)
+
+
+def cpu_name() -> str:
+    """Return the processor's model name, or its architecture where the system does not say."""
+    return _field(_cpuinfo(), "model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def environment() -> dict[str, Any]:
-    """Versions and processor of this machine, without anything that names it (no host name, no paths)."""
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu_name(),
-        "cpus": available_cpus(),
-        "gpu": gpu_name(),
-        "versions": installed_versions(_PACKAGES),
-    }
+def _field(text: str, wanted: str) -> str:
+    """Return the first value of a field in the text of ``/proc/cpuinfo``."""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == wanted:
+            return value.strip()
+    return ""
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Package -> version, of those that are installed."""
+    """Return package -> version for the packages that are installed."""
     versions = {}
     for package in packages:
         try:
@@ -88,24 +103,38 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def cpu_name() -> str:
-    """The processor's model name, or its architecture where the system does not tell."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def available_cpus() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpu_name() -> str | None:
-    """The name of the CUDA device that torch sees, or ``None``."""
-    import torch
+    """Return the name of the first NVIDIA GPU that this process may use, or ``None``.
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    ``CUDA_VISIBLE_DEVICES`` is respected. Without a driver, or without nvidia-ml-py, the answer is ``None``.
+    """
+    return _gpu_name(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+@functools.cache
+def _gpu_name(visible: str | None) -> str | None:
+    first = "0" if visible is None else visible.split(",")[0].strip()
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # not installed, no driver, or a driver of another version
+        return None
+    try:
+        if first.isdecimal():
+            handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
+        elif first.startswith(("GPU-", "MIG-")):
+            handle = pynvml.nvmlDeviceGetHandleByUUID(first)
+        else:  # empty or -1: every device is hidden
+            return None
+        name = pynvml.nvmlDeviceGetName(handle)
+        return name.decode() if isinstance(name, bytes) else name
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()

@@ -15,8 +15,8 @@ from torch import nn
 from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.augment import ViewSampler, apply
 from tinyvit.backbones.distill.train.run import parameter_groups
+from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.probe import LabelledImages
-from tinyvit.core.images.preprocess import Preprocess
 
 from .plan import STUDENT
 

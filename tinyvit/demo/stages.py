@@ -27,12 +27,12 @@ from tinyvit.backbones.distill.store.rows import restore
 from tinyvit.backbones.distill.teachers import load_teacher
 from tinyvit.backbones.distill.train.recipe import Recipe
 from tinyvit.backbones.distill.train.run import pretrain
+from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
 from tinyvit.benchmarks.speed import Plan as SpeedPlan
 from tinyvit.benchmarks.speed import Subject, measure
 from tinyvit.benchmarks.statistics import wilson_interval
 from tinyvit.core.images.files import ImageFiles
-from tinyvit.core.images.preprocess import Preprocess
 from tinyvit.core.machine import available_cpus
 from tinyvit.export import export_onnx, verify_onnx
 

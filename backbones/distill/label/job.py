@@ -92,8 +92,10 @@ class LabelJob:
         images = store.manifest.open_images(state["images"], f"the store {store.path}", store.path)
         self.__dict__.update({**state, "images": images})
 
-    def __call__(self, device: str) -> LabelWorker:
-        """A worker, its teacher on a device."""
+    def __call__(self, device: str, threads: int | None = None) -> LabelWorker:
+        """Return a worker, its teacher on a device; ``threads`` are torch's in a process of its own."""
+        if threads is not None:
+            torch.set_num_threads(threads)
         return LabelWorker(self, self.teacher.load(device))
 
 

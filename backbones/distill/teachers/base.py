@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ....core.errors import InputError, unknown_name
-from ....core.images.preprocess import Preprocess
+from ...preprocess import Preprocess
 
 #: Raised whenever a change here could change a teacher's logits.
 CODE_VERSION = 4

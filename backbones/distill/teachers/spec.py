@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import InputError
-from ....core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_side
+from ....core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+from ...preprocess import Preprocess
 
 if TYPE_CHECKING:
     from .base import Teacher, TeacherCard

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import InputError
-from ....core.machine import describe_machine, gpu_name
+from ....core.machine import describe_machine
 from ...statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, quantile, unpaired_ratio_interval
 from ..results.results import Report
 from ..results.subjects import Subject
@@ -148,7 +148,7 @@ def baseline_runs(baseline: Mapping[str, Any]) -> list[Run]:
 def baseline_machine_differences(baseline: Mapping[str, Any]) -> list[str]:
     """In what the baseline's machine differs from this one: processor, processors, GPU, torch and engines."""
     there, metrics = _described(baseline), _metrics(baseline)
-    here: dict[str, Any] = describe_machine() | {"gpu": gpu_name()}
+    here = describe_machine()
     subjects = [entry["subject"] for entry in metrics["subjects"]]
     differences = []
     for name, key in (("processor", "processor"), ("usable processors", "usable_cpus")):

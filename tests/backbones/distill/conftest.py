@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tinyvit.backbones import Preprocess
 from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label.run import LabelOptions, label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import Classifier, Teacher
 from tinyvit.core.images.files import ImageFiles
-from tinyvit.core.images.preprocess import Preprocess
 
 CLASSES = 20
 COUNT = 23

@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tinyvit.backbones import create_model
+from tinyvit.backbones import Preprocess, create_model
 from tinyvit.benchmarks.probe import FeatureModel, FeatureSource, extract_features, features, load_feature_model
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
-from tinyvit.core.images.preprocess import Preprocess
 from tinyvit.core.jobs import Processes, Ranks, RayCluster
 
 

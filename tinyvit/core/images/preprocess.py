@@ -1,21 +1,18 @@
-"""How a picture becomes a model's input when it is evaluated: resize, centre crop, normalise.
+"""The transform from an image to a model's input for evaluation: resize, centre crop, normalise.
 
-Importing this module needs no torch: the ONNX runtime uses it where there is none.
+:class:`tinyvit.backbones.Preprocess` is the same with tensors; this module needs only numpy and Pillow.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,15 +20,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-#: Largest input side in pixels that anything here takes: far above what a model is made for, and what memory holds.
+#: Largest input side in pixels: far above what any model here is made for.
 MAX_SIDE = 4096
 
 
 def check_side(side: int | None, what: str, smallest: int = 1) -> None:
-    """Refuse an input side that no model can be run at; ``None`` leaves it to the model.
+    """Reject an input side that is too small or too large; ``None`` stands for the model's own.
 
     Raises:
-        InputError: It is no whole number, below ``smallest`` or above :data:`MAX_SIDE`.
+        InputError: The side is not a whole number, or is below ``smallest`` or above :data:`MAX_SIDE`.
     """
     if side is None:
         return
@@ -41,11 +38,11 @@ def check_side(side: int | None, what: str, smallest: int = 1) -> None:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The evaluation transform, timm's and the official code's: PIL picture -> float tensor ``(3, H, W)``.
+    """The evaluation transform of timm and of the official code, without torch.
 
     Args:
         size: Height and width of the input, in pixels.
-        crop_pct: Share of the resized picture that the centre crop keeps; timm 0.95 at 224 px, official 0.875.
+        crop_pct: Share of the resized image that the centre crop keeps; timm 0.95 at 224 px, official 0.875.
         crop_mode: ``center`` (resize the shorter side, then crop) or ``squash`` (resize both sides, no crop).
         interpolation: ``bicubic`` or ``bilinear``.
         mean: Per channel, in units of the full range 0..1.
@@ -67,9 +64,13 @@ class Preprocess:
         for side, name in zip(self.size, ("height", "width"), strict=True):
             check_side(side, f"input {name}")
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether the settings are the same, with tensors or without."""
+        return isinstance(other, Preprocess) and astuple(self) == astuple(other)
+
     @classmethod
     def from_config(cls, config: dict[str, Any], size: int | tuple[int, int] | None = None) -> Preprocess:
-        """From timm's ``pretrained_cfg`` of a model; ``size`` replaces its input size."""
+        """Return the transform of timm's ``pretrained_cfg``; ``size`` replaces its input size."""
         if size is None:
             size = tuple(config.get("input_size", (3, 224, 224))[1:])
         return cls(
@@ -82,11 +83,11 @@ class Preprocess:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the settings as plain JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The geometric part: an RGB picture of exactly ``size``."""
+        """Return the geometric part: an RGB image of exactly ``size``."""
         height, width = self.size
         resampling = _RESAMPLING[self.interpolation]
         image = image.convert("RGB")
@@ -102,19 +103,9 @@ class Preprocess:
         return image.crop((left, top, left + width, top + height))
 
     def normalize_array(self, image: Image.Image) -> np.ndarray:
-        """The numeric part, ``(x / 255 - mean) / std`` per channel, as a float32 array ``(3, H, W)``."""
+        """Return the numeric part, ``(x / 255 - mean) / std`` per channel, as a float32 array ``(3, H, W)``."""
         pixels = np.array(image, dtype=np.float32)
         pixels /= 255
         pixels -= np.array(self.mean, dtype=np.float32)
         pixels /= np.array(self.std, dtype=np.float32)
         return pixels.transpose(2, 0, 1)
-
-    def normalize(self, image: Image.Image) -> torch.Tensor:
-        """:meth:`normalize_array` as a tensor."""
-        import torch
-
-        return torch.from_numpy(self.normalize_array(image))
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Picture of any size and mode -> normalised tensor ``(3, H, W)``."""
-        return self.normalize(self.crop(image))

@@ -5,7 +5,7 @@ is no lease and no heartbeat here: the operating system (a closed pipe) or Ray s
 ``torchrun`` each have their fixed share.
 
     place = choose_place(workers=4, device="cpu")
-    with place.open(make) as pool:            # make(device) -> worker; worker(unit, report) -> result
+    with place.open(make) as pool:            # make(device, threads) -> worker; worker(unit, report) -> result
         for event in pool.run(units):         # Progress(index, value) while it works, Done(index, result) after
             ...
 """

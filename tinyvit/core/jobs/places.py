@@ -77,7 +77,7 @@ class Processes:
 
     Args:
         devices: One process for each.
-        threads: torch threads of each process.
+        threads: Threads that each process computes with.
         say: Told in a sentence when a process died.
         most_deaths: Deaths in a row, with no unit done in between, after which a run gives up.
     """
@@ -166,15 +166,17 @@ def choose_place(
     device: str = "auto",
     say: Say | None = None,
     environ: Mapping[str, str] = os.environ,
+    gpus: int = 0,
 ) -> Place:
-    """Where a command works, from its options and from what ``torchrun`` left in the environment.
+    """Return where a command works, from its options and from what ``torchrun`` left in the environment.
 
     Args:
         workers: Processes on this machine, or actors of a Ray cluster; by default one a GPU, else this process alone.
         ray: Address of a Ray cluster, or ``local``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         say: Told in a sentence when a worker died.
-        environ: ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK`` are looked at.
+        environ: Holds ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK`` in a process of ``torchrun``.
+        gpus: CUDA devices that torch sees on this machine.
 
     Raises:
         InputError: Two ways are asked for at once.
@@ -187,22 +189,19 @@ def choose_place(
     if world > 1 and "RANK" in environ:
         if workers not in (None, 1):
             raise InputError(f"torchrun started {world} processes already; leave --workers {workers} out")
-        devices = _devices(None, device)
+        devices = _devices(None, device, gpus)
         local = int(environ.get("LOCAL_RANK", "0"))
         return Ranks(int(environ["RANK"]), world, devices[local % len(devices)])
-    devices = _devices(workers, device)
+    devices = _devices(workers, device, gpus)
     if len(devices) == 1:
         return Here(devices[0])
     return Processes(devices, max(1, available_cpus() // len(devices)), say)
 
 
-def _devices(workers: int | None, device: str) -> tuple[str, ...]:
-    """The device of each process."""
-    import torch
-
+def _devices(workers: int | None, device: str, gpus: int) -> tuple[str, ...]:
+    """Return the device of each process."""
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if gpus else "cpu"
     if device != "cuda":
         return (device,) * (workers or 1)
-    count = torch.cuda.device_count()
-    return tuple(f"cuda:{slot % count}" for slot in range(workers or count)) if count else ("cuda",)
+    return tuple(f"cuda:{slot % gpus}" for slot in range(workers or gpus)) if gpus else ("cuda",)

@@ -38,7 +38,7 @@ class ProcessPool:
     Args:
         make: Makes a worker for a device.
         devices: One process for each.
-        threads: torch threads of each process.
+        threads: Threads that each process computes with.
         say: Told in a sentence when a process died.
         most_deaths: See :class:`~tinyvit.core.jobs.units.Deaths`.
     """
@@ -58,7 +58,7 @@ class ProcessPool:
         self._context: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
             # What it imports once, so that workers start in milliseconds.
-            self._context.set_forkserver_preload(["torch", __name__, getattr(make, "__module__", __name__)])
+            self._context.set_forkserver_preload([__name__, getattr(make, "__module__", __name__)])
             _start_server()
         self._members: list[_Member] = []
 

@@ -26,7 +26,7 @@ class _Holder:
 
     Args:
         device: Of the worker.
-        threads: torch threads.
+        threads: Threads that it computes with.
     """
 
     def __init__(self, device: str, threads: int) -> None:

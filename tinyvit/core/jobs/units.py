@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..allocator import tune_allocator
 from ..errors import InputError
 
 #: Workers that died one after the other, with no unit done in between, before a run gives up.
@@ -19,8 +20,18 @@ Report = Callable[[Any], None]
 Worker = Callable[[Any, Report], Any]
 """Does a unit: ``worker(unit, report) -> result``."""
 
-Make = Callable[[str], Worker]
-"""Makes a worker for a torch device. It travels to other processes, so it can be pickled, like units and results."""
+
+class Make(Protocol):
+    """Makes a worker. It travels to other processes, so it can be pickled, like units and results."""
+
+    def __call__(self, device: str, threads: int | None = None) -> Worker:
+        """Return a worker.
+
+        Args:
+            device: A torch device.
+            threads: Threads that the worker's process may compute with; ``None`` keeps the process's setting.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -109,20 +120,15 @@ class Deaths:
 
 
 def start_worker(make: Make, device: str, threads: int) -> Worker:
-    """A worker in a process of its own.
+    """Return a worker for a process of its own.
 
     Args:
-        make: Makes it.
+        make: Makes the worker.
         device: A torch device.
-        threads: torch threads of the process.
+        threads: Threads that the process computes with.
     """
-    import torch
-
-    from ..allocator import tune_allocator
-
-    torch.set_num_threads(threads)
     tune_allocator()
-    return make(device)
+    return make(device, threads)
 
 
 def as_sendable(error: Exception) -> Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .....core.images.preprocess import Preprocess
+from .....backbones.preprocess import Preprocess
 from .....core.plugins import call_function
 from ...results.subjects import Subject
 from .base import NO_COUNTS

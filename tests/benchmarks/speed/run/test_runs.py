@@ -13,7 +13,7 @@ from tinyvit.benchmarks.speed.show.knee import find_knees
 from tinyvit.benchmarks.speed.show.table import WIDTH, format_table, shorten
 from tinyvit.benchmarks.statistics import Interval, Ratio
 from tinyvit.core.errors import InputError
-from tinyvit.core.machine import read_flags, read_memory
+from tinyvit.core.machine import read_flags
 from tinyvit.core.options import parse_list, parse_numbers, parse_seconds, parse_share
 
 MODEL = "tiny_vit_5m_224"
@@ -208,14 +208,12 @@ def test_names_lose_their_middle(width: int, short: str) -> None:
 # ---------------------------------------------------------------------------------------------- machine and accuracy
 
 
-def test_flags_and_memory_of_known_texts() -> None:
+def test_flags_of_known_texts() -> None:
     assert read_flags("processor\t: 0\nflags\t\t: fpu amx_tile avx2 amx_bf16 avx512f\n") == [
         *("avx2", "avx512f", "amx_tile", "amx_bf16")
     ]
     assert read_flags("Features\t: fp asimd bf16\n") == ["asimd", "bf16"]
     assert read_flags("") == []
-    assert read_memory("MemTotal:       16777216 kB\nMemFree: 1 kB\n") == 16.0
-    assert read_memory("") is None
 
 
 def test_published_accuracy_needs_the_right_size_and_tag() -> None:
