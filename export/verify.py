@@ -204,9 +204,8 @@ def compare(
     for size in sizes:
         preprocess = replace(source.preprocess, size=size)
         crops = [preprocess.crop(image) for image in images]
-        expected = _run_module(
-            source.module, torch.stack([torch.from_numpy(preprocess.normalize_array(crop)) for crop in crops])
-        )
+        arrays = np.stack([preprocess.normalize_array(crop) for crop in crops])
+        expected = _run_module(source.module, torch.from_numpy(arrays))
         inputs = np.stack([runner.encode(crop) for crop in crops])
         for batch in batches:
             found = _run_file(runner, inputs, batch)
