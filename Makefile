@@ -1,9 +1,11 @@
 # The commands of this project. `make` needs Python 3.10 to 3.12 on the path, and nothing else.
 #
-#   make demo    the whole road on data it draws itself, ending in a report page
-#   make test    the tests
-#   make lint    ruff, basedpyright, the layers and dead code
-#   make clean   remove the environment and all build products
+#   make demo     run the whole road on drawn data, ending in a report page
+#   make test     run the tests; ARGS="-m slow -n 0" runs the slow ones
+#   make lint     check style, types, layers and dead code
+#   make docs     build the documentation site into build/site (Python 3.11 and later)
+#   make format   let ruff mend what it can
+#   make clean    remove the environment and all build products
 
 # The first interpreter that runs and is of a supported version; PYTHON=... chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3 python; do \
@@ -18,7 +20,7 @@ STAMP := $(VENV)/.made-from-$(RECIPE)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint docs format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +53,9 @@ lint: $(STAMP)
 	@# Arguments and attributes are often for a library to read; functions, methods and classes are not.
 	! $(BIN)/vulture | grep -E "unused (class|function|method|property|import) "
 	$(BIN)/basedpyright
+
+docs: $(STAMP)
+	TINYVIT_TREE=$(VENV)/typing NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
