@@ -7,7 +7,9 @@ Each command of the command line is also one function, loaded on first use::
 
     import tinyvit
 
-    summary = tinyvit.label("photos", "store", "efficientnet_lite2", views=2)
+    tinyvit.label("photos", "store", "efficientnet_lite2", views=2)
+    run = tinyvit.pretrain("tiny_vit_5m_distill", data="photos", labels="store", epochs=1)
+    tinyvit.export_onnx("tiny_vit_5m_224", weights=run.student, out="student.onnx")
 """
 
 from __future__ import annotations
@@ -18,10 +20,23 @@ from .api import HOME
 from .core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .api.deployment import export_onnx, predict_onnx, verify_onnx
     from .api.labels import label
+    from .api.probing import linear_probe
+    from .api.training import evaluate, finetune, pretrain
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "label"]
+__all__ = [
+    "__version__",
+    "evaluate",
+    "export_onnx",
+    "finetune",
+    "label",
+    "linear_probe",
+    "predict_onnx",
+    "pretrain",
+    "verify_onnx",
+]
 
 __getattr__, __dir__ = lazy_names(__name__, HOME)

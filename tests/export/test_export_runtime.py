@@ -137,7 +137,7 @@ def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
 def test_sizes_are_bounded(size, classifier, photo, run_cli):
     code, out, err = run_cli("export", "predict", classifier.path, photo, "--size", size)
     assert code == 2
-    assert "is no size; write N or HEIGHTxWIDTH in pixels up to 4096" in err
+    assert "is not a size; write N or HEIGHTxWIDTH in pixels up to 4096" in err
     assert len(err.splitlines()) == 1
     assert not out
     with pytest.raises(InputError, match=r"input width is 20000; it must be a whole number of pixels from 1 to 4096"):

@@ -1,9 +1,16 @@
 """One function per command, for use from Python: ``tinyvit.label(...)`` and the others.
 
-Each function has the names and the defaults of the options of its command.
+Each function has the names and the defaults of the options of its command, and returns the result as an object.
 """
 
 #: Public name of ``tinyvit`` -> the module that defines it.
 HOME = {
+    "evaluate": "api.training",
+    "export_onnx": "api.deployment",
+    "finetune": "api.training",
     "label": "api.labels",
+    "linear_probe": "api.probing",
+    "predict_onnx": "api.deployment",
+    "pretrain": "api.training",
+    "verify_onnx": "api.deployment",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import DeployOption, DeviceOption, JsonOption, Precision, WorkDirOption, hint, print_json, resolve_device
+from ._help import MACHINE
 
 if TYPE_CHECKING:
     from tinyvit.backbones.distill.train.run import PretrainSummary
@@ -97,40 +97,19 @@ def finetune(
     _run("finetune", dict(locals()))
 
 
-#: Parameter of a command -> the recipe's key that it sets.
-_RECIPE_KEYS = {key: key for key in ("data", "labels", "truth", "epochs", "max_iters", "class_map", "tensorboard")}
-_RECIPE_KEYS["weights"] = "init"
-
-
 def _run(command: str, arguments: dict[str, Any]) -> None:
-    """What both commands do: recipe, training, result."""
-    from tinyvit.backbones.distill.train.recipe import load_recipe
+    """Run either command: recipe, training, result."""
+    from tinyvit.api.training import read_recipe
     from tinyvit.core.allocator import tune_allocator
-    from tinyvit.core.errors import InputError
     from tinyvit.core.results import make_work_dir, write_result
 
-    work_dir, resume = arguments["work_dir"], arguments["resume"]
-    if resume and work_dir is None:
-        raise InputError("--resume needs the --work-dir of the run to go on with")
-    if arguments["epochs"] is not None and arguments["max_iters"] is not None:
-        raise InputError("give either --epochs or --max-iters, not both")
     # Typer gives an option one value: the others of --cfg-options A B C arrive as arguments.
     arguments["cfg_options"] = [*(arguments["cfg_options"] or []), *(arguments.pop("more") or [])]
-    overrides = _overrides(arguments["cfg_options"])
-    given = {key: arguments.get(name) for name, key in _RECIPE_KEYS.items()}
-    overrides |= {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in given.items()
-        if value is not None and value is not False
-    }
-    recipe = load_recipe(arguments["config"], **overrides)
-    if command == "finetune" and recipe.init is None:
-        raise InputError("fine-tuning starts from weights: --weights, or config key init")
+    recipe = read_recipe(command, arguments)
     from tinyvit.backbones.distill.train.parallel import is_first_process, process_count
     from tinyvit.backbones.distill.train.run import pretrain as run
 
-    if work_dir is None and process_count() > 1:
-        raise InputError("several processes share one folder: give --work-dir")
+    work_dir, resume = arguments["work_dir"], arguments["resume"]
     allocator = tune_allocator()
     folder = make_work_dir(command, work_dir)
     summary = run(recipe, folder, resume=resume, device=resolve_device(arguments["device"]))
@@ -157,6 +136,7 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
         f"({metrics['epochs']:.2f} epochs), {metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} img/s"
     )
     print(f"student: {summary.student}\nloss curve: {summary.log}")
+    hint(f"tinyvit evaluate {recipe.student['name']} --data DATA --weights {summary.student}")
 
 
 def _earlier_result(command: str, folder: Path, summary: PretrainSummary) -> dict[str, Any] | None:
@@ -171,22 +151,6 @@ def _earlier_result(command: str, folder: Path, summary: PretrainSummary) -> dic
     return document if known == (command, summary.store_id, summary.iterations) else None
 
 
-def _overrides(pairs: list[str]) -> dict[str, Any]:
-    """``key=value`` texts; a value that reads as a Python literal is one, else it is text."""
-    from tinyvit.core.errors import InputError
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"--cfg-options {pair!r} is not of the form key=value")
-        try:
-            found[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            found[key] = text
-    return found
-
-
 def evaluate(
     model: Annotated[str, typer.Argument(help="One of `tinyvit models`, timm:NAME, or efficientnet_lite1 / 2.")],
     data: Annotated[Path, typer.Option(help="Folder or zip of images: CLASS/NAME.jpg, or flat with a labels CSV.")],
@@ -195,7 +159,9 @@ def evaluate(
         Path | None, typer.Option(help="CSV with file and class_index. [default: labels.csv in or beside DATA]")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Input side in pixels. [default: the model's]")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of the model; fp16 needs CUDA.", rich_help_panel=MACHINE)
+    ] = "fp32",
     deploy: DeployOption = True,
     device: DeviceOption = "auto",
     work_dir: WorkDirOption = None,
@@ -208,42 +174,21 @@ def evaluate(
     Example: tinyvit evaluate tiny_vit_5m_224 --data imagenet/val --weights tiny_vit_5m_22kto1k_distill.pth
     """
     arguments = dict(locals())
-    from tinyvit.backbones.distill.label.run import evaluate_top
-    from tinyvit.backbones.distill.teachers import load_teacher
-    from tinyvit.backbones.distill.truth import find_classes
-    from tinyvit.core.allocator import tune_allocator
-    from tinyvit.core.errors import InputError
-    from tinyvit.core.images.files import ImageFiles, describe_left_out
+    from tinyvit.api import training
+    from tinyvit.core.images.files import describe_left_out
     from tinyvit.core.results import make_work_dir, write_result
 
-    images = ImageFiles(data)
-    allocator = tune_allocator()
-    classifier = load_teacher(
-        model, weights=weights, size=size, device=resolve_device(device), precision=precision, deployed=deploy
+    metrics = training.evaluate(
+        model, data, weights=weights, labels=labels, size=size, precision=precision, deploy=deploy, device=device
     )
-    known = find_classes(images, labels, classifier.num_classes)
-    truth = known.found
-    correct, seen = evaluate_top(classifier, images, truth)
-    if not seen:
-        raise InputError(f"none of the {len(truth)} labelled images of {data} can be read")
-    metrics = {
-        "model": classifier.fingerprint,
-        "top1": correct[0] / seen,
-        "top5": correct[1] / seen,
-        "images": seen,
-        "true_classes": known.origin,
-        "unreadable": len(truth) - seen,
-        "left_out": images.left_out,
-        "allocator": allocator,
-        "deployed": classifier.deployed,
-    }
+    name, side = metrics.pop("name"), metrics.pop("size")
     folder = make_work_dir("evaluate", work_dir)
     document = write_result(folder, "evaluate", arguments, metrics)
     if as_json:
         print_json(document)
         return
-    side = classifier.size[0]
-    print(f"{classifier.name} at {side} px on {seen} images: top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}")
-    print(f"true classes: {known.origin}")
-    if note := describe_left_out(data, images.left_out):
+    shares = f"top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}"
+    print(f"{name} at {side} px on {metrics['images']} images: {shares}")
+    print(f"true classes: {metrics['true_classes']}")
+    if note := describe_left_out(data, metrics["left_out"]):
         print(note)

@@ -1,0 +1,172 @@
+"""``tinyvit.pretrain``, ``tinyvit.finetune`` and ``tinyvit.evaluate``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..core.errors import InputError
+from ._devices import resolve_device
+
+if TYPE_CHECKING:
+    from ..backbones.distill.train.recipe import Recipe
+    from ..backbones.distill.train.run import PretrainSummary
+
+#: Option of a command -> the recipe's key that it sets.
+_RECIPE_KEYS = {key: key for key in ("data", "labels", "truth", "epochs", "max_iters", "class_map", "tensorboard")}
+_RECIPE_KEYS["weights"] = "init"
+
+
+def pretrain(
+    config: str,
+    *,
+    data: str | Path | None = None,
+    labels: str | Path | None = None,
+    truth: str | Path | None = None,
+    epochs: float | None = None,
+    max_iters: int | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+    cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
+    work_dir: str | Path | None = None,
+    device: str = "auto",
+) -> PretrainSummary:
+    """Train a student, as ``tinyvit pretrain`` does.
+
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit pretrain --help``);
+    ``cfg_options`` also takes a dict.
+
+    Raises:
+        InputError: Recipe, store, images, weights or checkpoint do not fit each other.
+        CheckFailedError: The loss or a weight stopped being finite.
+    """
+    return _train("pretrain", dict(locals()))
+
+
+def finetune(
+    config: str,
+    *,
+    weights: str | Path | None = None,
+    class_map: str | Path | None = None,
+    data: str | Path | None = None,
+    labels: str | Path | None = None,
+    truth: str | Path | None = None,
+    epochs: float | None = None,
+    max_iters: int | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+    cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
+    work_dir: str | Path | None = None,
+    device: str = "auto",
+) -> PretrainSummary:
+    """Train from given weights, as ``tinyvit finetune`` does; the rest is as in :func:`pretrain`."""
+    return _train("finetune", dict(locals()))
+
+
+def _train(command: str, arguments: dict[str, Any]) -> PretrainSummary:
+    from ..backbones.distill.train.run import pretrain as run
+    from ..core.allocator import tune_allocator
+    from ..core.results import make_work_dir
+
+    recipe = read_recipe(command, arguments)
+    tune_allocator()
+    folder = make_work_dir(command, arguments["work_dir"])
+    return run(recipe, folder, resume=arguments["resume"], device=resolve_device(arguments["device"]))
+
+
+def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that the arguments of ``pretrain`` or ``finetune`` describe.
+
+    Raises:
+        InputError: Arguments contradict each other, or a key of the recipe is unknown or wrong.
+    """
+    from ..backbones.distill.train.parallel import process_count
+    from ..backbones.distill.train.recipe import load_recipe
+
+    if arguments["resume"] and arguments["work_dir"] is None:
+        raise InputError("--resume needs --work-dir, the folder of the run to resume")
+    if arguments["epochs"] is not None and arguments["max_iters"] is not None:
+        raise InputError("give either --epochs or --max-iters, not both")
+    if arguments["work_dir"] is None and process_count() > 1:
+        raise InputError("several processes share one folder: give --work-dir")
+    options = arguments["cfg_options"] or ()
+    overrides = dict(options) if isinstance(options, Mapping) else _overrides(options)
+    given = {key: arguments.get(name) for name, key in _RECIPE_KEYS.items()}
+    overrides |= {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in given.items()
+        if value is not None and value is not False
+    }
+    recipe = load_recipe(arguments["config"], **overrides)
+    if command == "finetune" and recipe.init is None:
+        raise InputError("fine-tuning starts from weights: --weights, or config key init")
+    return recipe
+
+
+def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return ``key=value`` texts as a dict; a value that reads as a Python literal becomes one."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--cfg-options {pair!r} is not of the form key=value")
+        try:
+            found[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[key] = text
+    return found
+
+
+def evaluate(
+    model: str,
+    data: str | Path,
+    *,
+    weights: str | Path | None = None,
+    labels: str | Path | None = None,
+    size: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    deploy: bool = True,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Return top-1 and top-5 accuracy on images of known class, and what was measured, as ``tinyvit evaluate`` does.
+
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit evaluate --help``).
+
+    Raises:
+        InputError: Unknown model, weights that do not fit, or images without readable classes.
+    """
+    from ..backbones.distill.label.run import evaluate_top
+    from ..backbones.distill.teachers import load_teacher
+    from ..backbones.distill.truth import find_classes
+    from ..core.allocator import tune_allocator
+    from ..core.images.files import ImageFiles
+
+    images = ImageFiles(Path(data))
+    allocator = tune_allocator()
+    classifier = load_teacher(
+        model,
+        weights=None if weights is None else Path(weights),
+        size=size,
+        device=resolve_device(device),
+        precision=precision,
+        deployed=deploy,
+    )
+    known = find_classes(images, None if labels is None else Path(labels), classifier.num_classes)
+    correct, seen = evaluate_top(classifier, images, known.found)
+    if not seen:
+        raise InputError(f"none of the {len(known.found)} labelled images of {data} can be read")
+    return {
+        "name": classifier.name,
+        "size": classifier.size[0],
+        "model": classifier.fingerprint,
+        "top1": correct[0] / seen,
+        "top5": correct[1] / seen,
+        "images": seen,
+        "true_classes": known.origin,
+        "unreadable": len(known.found) - seen,
+        "left_out": images.left_out,
+        "allocator": allocator,
+        "deployed": classifier.deployed,
+    }
