@@ -22,7 +22,8 @@ COMMANDS = {
     "pretrain": pretrain.pretrain,
     "verify_onnx": export.verify,
 }
-# Options that only a command has, and a parameter that cannot be named as its option in the command.
+# Options that only a command has, and a parameter that cannot be named as its option in the
+# command.
 ONLY_COMMAND = {"as_json", "work_dir", "more"}
 RENAMED = {"input_format": "input"}
 

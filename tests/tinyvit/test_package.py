@@ -23,7 +23,9 @@ ROOMS = {
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy of the tracked files, so that no build product of this tree gets into it."""
+    """The wheel, built from a copy of the tracked files, so that no build product of this tree gets
+    into it.
+    """
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
@@ -74,7 +76,9 @@ def test_the_wheel_works_from_another_directory(wheel, tmp_path):
 
 
 def imported_rooms(path: Path) -> set[str]:
-    """The rooms that a module imports when it is imported itself (imports inside functions are lazy)."""
+    """The rooms that a module imports when it is imported itself (imports inside functions are
+    lazy).
+    """
     found = set()
     depth = len(path.relative_to(ROOT).parts) - 1
     for node in ast.parse(path.read_text()).body:

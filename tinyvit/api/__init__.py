@@ -1,6 +1,7 @@
 """One function per command, for use from Python: ``tinyvit.label(...)`` and the others.
 
-Each function has the names and the defaults of the options of its command, and returns the result as an object.
+Each function has the names and the defaults of the options of its command, and returns the result
+as an object.
 """
 
 #: Public name of ``tinyvit`` -> the module that defines it.

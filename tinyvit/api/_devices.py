@@ -6,7 +6,8 @@ from ..core.errors import InputError
 
 
 def resolve_device(device: str) -> str:
-    """Return the torch device for ``--device``; ``auto`` is ``cuda`` where torch sees such a device, else ``cpu``.
+    """Return the torch device for ``--device``; ``auto`` is ``cuda`` where torch sees such a
+    device, else ``cpu``.
 
     Raises:
         InputError: The device does not exist here.

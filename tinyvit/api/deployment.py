@@ -37,13 +37,15 @@ def export_onnx(
     no_verify: bool = False,
     work_dir: str | Path | None = None,
 ) -> ExportReport:
-    """Write a classifier or feature maps as one ONNX file and check it, as ``tinyvit export onnx`` does.
+    """Write a classifier or feature maps as one ONNX file and check it, as ``tinyvit export onnx``
+    does.
 
-    The arguments have the names, the meaning and the defaults of the options (``tinyvit export onnx --help``);
-    ``out_indices`` and ``classes`` also take a list.
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit export onnx
+    --help``); ``out_indices`` and ``classes`` also take a list.
 
     Raises:
-        InputError: Unknown model, weights that are missing or do not fit, or a place that cannot be written.
+        InputError: Unknown model, weights that are missing or do not fit, or a place that cannot be
+            written.
         CheckFailedError: The file differs from the model; nothing is left at ``out``.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
@@ -99,13 +101,15 @@ def verify_onnx(
     tolerance: float = 1e-4,
     min_cosine: float = 0.999,
 ) -> VerifyReport:
-    """Compare an exported file with its model, as ``tinyvit export verify`` does; the report says whether they agree.
+    """Compare an exported file with its model, as ``tinyvit export verify`` does; the report says
+    whether they agree.
 
-    The arguments have the names, the meaning and the defaults of the options (``tinyvit export verify --help``);
-    ``sizes`` and ``batches`` also take a list.
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit export
+    verify --help``); ``sizes`` and ``batches`` also take a list.
 
     Raises:
-        InputError: A file, folder or size that cannot be used, or weights that the file was not exported from.
+        InputError: A file, folder or size that cannot be used, or weights that the file was not
+            exported from.
     """
     for module in ("torch", "onnxruntime"):
         require(module, "export")
@@ -132,9 +136,11 @@ def predict_onnx(
     size: str | int | Size | None = None,
     threads: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the classes of images by an exported file, or statistics of its feature maps. Needs no torch.
+    """Return the classes of images by an exported file, or statistics of its feature maps. Needs no
+    torch.
 
-    The arguments have the names, the meaning and the defaults of the options (``tinyvit export predict --help``).
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit export
+    predict --help``).
     """
     from ..export.runtime import OnnxModel
 
@@ -164,7 +170,8 @@ def read_size(text: str) -> Size:
     from ..core.images.preprocess import MAX_SIDE
 
     parts = text.strip().lower().split("x")
-    # ASCII digits only, and few: int() takes other scripts' digits, and refuses very long numbers on its own.
+    # ASCII digits only, and few: int() takes other scripts' digits, and refuses very long numbers
+    # on its own.
     if len(parts) > 2 or not all(re.fullmatch(r"[0-9]{1,9}", part) and 0 < int(part) <= MAX_SIDE for part in parts):
         raise InputError(
             f"{text!r:.40} is not a size; write N or HEIGHTxWIDTH in pixels up to {MAX_SIDE}, such as 224 or 256x320"

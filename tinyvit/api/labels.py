@@ -63,17 +63,20 @@ def label(
 ) -> LabelSummary:
     """Label views of images with a teacher, once for all students, as ``tinyvit label`` does.
 
-    The arguments have the names, the meaning and the defaults of the options (``tinyvit label --help``);
-    ``name`` is ``--as``. A store that was begun is completed.
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit label
+    --help``); ``name`` is ``--as``. A store that was begun is completed.
 
     Raises:
-        InputError: A value is wrong, or ``store`` belongs to other images, views or another teacher.
+        InputError: A value is wrong, or ``store`` belongs to other images, views or another
+            teacher.
     """
     return run_label(dict(locals()))[0]
 
 
 def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
-    """Label with the arguments of :func:`label`; return the summary and what ``result.json`` holds besides it."""
+    """Label with the arguments of :func:`label`; return the summary and what ``result.json`` holds
+    besides it.
+    """
     import torch
 
     from ..backbones.distill.label.run import LabelOptions, label_store
@@ -171,7 +174,9 @@ def teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
 
 
 def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[int, int] | None:
-    """Return true classes from the given CSV, or from a ``labels.csv`` in or beside the images that matches them."""
+    """Return true classes from the given CSV, or from a ``labels.csv`` in or beside the images that
+    matches them.
+    """
     from ..backbones.distill.truth import find_labels, true_classes
     from ..core.console import say
 

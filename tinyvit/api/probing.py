@@ -30,13 +30,15 @@ def linear_probe(
     deploy: bool = True,
     device: str = "auto",
 ) -> ProbeResult:
-    """Train a linear classifier on frozen features and return its test accuracy, as ``tinyvit probe linear`` does.
+    """Train a linear classifier on frozen features and return its test accuracy, as ``tinyvit probe
+    linear`` does.
 
-    The arguments have the names, the meaning and the defaults of the options (``tinyvit probe linear --help``);
-    without ``cache`` no features are kept.
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit probe
+    linear --help``); without ``cache`` no features are kept.
 
     Raises:
-        InputError: Bad data, an unknown model, weights that do not fit, or a cache that cannot be written.
+        InputError: Bad data, an unknown model, weights that do not fit, or a cache that cannot be
+            written.
     """
     from ..benchmarks.probe import ProbeJob, run_linear_probe
     from ..core.allocator import tune_allocator

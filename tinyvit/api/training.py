@@ -35,8 +35,8 @@ def pretrain(
 ) -> PretrainSummary:
     """Train a student, as ``tinyvit pretrain`` does.
 
-    The arguments have the names, the meaning and the defaults of the options (``tinyvit pretrain --help``);
-    ``cfg_options`` also takes a dict.
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit pretrain
+    --help``); ``cfg_options`` also takes a dict.
 
     Raises:
         InputError: Recipe, store, images, weights or checkpoint do not fit each other.
@@ -61,7 +61,7 @@ def finetune(
     work_dir: str | Path | None = None,
     device: str = "auto",
 ) -> PretrainSummary:
-    """Train from given weights, as ``tinyvit finetune`` does; the rest is as in :func:`pretrain`."""
+    """Train from given weights, as ``tinyvit finetune`` does; else as :func:`pretrain`."""
     return _train("finetune", dict(locals()))
 
 
@@ -130,9 +130,11 @@ def evaluate(
     deploy: bool = True,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Return top-1 and top-5 accuracy on images of known class, and what was measured, as ``tinyvit evaluate`` does.
+    """Return top-1 and top-5 accuracy on images of known class, and what was measured, as ``tinyvit
+    evaluate`` does.
 
-    The arguments have the names, the meaning and the defaults of the options (``tinyvit evaluate --help``).
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit evaluate
+    --help``).
 
     Raises:
         InputError: Unknown model, weights that do not fit, or images without readable classes.

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, ``--json`` and the options that they spell the same way."""
+"""Shared parts of all commands: exit codes, ``--json``, hints and common options."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from tinyvit.api._devices import resolve_device as resolve_device
 
 from ._help import MACHINE, OUTPUT
 
-# ClickException: typer vendors click from 0.26 on, so the class is reached through what typer exports.
+# ClickException: typer vendors click from 0.26 on, so the class is reached through what typer
+# exports.
 _UsageProblem: Any = typer.BadParameter.__mro__[2]
 
-# Of the base install, which a torch-free installation of the ONNX runtime leaves out (export/README.md).
+# Packages of the base install, which a torch-free installation of the ONNX runtime leaves out
+# (export/README.md).
 _BASE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine")
 
 JsonOption = Annotated[

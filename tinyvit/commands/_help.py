@@ -1,7 +1,7 @@
 """Help pages: options in panels, examples that can be pasted, colour on a terminal only.
 
-The pages are written without rich, and before the options are parsed: rich and pydantic would take longer to import
-than the rest of the page takes to print.
+The pages are written without rich, before the options are parsed. Importing rich and pydantic takes
+longer than all the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typer.core import TyperCommand, TyperGroup
 WIDTH = 100
 HELP_NAMES = ("-h", "--help")
 
-#: Titles of the panels that commands share. The other panels come between the options and the machine.
+#: Titles of the panels that commands share. The other panels come between the options and the
+#: machine.
 OPTIONS, MACHINE, OUTPUT = "Options", "Machine", "Output"
 _ORDER = {"Arguments": 0, OPTIONS: 1, MACHINE: 3, OUTPUT: 4}
 _EXAMPLES = re.compile(r"^Examples?:\s*", re.MULTILINE)
@@ -49,7 +50,9 @@ def heading(text: str) -> str:
 
 
 def split_examples(text: str) -> tuple[str, list[str]]:
-    """Return a docstring without its examples, and the commands of its ``Example:`` or ``Examples:`` section."""
+    """Return a docstring without its examples, and the commands of its ``Example:`` or
+    ``Examples:`` section.
+    """
     prose, *examples = _EXAMPLES.split(text)
     commands: list[str] = []
     for line in (line.strip() for part in examples for line in part.splitlines()):
@@ -61,7 +64,7 @@ def split_examples(text: str) -> tuple[str, list[str]]:
 
 
 class _Pages:
-    """What pages of commands and of groups have in common."""
+    """Common parts of the pages of commands and of groups."""
 
     help: str | None
 
@@ -89,7 +92,9 @@ class _Pages:
 
 
 def _panels(params: list[Any], ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yield the title of each panel and its lines, in the order of the signature; ``--help`` ends the last panel."""
+    """Yield the title of each panel and its lines, in the order of the signature; ``--help`` ends
+    the last panel.
+    """
     panels: dict[str, list[tuple[str, str]]] = {}
     for param in params:
         record = param.get_help_record(ctx)
@@ -110,7 +115,9 @@ class PanelCommand(_Pages, TyperCommand):
         self._write_panels(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Print the page where help is asked for, before any value is converted; else parse as usual."""
+        """Print the page where help is asked for, before any value is converted; else parse as
+        usual.
+        """
         self._answer_help(ctx, args[: args.index("--")] if "--" in args else args)
         return super().parse_args(ctx, args)
 
@@ -132,6 +139,6 @@ class PanelGroup(_Pages, TyperGroup):
             )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Print the page where help is asked for before the name of a command; else parse as usual."""
+        """Print the page where help comes before the name of a command; else parse as usual."""
         self._answer_help(ctx, args[:1])
         return super().parse_args(ctx, args)

@@ -74,7 +74,8 @@ def onnx(
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a classifier or feature maps as one ONNX file with free batch, height and width, and check it.
+    """Write a classifier or feature maps as one ONNX file with free batch, height and width, and
+    check it.
 
     Examples:
         tinyvit export onnx tiny_vit_5m_224 --weights student.safetensors --out student.onnx
@@ -131,7 +132,8 @@ def verify(
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare an exported file with its model at several sizes and batches; exit code 1 when they differ.
+    """Compare an exported file with its model at several sizes and batches; exit code 1 when they
+    differ.
 
     Examples:
         tinyvit export verify student.onnx --weights student.safetensors
@@ -170,7 +172,8 @@ def predict(
     threads: _ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify images with an exported file, or print statistics of its feature maps. Needs no torch.
+    """Classify images with an exported file, or print statistics of its feature maps. Needs no
+    torch.
 
     Examples:
         tinyvit export predict student.onnx cat.jpg dog.jpg --topk 3
@@ -179,7 +182,8 @@ def predict(
     from tinyvit.export.runtime import OnnxModel
 
     runner = OnnxModel(file, threads=threads)
-    # Printed only when all are done: a damaged image ends the command before half of an answer is printed.
+    # Printed only when all are done: a damaged image ends the command before half of an answer is
+    # printed.
     found = predict_with(runner, images, topk, size)
     if as_json:
         print_json({"file": str(file), "model": runner.card.model, "task": runner.card.task, "images": found})
@@ -187,7 +191,8 @@ def predict(
         _print_predictions(runner, found)
 
 
-# --- printing -----------------------------------------------------------------------------------------------------
+# --- printing
+# -----------------------------------------------------------------------------------------------------
 
 
 def _warn(message: str) -> None:

@@ -1,4 +1,4 @@
-"""``tinyvit probe``: what frozen features are worth."""
+"""``tinyvit probe``: the quality of frozen features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._common import (
 if TYPE_CHECKING:
     from tinyvit.benchmarks.probe import ProbeResult
 
-_app = typer.Typer(help="What frozen features are worth on your pictures.", no_args_is_help=True)
+_app = typer.Typer(help="Measure the quality of frozen features on your images.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 @_app.callback()
 def _group() -> None:
-    """What frozen features are worth on your pictures."""
+    """Measure the quality of frozen features on your images."""
 
 
 @_app.command("linear")
@@ -45,9 +45,9 @@ def linear(
     ],
     weights: Annotated[Path | None, typer.Option(help="Checkpoint; without one the weights are random.")] = None,
     train_limit: Annotated[
-        int | None, typer.Option(min=1, help="Use so many training pictures, evenly over the classes.")
+        int | None, typer.Option(min=1, help="Training images at most, evenly over the classes.")
     ] = None,
-    test_limit: Annotated[int | None, typer.Option(min=1, help="Use so many test pictures, evenly.")] = None,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Test images at most, evenly over the classes.")] = None,
     size: Annotated[int | None, typer.Option(min=32, help="Input height and width. [default: the model's]")] = None,
     crop_pct: Annotated[
         float | None, typer.Option(help="Share that the centre crop keeps; 1: all. [default: the model's]")
@@ -55,9 +55,9 @@ def linear(
     pool: Annotated[
         str, typer.Option(help="Features: penultimate (before the classifier) or stages34 (last two maps, averaged).")
     ] = "penultimate",
-    seed: Annotated[int, typer.Option(min=0, help="Of subsets, folds and random weights.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of a process that decode pictures.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for subsets, folds and random weights.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Threads per process that decode images.")] = 2,
     workers: WorkersOption = None,
     ray: RayOption = None,
     cache: Annotated[
@@ -70,9 +70,11 @@ def linear(
 ) -> None:
     """Train a linear classifier on frozen features and print its test accuracy.
 
-    Normalisation and regularisation are chosen on held-out training pictures, never on the test pictures.
+    Normalisation and regularisation are chosen on held-out training images, never on the test
+    images.
 
-    Example: tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
+    Examples:
+        tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
     """
     import torch
 
@@ -109,8 +111,8 @@ def _print(metrics: dict[str, Any], result: ProbeResult, folder: Path) -> None:
     low, high = (100 * bound for bound in result.interval)
     typer.echo(f"{model}, weights: {weights}")
     typer.echo(f"test accuracy   {100 * result.accuracy:.1f} %  (95 % interval {low:.1f} to {high:.1f})")
-    typer.echo(f"trained on      {rows['train']} pictures, {rows['classes']} classes, {rows['features']} features")
-    typer.echo(f"tested on       {rows['test']} pictures; training accuracy {100 * result.train_accuracy:.1f} %")
+    typer.echo(f"trained on      {rows['train']} images, {rows['classes']} classes, {rows['features']} features")
+    typer.echo(f"tested on       {rows['test']} images; training accuracy {100 * result.train_accuracy:.1f} %")
     typer.echo(
         f"chosen          normalisation {result.normalisation}, C {result.c:.3g} by {result.selection} "
         f"(validation {100 * result.validation_accuracy:.1f} %)"

@@ -1,4 +1,6 @@
-"""``tinyvit label`` and ``tinyvit labels``: soft labels of a teacher, made, inspected, joined and exchanged."""
+"""``tinyvit label`` and ``tinyvit labels``: soft labels of a teacher, made, inspected, joined and
+exchanged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``tinyvit labels import`` and ``tinyvit labels export``: saved logits of the official TinyViT code."""
+"""``tinyvit labels import`` and ``tinyvit labels export``: saved logits of the official TinyViT
+code.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,9 @@ def import_(
 ) -> None:
     """Make a store from saved logits of the official TinyViT code.
 
-    The labels are exact, but the views differ from the teacher's: only the official transform code can replay the
-    official seeds. Training uses crops of at least half the image instead (see --crop-scale).
+    The labels are exact, but the views differ from the teacher's: only the official transform code
+    can replay the official seeds. Training uses crops of at least half the image instead (see
+    --crop-scale).
 
     Examples:
         tinyvit labels import logits store --data imagenet22k --classes 21841
@@ -72,7 +75,8 @@ def export(
     ranks: Annotated[int, typer.Option(min=1, help="Files per epoch; imported labels keep theirs.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Write labels in the layout of the official TinyViT code; imported labels give back the same bytes.
+    """Write labels in the layout of the official TinyViT code; imported labels give back the same
+    bytes.
 
     Examples:
         tinyvit labels export store logits

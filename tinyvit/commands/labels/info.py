@@ -9,7 +9,8 @@ from ._options import LabelsOption, StoreArgument
 
 
 def info(store: StoreArgument, labels: LabelsOption = None, as_json: JsonOption = False) -> None:
-    """Show images, duplicates, views, teacher, augmentation and size of a store, and the loss of compact rows.
+    """Show images, duplicates, views, teacher, augmentation and size of a store, and the loss of
+    compact rows.
 
     Checksums of rows are not read; use `tinyvit labels verify` for that.
 

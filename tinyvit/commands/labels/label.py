@@ -145,9 +145,9 @@ def label(
 ) -> None:
     """Let a teacher label views of images, once for all students.
 
-    To resume a stopped run, also a killed one, give the same command again. Unreadable images are reported, skipped and
-    counted. Where true classes are known, the teacher's top-1 on a sample is printed first. Several GPUs get one
-    process each; `torchrun` and Ray work too.
+    To resume a stopped run, also a killed one, give the same command again. Unreadable images are
+    reported, skipped and counted. Where true classes are known, the teacher's top-1 on a sample is
+    printed first. Several GPUs get one process each; `torchrun` and Ray work too.
 
     Examples:
         tinyvit label photos store --teacher efficientnet_lite2 --views 2 --topk 10

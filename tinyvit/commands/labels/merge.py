@@ -17,8 +17,9 @@ def merge(
 ) -> None:
     """Join stores that were labelled on different machines, or by different teachers.
 
-    The command checks every shard, also those of OUT. It reports contradictions and then copies nothing. The exit code
-    is 1 when a shard is damaged: a damaged source shard is skipped, and one of OUT is replaced by an intact copy.
+    The command checks every shard, also those of OUT. It reports contradictions and then copies
+    nothing. The exit code is 1 when a shard is damaged. A damaged source shard is skipped; one of
+    OUT is replaced by an intact copy.
 
     Examples:
         tinyvit labels merge store machine1/store machine2/store
