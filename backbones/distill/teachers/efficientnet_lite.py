@@ -13,7 +13,7 @@ from torch import nn
 
 from ....core.errors import InputError, require
 from .base import CODE_VERSION, Classifier, file_sha256
-from .spec import TeacherSpec
+from .spec import TeacherSettings
 
 #: Name -> native input side.
 PACKAGED = {"efficientnet_lite1": 240, "efficientnet_lite2": 260}
@@ -78,7 +78,7 @@ def _fold(owner: Any, conv_name: str, norm_name: str) -> None:
     setattr(owner, norm_name, nn.Identity())
 
 
-def packaged_classifier(spec: TeacherSpec) -> Classifier:
+def packaged_classifier(spec: TeacherSettings) -> Classifier:
     """The network and the weights of a package.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import nn
 from ....core.errors import InputError
 from ....core.plugins import call_function, describe_failure, source_file
 from .base import CODE_VERSION, Answers, Classifier, file_sha256, state_sha256
-from .spec import TeacherSpec
+from .spec import TeacherSettings
 
 
 class _Called(nn.Module):
@@ -32,7 +32,7 @@ class _Called(nn.Module):
             raise InputError(describe_failure(f"the teacher of {self._spec}", error)) from error
 
 
-def function_classifier(spec: TeacherSpec) -> Classifier:
+def function_classifier(spec: TeacherSettings) -> Classifier:
     """What the function returns when it is called without arguments: a module, or a callable on a batch of pictures.
 
     It takes ``(B, 3, H, W)`` normalised pictures and answers with logits. With an attribute ``pretrained_cfg`` (timm's

@@ -1,14 +1,36 @@
-"""From a name to a teacher."""
+"""From a name, or from settings, to a teacher."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ....core.errors import InputError, check_weights_file, unknown_name
 from ....core.plugins import is_function_spec
-from .base import Classifier, Teacher
+from .base import Classifier, Teacher, TeacherCard, describe
 from .efficientnet_lite import PACKAGED, packaged_classifier
-from .spec import PROGRAM_SUFFIXES, TeacherSpec
+from .spec import PROGRAM_SUFFIXES, TeacherSettings
+
+
+@dataclass(frozen=True)
+class TeacherSpec(TeacherSettings):
+    """Settings that can load and describe their teacher; arguments as in :class:`.TeacherSettings`."""
+
+    def load(self, device: str = "cpu") -> Teacher:
+        """Return the teacher on a device; errors as in :func:`load_teacher`."""
+        return Teacher(make_classifier(self), device, self.precision, self.deployed)
+
+    def describe(self) -> TeacherCard:
+        """Return the teacher's card without running it. Its files are read once.
+
+        Errors as in :func:`load_teacher`.
+        """
+        return self._card
+
+    @cached_property
+    def _card(self) -> TeacherCard:
+        return describe(make_classifier(self), self.precision, self.deployed)
 
 
 def load_teacher(
@@ -45,7 +67,7 @@ def load_classifier(name: str, *, weights: str | Path | None = None, size: int |
     return make_classifier(TeacherSpec((name,), Path(weights) if weights else None, size))
 
 
-def make_classifier(spec: TeacherSpec) -> Classifier:
+def make_classifier(spec: TeacherSettings) -> Classifier:
     """The classifier of a specification; of several names their ensemble.
 
     Raises:
@@ -58,7 +80,7 @@ def make_classifier(spec: TeacherSpec) -> Classifier:
     return members[0] if len(members) == 1 else join(members)
 
 
-def _single(spec: TeacherSpec) -> Classifier:
+def _single(spec: TeacherSettings) -> Classifier:
     suffix = Path(spec.name).suffix
     if suffix in PROGRAM_SUFFIXES:
         _refuse_weights(spec)
@@ -78,7 +100,7 @@ def _single(spec: TeacherSpec) -> Classifier:
     return _named(spec)
 
 
-def _program(spec: TeacherSpec, suffix: str) -> Classifier:
+def _program(spec: TeacherSettings, suffix: str) -> Classifier:
     if suffix == ".onnx":
         from .onnx import onnx_classifier
 
@@ -88,7 +110,7 @@ def _program(spec: TeacherSpec, suffix: str) -> Classifier:
     return exported_classifier(spec) if suffix == ".pt2" else script_classifier(spec)
 
 
-def _named(spec: TeacherSpec) -> Classifier:
+def _named(spec: TeacherSettings) -> Classifier:
     import timm
 
     from ...registry import list_models
@@ -102,7 +124,7 @@ def _named(spec: TeacherSpec) -> Classifier:
     return our_classifier(spec, weights) if is_ours else timm_classifier(spec, weights)
 
 
-def _needed_weights(spec: TeacherSpec) -> Path:
+def _needed_weights(spec: TeacherSettings) -> Path:
     if spec.weights is None:
         raise InputError(
             f"{spec.name} needs a weights file (.safetensors or .pth): --teacher-weights of label, teacher.weights of "
@@ -111,6 +133,6 @@ def _needed_weights(spec: TeacherSpec) -> Path:
     return spec.weights
 
 
-def _refuse_weights(spec: TeacherSpec) -> None:
+def _refuse_weights(spec: TeacherSettings) -> None:
     if spec.weights is not None:
         raise InputError(f"{spec.name} brings its own weights; leave its weights file out")

@@ -12,7 +12,7 @@ import torch
 from ....core.errors import InputError
 from ...weights import read_checkpoint
 from .base import CODE_VERSION, Classifier, file_sha256
-from .spec import TeacherSpec
+from .spec import TeacherSettings
 
 
 def student_metadata(path: Path) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def student_metadata(path: Path) -> dict[str, Any]:
     return json.loads(text) if text else {}
 
 
-def our_classifier(spec: TeacherSpec, weights: Path) -> Classifier:
+def our_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     """One of our models."""
     from ...registry import create_model
 
@@ -44,7 +44,7 @@ def our_classifier(spec: TeacherSpec, weights: Path) -> Classifier:
     return Classifier(name, model, preprocess, model.num_classes, file_sha256(weights), code)
 
 
-def timm_classifier(spec: TeacherSpec, weights: Path) -> Classifier:
+def timm_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     """A model of timm's; the number of classes is that of the file."""
     import timm
 

@@ -14,7 +14,7 @@ import torch
 
 from ....core.errors import InputError, check_file, require
 from .base import CODE_VERSION, Answers, Classifier, Program, files_sha256
-from .spec import TeacherSpec
+from .spec import TeacherSettings
 
 _FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -22,7 +22,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CARD = {"mean": False, "std": False, "crop_pct": False, "crop_mode": True, "interpolation": True}
 
 
-def onnx_classifier(spec: TeacherSpec) -> Classifier:
+def onnx_classifier(spec: TeacherSettings) -> Classifier:
     """An ONNX file: one batch of pictures in, logits out (the output ``logits`` where there are several).
 
     Pictures are ``(B, 3, H, W)`` floats, normalised as the file's own description says (``tinyvit export onnx`` writes

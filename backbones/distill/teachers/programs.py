@@ -17,10 +17,10 @@ import torch
 from ....core.errors import InputError, check_file
 from .archive import checked_archive
 from .base import CODE_VERSION, Answers, Classifier, Program, file_sha256
-from .spec import TeacherSpec
+from .spec import TeacherSettings
 
 
-def exported_classifier(spec: TeacherSpec) -> Classifier:
+def exported_classifier(spec: TeacherSettings) -> Classifier:
     """A ``.pt2`` file of ``torch.export.save``, whose program takes normalised pictures and answers with logits.
 
     Raises:
@@ -37,7 +37,7 @@ def exported_classifier(spec: TeacherSpec) -> Classifier:
     return _classifier(spec, path, network, size, "torch.export")
 
 
-def script_classifier(spec: TeacherSpec) -> Classifier:
+def script_classifier(spec: TeacherSettings) -> Classifier:
     """A TorchScript file, whose network takes normalised pictures and answers with logits.
 
     Raises:
@@ -54,7 +54,9 @@ def script_classifier(spec: TeacherSpec) -> Classifier:
     return _classifier(spec, path, Program(lambda device: _load_script(path, device)), None, "TorchScript")
 
 
-def _classifier(spec: TeacherSpec, path: Path, network: Program, size: tuple[int, int] | None, kind: str) -> Classifier:
+def _classifier(
+    spec: TeacherSettings, path: Path, network: Program, size: tuple[int, int] | None, kind: str
+) -> Classifier:
     spec.require_size(size, path)
     preprocess = spec.transform(None, size)
     answers = Answers(network, path.name)

@@ -1,26 +1,22 @@
-"""How a teacher is made, as plain values that travel to another process."""
+"""The settings of a teacher, as plain values that travel to another process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ....core.errors import InputError
 from ....core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 from ...preprocess import Preprocess
-
-if TYPE_CHECKING:
-    from .base import Teacher, TeacherCard
 
 #: Suffixes of files that are a teacher themselves, not weights for one -> what they are.
 PROGRAM_SUFFIXES = {".pt2": "exported program", ".pt": "TorchScript", ".ts": "TorchScript", ".onnx": "ONNX"}
 
 
 @dataclass(frozen=True)
-class TeacherSpec:
-    """How a teacher is made. Several names make an ensemble.
+class TeacherSettings:
+    """The settings of a teacher. Several names make an ensemble.
 
     Args:
         names: Each one of our models, ``timm:NAME``, ``efficientnet_lite1|2``, ``open_clip:NAME``, ``MODULE:FUNCTION``
@@ -65,34 +61,16 @@ class TeacherSpec:
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise InputError(f"the teacher's crop is {self.crop_pct}; it must be above 0 and at most 1")
 
-    def load(self, device: str = "cpu") -> Teacher:
-        """The teacher, on a device; errors as of :func:`load_teacher`."""
-        from .base import Teacher
-        from .load import make_classifier
-
-        return Teacher(make_classifier(self), device, self.precision, self.deployed)
-
-    def describe(self) -> TeacherCard:
-        """What the teacher is, without running it: its files are read once. Errors as of :func:`load_teacher`."""
-        return self._card
-
-    @cached_property
-    def _card(self) -> TeacherCard:
-        from .base import describe
-        from .load import make_classifier
-
-        return describe(make_classifier(self), self.precision, self.deployed)
-
     @property
     def name(self) -> str:
         """The name of a single teacher."""
         return self.names[0]
 
-    def members(self) -> list[TeacherSpec]:
+    def members(self) -> list[TeacherSettings]:
         """The specifications of the single teachers, ``NAME=FILE`` taken apart."""
         return [self._member(name) for name in self.names]
 
-    def _member(self, name: str) -> TeacherSpec:
+    def _member(self, name: str) -> TeacherSettings:
         several = len(self.names) > 1
         bare, found, weights = name.partition("=")
         if not found or (Path(name).suffix in PROGRAM_SUFFIXES and Path(name).is_file()):

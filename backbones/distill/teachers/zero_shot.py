@@ -13,7 +13,7 @@ from torch import nn
 from ....core.errors import InputError, check_file, require
 from .base import CODE_VERSION, Classifier, file_sha256
 from .named import plain_state_dict
-from .spec import TeacherSpec
+from .spec import TeacherSettings
 
 #: The templates without ``--teacher-prompts``.
 PROMPTS = ("a photo of a {}.",)
@@ -45,7 +45,7 @@ class ZeroShot(nn.Module):
             return self.scale * nn.functional.normalize(features.float(), dim=-1) @ self.classes.T.float()
 
 
-def zero_shot_classifier(spec: TeacherSpec, weights: Path) -> Classifier:
+def zero_shot_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     """``open_clip:NAME`` with its weights file, a class for each line of ``spec.classes``.
 
     Raises:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import signal
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,13 @@ from torch import Tensor
 
 from ....core.console import say
 from ....core.errors import CheckFailedError, InputError, StoppedError
-from .parallel import Place
+from ....core.files import replacing
+from .parallel import Rank
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     from ..teachers import Teacher
     from .datasets import TrainingViews
-    from .hooks import TrainLog
 
 CHECKPOINTS = "checkpoints"
 _PARTS = {"tinyvit": dict, "meta": dict, "state_dict": dict, "optimizer": dict, "unlogged": list}
@@ -39,8 +38,8 @@ class Checkpoints(Hook):
     Args:
         recipe: The run.
         identity: What :func:`identity_of` gives.
-        place: This process; the first one writes.
-        log: Holds the losses that no line has yet.
+        rank: This process; the first one writes.
+        unlogged: Returns the losses that are not in the log yet.
 
     Attributes:
         stop: Save after this iteration and end the run.
@@ -53,8 +52,8 @@ class Checkpoints(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, recipe: Recipe, identity: dict[str, Any], place: Place, log: TrainLog) -> None:
-        self.recipe, self.identity, self.place, self.log = recipe, identity, place, log
+    def __init__(self, recipe: Recipe, identity: dict[str, Any], rank: Rank, unlogged: Callable[[], Any]) -> None:
+        self.recipe, self.identity, self.rank, self.unlogged = recipe, identity, rank, unlogged
         self.stop = self.saving = False
 
     def after_train_iter(
@@ -64,7 +63,7 @@ class Checkpoints(Hook):
         is_last = self.is_last_train_iter(runner)
         if is_last or self.stop or self.every_n_train_iters(runner, self.recipe.checkpoint_interval):
             self._require_finite(runner)
-            if self.place.is_first:
+            if self.rank.is_first:
                 self.saving = True
                 self.save(runner)
                 self.saving = False
@@ -77,7 +76,7 @@ class Checkpoints(Hook):
     @contextlib.contextmanager
     def stopping_at_ctrl_c(self) -> Iterator[None]:
         """Ctrl-C sets ``stop``, a second one ends the run at once. Of several processes each would stop elsewhere."""
-        if self.place.world > 1 or threading.current_thread() is not threading.main_thread():
+        if self.rank.world > 1 or threading.current_thread() is not threading.main_thread():
             yield
             return
         before = signal.getsignal(signal.SIGINT)
@@ -102,8 +101,8 @@ class Checkpoints(Hook):
 
     def _require_finite(self, runner: Runner) -> None:
         wrapper: Any = runner.optim_wrapper
-        values = [runner.model.state_dict(), wrapper.optimizer.state, self.log.unlogged]
-        share = self.place.mean(torch.tensor(float(is_finite(values)), device=self.place.device))
+        values = [runner.model.state_dict(), wrapper.optimizer.state, self.unlogged()]
+        share = self.rank.mean(torch.tensor(float(is_finite(values)), device=self.rank.device))
         if share.item() < 1:
             raise diverged("the loss or a weight is not finite", runner.iter + 1, Path(runner.work_dir))
 
@@ -112,15 +111,11 @@ class Checkpoints(Hook):
         folder = Path(runner.work_dir) / CHECKPOINTS
         folder.mkdir(exist_ok=True)
         name = f"iter_{runner.iter + 1:08d}.pth"
-        temporary = folder / f".{name}.tmp"
         try:
-            runner.save_checkpoint(str(folder), temporary.name, by_epoch=False)
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+            with replacing(folder / name) as temporary:
+                runner.save_checkpoint(str(folder), temporary.name, by_epoch=False)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
             raise InputError(f"cannot write checkpoint {folder / name}: {error}") from error
-        temporary.replace(folder / name)
         for old in whole_checkpoints(Path(runner.work_dir))[: -self.recipe.keep_checkpoints]:
             old.unlink()
 

@@ -24,7 +24,7 @@ from ..store.rows import restore
 from ..truth import find_classes
 from .cache import ViewCache, make_cache
 from .losses import Objective
-from .order import Place
+from .order import ViewPlace
 from .recipe import Recipe, check_kinds
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Truth:
                 f"{images[int(lacking[0])]}); add them to the labels CSV, or take them out"
             )
 
-    def fields(self, places: Sequence[Place], mixes: Sequence[tuple[int, float] | None]) -> dict[str, torch.Tensor]:
+    def fields(self, places: Sequence[ViewPlace], mixes: Sequence[tuple[int, float] | None]) -> dict[str, torch.Tensor]:
         """``classes`` and ``weights`` of :class:`.losses.Targets`, ``(B, 2)`` each: the image's and its partner's."""
         own = [image for image, _ in places]
         partners = [image if mix is None else mix[0] for image, mix in zip(own, mixes, strict=True)]
@@ -122,10 +122,10 @@ class TrainingViews(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, place: Place) -> dict[str, torch.Tensor]:
+    def __getitem__(self, place: ViewPlace) -> dict[str, torch.Tensor]:
         return self.__getitems__([place])
 
-    def __getitems__(self, places: Sequence[Place]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, places: Sequence[ViewPlace]) -> dict[str, torch.Tensor]:
         """One batch: ``inputs`` ``(B, H, W, 3)`` u8, and fields of :class:`.losses.Targets`."""
         raise NotImplementedError
 
@@ -176,7 +176,7 @@ class StoredViews(TrainingViews):
             wanted = f"{self.objective.temperature:g}"
             raise InputError(f"{store.path} holds labels at temperature {held}, and the recipe asks for {wanted}")
 
-    def __getitems__(self, places: Sequence[Place]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, places: Sequence[ViewPlace]) -> dict[str, torch.Tensor]:
         """One batch.
 
         Raises:
@@ -248,7 +248,7 @@ class DrawnViews(TrainingViews):
         self.views, self.readable = None, np.arange(len(images), dtype=np.int32)
         self.identity = _digest(images)
 
-    def __getitems__(self, places: Sequence[Place]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, places: Sequence[ViewPlace]) -> dict[str, torch.Tensor]:
         """One batch; ``teacher_inputs`` ``(B, H', W', 3)`` u8 where the teacher's size is another.
 
         Raises:

@@ -18,9 +18,9 @@ from ....core.console import RateBar
 from ....core.errors import require
 from ....core.files import write_text
 from .checkpoints import diverged
-from .parallel import Place
+from .parallel import Rank
 from .recipe import Recipe
-from .schedule import Plan
+from .schedule import Schedule
 
 
 class ExactRandomness(Hook):
@@ -45,17 +45,17 @@ class Rates(Hook):
     """Set the learning rate of every iteration, a pure function of its number.
 
     Args:
-        plan: The run's plan.
+        schedule: The rates.
     """
 
     priority = "HIGH"
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set each group's rate."""
-        rate = self.plan.rate(runner.iter)
+        rate = self.schedule.rate(runner.iter)
         wrapper: Any = runner.optim_wrapper
         for group in wrapper.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -111,8 +111,8 @@ class TrainLog(Hook):
     Args:
         path: The log file. A run that goes on first drops the lines behind its checkpoint.
         recipe: The run.
-        plan: Its plan.
-        place: This process; only the first writes, and what it writes is the mean over all.
+        schedule: Its iterations and rates.
+        rank: This process; only the first writes, and what it writes is the mean over all.
         show: Report on the console.
 
     Attributes:
@@ -124,9 +124,9 @@ class TrainLog(Hook):
 
     priority = "NORMAL"
 
-    def __init__(self, path: Path, recipe: Recipe, plan: Plan, place: Place, show: bool) -> None:
-        self.path, self.recipe, self.plan, self.place = path, recipe, plan, place
-        self.bar = RateBar("train", 0, "img", show and place.is_first)
+    def __init__(self, path: Path, recipe: Recipe, schedule: Schedule, rank: Rank, show: bool) -> None:
+        self.path, self.recipe, self.schedule, self.rank = path, recipe, schedule, rank
+        self.bar = RateBar("train", 0, "img", show and rank.is_first)
         self.first_iteration = 0
         self.first_loss = self.last_loss = math.nan
         self.unlogged: list[Tensor] = []
@@ -141,7 +141,7 @@ class TrainLog(Hook):
         kept = [entry for entry in map(_parse_line, lines) if entry and entry["iter"] <= runner.iter]
         if kept:
             self.first_loss, self.last_loss = kept[0]["loss"], kept[-1]["loss"]
-        if self.place.is_first:
+        if self.rank.is_first:
             write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
             self._stream = self.path.open("a", encoding="utf-8")
             if self.recipe.tensorboard:
@@ -149,7 +149,7 @@ class TrainLog(Hook):
 
                 # What lies behind the checkpoint is made again: TensorBoard drops the earlier try from there on.
                 self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=runner.iter + 1)
-        self.bar.total = (self.plan.iterations - runner.iter) * self.recipe.batch_size
+        self.bar.total = (self.schedule.iterations - runner.iter) * self.recipe.batch_size
         self._since = time.monotonic()
 
     def after_train_iter(
@@ -161,18 +161,18 @@ class TrainLog(Hook):
         iteration = runner.iter + 1
         note = f", loss {self.last_loss:.3f}" if math.isfinite(self.last_loss) else ""
         self.bar.advance(self.recipe.batch_size, note)
-        if iteration % self.recipe.log_interval and iteration != self.plan.iterations:
+        if iteration % self.recipe.log_interval and iteration != self.schedule.iterations:
             return
-        loss = self.place.mean(torch.stack(self.unlogged).mean()).item()
+        loss = self.rank.mean(torch.stack(self.unlogged).mean()).item()
         now = time.monotonic()
         entry = {
             "iter": iteration,
-            "epoch": round(iteration * self.recipe.batch_size / self.plan.images, 4),
+            "epoch": round(iteration * self.recipe.batch_size / self.schedule.images, 4),
             "loss": loss,
-            "lr": self.plan.rate(runner.iter),
+            "lr": self.schedule.rate(runner.iter),
             "images_per_second": round(len(self.unlogged) * self.recipe.batch_size / (now - self._since), 1),
         }
-        if self.place.is_first:
+        if self.rank.is_first:
             self._write(entry)
         self.unlogged, self._since = [], now
         self.last_loss = loss
@@ -187,11 +187,11 @@ class TrainLog(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take up the losses since the last line."""
-        self.unlogged = [loss.to(self.place.device) for loss in checkpoint["unlogged"]]
+        self.unlogged = [loss.to(self.rank.device) for loss in checkpoint["unlogged"]]
 
     def after_train(self, runner: Runner) -> None:
         """Close the log."""
-        if self.place.is_first:
+        if self.rank.is_first:
             self._stream.close()
         if self._board is not None:
             self._board.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-Place = tuple[int, int]
+ViewPlace = tuple[int, int]
 _PLACES = 65_536
 
 
@@ -45,7 +45,7 @@ class ViewOrder(Sampler):
         """Go ``count`` of this process's places forward."""
         self.position += count
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[ViewPlace]:
         count = len(self.images)
         epoch, offset = divmod(self.position * self.world + self.rank, count)
         while True:
@@ -63,7 +63,7 @@ class ViewOrder(Sampler):
         key = np.array([self.seed, epoch], np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).permutation(self.images)
 
-    def _at(self, places: np.ndarray, shuffled: np.ndarray, epoch: int) -> Iterator[Place]:
+    def _at(self, places: np.ndarray, shuffled: np.ndarray, epoch: int) -> Iterator[ViewPlace]:
         """Images and views at places of one pass."""
         views = epoch * self.repeats + places % self.repeats
         views = views if self.views is None else views % self.views

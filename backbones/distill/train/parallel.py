@@ -14,23 +14,23 @@ from ....core.errors import InputError
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """This process among those that train together.
 
     Args:
         device: What it computes on.
-        rank: Its number, from 0.
+        number: Its number, from 0.
         world: How many there are.
     """
 
     device: str
-    rank: int = 0
+    number: int = 0
     world: int = 1
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes files and speaks."""
-        return self.rank == 0
+        return self.number == 0
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean over all processes; every one of them must ask."""
@@ -51,7 +51,7 @@ def process_count() -> int:
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Place]:
+def joined(device: str) -> Iterator[Rank]:
     """Join the other processes, where ``torchrun`` started some: NCCL between CUDA devices, gloo between CPUs.
 
     Args:
@@ -61,7 +61,7 @@ def joined(device: str) -> Iterator[Place]:
         InputError: There are more processes than CUDA devices, or they cannot find each other.
     """
     if process_count() == 1 and not dist.is_initialized():
-        yield Place(device)
+        yield Rank(device)
         return
     is_cuda = torch.device(device).type == "cuda"
     if is_cuda:
@@ -77,7 +77,7 @@ def joined(device: str) -> Iterator[Place]:
         except (ValueError, RuntimeError) as error:
             raise InputError(f"the processes cannot find each other; start them with torchrun: {error}") from error
     try:
-        yield Place(device, dist.get_rank(), dist.get_world_size())
+        yield Rank(device, dist.get_rank(), dist.get_world_size())
     finally:
         if ours:
             dist.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -395,15 +396,24 @@ def _read_config(path: Path) -> Config:
     if base is None:
         return Config.fromfile(path)
     named = ast.literal_eval(base.value)
-    found = [str(_find_base(name, path)) for name in ([named] if isinstance(named, str) else named)]
+    found = [_find_base(name, path) for name in ([named] if isinstance(named, str) else named)]
     lines = text.splitlines()
-    lines[base.lineno - 1 : base.end_lineno] = [f"_base_ = {found!r}"]
-    document = Config.fromstring("\n".join(lines), ".py")
+    with tempfile.TemporaryDirectory() as folder:
+        read = [str(_flat(one, Path(folder) / f"base{number}.py")) for number, one in enumerate(found)]
+        lines[base.lineno - 1 : base.end_lineno] = [f"_base_ = {read!r}"]
+        document = Config.fromstring("\n".join(lines), ".py")
     for one, other in _EITHER:  # what a config says replaces what its base says in other words
         for said, unsaid in ((one, other), (other, one)):
             if said in names and unsaid not in names:
                 document.pop(unsaid, None)
     return document
+
+
+def _flat(config: Path, path: Path) -> Path:
+    """Write a config with its bases resolved to ``path``, so that names of shipped ones work at every level."""
+    values = _read_config(config).to_dict()
+    path.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items()), encoding="utf-8")
+    return path
 
 
 def _find_base(name: str, config: Path) -> Path:

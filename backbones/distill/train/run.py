@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ....core.console import counted, say
 from ....core.errors import InputError
+from ....core.files import replacing
 from ....core.machine import available_cpus
 from ...registry import count_parameters, create_model
 from ..teachers import Teacher, load_teacher
@@ -31,9 +32,9 @@ from .checkpoints import Checkpoints, find_checkpoint, identity_of, read_checkpo
 from .datasets import StoredViews, TrainingViews, open_views
 from .hooks import ExactRandomness, Rates, StudentAverage, TrainLog
 from .order import ViewOrder
-from .parallel import Place, joined
+from .parallel import Rank, joined
 from .recipe import Recipe
-from .schedule import Plan, parameter_groups
+from .schedule import Schedule, parameter_groups
 from .start_weights import load_initial
 from .step import Distiller
 
@@ -104,8 +105,8 @@ def pretrain(
     """
     _check_sources(recipe)
     work_dir = Path(work_dir)
-    with joined(device) as place:
-        run = _Run(recipe, place, show and place.is_first)
+    with joined(device) as rank:
+        run = _Run(recipe, rank, show and rank.is_first)
         return run.train(work_dir, find_checkpoint(work_dir, resume, run.show))
 
 
@@ -130,14 +131,14 @@ def _check_sources(recipe: Recipe) -> None:
         raise InputError("config key views says how views are drawn while training; those of a store are drawn already")
 
 
-def _check_average(recipe: Recipe, plan: Plan) -> None:
+def _check_average(recipe: Recipe, schedule: Schedule) -> None:
     """Refuse an average that would still be the first weights when the run ends."""
-    left = (recipe.ema or 0.0) ** plan.iterations
+    left = (recipe.ema or 0.0) ** schedule.iterations
     if left > _MOST_OF_START:
-        fitting = round(0.01 ** (1 / plan.iterations), 4)
+        fitting = round(0.01 ** (1 / schedule.iterations), 4)
         raise InputError(
-            f"config key ema is {recipe.ema}, and the run has {plan.iterations} iterations: {left:.1%} of the averaged "
-            f"weights would be those that the student starts from; set ema=0, or one like ema={fitting:g}"
+            f"config key ema is {recipe.ema}, and the run has {schedule.iterations} iterations: {left:.1%} of the "
+            f"averaged weights would be those that the student starts from; set ema=0, or one like ema={fitting:g}"
         )
 
 
@@ -146,29 +147,29 @@ class _Run:
 
     Args:
         recipe: The run.
-        place: This process.
+        rank: This process.
         show: Report on standard error.
     """
 
-    def __init__(self, recipe: Recipe, place: Place, show: bool) -> None:
-        self.recipe, self.place, self.show = recipe, place, show
-        share = place.world * recipe.accumulate
+    def __init__(self, recipe: Recipe, rank: Rank, show: bool) -> None:
+        self.recipe, self.rank, self.show = recipe, rank, show
+        share = rank.world * recipe.accumulate
         if recipe.batch_size % share:
             raise InputError(
-                f"batch_size {recipe.batch_size} cannot be shared by {place.world} processes in {recipe.accumulate} "
+                f"batch_size {recipe.batch_size} cannot be shared by {rank.world} processes in {recipe.accumulate} "
                 f"parts each; it must be a multiple of {share}"
             )
-        self.teacher = load_online_teacher(recipe, place.device)
+        self.teacher = load_online_teacher(recipe, rank.device)
         self.views = open_views(recipe, self.teacher)
-        self.plan = Plan.of(recipe, len(self.views.readable))
-        _check_average(recipe, self.plan)
+        self.schedule = Schedule.of(recipe, len(self.views.readable))
+        _check_average(recipe, self.schedule)
         # Several processes would each keep them all.
-        setting = False if recipe.cache == "auto" and place.world > 1 else recipe.cache
-        self.views.keep(setting, self.plan.iterations * recipe.batch_size)
+        setting = False if recipe.cache == "auto" and rank.world > 1 else recipe.cache
+        self.views.keep(setting, self.schedule.iterations * recipe.batch_size)
 
     def train(self, work_dir: Path, checkpoint: Path | None) -> PretrainSummary:
         """From the beginning, or from a checkpoint."""
-        recipe, plan, place = self.recipe, self.plan, self.place
+        recipe, schedule, rank = self.recipe, self.schedule, self.rank
         known = identity_of(recipe, self.views, self.teacher)
         earlier = None if checkpoint is None else read_checkpoint(checkpoint, known)
         torch.manual_seed(recipe.seed)
@@ -180,11 +181,11 @@ class _Run:
         groups = parameter_groups(student, recipe.weight_decay, recipe.layer_decay)
         if self.show:
             self._announce(student, start, checkpoint)
-        log = TrainLog(work_dir / LOG_NAME, recipe, plan, place, self.show)
-        hooks: list[Any] = [ExactRandomness(recipe.seed, place.rank), Rates(plan), log]
+        log = TrainLog(work_dir / LOG_NAME, recipe, schedule, rank, self.show)
+        hooks: list[Any] = [ExactRandomness(recipe.seed, rank.number), Rates(schedule), log]
         average = StudentAverage(student, recipe.ema) if recipe.ema else None
         hooks += [] if average is None else [average]
-        checkpoints = Checkpoints(recipe, known, place, log)
+        checkpoints = Checkpoints(recipe, known, rank, lambda: log.unlogged)
         hooks.append(checkpoints)
         runner = self._make_runner(student, groups, hooks, work_dir)
         runner.earlier = earlier
@@ -193,12 +194,12 @@ class _Run:
             _train(runner, log)
         seconds = time.monotonic() - began
         path = work_dir / STUDENT_NAME
-        if place.is_first:
+        if rank.is_first:
             export_student(student if average is None else average.module, recipe, self.views, self.teacher, path)
         return self._summarise(log, path, seconds, count_parameters(student))
 
     def _check_parts(self, student: nn.Module) -> None:
-        size, parts = self.recipe.batch_size, self.place.world * self.recipe.accumulate
+        size, parts = self.recipe.batch_size, self.rank.world * self.recipe.accumulate
         if size == parts and not self.recipe.bn_eval and any(isinstance(one, _BatchNorm) for one in student.modules()):
             raise InputError(
                 f"batch_size {size} is computed in {parts} parts (processes times accumulate) of one view, of which "
@@ -206,13 +207,13 @@ class _Run:
             )
 
     def _summarise(self, log: TrainLog, path: Path, seconds: float, parameters: int) -> PretrainSummary:
-        done = self.plan.iterations - log.first_iteration
+        done = self.schedule.iterations - log.first_iteration
         return PretrainSummary(
             student=path,
             log=log.path,
-            iterations=self.plan.iterations,
+            iterations=self.schedule.iterations,
             resumed_from=log.first_iteration,
-            epochs=self.plan.epochs,
+            epochs=self.schedule.epochs,
             first_loss=log.first_loss,
             last_loss=log.last_loss,
             seconds=seconds,
@@ -222,7 +223,7 @@ class _Run:
         )
 
     def _announce(self, student: nn.Module, start: str | None, checkpoint: Path | None) -> None:
-        recipe, plan, place = self.recipe, self.plan, self.place
+        recipe, schedule, rank = self.recipe, self.schedule, self.rank
         say(
             f"student  {recipe.student['name']}: {count_parameters(student) / 1e6:.2f} M parameters, "
             f"{self.views.classes} classes, input {recipe.input_size} px"
@@ -239,21 +240,21 @@ class _Run:
             say(f"teacher  {teacher.name} at {teacher.size[0]} px, {teacher.precision}, runs beside the student")
         say(f"loss     {_describe_loss(recipe)}")
         parts = [f"{recipe.batch_size} views"]
-        parts += [f"{place.world} processes"] if place.world > 1 else []
+        parts += [f"{rank.world} processes"] if rank.world > 1 else []
         parts += [f"in {recipe.accumulate} parts"] if recipe.accumulate > 1 else []
         parts += [f"{recipe.repeats} views of each image"] if recipe.repeats > 1 else []
         say(
-            f"plan     {plan.iterations} iterations of {', '.join(parts)} = {plan.epochs:.2f} epochs; "
-            f"{recipe.precision} on {place.device}; seed {recipe.seed}"
+            f"plan     {schedule.iterations} iterations of {', '.join(parts)} = {schedule.epochs:.2f} epochs; "
+            f"{recipe.precision} on {rank.device}; seed {recipe.seed}"
         )
-        say(f"rates    {_describe_rates(recipe, plan)}")
+        say(f"rates    {_describe_rates(recipe, schedule)}")
 
     def _make_runner(
         self, student: nn.Module, groups: list[dict[str, Any]], hooks: list[Hook | dict], work_dir: Path
     ) -> _Runner:
-        recipe, place = self.recipe, self.place
+        recipe, rank = self.recipe, self.rank
         distiller = Distiller(student, recipe, self.teacher)
-        runner_class = type("DistillRunner", (_Runner,), {"place": place})
+        runner_class = type("DistillRunner", (_Runner,), {"rank": rank})
         with contextlib.redirect_stdout(io.StringIO()):
             runner = runner_class(
                 model=distiller,
@@ -261,10 +262,10 @@ class _Run:
                 train_dataloader=self._make_loader(),
                 train_cfg={
                     "by_epoch": False,
-                    "max_iters": self.plan.iterations,
-                    "val_interval": self.plan.iterations + 1,
+                    "max_iters": self.schedule.iterations,
+                    "val_interval": self.schedule.iterations + 1,
                 },
-                optim_wrapper=make_optim_wrapper(groups, recipe, self.plan.lr),
+                optim_wrapper=make_optim_wrapper(groups, recipe, self.schedule.lr),
                 default_hooks=dict.fromkeys(  # pyright: ignore[reportArgumentType]
                     ("logger", "checkpoint", "sampler_seed", "param_scheduler")
                 ),
@@ -279,14 +280,14 @@ class _Run:
         return runner
 
     def _make_loader(self) -> DataLoader:
-        recipe, place, views = self.recipe, self.place, self.views
+        recipe, rank, views = self.recipe, self.rank, self.views
         return DataLoader(
             views,
-            recipe.batch_size // place.world,
-            sampler=ViewOrder(views.readable, views.views, recipe.seed, recipe.repeats, place.rank, place.world),
+            recipe.batch_size // rank.world,
+            sampler=ViewOrder(views.readable, views.views, recipe.seed, recipe.repeats, rank.number, rank.world),
             num_workers=min(recipe.workers, available_cpus()),
             collate_fn=identity,
-            pin_memory=torch.device(place.device).type == "cuda",
+            pin_memory=torch.device(rank.device).type == "cuda",
         )
 
 
@@ -294,11 +295,11 @@ class _Runner(Runner):
     """mmengine's Runner on a device of our choice instead of the first one that it finds, and with our checkpoints.
 
     Attributes:
-        place: This process.
+        rank: This process.
         earlier: The checkpoint to go on from, as :func:`.checkpoints.read_checkpoint` gives it, until it is loaded.
     """
 
-    place = Place("cpu")
+    rank = Rank("cpu")
     earlier: dict[str, Any] | None = None
 
     def load_or_resume(self) -> None:
@@ -322,8 +323,8 @@ class _Runner(Runner):
         loop._iter = checkpoint["meta"]["iter"]
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
-        moved: Any = model.to(self.place.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if self.place.world > 1:
+        moved: Any = model.to(self.rank.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.rank.world > 1:
             moved.distribute()
         return moved
 
@@ -355,7 +356,7 @@ def make_optim_wrapper(groups: list[dict[str, Any]], recipe: Recipe, lr: float) 
     """AdamW as a recipe wants it.
 
     Args:
-        groups: What :func:`.plan.parameter_groups` gives.
+        groups: What :func:`.schedule.parameter_groups` gives.
         recipe: The run.
         lr: Highest learning rate, scaled with the batch.
     """
@@ -388,11 +389,11 @@ def _describe_loss(recipe: Recipe) -> str:
     return known[recipe.loss] + smooth
 
 
-def _describe_rates(recipe: Recipe, plan: Plan) -> str:
+def _describe_rates(recipe: Recipe, schedule: Schedule) -> str:
     base = f" (base {recipe.lr:g} x {recipe.lr_scale:g}, batch {recipe.batch_size} / {recipe.base_batch_size})"
     more = [
-        f"lr {plan.lr:g}{base if recipe.base_batch_size else ''} after {counted(plan.warmup, 'iteration')} of warm-up "
-        f"from {plan.warmup_lr:g}, cosine to {plan.min_lr:g}",
+        f"lr {schedule.lr:g}{base if recipe.base_batch_size else ''} after {counted(schedule.warmup, 'iteration')} of "
+        f"warm-up from {schedule.warmup_lr:g}, cosine to {schedule.min_lr:g}",
         f"weight decay {recipe.weight_decay:g}",
         f"clip {recipe.clip_grad:g}" if recipe.clip_grad else "no clipping",
     ]
@@ -426,7 +427,6 @@ def export_student(
     if recipe.ema:
         document["ema"] = recipe.ema
     state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.tmp")
     # One key: the library's order of several varies. Not save_file, which leaves the file to its owner alone.
-    temporary.write_bytes(save(state, {"tinyvit": json.dumps(document)}))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(state, {"tinyvit": json.dumps(document)}))

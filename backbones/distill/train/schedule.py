@@ -13,7 +13,7 @@ from .recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Iterations and learning rates of a run.
 
     Args:
@@ -37,7 +37,7 @@ class Plan:
     whole_run: bool = False
 
     @classmethod
-    def of(cls, recipe: Recipe, images: int) -> Plan:
+    def of(cls, recipe: Recipe, images: int) -> Schedule:
         """Turn epochs into iterations; batches run on across the ends of passes, so nothing is dropped.
 
         Raises:

@@ -9,7 +9,7 @@ import pytest
 from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.train.datasets import drawn_by
 from tinyvit.backbones.distill.train.recipe import CONFIGS, load_recipe
-from tinyvit.backbones.distill.train.schedule import Plan, parameter_groups, rate_scales
+from tinyvit.backbones.distill.train.schedule import Schedule, parameter_groups, rate_scales
 from tinyvit.core.errors import InputError
 
 IN1K, IN22K = 1_281_167, 14_197_122
@@ -75,7 +75,7 @@ def test_every_shipped_recipe_is_held_against_the_published_table():
 def test_effective_values_are_the_published_ones(name):
     recipe = load_recipe(name)
     images, batch, epochs, warmup, lr, min_lr, warmup_lr, decay, drop_path = PUBLISHED[name]
-    plan = Plan.of(recipe, images)
+    plan = Schedule.of(recipe, images)
     assert (recipe.batch_size, recipe.base_batch_size, recipe.epochs) == (batch, 512, epochs)
     assert plan.warmup == round(warmup * images / batch)
     assert plan.iterations == pytest.approx(epochs * images / batch, abs=1)
@@ -137,12 +137,12 @@ def test_rates_follow_the_real_batch_tinyvit_all_deit_the_peak_alone():
     assert [tiny.effective(name) for name in ("lr", "min_lr", "warmup_lr")] == pytest.approx([2.5e-4, 2.5e-6, 2.5e-7])
     assert [deit.effective(name) for name in ("lr", "min_lr", "warmup_lr")] == pytest.approx([2.5e-4, 1e-5, 1e-6])
     with pytest.raises(InputError, match="with 8 views an iteration lr becomes 7"):
-        Plan.of(load_recipe("deit_tiny", batch_size=8), IN1K)
+        Schedule.of(load_recipe("deit_tiny", batch_size=8), IN1K)
 
 
 def test_cosine_runs_from_the_start_or_from_the_end_of_the_warm_up():
-    after = Plan(100, 1000, 100, 1.0, 1.0, 0.0, 0.1)
-    whole = Plan(100, 1000, 100, 1.0, 1.0, 0.0, 0.1, whole_run=True)
+    after = Schedule(100, 1000, 100, 1.0, 1.0, 0.0, 0.1)
+    whole = Schedule(100, 1000, 100, 1.0, 1.0, 0.0, 0.1, whole_run=True)
     assert [after.rate(i) for i in (0, 50, 100, 550, 1000)] == pytest.approx([0.1, 0.55, 1.0, 0.5, 0.0])
     assert [whole.rate(i) for i in (0, 50, 100, 500, 1000)] == pytest.approx([0.1, 0.55, 0.975528, 0.5, 0.0], abs=1e-6)
 
@@ -190,3 +190,12 @@ def test_tokens_and_positions_of_deit_do_not_decay():
     assert "blocks.0.attn.qkv.weight" not in names
     with pytest.raises(InputError, match="layer_decay is known for TinyViT only, and the student is a"):
         rate_scales(model, 0.8)
+
+
+def test_a_recipe_inherits_a_recipe_that_inherits_a_shipped_one_by_name(tmp_path):
+    (tmp_path / "first.py").write_text("_base_ = 'tiny_vit_5m_distill.py'\nmax_iters = 7\nlr = 3e-4\n")
+    (tmp_path / "second.py").write_text("_base_ = 'first.py'\nstudent = dict(img_size=96)\n")
+    recipe, shipped = load_recipe(tmp_path / "second.py"), load_recipe("tiny_vit_5m_distill")
+    assert (recipe.max_iters, recipe.epochs, recipe.lr) == (7, None, 3e-4)
+    assert recipe.student == {**shipped.student, "img_size": 96}
+    assert recipe.weight_decay == shipped.weight_decay
