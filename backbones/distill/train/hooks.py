@@ -139,8 +139,9 @@ class TrainLog(Hook):
         self.first_iteration = runner.iter
         lines = self.path.read_text(encoding="utf-8").splitlines() if runner.iter and self.path.is_file() else []
         kept = [entry for entry in map(_parse_line, lines) if entry and entry["iter"] <= runner.iter]
-        if kept:
-            self.first_loss, self.last_loss = kept[0]["loss"], kept[-1]["loss"]
+        losses = [entry["loss"] for entry in kept if "loss" in entry]
+        if losses:
+            self.first_loss, self.last_loss = losses[0], losses[-1]
         if self.rank.is_first:
             write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
             self._stream = self.path.open("a", encoding="utf-8")
@@ -196,12 +197,19 @@ class TrainLog(Hook):
         if self._board is not None:
             self._board.close()
 
+    def note(self, entry: dict[str, Any], seconds: float) -> None:
+        """Write a further entry, and leave the seconds that it took out of the rate of images."""
+        self._since += seconds
+        if self.rank.is_first:
+            self._write(entry)
+
     def _write(self, entry: dict[str, Any]) -> None:
         self._stream.write(json.dumps(entry) + "\n")
         self._stream.flush()
         if self._board is not None:
-            for name in ("loss", "lr", "images_per_second"):
-                self._board.add_scalar(f"train/{name}", entry[name], entry["iter"])
+            for name in entry.keys() - {"iter", "epoch"}:
+                group = "val" if name.startswith("val_") else "train"
+                self._board.add_scalar(f"{group}/{name.removeprefix('val_')}", entry[name], entry["iter"])
 
 
 def _parse_line(line: str) -> dict[str, Any] | None:

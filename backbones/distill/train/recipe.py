@@ -33,6 +33,11 @@ FREE_FIELDS = (
     "checkpoint_interval",
     "keep_checkpoints",
     "tensorboard",
+    "val",
+    "val_labels",
+    "val_truth",
+    "val_interval",
+    "val_metric",
 )
 
 _EITHER = (("epochs", "max_iters"), ("warmup_epochs", "warmup_iters"))
@@ -108,6 +113,12 @@ class Recipe:
         checkpoint_interval: Iterations between checkpoints; the last iteration always leaves one.
         keep_checkpoints: How many to keep.
         tensorboard: Write the log for TensorBoard too (extra ``[tensorboard]``).
+        val: Folder, zip or list of held-out images to validate on; ``None`` does not validate.
+        val_labels: A soft-label store of ``val``, to validate by the distillation loss.
+        val_truth: A CSV of the true classes of ``val``; ``None`` finds them as ``truth`` does.
+        val_interval: Epochs between validations; the last iteration always validates.
+        val_metric: The metric that decides which weights are best: ``top1`` or ``loss``; ``None`` takes ``loss`` with
+            ``val_labels``, else ``top1``.
         source: The config file, for information; not a config key.
 
     Raises:
@@ -160,6 +171,11 @@ class Recipe:
     checkpoint_interval: int = 500
     keep_checkpoints: int = 2
     tensorboard: bool = False
+    val: str | None = None
+    val_labels: str | None = None
+    val_truth: str | None = None
+    val_interval: int = 1
+    val_metric: str | None = None
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -169,6 +185,7 @@ class Recipe:
         self._check_length()
         self._check_numbers()
         self._check_each()
+        self._check_validation()
 
     def _check_choices(self) -> None:
         for name, known in (
@@ -238,6 +255,7 @@ class Recipe:
             "log_interval",
             "checkpoint_interval",
             "keep_checkpoints",
+            "val_interval",
         ):
             if getattr(self, name) <= 0:
                 raise InputError(f"config key {name} is {getattr(self, name)}; it must be above 0")
@@ -266,6 +284,29 @@ class Recipe:
             )
         if not all(value > 0 for value in self.std):
             raise InputError(f"config key std is {self.std}; its values must be above 0")
+
+    def _check_validation(self) -> None:
+        metrics = ("top1", "loss")
+        if self.val_metric not in (None, *metrics):
+            raise InputError(f"config key val_metric is {self.val_metric!r}; it must be one of {', '.join(metrics)}")
+        for name in ("val_labels", "val_truth", "val_metric"):
+            if self.val is None and getattr(self, name) is not None:
+                raise InputError(f"config key {name} needs the validation images; set config key val, or --val")
+        if self.val_labels is not None and self.val_metric == "top1":
+            raise InputError(
+                "config key val_metric 'top1' needs true classes, not val_labels; remove val_labels, or set "
+                "val_metric to 'loss'"
+            )
+        if self.val_metric == "loss" and self.val_labels is None and self.objective.needs_teacher:
+            raise InputError(
+                f"config key val_metric 'loss' with loss = {self.loss!r} needs soft labels of the validation images; "
+                "set config key val_labels, or --val-labels"
+            )
+
+    @property
+    def validation_metric(self) -> str:
+        """The metric that decides which weights are best."""
+        return self.val_metric or ("loss" if self.val_labels is not None else "top1")
 
     @property
     def objective(self) -> Objective:

@@ -37,6 +37,7 @@ from .recipe import Recipe
 from .schedule import Schedule, parameter_groups
 from .start_weights import load_initial
 from .step import Distiller
+from .validate import BEST_NAME, Validation, open_validation
 
 __all__ = ["LOG_NAME", "STUDENT_NAME", "PretrainSummary", "parameter_groups", "pretrain"]
 
@@ -63,6 +64,8 @@ class PretrainSummary:
         images_per_second: Of this process's training, all processes together.
         parameters: Of the student.
         store_id: Of the store; ``None`` where there is none.
+        best: ``metric``, ``value``, ``iter``, ``epoch`` and ``file`` of the best weights on validation data; ``None``
+            without validation.
     """
 
     student: Path
@@ -76,6 +79,7 @@ class PretrainSummary:
     images_per_second: float
     parameters: int
     store_id: str | None
+    best: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -185,6 +189,8 @@ class _Run:
         hooks: list[Any] = [ExactRandomness(recipe.seed, rank.number), Rates(schedule), log]
         average = StudentAverage(student, recipe.ema) if recipe.ema else None
         hooks += [] if average is None else [average]
+        validation = self._make_validation(student, average, log, work_dir)
+        hooks += [] if validation is None else [validation]
         checkpoints = Checkpoints(recipe, known, rank, lambda: log.unlogged)
         hooks.append(checkpoints)
         runner = self._make_runner(student, groups, hooks, work_dir)
@@ -195,8 +201,31 @@ class _Run:
         seconds = time.monotonic() - began
         path = work_dir / STUDENT_NAME
         if rank.is_first:
-            export_student(student if average is None else average.module, recipe, self.views, self.teacher, path)
-        return self._summarise(log, path, seconds, count_parameters(student))
+            exported = student if average is None else average.module
+            export_student(exported.state_dict(), recipe, self.views, self.teacher, path)
+        return self._summarise(log, path, seconds, count_parameters(student), validation)
+
+    def _make_validation(
+        self, student: nn.Module, average: StudentAverage | None, log: TrainLog, work_dir: Path
+    ) -> Validation | None:
+        recipe, views, teacher = self.recipe, self.views, self.teacher
+        data = open_validation(recipe, student, views.classes)
+        if data is None:
+            return None
+        if self.show:
+            epochs = counted(recipe.val_interval, "epoch")
+            say(f"validate {data.describe()}; every {epochs}, best by {recipe.validation_metric}")
+        return Validation(
+            recipe,
+            data,
+            self.schedule,
+            self.rank,
+            lambda: student if average is None else average.module,
+            log.note,
+            lambda state, path: export_student(state, recipe, views, teacher, path),
+            work_dir / BEST_NAME,
+            self.show,
+        )
 
     def _check_parts(self, student: nn.Module) -> None:
         size, parts = self.recipe.batch_size, self.rank.world * self.recipe.accumulate
@@ -206,7 +235,13 @@ class _Run:
                 f"BatchNorm has no statistics; it must be {2 * parts} or more, or bn_eval True"
             )
 
-    def _summarise(self, log: TrainLog, path: Path, seconds: float, parameters: int) -> PretrainSummary:
+    def _summarise(
+        self, log: TrainLog, path: Path, seconds: float, parameters: int, validation: Validation | None
+    ) -> PretrainSummary:
+        best = None
+        if validation is not None:
+            seconds -= validation.seconds
+            best = None if validation.best is None else {**validation.best, "file": str(validation.path)}
         done = self.schedule.iterations - log.first_iteration
         return PretrainSummary(
             student=path,
@@ -220,6 +255,7 @@ class _Run:
             images_per_second=done * self.recipe.batch_size / seconds,
             parameters=parameters,
             store_id=self.views.store.header.store_id if isinstance(self.views, StoredViews) else None,
+            best=best,
         )
 
     def _announce(self, student: nn.Module, start: str | None, checkpoint: Path | None) -> None:
@@ -404,7 +440,7 @@ def _describe_rates(recipe: Recipe, schedule: Schedule) -> str:
 
 
 def export_student(
-    student: nn.Module, recipe: Recipe, views: TrainingViews, teacher: Teacher | None, path: Path
+    weights: dict[str, torch.Tensor], recipe: Recipe, views: TrainingViews, teacher: Teacher | None, path: Path
 ) -> None:
     """Write a student's weights, in timm's names, with what is needed to build and feed it again."""
     from safetensors.torch import save
@@ -426,7 +462,7 @@ def export_student(
         document["teacher"] = teacher.name
     if recipe.ema:
         document["ema"] = recipe.ema
-    state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     # One key: the library's order of several varies. Not save_file, which leaves the file to its owner alone.
     with replacing(path) as temporary:
         temporary.write_bytes(save(state, {"tinyvit": json.dumps(document)}))

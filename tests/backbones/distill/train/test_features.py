@@ -568,7 +568,11 @@ def test_two_processes_train_like_one_with_the_same_batch_and_resume(
     script.write_text(COMMANDS)
     resumed = [*command, "--work-dir", str(folder), "--resume"]
     rounded = [*command, "--work-dir", str(half), "--cfg-options", "precision=bf16"]
-    two_processes(str(script), json.dumps([resumed, rounded]))
+    checked = [*command, "--work-dir", str(tmp_path / "val"), "--val", str(classes), "--val-truth", str(truth_csv)]
+    two_processes(str(script), json.dumps([resumed, rounded, checked]))
+    best = json.loads((tmp_path / "val" / "result.json").read_text())["metrics"]["best"]
+    assert (best["metric"], Path(best["file"]).name) == ("top1", "best.safetensors")
+    assert (tmp_path / "val" / "student.safetensors").read_bytes() == whole
     assert json.loads((folder / "result.json").read_text())["metrics"]["resumed_from"] == 3
     assert losses(folder) == curve
     assert (folder / "student.safetensors").read_bytes() == whole
