@@ -1,4 +1,26 @@
-"""Training a student on mmengine's Runner: from a store, beside a teacher, or on true classes, with exact resume."""
+"""Training a student on mmengine's Runner, with exact resume.
+
+The Runner calls the hooks in this order:
+
+========================  =====================================================================
+event                     hook and what it does
+========================  =====================================================================
+run begins                ``StudentAverage`` copies the student (recipes with ``ema``)
+checkpoint is loaded      each hook takes up its own state; ``_Runner.load_or_resume`` loads the
+                          student and the optimiser
+training begins           ``TrainLog`` drops the lines after the checkpoint and opens the log
+before an iteration       ``ExactRandomness`` seeds torch; ``Rates`` sets the learning rates
+an iteration              ``Distiller.train_step``: forward, backward, step of the optimiser
+after an iteration        ``TrainLog`` collects the loss and writes a line when it is time;
+                          ``StudentAverage`` moves the average; ``Validation`` measures every
+                          ``val_interval`` epochs; ``Checkpoints`` saves when it is time
+checkpoint is saved       ``TrainLog``, ``StudentAverage``, ``Validation`` and ``Checkpoints`` add
+                          their state
+training ends             ``TrainLog`` closes the log; ``student.safetensors`` is written
+========================  =====================================================================
+
+mmengine's own logger, checkpoint, sampler and scheduler hooks are off: these hooks replace them.
+"""
 
 from __future__ import annotations
 
