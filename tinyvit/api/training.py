@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 #: Option of a command -> the recipe's key that it sets.
 _RECIPE_KEYS = {key: key for key in ("data", "labels", "truth", "epochs", "max_iters", "class_map", "tensorboard")}
-_RECIPE_KEYS["weights"] = "init"
+_RECIPE_KEYS |= {key: key for key in ("val", "val_labels", "val_truth", "val_interval", "val_metric")}
+_RECIPE_KEYS |= {key: key for key in ("batch_size", "lr", "seed")} | {"weights": "init", "img_size": "input_size"}
 
 
 def pretrain(
@@ -27,6 +28,15 @@ def pretrain(
     truth: str | Path | None = None,
     epochs: float | None = None,
     max_iters: int | None = None,
+    batch_size: int | None = None,
+    img_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    val: str | Path | None = None,
+    val_labels: str | Path | None = None,
+    val_truth: str | Path | None = None,
+    val_interval: int | None = None,
+    val_metric: Literal["top1", "loss"] | None = None,
     resume: bool = False,
     tensorboard: bool = False,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
@@ -55,6 +65,15 @@ def finetune(
     truth: str | Path | None = None,
     epochs: float | None = None,
     max_iters: int | None = None,
+    batch_size: int | None = None,
+    img_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    val: str | Path | None = None,
+    val_labels: str | Path | None = None,
+    val_truth: str | Path | None = None,
+    val_interval: int | None = None,
+    val_metric: Literal["top1", "loss"] | None = None,
     resume: bool = False,
     tensorboard: bool = False,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
@@ -99,6 +118,8 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
         for key, value in given.items()
         if value is not None and value is not False
     }
+    if arguments["img_size"] is not None:
+        overrides["student.img_size"] = arguments["img_size"]
     recipe = load_recipe(arguments["config"], **overrides)
     if command == "finetune" and recipe.init is None:
         raise InputError("fine-tuning starts from weights: --weights, or config key init")

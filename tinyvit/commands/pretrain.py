@@ -1,16 +1,16 @@
-"""``tinyvit pretrain``, ``finetune`` and ``evaluate``: training a student, and what a classifier is worth."""
+"""``tinyvit pretrain``, ``finetune`` and ``evaluate``."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ._common import DeployOption, DeviceOption, JsonOption, Precision, WorkDirOption, hint, print_json, resolve_device
-from ._help import MACHINE
+from ._help import MACHINE, OUTPUT
 
 if TYPE_CHECKING:
     from tinyvit.backbones.distill.train.run import PretrainSummary
@@ -23,24 +23,70 @@ def register(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
 
 
-ConfigArgument = Annotated[str, typer.Argument(help="A config file, or the name of a shipped one.")]
+DATA, RECIPE, VALIDATION = "Data", "Recipe", "Validation"
+ConfigArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 MoreArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[K=V]...", help="Further --cfg-options, as in '--cfg-options a=1 b=2'."),
 ]
-DataOption = Annotated[Path | None, typer.Option(help="Folder or zip of the images.")]
-StoreOption = Annotated[Path | None, typer.Option(help="The soft-label store that was made of them.")]
+DataOption = Annotated[
+    Path | None, typer.Option(help="Folder, archive or list of the training images.", rich_help_panel=DATA)
+]
+StoreOption = Annotated[Path | None, typer.Option(help="The soft-label store of these images.", rich_help_panel=DATA)]
 TruthOption = Annotated[
     Path | None,
-    typer.Option(help="CSV of true classes. [default: labels.csv in or beside DATA, else the class folders]"),
+    typer.Option(
+        help="CSV of true classes. [default: labels.csv in or beside DATA, else the class folders]",
+        rich_help_panel=DATA,
+    ),
 ]
-EpochsOption = Annotated[float | None, typer.Option(help="Passes over the images.")]
-MaxItersOption = Annotated[int | None, typer.Option(help="Iterations, instead of epochs.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --work-dir.")]
-TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Write the log for TensorBoard, too.")]
+EpochsOption = Annotated[float | None, typer.Option(help="Passes over the images.", rich_help_panel=RECIPE)]
+MaxItersOption = Annotated[int | None, typer.Option(help="Iterations, instead of --epochs.", rich_help_panel=RECIPE)]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(help="Views per iteration, over all processes.", rich_help_panel=RECIPE),
+]
+ImgSizeOption = Annotated[
+    int | None,
+    typer.Option(help="Side of the student's input in pixels.", rich_help_panel=RECIPE),
+]
+LrOption = Annotated[float | None, typer.Option(help="Highest learning rate.", rich_help_panel=RECIPE)]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(help="Seed of the initial weights, the order of images and the views.", rich_help_panel=RECIPE),
+]
 CfgOption = Annotated[
     list[str] | None,
-    typer.Option("--cfg-options", metavar="K=V", help="Change a key of the config; repeatable."),
+    typer.Option("--cfg-options", metavar="K=V", help="Change a recipe key; repeatable.", rich_help_panel=RECIPE),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue from the last checkpoint in --work-dir.", rich_help_panel=OUTPUT),
+]
+TensorBoardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the log for TensorBoard, too.", rich_help_panel=OUTPUT)
+]
+ValOption = Annotated[
+    Path | None,
+    typer.Option(help="Held-out images to validate on while training.", rich_help_panel=VALIDATION),
+]
+ValLabelsOption = Annotated[
+    Path | None,
+    typer.Option(help="Soft-label store of VAL: validate by the loss.", rich_help_panel=VALIDATION),
+]
+ValTruthOption = Annotated[
+    Path | None,
+    typer.Option(help="CSV of the true classes of VAL. [default: as --truth]", rich_help_panel=VALIDATION),
+]
+ValIntervalOption = Annotated[
+    int | None,
+    typer.Option(help="Epochs between validations. [default: 1]", rich_help_panel=VALIDATION),
+]
+ValMetricOption = Annotated[
+    Literal["top1", "loss"] | None,
+    typer.Option(
+        help="Metric of the best weights. [default: loss with --val-labels, else top1]", rich_help_panel=VALIDATION
+    ),
 ]
 
 
@@ -52,6 +98,15 @@ def pretrain(
     truth: TruthOption = None,
     epochs: EpochsOption = None,
     max_iters: MaxItersOption = None,
+    batch_size: BatchSizeOption = None,
+    img_size: ImgSizeOption = None,
+    lr: LrOption = None,
+    seed: SeedOption = None,
+    val: ValOption = None,
+    val_labels: ValLabelsOption = None,
+    val_truth: ValTruthOption = None,
+    val_interval: ValIntervalOption = None,
+    val_metric: ValMetricOption = None,
     resume: ResumeOption = False,
     tensorboard: TensorBoardOption = False,
     cfg_options: CfgOption = None,
@@ -59,11 +114,13 @@ def pretrain(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Train a student: from a soft-label store, beside a teacher, or on true classes, as its config says.
+    """Train a student from a soft-label store, beside a teacher, or on true classes.
+
+    The recipe decides; options replace its keys.
 
     Several processes: torchrun --nproc-per-node 8 -m tinyvit pretrain ... --work-dir DIR
 
-    Example: tinyvit pretrain tiny_vit_5m_distill --data photos --labels store --cfg-options student.img_size=96
+    Example: tinyvit pretrain tiny_vit_5m_distill --data photos --labels store --img-size 96
     """
     _run("pretrain", dict(locals()))
 
@@ -72,17 +129,30 @@ def finetune(
     config: ConfigArgument,
     more: MoreArgument = None,
     weights: Annotated[
-        Path | None, typer.Option(help="The checkpoint to start from; its resolution may differ.")
+        Path | None,
+        typer.Option(help="The checkpoint to start from; its resolution may differ.", rich_help_panel=RECIPE),
     ] = None,
     class_map: Annotated[
         Path | None,
-        typer.Option(help="Class-index file for weights with other classes: one line a class, -1 for none."),
+        typer.Option(
+            help="Class-index file for weights with other classes: one line per class, -1 for none.",
+            rich_help_panel=RECIPE,
+        ),
     ] = None,
     data: DataOption = None,
     labels: StoreOption = None,
     truth: TruthOption = None,
     epochs: EpochsOption = None,
     max_iters: MaxItersOption = None,
+    batch_size: BatchSizeOption = None,
+    img_size: ImgSizeOption = None,
+    lr: LrOption = None,
+    seed: SeedOption = None,
+    val: ValOption = None,
+    val_labels: ValLabelsOption = None,
+    val_truth: ValTruthOption = None,
+    val_interval: ValIntervalOption = None,
+    val_metric: ValMetricOption = None,
     resume: ResumeOption = False,
     tensorboard: TensorBoardOption = False,
     cfg_options: CfgOption = None,
@@ -90,7 +160,9 @@ def finetune(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Train on from weights: on other classes, at a higher resolution, or both. Otherwise the same as pretrain.
+    """Fine-tune weights on other classes, at a higher resolution, or both.
+
+    Everything else is the same as in pretrain.
 
     Example: tinyvit finetune tiny_vit_21m_384 --data in1k/train --weights student.safetensors
     """
@@ -136,11 +208,13 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
         f"({metrics['epochs']:.2f} epochs), {metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} img/s"
     )
     print(f"student: {summary.student}\nloss curve: {summary.log}")
+    if best := metrics.get("best"):
+        print(f"best: {best['file']} ({best['metric']} {best['value']:.4f} at epoch {best['epoch']:.2f})")
     hint(f"tinyvit evaluate {recipe.student['name']} --data DATA --weights {summary.student}")
 
 
 def _earlier_result(command: str, folder: Path, summary: PretrainSummary) -> dict[str, Any] | None:
-    """The result of a run that was finished before it was resumed; it knows how long the training took."""
+    """Return the result of a run that had finished before it was resumed, or ``None``."""
     if summary.resumed_from < summary.iterations:
         return None
     try:
