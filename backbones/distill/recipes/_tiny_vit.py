@@ -1,6 +1,8 @@
-"""What all TinyViT recipes share: the defaults of the official ``config.py`` (microsoft/Cream, TinyViT).
+"""Settings of all TinyViT recipes: the defaults of the official ``config.py`` (microsoft/Cream,
+TinyViT).
 
-AdamW (0.9, 0.999), eps 1e-8, cosine per iteration over the whole run, clip 5, rates per batch of 512.
+AdamW (0.9, 0.999), eps 1e-8, cosine per iteration over the whole run, clip 5, rates per batch of
+512.
 """
 
 base_batch_size = 512

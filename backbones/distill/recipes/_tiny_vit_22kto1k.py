@@ -1,7 +1,9 @@
-"""From ImageNet-22k to ImageNet-1k: official ``configs/22kto1k`` (microsoft/Cream, TinyViT), 30 epochs.
+"""From ImageNet-22k to ImageNet-1k: official ``configs/22kto1k`` (microsoft/Cream, TinyViT), 30
+epochs.
 
-Layer decay 0.8, fixed BatchNorm statistics, RandAugment, erasing, smoothing 0.1, no mixing. ``class_map`` is the
-official ``imagenet_1kto22k.txt``: its one missing class gets the mean of the others' rows, as in ``load_pretrained``.
+Layer decay 0.8, fixed BatchNorm statistics, RandAugment, erasing, smoothing 0.1, no mixing.
+``class_map`` is the official ``imagenet_1kto22k.txt``: its one missing class gets the mean of the
+others' rows, as in ``load_pretrained``.
 """
 
 _base_ = "_tiny_vit.py"

@@ -2,7 +2,8 @@
 
 tinyvit pretrain deit_base --data in1k/train
 
-Source: DeiT paper tables 5 and 9, official ``main.py`` (facebookresearch/deit). Published: top-1 81.8 %.
+Source: DeiT paper tables 5 and 9, official ``main.py`` (facebookresearch/deit). Published: top-1
+81.8 %.
 """
 
 _base_ = "_deit_scratch.py"

@@ -2,7 +2,8 @@
 
 tinyvit pretrain deit_small --data in1k/train
 
-Source: DeiT paper tables 5 and 9, official ``main.py`` (facebookresearch/deit). Published: top-1 79.8 %.
+Source: DeiT paper tables 5 and 9, official ``main.py`` (facebookresearch/deit). Published: top-1
+79.8 %.
 """
 
 _base_ = "_deit_scratch.py"

@@ -1,6 +1,7 @@
 """DeiT-S with hard distillation beside a RegNetY-16GF, 300 epochs.
 
-tinyvit pretrain deit_small_hard_online --data in1k/train --cfg-options teacher.weights=regnety_160.safetensors
+tinyvit pretrain deit_small_hard_online --data in1k/train --cfg-options
+teacher.weights=regnety_160.safetensors
 
 Source: DeiT paper section 4 and tables 3, 5 and 9. Published (both heads together): top-1 81.2 %.
 """

@@ -1,8 +1,10 @@
 """DeiT-S with soft distillation beside a RegNetY-16GF, 300 epochs.
 
-tinyvit pretrain deit_small_soft_online --data in1k/train --cfg-options teacher.weights=regnety_160.safetensors
+tinyvit pretrain deit_small_soft_online --data in1k/train --cfg-options
+teacher.weights=regnety_160.safetensors
 
-Source: DeiT paper section 4 and tables 3, 5 and 9. Published (without a distillation token): top-1 79.8 %.
+Source: DeiT paper section 4 and tables 3, 5 and 9. Published (without a distillation token): top-1
+79.8 %.
 """
 
 _base_ = "_deit_soft.py"

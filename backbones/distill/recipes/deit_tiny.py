@@ -2,7 +2,8 @@
 
 tinyvit pretrain deit_tiny --data in1k/train
 
-Source: DeiT paper tables 5 and 9, official ``main.py`` (facebookresearch/deit). Published: top-1 72.2 %.
+Source: DeiT paper tables 5 and 9, official ``main.py`` (facebookresearch/deit). Published: top-1
+72.2 %.
 """
 
 _base_ = "_deit_scratch.py"

@@ -1,8 +1,10 @@
 """DeiT-Ti with soft distillation beside a RegNetY-16GF, 300 epochs.
 
-tinyvit pretrain deit_tiny_soft_online --data in1k/train --cfg-options teacher.weights=regnety_160.safetensors
+tinyvit pretrain deit_tiny_soft_online --data in1k/train --cfg-options
+teacher.weights=regnety_160.safetensors
 
-Source: DeiT paper section 4 and tables 3, 5 and 9. Published (without a distillation token): top-1 72.2 %.
+Source: DeiT paper section 4 and tables 3, 5 and 9. Published (without a distillation token): top-1
+72.2 %.
 """
 
 _base_ = "_deit_soft.py"

@@ -2,7 +2,8 @@
 
 tinyvit pretrain tiny_vit_11m_1k --data in1k/train
 
-Source: official ``configs/1k/tiny_vit_11m.yaml`` (microsoft/Cream, TinyViT). Published: top-1 81.5 %.
+Source: official ``configs/1k/tiny_vit_11m.yaml`` (microsoft/Cream, TinyViT). Published: top-1 81.5
+%.
 """
 
 _base_ = "_tiny_vit_1k.py"

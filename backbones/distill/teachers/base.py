@@ -1,4 +1,4 @@
-"""What a teacher is: pictures in, logits out, with a fingerprint of everything that decides them."""
+"""Teachers: images in, logits out, with a fingerprint of everything that decides them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Classifier:
         code: Which code it is made of.
         deployable: Whether a deployed form can be made of ``module``.
         precisions: Those of :data:`PRECISIONS` that it runs at.
-        details: What else decides its logits, as plain JSON values; part of the fingerprint.
+        details: Everything else that decides its logits, as plain JSON values; part of the
+            fingerprint.
     """
 
     name: str
@@ -55,13 +56,13 @@ class Classifier:
 
 @dataclass(frozen=True)
 class TeacherCard:
-    """What is known of a teacher without running it.
+    """The facts about a teacher without running it.
 
     Args:
         name: Its name.
         num_classes: C.
         size: Height and width of its input in pixels.
-        fingerprint: What decides its logits, as plain JSON values.
+        fingerprint: Everything that decides its logits, as plain JSON values.
     """
 
     name: str
@@ -71,7 +72,9 @@ class TeacherCard:
 
 
 def describe(classifier: Classifier, precision: str, deployed: bool) -> TeacherCard:
-    """The card of a classifier at a precision, deployed where that is asked for; it does not depend on the device."""
+    """The card of a classifier at a precision, deployed where that is asked for; it does not depend
+    on the device.
+    """
     fingerprint = {
         "name": classifier.name,
         "weights_sha256": classifier.weights_sha256,
@@ -86,11 +89,13 @@ def describe(classifier: Classifier, precision: str, deployed: bool) -> TeacherC
 
 
 class Program(nn.Module):
-    """A network that is no tree of torch modules: it comes to a device with the first batch that lies there.
+    """A network that is not a tree of torch modules: it comes to a device with the first batch that
+    lies there.
 
     Args:
         place: Makes a callable ``(B, 3, H, W)`` -> ``(B, C)`` for a device.
-        batch: The only batch size that it takes, or ``None`` for any: batches are cut and filled up to it.
+        batch: The only batch size that it takes, or ``None`` for any: batches are cut and filled up
+            to it.
     """
 
     def __init__(
@@ -121,11 +126,12 @@ class Teacher:
         classifier: The model.
         device: A torch device.
         precision: ``fp32``, ``bf16``, or on CUDA ``fp16``.
-        deployed: Whether its deployed form runs (see :func:`tinyvit.backbones.deploy`), or the module as it is.
+        deployed: Whether its deployed form runs (see :func:`tinyvit.backbones.deploy`), or the
+            module as it is.
 
     Attributes:
         deployed: The report of the deployed form as plain JSON values, or ``None``.
-        fingerprint: What decides its logits, as plain JSON values.
+        fingerprint: Everything that decides its logits, as plain JSON values.
 
     Raises:
         InputError: A precision that is not known, or not for this classifier or device.
@@ -174,9 +180,12 @@ class Teacher:
         return logits.float()
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """``(B, H, W, 3)`` u8 -> ``(B, 3, H, W)`` float32; NHWC seen as NCHW is channels-last already."""
+        """``(B, H, W, 3)`` u8 -> ``(B, 3, H, W)`` float32; NHWC seen as NCHW is channels-last
+        already.
+        """
         count, height, width, _ = pixels.shape
-        # Whole rows of pixels: a broadcast over three channels alone runs far below the speed of memory.
+        # Whole rows of pixels: a broadcast over three channels alone runs far below the speed of
+        # memory.
         rows, mean, std = pixels.reshape(count, height, 3 * width), self._mean.repeat(width), self._std.repeat(width)
         if self.device.type != "cpu":
             x = rows.float().sub_(mean).div_(std)
@@ -222,7 +231,8 @@ def state_sha256(module: nn.Module) -> str:
 
 
 def only_logits(answer: Any, name: str) -> torch.Tensor:
-    """The ``(B, C)`` logits in what a network answers: a tensor, or a tuple, list or dictionary with one of that form.
+    """The ``(B, C)`` logits in what a network answers: a tensor, or a tuple, list or dictionary
+    with one of that form.
 
     Raises:
         InputError: There is no such tensor, or there are several.
@@ -233,12 +243,13 @@ def only_logits(answer: Any, name: str) -> torch.Tensor:
     if isinstance(answer, dict) and torch.is_tensor(answer.get("logits")):
         fitting = [answer["logits"]]
     if len(fitting) != 1:
-        raise InputError(f"{name} answers with {len(fitting)} tensors of shape (pictures, classes); a teacher has one")
+        raise InputError(f"{name} answers with {len(fitting)} tensors of shape (images, classes); a teacher has one")
     return fitting[0]
 
 
 class Answers(nn.Module):
-    """A foreign network as a teacher's module: its logits picked out, and probabilities turned into their logarithms.
+    """A foreign network as a teacher's module: its logits picked out, and probabilities turned into
+    their logarithms.
 
     Args:
         network: ``(B, 3, H, W)`` -> anything that :func:`only_logits` understands.
@@ -259,7 +270,7 @@ class Answers(nn.Module):
         """Run it once, notice whether it answers with probabilities, and count its classes.
 
         Raises:
-            InputError: It does not run on pictures of this size.
+            InputError: It does not run on images of this size.
         """
         x = torch.linspace(-2, 2, 2 * 3 * size[0] * size[1]).reshape(2, 3, *size)
         try:
@@ -269,11 +280,11 @@ class Answers(nn.Module):
         except Exception as error:  # whatever a foreign network raises
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{self.name} does not run on pictures of {size[0]} x {size[1]} pixels ({type(error).__name__}: "
+                f"{self.name} does not run on images of {size[0]} x {size[1]} pixels ({type(error).__name__}: "
                 f"{reason}); --teacher-size says which it takes"
             ) from error
         if len(answer) != 2:
-            raise InputError(f"{self.name} answers with {len(answer)} rows for 2 pictures")
+            raise InputError(f"{self.name} answers with {len(answer)} rows for 2 images")
         sums = answer.sum(1)
         self.probabilities = bool((answer >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
         return answer.shape[1]

@@ -15,7 +15,7 @@ from .base import CODE_VERSION, PRECISIONS, Classifier
 
 
 class _Member(nn.Module):
-    """A classifier with the preparation of its input: pictures in 0..1, of any size, in."""
+    """A classifier with the preparation of its input: images in 0..1, of any size, in."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -45,7 +45,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(_Member(classifier) for classifier in classifiers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures in 0..1, ``(B, 3, H, W)`` -> ``(B, C)`` logits, whose softmax is the mean."""
+        """Images in 0..1, ``(B, 3, H, W)`` -> ``(B, C)`` logits, whose softmax is the mean."""
         logs = torch.stack([member(x) for member in self.members])
         return logs.logsumexp(0) - math.log(len(self.members))
 
@@ -55,7 +55,9 @@ class Ensemble(nn.Module):
         return any(bool(member.deployable) for member in self.members)
 
     def deploy(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Exchange the members' modules for their deployed forms, where they have one; returns the reports."""
+        """Exchange the members' modules for their deployed forms, where they have one; returns the
+        reports.
+        """
         from ...deployed import deploy_for_command
 
         reports: dict[str, Any] = {}
@@ -70,8 +72,8 @@ class Ensemble(nn.Module):
 def join(classifiers: list[Classifier]) -> Classifier:
     """The ensemble of classifiers.
 
-    A view is made at the size of the member with the largest input; the others see it scaled down (bicubic with
-    antialiasing, on the device).
+    A view is made at the size of the member with the largest input; the others see it scaled down
+    (bicubic with antialiasing, on the device).
 
     Raises:
         InputError: Their numbers of classes differ, or no precision suits all.

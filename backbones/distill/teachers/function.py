@@ -1,4 +1,6 @@
-"""Teachers that a user's own Python function makes: ``MODULE:FUNCTION``, spelled as in ``tinyvit bench``."""
+"""Teachers that a user's own Python function makes: ``MODULE:FUNCTION``, spelled as in ``tinyvit
+bench``.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +35,17 @@ class _Called(nn.Module):
 
 
 def function_classifier(spec: TeacherSettings) -> Classifier:
-    """What the function returns when it is called without arguments: a module, or a callable on a batch of pictures.
+    """The classifier that the function returns when it is called without arguments: a module, or a
+    callable on a batch of images.
 
-    It takes ``(B, 3, H, W)`` normalised pictures and answers with logits. With an attribute ``pretrained_cfg`` (timm's
-    keys) it says itself how they are prepared. The fingerprint holds the hash of the parameters of a module, and of the
-    file that the function is written in; a plain callable tells what else it depends on in an attribute
-    ``fingerprint``, a text.
+    It takes ``(B, 3, H, W)`` normalised images and answers with logits. With an attribute
+    ``pretrained_cfg`` (timm's keys) it says itself how they are prepared. The fingerprint holds the
+    hash of the parameters of a module, and of the file that the function is written in; a plain
+    callable tells what else it depends on in an attribute ``fingerprint``, a text.
 
     Raises:
-        InputError: There is no such function, it returns something else, or it does not say how pictures are prepared.
+        InputError: There is no such function, it returns something else, or it does not say how
+            images are prepared.
     """
     made = call_function(spec.name)
     if not callable(made):

@@ -45,8 +45,9 @@ def load_teacher(
     """A single teacher by name; :class:`TeacherSpec` has everything that can be said about one.
 
     Args:
-        name: One of our models, a timm model (``timm:NAME``), ``efficientnet_lite1`` or ``efficientnet_lite2``,
-            ``open_clip:NAME``, ``MODULE:FUNCTION``, or a ``.pt2``, ``.pt``, ``.ts`` or ``.onnx`` file.
+        name: One of our models, a timm model (``timm:NAME``), ``efficientnet_lite1`` or
+            ``efficientnet_lite2``, ``open_clip:NAME``, ``MODULE:FUNCTION``, or a ``.pt2``, ``.pt``,
+            ``.ts`` or ``.onnx`` file.
         weights: Its checkpoint, where it needs one.
         size: Input side in pixels; the model's own when not given.
         device: A torch device.

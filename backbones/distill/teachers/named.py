@@ -16,7 +16,9 @@ from .spec import TeacherSettings
 
 
 def student_metadata(path: Path) -> dict[str, Any]:
-    """What :mod:`.train` wrote beside a student's weights: ``model``, ``kwargs``, ``preprocess``; empty elsewhere."""
+    """What :mod:`.train` wrote beside a student's weights: ``model``, ``kwargs``, ``preprocess``;
+    empty elsewhere.
+    """
     if path.suffix != ".safetensors":
         return {}
     from safetensors import SafetensorError, safe_open

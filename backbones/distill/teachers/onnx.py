@@ -18,18 +18,22 @@ from .spec import TeacherSettings
 
 _FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-#: Preprocessing settings that files of ``tinyvit export onnx`` carry; text as it is, the others JSON.
+#: Preprocessing settings that files of ``tinyvit export onnx`` carry; text as it is, the others
+#: JSON.
 _CARD = {"mean": False, "std": False, "crop_pct": False, "crop_mode": True, "interpolation": True}
 
 
 def onnx_classifier(spec: TeacherSettings) -> Classifier:
-    """An ONNX file: one batch of pictures in, logits out (the output ``logits`` where there are several).
+    """An ONNX file: one batch of images in, logits out (the output ``logits`` where there are
+    several).
 
-    Pictures are ``(B, 3, H, W)`` floats, normalised as the file's own description says (``tinyvit export onnx`` writes
-    one) or as the specification does, or ``(B, H, W, 3)`` bytes. Fixed batch sizes are filled up.
+    Images are ``(B, 3, H, W)`` floats, normalised as the file's own description says (``tinyvit
+    export onnx`` writes one) or as the specification does, or ``(B, H, W, 3)`` bytes. Fixed batch
+    sizes are filled up.
 
     Raises:
-        InputError: It is missing, no ONNX model, of another form, or does not say how pictures are prepared.
+        InputError: It is missing, no ONNX model, of another form, or does not say how images are
+            prepared.
         MissingExtraError: onnxruntime is not installed.
     """
     path = check_file(spec.name, "ONNX file", "the .onnx file itself")
@@ -66,7 +70,7 @@ class _Graph:
         session = self._session("cpu")
         inputs, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
         if len(inputs) != 1:
-            raise InputError(f"{path} has {len(inputs)} inputs; a teacher takes one batch of pictures")
+            raise InputError(f"{path} has {len(inputs)} inputs; a teacher takes one batch of images")
         if "logits" not in outputs and len(outputs) > 1:
             raise InputError(f"{path} has the outputs {', '.join(outputs)} and none is called logits")
         self.output = "logits" if "logits" in outputs else outputs[0]
@@ -119,7 +123,9 @@ class _Graph:
 
 
 def _read_card(props: dict[str, str]) -> dict[str, Any]:
-    """Preprocessing and input form that a file of ``tinyvit export onnx`` carries; empty for other files."""
+    """Preprocessing and input form that a file of ``tinyvit export onnx`` carries; empty for other
+    files.
+    """
     if not {"format_version", "input_format", "size", *_CARD} <= set(props):
         return {}
     card: dict[str, Any] = {key: props[key] if text else json.loads(props[key]) for key, text in _CARD.items()}

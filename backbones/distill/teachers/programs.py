@@ -1,8 +1,9 @@
 """Teachers in one file with their network: ``torch.export`` (``.pt2``) and TorchScript.
 
-Such a file is a program, and its reader runs it: give only files whose maker is trusted as one trusts a package that
-one installs. What is known to run while a ``.pt2`` is loaded is refused (``archive.py``). TorchScript is read by
-torch's own unpickler, which makes no Python objects. Operators of both can still read and write files when they run.
+Such a file is a program, and its reader runs it: give only files whose maker is trusted as one
+trusts a package that one installs. What is known to run while a ``.pt2`` is loaded is refused
+(``archive.py``). TorchScript is read by torch's own unpickler, which makes no Python objects.
+Operators of both can still read and write files when they run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from .spec import TeacherSettings
 
 
 def exported_classifier(spec: TeacherSettings) -> Classifier:
-    """A ``.pt2`` file of ``torch.export.save``, whose program takes normalised pictures and answers with logits.
+    """A ``.pt2`` file of ``torch.export.save``, whose program takes normalised images and answers
+    with logits.
 
     Raises:
         InputError: It is missing, damaged, or brings more than plain tensors and a graph.
@@ -38,7 +40,7 @@ def exported_classifier(spec: TeacherSettings) -> Classifier:
 
 
 def script_classifier(spec: TeacherSettings) -> Classifier:
-    """A TorchScript file, whose network takes normalised pictures and answers with logits.
+    """A TorchScript file, whose network takes normalised images and answers with logits.
 
     Raises:
         InputError: It is missing, damaged or no TorchScript file.
@@ -89,12 +91,14 @@ def _exported_on(program: Any, device: torch.device) -> Callable[[torch.Tensor],
 
 
 def _exported_input(program: Any, path: Path) -> tuple[int | None, tuple[int, int] | None]:
-    """The batch size, and height and width, that the program was made for; ``None`` where they are free."""
+    """The batch size, and height and width, that the program was made for; ``None`` where they are
+    free.
+    """
     user = set(program.graph_signature.user_inputs)
     values = [node.meta.get("val") for node in program.graph.nodes if node.name in user]
     shapes = [value.shape for value in values if torch.is_tensor(value)]
     if len(values) != 1 or len(shapes) != 1 or len(shapes[0]) != 4:
-        raise InputError(f"{path} takes something else than one batch of pictures (B, 3, H, W)")
+        raise InputError(f"{path} takes something else than one batch of images (B, 3, H, W)")
     batch, _, height, width = shapes[0]
     fixed = isinstance(height, int) and isinstance(width, int)
     return batch if isinstance(batch, int) else None, (height, width) if fixed else None

@@ -19,12 +19,14 @@ class TeacherSettings:
     """The settings of a teacher. Several names make an ensemble.
 
     Args:
-        names: Each one of our models, ``timm:NAME``, ``efficientnet_lite1|2``, ``open_clip:NAME``, ``MODULE:FUNCTION``
-            or a ``.pt2``, ``.pt``, ``.ts`` or ``.onnx`` file; with its weights as ``NAME=FILE`` where it needs some.
+        names: Each one of our models, ``timm:NAME``, ``efficientnet_lite1|2``, ``open_clip:NAME``,
+            ``MODULE:FUNCTION`` or a ``.pt2``, ``.pt``, ``.ts`` or ``.onnx`` file; with its weights
+            as ``NAME=FILE`` where it needs some.
         weights: The weights of a single teacher, instead of ``NAME=FILE``.
         size: Input side in pixels; the teacher's own when not given.
-        mean: Per channel, in units of the full range 0..1. This and what follows up to ``crop_pct`` replaces what a
-            single teacher says about itself; of an ensemble, only members that say nothing take it.
+        mean: Per channel, in units of the full range 0..1. This and what follows up to ``crop_pct``
+            replaces what a single teacher says about itself; of an ensemble, only members that say
+            nothing take it.
         std: Per channel, in units of the full range 0..1.
         interpolation: ``bicubic`` or ``bilinear``, of the evaluation transform.
         crop_pct: Share that its centre crop keeps.
@@ -90,7 +92,7 @@ class TeacherSettings:
             InputError: Another size is asked for.
         """
         if size is not None and self.size not in (None, *size):
-            raise InputError(f"{path} takes pictures of {size[0]} x {size[1]} pixels only, not of {self.size}")
+            raise InputError(f"{path} takes images of {size[0]} x {size[1]} pixels only, not of {self.size}")
 
     def transform(self, config: dict[str, Any] | None, size: int | tuple[int, int] | None = None) -> Preprocess:
         """The evaluation transform.
@@ -111,7 +113,7 @@ class TeacherSettings:
         missing += [] if size else ["--teacher-size"]
         if missing:
             raise InputError(
-                f"{self.name} does not say how its pictures are prepared: give {' and '.join(missing)} "
+                f"{self.name} does not say how its images are prepared: give {' and '.join(missing)} "
                 f"(ImageNet's mean is {_words(IMAGENET_MEAN)}, its std {_words(IMAGENET_STD)})"
             )
         return Preprocess.from_config({"crop_pct": 0.875, **given}, size)

@@ -21,7 +21,7 @@ _TEXT_BATCH = 256
 
 
 class ZeroShot(nn.Module):
-    """Cosine similarity of a picture to the text of each class, times the model's own scale.
+    """Cosine similarity of an image to the text of each class, times the model's own scale.
 
     Args:
         visual: ``(B, 3, H, W)`` -> ``(B, D)``.
@@ -37,10 +37,11 @@ class ZeroShot(nn.Module):
         self.register_buffer("classes", classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, H, W)`` normalised pictures -> ``(B, C)`` logits."""
+        """``(B, 3, H, W)`` normalised images -> ``(B, C)`` logits."""
         features = self.visual(x)
         features = features[0] if isinstance(features, tuple) else features
-        # Cosines differ by hundredths and are scaled up by 100: the teacher's autocast would multiply them in bf16.
+        # Cosines differ by hundredths and are scaled up by 100: the teacher's autocast would
+        # multiply them in bf16.
         with torch.autocast(features.device.type, enabled=False):
             return self.scale * nn.functional.normalize(features.float(), dim=-1) @ self.classes.T.float()
 
@@ -49,7 +50,8 @@ def zero_shot_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     """``open_clip:NAME`` with its weights file, a class for each line of ``spec.classes``.
 
     Raises:
-        InputError: Unknown model, weights that do not fit, no class names, or a tokenizer that is not at hand.
+        InputError: Unknown model, weights that do not fit, no class names, or a tokenizer that is
+            not at hand.
         MissingExtraError: open_clip is not installed.
     """
     open_clip: Any = require("open_clip", "clip")
@@ -86,7 +88,9 @@ def zero_shot_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
 
 @torch.inference_mode()
 def class_vectors(model: Any, tokenizer: Any, names: list[str], prompts: list[str]) -> torch.Tensor:
-    """The text of each class as a unit vector: the mean over the prompts of unit vectors, ``(C, D)``."""
+    """The text of each class as a unit vector: the mean over the prompts of unit vectors, ``(C,
+    D)``.
+    """
     texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
     parts = [model.encode_text(tokenizer(texts[at : at + _TEXT_BATCH])) for at in range(0, len(texts), _TEXT_BATCH)]
     vectors = nn.functional.normalize(torch.cat(parts).float(), dim=-1).reshape(len(names), len(prompts), -1)

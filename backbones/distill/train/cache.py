@@ -14,8 +14,8 @@ from ..store import SoftLabelStore
 class ViewCache:
     """Views kept in memory that forked worker processes share.
 
-    Anonymous shared memory is used, not ``/dev/shm``, which containers often keep very small. Where processes are
-    not forked, every process fills its own.
+    Anonymous shared memory is used, not ``/dev/shm``, which containers often keep very small. Where
+    processes are not forked, every process fills its own.
 
     Args:
         count: Views to hold.
@@ -49,7 +49,9 @@ class ViewCache:
 
 
 def make_cache(setting: bool | str, store: SoftLabelStore, size: int, samples: int) -> ViewCache | None:
-    """The cache that a config asks for; ``auto``: when views come again and a quarter of free memory holds them."""
+    """The cache that a config asks for; ``auto``: when views come again and a quarter of free
+    memory holds them.
+    """
     count = store.header.images * store.header.views
     if setting == "auto":
         setting = samples > count and count * size * size * 3 <= free_memory() // 4

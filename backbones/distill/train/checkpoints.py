@@ -1,4 +1,6 @@
-"""Whole checkpoints: of finite numbers only, read without running anything, and held against the run."""
+"""Whole checkpoints: of finite numbers only, read without running anything, and held against the
+run.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ _PARTS = {"tinyvit": dict, "meta": dict, "state_dict": dict, "optimizer": dict, 
 
 
 class Checkpoints(Hook):
-    """Saves what a run needs to go on: whole files, readable without unpickling objects, with finite numbers only.
+    """Saves what a run needs to go on: whole files, readable without unpickling objects, with
+    finite numbers only.
 
     Args:
         recipe: The run.
@@ -47,7 +50,8 @@ class Checkpoints(Hook):
 
     Raises:
         StoppedError: ``stop`` was set.
-        CheckFailedError: A weight, a moment of the optimiser or a loss is not finite when it is time to save.
+        CheckFailedError: A weight, a moment of the optimiser or a loss is not finite when it is
+            time to save.
     """
 
     priority = "VERY_LOW"
@@ -70,12 +74,14 @@ class Checkpoints(Hook):
         if self.stop and not is_last:
             raise StoppedError(
                 f"interrupted after iteration {runner.iter + 1} of {runner.max_iters}: the same command with --resume "
-                f"and --work-dir {runner.work_dir} goes on"
+                f"and --work-dir {runner.work_dir} resumes"
             )
 
     @contextlib.contextmanager
     def stopping_at_ctrl_c(self) -> Iterator[None]:
-        """Ctrl-C sets ``stop``, a second one ends the run at once. Of several processes each would stop elsewhere."""
+        """Ctrl-C sets ``stop``, a second one ends the run at once. Of several processes each would
+        stop elsewhere.
+        """
         if self.rank.world > 1 or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -93,7 +99,7 @@ class Checkpoints(Hook):
             if self.stop:
                 raise StoppedError(
                     "interrupted at once: nothing since the last checkpoint is kept, and the same command with "
-                    "--resume goes on from there"
+                    "--resume continues from there"
                 ) from None
             raise
         finally:
@@ -120,17 +126,19 @@ class Checkpoints(Hook):
             old.unlink()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Name the run, and leave out mmengine's log buffers: they are pickled objects, and our log is elsewhere."""
+        """Name the run, and leave out mmengine's log buffers: they are pickled objects, and our log
+        is elsewhere.
+        """
         checkpoint["tinyvit"] = self.identity
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
 
 def identity_of(recipe: Recipe, views: TrainingViews, teacher: Teacher | None) -> dict[str, Any]:
-    """What a run and its continuation share, as plain values.
+    """The settings that a run and its continuation share, as plain values.
 
     Args:
         recipe: The run.
-        views: What it trains on.
+        views: The views it trains on.
         teacher: The teacher that runs beside the student, or ``None``.
     """
     return {
@@ -147,7 +155,9 @@ def _digest(document: Any) -> str:
 
 
 def whole_checkpoints(work_dir: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first: a name without a leading dot was given after the file was whole."""
+    """The checkpoints of a run, oldest first: a name without a leading dot was given after the file
+    was whole.
+    """
     return sorted((work_dir / CHECKPOINTS).glob("iter_*.pth"))
 
 
@@ -166,14 +176,16 @@ def find_checkpoint(work_dir: Path, resume: bool, show: bool) -> Path | None:
 
 
 def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of this very run. Tensors and plain values are read, and nothing in the file is run.
+    """A checkpoint of this very run. Tensors and plain values are read, and nothing in the file is
+    run.
 
     Args:
         path: The file.
-        identity: Of the run that goes on.
+        identity: The identity of the run that resumes.
 
     Raises:
-        InputError: The file is damaged, holds anything else, is no checkpoint of a training, or of another one.
+        InputError: The file is damaged, holds anything else, is not a checkpoint of a training, or
+            of another one.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
@@ -186,7 +198,7 @@ def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         problem = "cannot be read: it is damaged, or holds more than tensors and plain values"
         raise InputError(f"checkpoint {path} {problem}; {_way_on(path)}") from error
     if not _is_ours(checkpoint):
-        raise InputError(f"{path} is no checkpoint of tinyvit pretrain or finetune; {_way_on(path)}")
+        raise InputError(f"{path} is not a checkpoint of tinyvit pretrain or finetune; {_way_on(path)}")
     _require_same(checkpoint["tinyvit"], identity, path)
     if not is_finite(checkpoint):
         raise InputError(f"checkpoint {path} holds numbers that are not finite; {_way_on(path)}")
@@ -246,9 +258,10 @@ def diverged(what: str, iteration: int, work_dir: Path) -> CheckFailedError:
     """The error of a run whose numbers stopped being finite, with what can be done about it.
 
     Args:
-        what: What is wrong.
+        what: The fault.
         iteration: When it was noticed, counted from 1.
-        work_dir: Folder of the run. Its checkpoints are finite: no other is written, or gone on from.
+        work_dir: Folder of the run. Its checkpoints are finite: no other is written, or gone on
+            from.
     """
     found = whole_checkpoints(work_dir)
     if found:

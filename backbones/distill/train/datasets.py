@@ -1,4 +1,6 @@
-"""What a student is shown: views from a store or drawn while training, with all that is known about them."""
+"""The views that a student is shown, from a store or drawn while training, with all that is known
+about them.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ class Truth:
 
         Args:
             images: The images.
-            path: The CSV; ``None`` looks for ``labels.csv`` in and beside the images, and then at the folders.
+            path: The CSV; ``None`` looks for ``labels.csv`` in and beside the images, and then at
+                the folders.
             count: C; ``None`` takes the largest class and 1.
 
         Raises:
@@ -86,7 +89,9 @@ class Truth:
             )
 
     def fields(self, places: Sequence[ViewPlace], mixes: Sequence[tuple[int, float] | None]) -> dict[str, torch.Tensor]:
-        """``classes`` and ``weights`` of :class:`.losses.Targets`, ``(B, 2)`` each: the image's and its partner's."""
+        """``classes`` and ``weights`` of :class:`.losses.Targets`, ``(B, 2)`` each: the image's and
+        its partner's.
+        """
         own = [image for image, _ in places]
         partners = [image if mix is None else mix[0] for image, mix in zip(own, mixes, strict=True)]
         share = torch.tensor([1.0 if mix is None else mix[1] for mix in mixes])
@@ -103,7 +108,7 @@ class TrainingViews(Dataset):
         truth: True classes, where the loss needs them.
 
     Attributes:
-        identity: What a continued run must find again.
+        identity: The data that a continued run must find again.
         readable: Ordinals of the images to train on.
         views: How many views an image has; ``None`` for as many as wanted.
         classes: C.
@@ -133,7 +138,7 @@ class TrainingViews(Dataset):
         """Keep pixels in memory, where that is possible."""
 
     def describe(self) -> str:
-        """What these views are, for the log."""
+        """Return a description of these views for the log."""
         raise NotImplementedError
 
 
@@ -149,7 +154,8 @@ class StoredViews(TrainingViews):
         cache: Where views are kept, or ``None``.
 
     Raises:
-        InputError: No image could be read when labels were made, or they do not hold the loss's temperature.
+        InputError: No image could be read when labels were made, or they do not hold the loss's
+            temperature.
     """
 
     def __init__(
@@ -197,7 +203,9 @@ class StoredViews(TrainingViews):
         return batch
 
     def keep(self, setting: bool | str, samples: int) -> None:
-        """Keep pixels in memory as a config asks for (:func:`.data.make_cache`), in a run of so many views."""
+        """Keep pixels in memory as a config asks for (:func:`.data.make_cache`), in a run of so
+        many views.
+        """
         self.cache = make_cache(setting, self.store, self.size, samples)
 
     def _view(self, image: int, view: int, record: np.ndarray) -> np.ndarray:
@@ -229,8 +237,8 @@ class DrawnViews(TrainingViews):
         sampler: Draws the parameters of views.
         size: Side of the student's input in pixels.
         truth: True classes, where the loss needs them.
-        teacher_size: Height and width at which a teacher sees the same views; ``None`` without one, or when it is the
-            student's.
+        teacher_size: Height and width at which a teacher sees the same views; ``None`` without one,
+            or when it is the student's.
         classes: C.
     """
 
@@ -252,7 +260,8 @@ class DrawnViews(TrainingViews):
         """One batch; ``teacher_inputs`` ``(B, H', W', 3)`` u8 where the teacher's size is another.
 
         Raises:
-            InputError: An image cannot be read. How many there are decides the schedule, so none is left out midway.
+            InputError: An image cannot be read. How many there are decides the schedule, so none is
+                left out midway.
         """
         drawn = [self._draw(*place) for place in places]
         batch = {"inputs": torch.from_numpy(np.stack([view[0] for view in drawn]))}
@@ -287,7 +296,9 @@ class DrawnViews(TrainingViews):
 
 
 def _digest(images: ImageFiles) -> str:
-    """Keys and sizes of images; of more than 65,536 loose files the sizes of 4,096, because each must be looked at."""
+    """Keys and sizes of images; of more than 65,536 loose files the sizes of 4,096, because each
+    must be looked at.
+    """
     if images.members is not None or len(images) <= MANY_IMAGES:
         sizes = images.sizes()
     else:
@@ -300,12 +311,12 @@ def _digest(images: ImageFiles) -> str:
 
 
 def _mix(params: ViewParams) -> tuple[int, float] | None:
-    """Of a mixed view the partner's ordinal and the image's own share."""
+    """The partner's ordinal and the image's own share."""
     return None if params.mix is None else (params.mix.image, params.mix.lam)
 
 
 def open_views(recipe: Recipe, teacher: Teacher | None = None) -> TrainingViews:
-    """What a recipe trains on.
+    """Return the views that a recipe trains on.
 
     Args:
         recipe: The run; ``data`` is set.

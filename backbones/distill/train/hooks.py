@@ -1,4 +1,4 @@
-"""What happens around each iteration: randomness, rates, the average of weights and the log."""
+"""Hooks around each iteration: randomness, rates, the average of weights and the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from .schedule import Schedule
 
 
 class ExactRandomness(Hook):
-    """Seed torch anew at every iteration, so that dropped paths do not depend on where a run was stopped.
+    """Seed torch anew at every iteration, so that dropped paths do not depend on where a run was
+    stopped.
 
     Args:
         seed: The run's seed.
@@ -68,7 +69,7 @@ class StudentAverage(Hook):
 
     Args:
         student: The student.
-        decay: What remains of the average at every iteration.
+        decay: Share of the average that remains at every iteration.
     """
 
     priority = "NORMAL"
@@ -109,7 +110,7 @@ class TrainLog(Hook):
     """The loss as JSON lines, on the console, and for TensorBoard.
 
     Args:
-        path: The log file. A run that goes on first drops the lines behind its checkpoint.
+        path: The log file. A resumed run first drops the lines behind its checkpoint.
         recipe: The run.
         schedule: Its iterations and rates.
         rank: This process; only the first writes, and what it writes is the mean over all.
@@ -148,7 +149,8 @@ class TrainLog(Hook):
             if self.recipe.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
-                # What lies behind the checkpoint is made again: TensorBoard drops the earlier try from there on.
+                # Entries after the checkpoint are made again: TensorBoard drops the earlier try
+                # from there on.
                 self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=runner.iter + 1)
         self.bar.total = (self.schedule.iterations - runner.iter) * self.recipe.batch_size
         self._since = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a student is trained to match: soft labels, a teacher's logits, true classes, and DeiT's mixtures of them.
+"""Losses of a student: soft labels, a teacher's logits, true classes, and DeiT's mixtures of them.
 
 Shape letters: B batch, C classes, K stored classes of a soft label, M true classes of a mixed view.
 
@@ -25,15 +25,17 @@ KL_REDUCTIONS = ("batchmean", "official")
 def sparse_soft_cross_entropy(logits: Tensor, index: Tensor, probability: Tensor, residual: Tensor) -> Tensor:
     """Cross-entropy of a soft label that is known for K classes and spread evenly over the others.
 
-    With ``r`` the evenly spread rest a class, ``-sum_c p_c log q_c`` is ``-sum_k (p_k - r) log q_k - r sum_c log q_c``:
-    one gather and one row sum of the student's log-probabilities. It equals the dense loss of the official TinyViT code
-    (timm's ``SoftTargetCrossEntropy``) in value and gradient.
+    With ``r`` the evenly spread rest a class, ``-sum_c p_c log q_c`` is ``-sum_k (p_k - r) log q_k
+    - r sum_c log q_c``: one gather and one row sum of the student's log-probabilities. It equals
+    the dense loss of the official TinyViT code (timm's ``SoftTargetCrossEntropy``) in value and
+    gradient.
 
     Args:
         logits: ``(B, C)`` of the student, any float type; the arithmetic is f32.
         index: ``(B, K)`` int64, distinct classes.
         probability: ``(B, K)`` f32, their probabilities.
-        residual: ``(B,)`` f32, probability of all other classes together; each row sums to 1 with it.
+        residual: ``(B,)`` f32, probability of all other classes together; each row sums to 1 with
+            it.
 
     Returns:
         The mean over the batch, f32 scalar.
@@ -42,7 +44,9 @@ def sparse_soft_cross_entropy(logits: Tensor, index: Tensor, probability: Tensor
 
 
 class _SparseCrossEntropy(torch.autograd.Function):
-    """Rows of the cross-entropy, ``(B,)`` f32, with a gradient that is written in place: softmax minus target."""
+    """Rows of the cross-entropy, ``(B,)`` f32, with a gradient that is written in place: softmax
+    minus target.
+    """
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -129,9 +133,10 @@ def dense_kl_divergence(
         logits: ``(B, C)`` of the student.
         teacher_logits: ``(B, C)``.
         temperature: tau.
-        reduction: ``batchmean`` is the divergence, meaned over the batch, as in DeiT's equation 2. ``official`` is
-            what DeiT's code computes: the sum divided by B * C, so 1/C of it (1/1000 on ImageNet-1k; its author
-            calls it legacy and found both alike, facebookresearch/deit issue 61).
+        reduction: ``batchmean`` is the divergence, meaned over the batch, as in DeiT's equation 2.
+            ``official`` is what DeiT's code computes: the sum divided by B * C, so 1/C of it
+            (1/1000 on ImageNet-1k; its author calls it legacy and found both alike,
+            facebookresearch/deit issue 61).
     """
     student = (logits.float() / temperature).log_softmax(1)
     teacher = (teacher_logits.float() / temperature).log_softmax(1)
@@ -147,7 +152,7 @@ def _kl_factor(reduction: str, classes: int) -> float:
 
 @dataclass(frozen=True)
 class Targets:
-    """What is known about one batch; a loss takes what it needs.
+    """The targets of one batch; a loss takes what it needs.
 
     Args:
         index: ``(B, K)`` int64, classes of a stored soft label.
@@ -173,8 +178,8 @@ class Objective:
     """A loss with its settings: the student's logits and :class:`Targets` -> f32 scalar.
 
     Args:
-        kind: ``teacher`` (cross-entropy to the soft label alone, TinyViT), ``labels`` (true classes alone),
-            ``deit_soft`` (equation 2) or ``deit_hard`` (equation 3).
+        kind: ``teacher`` (cross-entropy to the soft label alone, TinyViT), ``labels`` (true classes
+            alone), ``deit_soft`` (equation 2) or ``deit_hard`` (equation 3).
         tau: Temperature of ``deit_soft``.
         distill_weight: Share of the teacher's term: lambda of equation 2, one half in equation 3.
         kl_reduction: ``batchmean`` or ``official``; see :func:`dense_kl_divergence`.
@@ -206,9 +211,9 @@ class Objective:
         """The loss.
 
         Args:
-            output: ``(B, C)`` logits, or those of the class head and of the distillation head: the teacher's term
-                then goes to the latter, the true classes' term to the former.
-            targets: Of the same B views.
+            output: ``(B, C)`` logits, or those of the class head and of the distillation head: the
+                teacher's term then goes to the latter, the true classes' term to the former.
+            targets: The targets of the same B views.
         """
         head, distilled = output if isinstance(output, tuple) else (output, output)
         if self.kind == "teacher":

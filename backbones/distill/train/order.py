@@ -12,20 +12,22 @@ _PLACES = 65_536
 
 
 class ViewOrder(Sampler):
-    """The endless order of ``(image, view)``: pass ``e`` is a permutation of the images, each with view ``e mod V``.
+    """The endless order of ``(image, view)``: pass ``e`` is a permutation of the images, each with
+    view ``e mod V``.
 
-    With ``repeats`` R each image comes R times in a row, with views ``e R`` to ``e R + R - 1``, and a pass ends after
-    as many views as there are images, so that it shows one image in R: DeiT's repeated augmentation (which also rounds
-    a pass down to a multiple of 256). Process ``r`` of W takes places ``r``, ``r + W``, ...: together they see the
-    batches that one process would, and the views of one image go to different processes, as in DeiT.
+    With ``repeats`` R each image comes R times in a row, with views ``e R`` to ``e R + R - 1``, and
+    a pass ends after as many views as there are images, so that it shows one image in R: DeiT's
+    repeated augmentation (which also rounds a pass down to a multiple of 256). Process ``r`` of W
+    takes places ``r``, ``r + W``, ...: together they see the batches that one process would, and
+    the views of one image go to different processes, as in DeiT.
 
-    Every place is a pure function of the seed and its number, so that a resumed run goes on exactly where it was
-    whatever was prefetched (:meth:`skip` is mmengine's way to say so).
+    Every place is a pure function of the seed and its number, so that a resumed run continues
+    exactly where it was whatever was prefetched (:meth:`skip` is mmengine's way to say so).
 
     Args:
         images: Ordinals of the readable images.
         views: V, or ``None`` for a new view each time.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
         repeats: R.
         rank: r.
         world: W.
@@ -50,7 +52,8 @@ class ViewOrder(Sampler):
         epoch, offset = divmod(self.position * self.world + self.rank, count)
         while True:
             shuffled = self._shuffled(epoch)
-            # A few at a time: a pass over many millions of images would take gigabytes as Python's numbers.
+            # A few at a time: a pass over many millions of images would take gigabytes as Python's
+            # numbers.
             for start in range(offset, count, _PLACES * self.world):
                 places = np.arange(start, min(start + _PLACES * self.world, count), self.world)
                 yield from self._at(places, shuffled, epoch)

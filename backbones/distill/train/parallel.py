@@ -18,7 +18,7 @@ class Rank:
     """This process among those that train together.
 
     Args:
-        device: What it computes on.
+        device: The device it computes on.
         number: Its number, from 0.
         world: How many there are.
     """
@@ -52,7 +52,8 @@ def process_count() -> int:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Rank]:
-    """Join the other processes, where ``torchrun`` started some: NCCL between CUDA devices, gloo between CPUs.
+    """Join the other processes, where ``torchrun`` started some: NCCL between CUDA devices, gloo
+    between CPUs.
 
     Args:
         device: ``cpu`` or ``cuda``; each process takes the CUDA device of its local rank.

@@ -1,4 +1,4 @@
-"""What a training run is asked to do: one keyword-only record, read from a config file."""
+"""A training run as one keyword-only record, read from a config file."""
 
 from __future__ import annotations
 
@@ -55,60 +55,70 @@ class Recipe:
 
     Args:
         student: ``name`` of one of our models, and further arguments of ``create_model``
-            (``dict(name="tiny_vit_5m_224", img_size=64)``). The classes come from the store, or from the true classes.
+            (``dict(name="tiny_vit_5m_224", img_size=64)``). The classes come from the store, or
+    from the true classes.
         data: Folder or zip of the images; those that the store was made from, where there is one.
         labels: The soft-label store. Without one, views are drawn while training.
-        truth: A CSV of true classes (``file``, ``class_index``), for losses that need them; ``None`` takes a
-            ``labels.csv`` in or beside ``data``, else the class folders.
-        num_classes: Classes of the student where there is no teacher; ``None`` counts the true ones.
-        teacher: With a store: whose labels; ``None`` when it holds those of one teacher. Without a store: the teacher
-            that runs beside the student, ``dict(name=..., weights=..., size=..., precision=..., deployed=...)`` as in
-            ``tinyvit label``.
+        truth: A CSV of true classes (``file``, ``class_index``), for losses that need them;
+            ``None`` takes a ``labels.csv`` in or beside ``data``, else the class folders.
+        num_classes: Classes of the student where there is no teacher; ``None`` counts the true
+            ones.
+        teacher: With a store: whose labels; ``None`` when it holds those of one teacher. Without a
+            store: the teacher that runs beside the student, ``dict(name=..., weights=..., size=...,
+            precision=..., deployed=...)`` as in ``tinyvit label``.
         init: A checkpoint to start from, of any kind and resolution that ``load_weights`` reads.
-        class_map: A class-index file, for an ``init`` with other classes: for each class of the student one line with
-            the class of ``init``, or -1 for none.
-        loss: ``teacher`` (cross-entropy to the teacher's soft label alone, TinyViT), ``labels`` (true classes alone),
-            ``deit_soft`` or ``deit_hard`` (DeiT's equations 2 and 3).
+        class_map: A class-index file, for an ``init`` with other classes: for each class of the
+            student one line with the class of ``init``, or -1 for none.
+        loss: ``teacher`` (cross-entropy to the teacher's soft label alone, TinyViT), ``labels``
+            (true classes alone), ``deit_soft`` or ``deit_hard`` (DeiT's equations 2 and 3).
         tau: Temperature of ``deit_soft``; the store must hold it.
-        distill_weight: Share of the teacher's term of DeiT's losses; by default the paper's, 0.1 (soft), 0.5 (hard).
-        kl_reduction: ``batchmean`` (the paper's equation), or ``official`` (the code's, smaller by the classes).
-        label_smoothing: Of true labels, in 0..1.
-        views: Without a store: how views are drawn, arguments of ``ViewSampler``, or ``preset`` and changes to it.
-        repeats: Views of each image that follow each other (DeiT's repeated augmentation: 3); a pass then shows so many
-            times fewer images.
+        distill_weight: Share of the teacher's term of DeiT's losses; by default the paper's, 0.1
+            (soft), 0.5 (hard).
+        kl_reduction: ``batchmean`` (the paper's equation), or ``official`` (the code's, smaller by
+            the classes).
+        label_smoothing: Smoothing of true labels, in 0..1.
+        views: Without a store: how views are drawn, arguments of ``ViewSampler``, or ``preset`` and
+            changes to it.
+        repeats: Views of each image that follow each other (DeiT's repeated augmentation: 3); a
+            pass then shows so many times fewer images.
         input_size: Side of the student's input in pixels.
-        batch_size: Views an iteration, that is one step of the optimiser: those of all processes and of all
-            ``accumulate`` parts together.
+        batch_size: Views an iteration, that is one step of the optimiser: those of all processes
+            and of all ``accumulate`` parts together.
         accumulate: Parts that each process computes one after the other, to save memory.
-        epochs: Passes of as many views as there are readable images; each pass uses one view of each image (see
-            ``repeats``), the next pass the next.
+        epochs: Passes of as many views as there are readable images; each pass uses one view of
+            each image (see ``repeats``), the next pass the next.
         max_iters: Iterations, instead of ``epochs``.
         lr: Highest learning rate (AdamW).
         warmup_lr: Learning rate at the first iteration.
         min_lr: Learning rate at the last iteration (cosine).
-        base_batch_size: Rates are meant for so many views an iteration and grow with ``batch_size`` (TinyViT and
-            DeiT: 512); ``None`` takes them as they are.
+        base_batch_size: Rates are meant for so many views per iteration and grow with
+            ``batch_size`` (TinyViT and DeiT: 512); ``None`` takes them as they are.
         scaled_rates: Which rates ``base_batch_size`` scales: TinyViT all three, DeiT ``lr`` alone.
-        cosine: ``after_warmup``: the cosine starts where the warm-up ends; ``whole_run``: it runs from the first
-            iteration, and the warm-up covers its beginning (the official recipes).
+        cosine: ``after_warmup``: the cosine starts where the warm-up ends; ``whole_run``: it runs
+            from the first iteration, and the warm-up covers its beginning (the official recipes).
         warmup_epochs: Passes of linear warm-up.
         warmup_iters: Iterations of linear warm-up, instead of ``warmup_epochs``.
-        layer_decay: Each block's rates are those of the next one times this, TinyViT's official map.
-        weight_decay: On matrices and filters; never on biases, norms, attention biases, tokens and position embeddings.
-        betas: Of AdamW.
-        eps: Of AdamW.
+        layer_decay: Each block's rates are those of the next one times this, TinyViT's official
+            map.
+        weight_decay: On matrices and filters; never on biases, norms, attention biases, tokens and
+            position embeddings.
+        betas: The betas of AdamW.
+        eps: The eps of AdamW.
         clip_grad: Largest gradient norm; 0 does not clip.
         bn_eval: Keep the running statistics of BatchNorm as they are in ``init`` (fine-tuning).
         ema: Decay of an average of the weights, which is what is exported then; 0 for none.
         precision: ``fp32`` or ``bf16`` (autocast; parameters stay f32).
-        mean: Of the student's normalisation, in units of 0..1.
-        std: Of the student's normalisation, in units of 0..1.
-        pixel_check: What to do when the image library here makes other pixels than the teacher saw: ``error``,
-            ``warn`` or ``ignore``.
-        workers: Processes that decode and augment, for each training process; at most one a processor is started.
-        cache: Keep the student's views in memory: ``auto`` (when they are used again and fit into a quarter of the
-            free memory, in a run of one process), ``True`` or ``False``. Only with a store.
-        seed: Of the initial weights, the order of images, the views drawn while training, and dropped paths.
+        mean: Mean of the student's normalisation, in units of 0..1.
+        std: Standard deviation of the student's normalisation, in units of 0..1.
+        pixel_check: Reaction when the image library here makes other pixels than the teacher saw:
+            ``error``, ``warn`` or ``ignore``.
+        workers: Processes that decode and augment, for each training process; at most one a
+            processor is started.
+        cache: Keep the student's views in memory: ``auto`` (when they are used again and fit into a
+            quarter of the free memory, in a run of one process), ``True`` or ``False``. Only with a
+            store.
+        seed: Seed of the initial weights, the order of images, the views drawn while training, and
+            dropped paths.
         log_interval: Iterations between lines of the log.
         checkpoint_interval: Iterations between checkpoints; the last iteration always leaves one.
         keep_checkpoints: How many to keep.
@@ -117,8 +127,8 @@ class Recipe:
         val_labels: A soft-label store of ``val``, to validate by the distillation loss.
         val_truth: A CSV of the true classes of ``val``; ``None`` finds them as ``truth`` does.
         val_interval: Epochs between validations; the last iteration always validates.
-        val_metric: The metric that decides which weights are best: ``top1`` or ``loss``; ``None`` takes ``loss`` with
-            ``val_labels``, else ``top1``.
+        val_metric: The metric that decides which weights are best: ``top1`` or ``loss``; ``None``
+            takes ``loss`` with ``val_labels``, else ``top1``.
         source: The config file, for information; not a config key.
 
     Raises:
@@ -344,8 +354,8 @@ def check_kinds(record: type, values: Mapping[str, Any], prefix: str) -> None:
 
     Args:
         record: The dataclass.
-        values: By name of a field; others are left alone.
-        prefix: Of the names, for the message.
+        values: By name of a field; others are ignored.
+        prefix: Prefix of the names, for the message.
 
     Raises:
         InputError: One is of another kind, has another length, or is not finite.
@@ -386,10 +396,10 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
     """Read a config and replace some of its keys.
 
     Args:
-        config: A config file (Python, mmengine's kind; ``_base_`` names files beside it, or shipped ones), the bare
-            name of a shipped one (``tiny_vit_5m_distill``), or the keys themselves.
-        **overrides: Keys to replace; ``epochs`` and ``max_iters`` replace each other, as do ``warmup_*``. Dotted keys
-            reach into dictionaries (``student.img_size``).
+        config: A config file (Python, mmengine's kind; ``_base_`` names files beside it, or shipped
+            ones), the bare name of a shipped one (``tiny_vit_5m_distill``), or the keys themselves.
+        **overrides: Keys to replace; ``epochs`` and ``max_iters`` replace each other, as do
+            ``warmup_*``. Dotted keys reach into dictionaries (``student.img_size``).
 
     Raises:
         InputError: No such config, it cannot be read, or a key is unknown or out of range.
@@ -427,7 +437,9 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
 
 
 def _read_config(path: Path) -> Config:
-    """A config file; its ``_base_`` may name shipped configs, which mmengine would look for beside it."""
+    """A config file; its ``_base_`` may name shipped configs, which mmengine would look for beside
+    it.
+    """
     from mmengine.config import Config
 
     text = path.read_text(encoding="utf-8")
@@ -451,7 +463,9 @@ def _read_config(path: Path) -> Config:
 
 
 def _flat(config: Path, path: Path) -> Path:
-    """Write a config with its bases resolved to ``path``, so that names of shipped ones work at every level."""
+    """Write a config with its bases resolved to ``path``, so that names of shipped ones work at
+    every level.
+    """
     values = _read_config(config).to_dict()
     path.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items()), encoding="utf-8")
     return path

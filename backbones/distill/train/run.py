@@ -71,23 +71,24 @@ _MOST_OF_START = 0.5
 
 @dataclass(frozen=True)
 class PretrainSummary:
-    """What a training run came to.
+    """The result of a training run.
 
     Args:
-        student: File with the student's weights, which ``load_weights`` reads: the averaged ones where the recipe has
-            ``ema``.
-        log: JSON lines: ``iter``, ``epoch``, ``loss`` (mean since the line before), ``lr``, ``images_per_second``.
+        student: File with the student's weights, which ``load_weights`` reads: the averaged ones
+            where the recipe has ``ema``.
+        log: JSON lines: ``iter``, ``epoch``, ``loss`` (mean since the line before), ``lr``,
+            ``images_per_second``.
         iterations: In all.
         resumed_from: Iteration that this process started at.
         epochs: Passes over the images.
-        first_loss: Of the first line of the log.
-        last_loss: Of the last line of the log.
+        first_loss: Loss in the first line of the log.
+        last_loss: Loss in the last line of the log.
         seconds: Duration of this process's training.
-        images_per_second: Of this process's training, all processes together.
-        parameters: Of the student.
-        store_id: Of the store; ``None`` where there is none.
-        best: ``metric``, ``value``, ``iter``, ``epoch`` and ``file`` of the best weights on validation data; ``None``
-            without validation.
+        images_per_second: Rate of this process's training, all processes together.
+        parameters: Parameters of the student.
+        store_id: Identifier of the store; ``None`` where there is none.
+        best: ``metric``, ``value``, ``iter``, ``epoch`` and ``file`` of the best weights on
+            validation data; ``None`` without validation.
     """
 
     student: Path
@@ -113,14 +114,15 @@ def pretrain(
 ) -> PretrainSummary:
     """Train a student.
 
-    Leaves in ``work_dir``: ``checkpoints/``, ``train_log.jsonl``, ``student.safetensors``, mmengine's log and config.
-    Started by ``torchrun``, the processes share every batch, and the first one writes.
+    Leaves in ``work_dir``: ``checkpoints/``, ``train_log.jsonl``, ``student.safetensors``,
+    mmengine's log and config. Started by ``torchrun``, the processes share every batch, and the
+    first one writes.
 
     Args:
-        recipe: What to do; ``data`` is set, and ``labels`` or a teacher where the loss needs one.
+        recipe: The run; ``data`` is set, and ``labels`` or a teacher where the loss needs one.
         work_dir: Folder of this run.
-        resume: Go on from the last checkpoint in ``work_dir``; on a CPU the result is bit for bit that of a run that
-            was never stopped.
+        resume: Go on from the last checkpoint in ``work_dir``; on a CPU the result is bit for bit
+            that of a run that was never stopped.
         device: A torch device.
         show: Report on standard error.
 
@@ -350,18 +352,21 @@ class _Run:
 
 
 class _Runner(Runner):
-    """mmengine's Runner on a device of our choice instead of the first one that it finds, and with our checkpoints.
+    """mmengine's Runner on a device of our choice instead of the first one that it finds, and with
+    our checkpoints.
 
     Attributes:
         rank: This process.
-        earlier: The checkpoint to go on from, as :func:`.checkpoints.read_checkpoint` gives it, until it is loaded.
+        earlier: The checkpoint to go on from, as :func:`.checkpoints.read_checkpoint` gives it,
+            until it is loaded.
     """
 
     rank = Rank("cpu")
     earlier: dict[str, Any] | None = None
 
     def load_or_resume(self) -> None:
-        """Go on from ``earlier``. mmengine's own reader never sees a file: it would run what is pickled in it.
+        """Go on from ``earlier``. mmengine's own reader never sees a file: it would run what is
+        pickled in it.
 
         Raises:
             InputError: It does not fit the student.
@@ -403,7 +408,9 @@ def make_student(recipe: Recipe, classes: int) -> nn.Module:
 
 
 def load_online_teacher(recipe: Recipe, device: str) -> Teacher | None:
-    """The teacher that a recipe wants beside the student, on a device; ``None`` where it wants none."""
+    """The teacher that a recipe wants beside the student, on a device; ``None`` where it wants
+    none.
+    """
     if not isinstance(recipe.teacher, dict):
         return None
     given = {"precision": recipe.precision, **recipe.teacher}
@@ -429,7 +436,8 @@ def _train(runner: Runner, log: TrainLog) -> None:
         with log.bar, contextlib.redirect_stdout(io.StringIO()):
             runner.train()
     except InputError as error:
-        # From a worker process torch hands over a whole traceback as the message; ours is its last line.
+        # From a worker process torch hands over a whole traceback as the message; ours is its last
+        # line.
         raise InputError(str(error).strip().splitlines()[-1].split("InputError: ", 1)[-1]) from error
 
 
@@ -485,6 +493,7 @@ def export_student(
     if recipe.ema:
         document["ema"] = recipe.ema
     state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    # One key: the library's order of several varies. Not save_file, which leaves the file to its owner alone.
+    # One key: the library's order of several varies. Not save_file, which leaves the file to its
+    # owner alone.
     with replacing(path) as temporary:
         temporary.write_bytes(save(state, {"tinyvit": json.dumps(document)}))

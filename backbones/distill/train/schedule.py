@@ -1,4 +1,4 @@
-"""What a recipe comes to: iterations and learning rates, and the parameters that share them."""
+"""The schedule of a recipe: iterations and learning rates, and the parameters that share them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ class Schedule:
 
     @classmethod
     def of(cls, recipe: Recipe, images: int) -> Schedule:
-        """Turn epochs into iterations; batches run on across the ends of passes, so nothing is dropped.
+        """Turn epochs into iterations; batches run on across the ends of passes, so nothing is
+        dropped.
 
         Raises:
-            InputError: The warm-up is as long as the training, or a scaled rate is larger than the largest.
+            InputError: The warm-up is as long as the training, or a scaled rate is larger than the
+                largest.
         """
         per_epoch = images / recipe.batch_size
         iterations = recipe.max_iters or math.ceil(float(recipe.epochs or 0) * per_epoch)
@@ -58,14 +60,16 @@ class Schedule:
         for name, rate in (("min_lr", min_lr), ("warmup_lr", warmup_lr)):
             if rate > lr:
                 raise InputError(
-                    f"with {recipe.batch_size} views an iteration lr becomes {lr:g}, below {name} {rate:g}; set that "
+                    f"with {recipe.batch_size} views per iteration lr becomes {lr:g}, below {name} {rate:g}; set that "
                     f"lower, for example --cfg-options {name}={lr / 100:g}"
                 )
         whole = recipe.cosine == "whole_run"
         return cls(images, iterations, warmup, iterations / per_epoch, lr, min_lr, warmup_lr, whole)
 
     def rate(self, iteration: int) -> float:
-        """The learning rate of an iteration, counted from 0: a straight line up, then half a cosine down."""
+        """The learning rate of an iteration, counted from 0: a straight line up, then half a cosine
+        down.
+        """
         if iteration < self.warmup:
             return self.warmup_lr + (self.lr - self.warmup_lr) * iteration / self.warmup
         begin = 0 if self.whole_run else self.warmup
@@ -74,18 +78,20 @@ class Schedule:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Groups of parameters for an optimiser: what decays first, then what never does, for each rate.
+    """Groups of parameters for an optimiser: what decays first, then what never does, for each
+    rate.
 
-    Biases, other 1-D parameters, and what the model itself exempts (attention biases, tokens, position embeddings) do
-    not decay.
+    Biases, other 1-D parameters, and what the model itself exempts (attention biases, tokens,
+    position embeddings) do not decay.
 
     Args:
         model: The student.
-        weight_decay: Of what decays.
+        weight_decay: Weight decay of the parameters that decay.
         layer_decay: See :func:`rate_scales`.
 
     Returns:
-        Dictionaries with ``params``, ``weight_decay`` and ``lr_scale``, what a group's rate is multiplied with.
+        Dictionaries with ``params``, ``weight_decay`` and ``lr_scale``, what a group's rate is
+    multiplied with.
     """
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # pyright: ignore
     scales = rate_scales(model, layer_decay)
@@ -101,11 +107,12 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
 
 
 def rate_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """What each parameter's learning rate is multiplied with: the official map of layer decay.
+    """The factor of each parameter's learning rate: the official map of layer decay.
 
-    Of D blocks (12 in every published variant) block ``i`` has ``decay ** (D - 1 - i)``: the last one and the head 1,
-    the first one and the patch embedding ``decay ** (D - 1)``, 0.086 at 0.8. A downsample, which ends a stage in the
-    official code and begins the next one here, has the scale of the block before it.
+    With D blocks (12 in every published variant) block ``i`` has ``decay ** (D - 1 - i)``: the last
+    one and the head 1, the first one and the patch embedding ``decay ** (D - 1)``, 0.086 at 0.8. A
+    downsample, which ends a stage in the official code and begins the next one here, has the scale
+    of the block before it.
 
     Args:
         model: A TinyViT; any model when ``layer_decay`` is 1.

@@ -11,18 +11,19 @@ from ...weights import LoadReport, load_weights, read_num_classes
 
 
 def read_class_map(path: str | Path) -> list[int]:
-    """A class-index file: for each class of the student one line with the class of the checkpoint, or -1.
+    """A class-index file: for each class of the student one line with the class of the checkpoint,
+    or -1.
 
     The official ``imagenet_1kto22k.txt`` is such a file, with 1000 lines and one -1.
 
     Raises:
-        InputError: The file is missing, or a line is no whole number from -1 on.
+        InputError: The file is missing, or a line is not a whole number from -1 on.
     """
     path = check_file(path, "class-index file", "the text file itself")
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (OSError, ValueError) as error:
-        raise InputError(f"class-index file {path} cannot be read: it is no text file") from error
+        raise InputError(f"class-index file {path} cannot be read: it is not a text file") from error
     found = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -30,7 +31,7 @@ def read_class_map(path: str | Path) -> list[int]:
         except ValueError:
             index = -2
         if index < -1:
-            raise InputError(f"{path}, entry {number}: {line!r} is no class index (a whole number, or -1 for none)")
+            raise InputError(f"{path}, entry {number}: {line!r} is not a class index (a whole number, or -1 for none)")
         found.append(index)
     if not any(index >= 0 for index in found):
         raise InputError(f"class-index file {path} names no class")
@@ -40,10 +41,11 @@ def read_class_map(path: str | Path) -> list[int]:
 def load_initial(student: nn.Module, init: str | Path, class_map: str | Path | None, classes: int) -> str:
     """Start a student from a checkpoint.
 
-    Attention biases and position embeddings are resized to the student's input; a head for other classes is left
-    out, unless ``class_map`` says which rows to take. A class that the map marks with -1 gets the mean of the rows that
-    were taken, as in the official ``load_pretrained``; the official evaluation of a 22k head (``RemapLayer``) gives
-    such a class the logit 0 instead, which is not done here.
+    Attention biases and position embeddings are resized to the student's input; a head for other
+    classes is left out, unless ``class_map`` says which rows to take. A class that the map marks
+    with -1 gets the mean of the rows that were taken, as in the official ``load_pretrained``; the
+    official evaluation of a 22k head (``RemapLayer``) gives such a class the logit 0 instead, which
+    is not done here.
 
     Args:
         student: The model.

@@ -24,8 +24,8 @@ class Distiller(BaseModel):
     """A student and its loss, one step of the optimiser an iteration.
 
     Args:
-        student: The model; ``(B, 3, H, W)`` -> ``(B, C)``. One with a distillation token gives both heads' logits
-            when the loss is one of DeiT's.
+        student: The model; ``(B, 3, H, W)`` -> ``(B, C)``. One with a distillation token gives both
+            heads' logits when the loss is one of DeiT's.
         recipe: The run.
         teacher: Runs on the same views; ``None`` where labels are stored, or none are needed.
     """
@@ -38,7 +38,8 @@ class Distiller(BaseModel):
         self.student = student
         self.objective: Objective = recipe.objective
         self.precision, self.accumulate, self.bn_eval = recipe.precision, recipe.accumulate, recipe.bn_eval
-        # In a dictionary they are no parts of this module: neither saved nor moved nor averaged with it.
+        # In a dictionary they are not parts of this module: neither saved nor moved nor averaged
+        # with it.
         self._beside: dict[str, Any] = {"teacher": teacher, "network": student}
         if recipe.loss.startswith("deit") and hasattr(student, "set_distilled_training"):
             student.set_distilled_training(True)  # pyright: ignore[reportCallIssue]
@@ -49,13 +50,17 @@ class Distiller(BaseModel):
         """Nothing: the student is initialised when it is made, and mmengine must not do it again."""
 
     def distribute(self) -> None:
-        """Average gradients over the processes of the group from now on; BatchNorm statistics stay each one's own."""
+        """Average gradients over the processes of the group from now on; BatchNorm statistics stay
+        each one's own.
+        """
         device = self.mean.device
         ids = [device.index] if device.type == "cuda" else None
         self._beside["network"] = DistributedDataParallel(self.student, device_ids=ids, broadcast_buffers=False)
 
     def train(self, mode: bool = True) -> Distiller:
-        """As of any module; with ``bn_eval`` BatchNorm keeps its statistics and goes on learning scale and shift."""
+        """As of any module; with ``bn_eval`` BatchNorm keeps its statistics and still learns scale
+        and shift.
+        """
         super().train(mode)
         if mode and self.bn_eval:
             for module in self.student.modules():
@@ -96,7 +101,8 @@ class Distiller(BaseModel):
 
         Args:
             inputs: ``(B, H, W, 3)`` u8.
-            teacher_inputs: ``(B, H', W', 3)`` u8, the same views at the teacher's size where that is another.
+            teacher_inputs: ``(B, H', W', 3)`` u8, the same views at the teacher's size where that
+                is another.
             mode: mmengine's; only ``loss``.
             **known: Fields of :class:`.losses.Targets`.
         """

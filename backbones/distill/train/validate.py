@@ -145,12 +145,13 @@ def open_validation(recipe: Recipe, student: nn.Module, classes: int) -> Validat
 class Validation(Hook):
     """Measure the student every ``val_interval`` epochs and at the end, and keep the best weights.
 
-    The first process measures; the others wait for its value. Training does not notice: no random number is drawn, and
-    the student is put back in training mode. The best weights are part of every checkpoint.
+    The first process measures; the others wait for its value. Training does not notice: no random
+    number is drawn, and the student is put back in training mode. The best weights are part of
+    every checkpoint.
 
     Args:
         recipe: The run.
-        data: What it validates on.
+        data: The validation data.
         schedule: The run's iterations.
         rank: This process.
         module: Returns the module to measure: the student, or its average.
@@ -160,7 +161,8 @@ class Validation(Hook):
         show: Report on standard error.
 
     Attributes:
-        best: ``metric``, ``value``, ``iter`` and ``epoch`` of the best weights; ``None`` before the first.
+        best: ``metric``, ``value``, ``iter`` and ``epoch`` of the best weights; ``None`` before the
+            first.
         seconds: How long training waited for validation.
     """
 
@@ -262,7 +264,9 @@ class Validation(Hook):
         checkpoint["validation"] = {"source": self.source, "best": self.best, "weights": self.best_weights}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take up the best so far. A checkpoint without one, or with other validation data, starts anew."""
+        """Take up the best so far. A checkpoint without one, or with other validation data, starts
+        anew.
+        """
         known = checkpoint.get("validation")
         if known is None or known["source"] != self.source or known["best"] is None:
             if self.rank.is_first:

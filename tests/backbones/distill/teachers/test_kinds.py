@@ -80,9 +80,9 @@ def test_a_program_that_does_not_say_how_pictures_are_prepared_must_be_told(fold
         TeacherSpec((str(folder / "free.pt2"),)).load()
     with pytest.raises(InputError, match=r"give --teacher-size"):
         spec(folder / "net.pt", size=None).load()
-    with pytest.raises(InputError, match=r"takes pictures of 32 x 32 pixels only, not of 64"):
+    with pytest.raises(InputError, match=r"takes images of 32 x 32 pixels only, not of 64"):
         spec(folder / "free.pt2", size=64).load()
-    with pytest.raises(InputError, match=r"net\.pt does not run on pictures of 2 x 2|must be a whole number"):
+    with pytest.raises(InputError, match=r"net\.pt does not run on images of 2 x 2|must be a whole number"):
         spec(folder / "net.pt", size=2).load()
 
 
@@ -259,7 +259,7 @@ def test_files_that_are_no_programs(tmp_path):
     with pytest.raises(InputError, match=r"checkpoint\.pt cannot be loaded as TorchScript \(a checkpoint is given as"):
         spec(tmp_path / "checkpoint.pt").load()
     (tmp_path / "noise.pt2").write_bytes(b"noise")
-    with pytest.raises(InputError, match=r"noise\.pt2 is no file of torch\.export\.save"):
+    with pytest.raises(InputError, match=r"noise\.pt2 is not a file of torch\.export\.save"):
         spec(tmp_path / "noise.pt2").load()
     with pytest.raises(InputError, match=r"none\.pt2 does not exist"):
         spec(tmp_path / "none.pt2").load()

@@ -441,8 +441,8 @@ def test_class_map_takes_the_rows_and_gives_a_missing_class_their_mean(classes, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1\n2\nx\n", "entry 3: 'x' is no class index"),
-        ("1\n-2\n", "entry 2: '-2' is no class index"),
+        ("1\n2\nx\n", "entry 3: 'x' is not a class index"),
+        ("1\n-2\n", "entry 2: '-2' is not a class index"),
         ("-1\n-1\n", "names no class"),
     ],
 )

@@ -136,7 +136,7 @@ def test_rates_follow_the_real_batch_tinyvit_all_deit_the_peak_alone():
     tiny, deit = (load_recipe(name, batch_size=256) for name in ("tiny_vit_5m_1k", "deit_tiny"))
     assert [tiny.effective(name) for name in ("lr", "min_lr", "warmup_lr")] == pytest.approx([2.5e-4, 2.5e-6, 2.5e-7])
     assert [deit.effective(name) for name in ("lr", "min_lr", "warmup_lr")] == pytest.approx([2.5e-4, 1e-5, 1e-6])
-    with pytest.raises(InputError, match="with 8 views an iteration lr becomes 7"):
+    with pytest.raises(InputError, match="with 8 views per iteration lr becomes 7"):
         Schedule.of(load_recipe("deit_tiny", batch_size=8), IN1K)
 
 

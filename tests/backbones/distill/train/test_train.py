@@ -351,8 +351,8 @@ def test_resumed_run_stays_on_its_own_device(store, pictures, whole_run, tmp_pat
     [
         (b"PK damaged", "is damaged"),
         ("one bit", "is damaged"),
-        ({"state_dict": {}}, "is no checkpoint of tinyvit pretrain or finetune"),
-        ([1, 2], "is no checkpoint of tinyvit pretrain or finetune"),
+        ({"state_dict": {}}, "is not a checkpoint of tinyvit pretrain or finetune"),
+        ([1, 2], "is not a checkpoint of tinyvit pretrain or finetune"),
         (None, "holds numbers that are not finite"),
     ],
 )
