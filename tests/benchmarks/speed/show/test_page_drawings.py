@@ -24,7 +24,15 @@ def entry(label: str, samples: list[list[float]], **more: Any) -> dict[str, Any]
     return {
         "label": label,
         "error": None,
-        "subject": {"model": label, "batch_size": 1, "size": 224, "precision": "fp32", "threads": 1, "engine": "eager"},
+        "subject": {
+            "model": label,
+            "batch_size": 1,
+            "size": 224,
+            "precision": "fp32",
+            "threads": 1,
+            "engine": "eager",
+            "device": "cpu",
+        },
         "latency_seconds": {"median": every[len(every) // 2], "p99": every[-1]},
         "rounds": [{"index": index, "samples": turn} for index, turn in enumerate(samples)],
         "facts": {},
