@@ -19,6 +19,8 @@ from typer.core import TyperCommand, TyperGroup
 #: Columns of a page at most; also its width where the output is not a terminal.
 WIDTH = 100
 HELP_NAMES = ("-h", "--help")
+#: The command of a group that runs where the first word is not the name of another one.
+DEFAULT_COMMAND = "run"
 
 #: Titles of the panels that commands share. The other panels come between the options and the
 #: machine.
@@ -141,4 +143,6 @@ class PanelGroup(_Pages, TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Print the page where help comes before the name of a command; else parse as usual."""
         self._answer_help(ctx, args[:1])
+        if DEFAULT_COMMAND in self.commands and args and args[0] not in self.commands:
+            args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)

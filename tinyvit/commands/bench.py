@@ -1,4 +1,4 @@
-"""``tinyvit bench``: how fast models run, side by side."""
+"""``tinyvit bench``: how fast models run, side by side, and results that were measured before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import DeviceOption, JsonOption, WorkDirOption, hint, print_json, resolve_device
 
 if TYPE_CHECKING:
     from tinyvit.benchmarks.speed.results.results import Report
@@ -24,9 +24,19 @@ Arguments = dict[str, Any]
 _RUN_LIMIT = "110"
 
 
+_group = typer.Typer(
+    no_args_is_help=True,
+    help="Measure how fast models run, compare two results, or draw one. `tinyvit bench MODEL...` is short for "
+    "`tinyvit bench run MODEL...`.",
+)
+
+
 def register(app: typer.Typer) -> None:
-    """Add ``bench`` to the front door."""
-    app.command("bench")(bench)
+    """Add the ``bench`` group to the front door."""
+    _group.command("run")(bench)
+    _group.command("compare")(compare)
+    _group.command("page")(page)
+    app.add_typer(_group, name="bench")
 
 
 def bench(
@@ -272,3 +282,55 @@ def _write(report: Report, arguments: Arguments, folder: Path) -> None:
     typer.echo(f"\n{report.text()}\n")
     for path in paths:
         typer.echo(f"{path.name}: {path}")
+    hint("tinyvit bench compare BEFORE.json " + str(folder / "result.json"))
+
+
+ResultArgument = Annotated[Path, typer.Argument(help="The result.json of a run of `tinyvit bench`.")]
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The result.json to compare with.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The result.json that the verdicts are about.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two results without measuring again.
+
+    Rounds are paired where both results come from one run; else each result is resampled by its own starts. What
+    cannot be compared is named with the reason. Results of different machines are compared only by their ratios to a
+    reference that both measured.
+
+    Example: tinyvit bench compare before/result.json after/result.json
+    """
+    from tinyvit.benchmarks.speed.show.compare import compare_results
+    from tinyvit.benchmarks.speed.show.gate import read_baseline
+
+    found = compare_results(read_baseline(a, "result"), read_baseline(b, "result"))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(f"A: {a}\nB: {b}\n{found.text()}")
+
+
+def page(
+    result: ResultArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write. [default: report.html beside the result]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the page of a result that was measured before.
+
+    Example: tinyvit bench page runs/bench/TIME/result.json --out speed.html
+    """
+    from tinyvit.benchmarks.speed.show.gate import read_baseline
+    from tinyvit.benchmarks.speed.show.page import write_page
+    from tinyvit.core.errors import InputError
+
+    document = read_baseline(result, "result")
+    if "metrics" not in document:
+        raise InputError(f"result {result} holds a report without its run; give the result.json of a work folder")
+    written = write_page(out or result.with_name("report.html"), document)
+    if as_json:
+        print_json({"page": str(written)})
+    else:
+        typer.echo(f"page: {written}")

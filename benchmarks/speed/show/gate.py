@@ -105,8 +105,12 @@ class GateResult:
         return "\n".join([*lines, f"{outcome} slower than the baseline by more than {self.limit:.1%}"])
 
 
-def read_baseline(path: str | Path) -> dict[str, Any]:
-    """A ``result.json`` of ``tinyvit bench``.
+def read_baseline(path: str | Path, what: str = "baseline") -> dict[str, Any]:
+    """Read a ``result.json`` of ``tinyvit bench``.
+
+    Args:
+        path: The file.
+        what: The word for it in messages.
 
     Raises:
         InputError: There is no such file, or it is something else.
@@ -114,12 +118,12 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"baseline {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"baseline {path} is not JSON: {error}") from error
+        raise InputError(f"{what} {path} is not JSON: {error}") from error
     metrics = document.get("metrics", document) if isinstance(document, dict) else None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("subjects"), list) or not metrics["subjects"]:
-        raise InputError(f"baseline {path} is no result of tinyvit bench: it holds no subjects")
+        raise InputError(f"{what} {path} is not a result of tinyvit bench: it holds no subjects")
     return document
 
 
@@ -129,7 +133,7 @@ def baseline_runs(baseline: Mapping[str, Any]) -> list[Run]:
     Raises:
         InputError: A subject that this version does not know, or none that was measured.
     """
-    metrics = _metrics(baseline)
+    metrics = result_metrics(baseline)
     subjects = {entry["label"]: _subject(entry) for entry in metrics["subjects"] if entry.get("latency_seconds")}
     if not subjects:
         raise InputError("the baseline holds no subject that was measured")
@@ -146,21 +150,27 @@ def baseline_runs(baseline: Mapping[str, Any]) -> list[Run]:
 
 
 def baseline_machine_differences(baseline: Mapping[str, Any]) -> list[str]:
-    """In what the baseline's machine differs from this one: processor, processors, GPU, torch and engines."""
-    there, metrics = _described(baseline), _metrics(baseline)
-    here = describe_machine()
+    """Return how the baseline's machine differs from this one: processor, processors, GPU, torch and engines."""
+    return machine_differences(baseline, describe_machine(), ("there", "here"))
+
+
+def machine_differences(document: Mapping[str, Any], other: Mapping[str, Any], sides: tuple[str, str]) -> list[str]:
+    """Return how the machine of a result differs from another one.
+
+    Args:
+        document: A result of ``tinyvit bench``.
+        other: The other machine, as :func:`described_machine` returns it.
+        sides: The words for the result's machine and for the other one.
+    """
+    there, metrics = described_machine(document), result_metrics(document)
     subjects = [entry["subject"] for entry in metrics["subjects"]]
-    differences = []
-    for name, key in (("processor", "processor"), ("usable processors", "usable_cpus")):
-        if there.get(key) != here[key]:
-            differences.append(f"{name}: {there.get(key)} there, {here[key]} here")
-    if any(subject.get("device", "cpu") != "cpu" for subject in subjects) and there.get("gpu") != here["gpu"]:
-        differences.append(f"GPU: {there.get('gpu')} there, {here['gpu']} here")
+    pairs = [("processor", there.get("processor"), other.get("processor"))]
+    pairs.append(("usable processors", there.get("usable_cpus"), other.get("usable_cpus")))
+    if any(subject.get("device", "cpu") != "cpu" for subject in subjects):
+        pairs.append(("GPU", there.get("gpu"), other.get("gpu")))
     for package in dict.fromkeys(_PACKAGE_OF.get(subject["engine"], "torch") for subject in subjects):
-        then, now = there.get("versions", {}).get(package), here["versions"].get(package)
-        if then != now:
-            differences.append(f"{package}: {then} there, {now} here")
-    return differences
+        pairs.append((package, there.get("versions", {}).get(package), other.get("versions", {}).get(package)))
+    return [f"{name}: {one} {sides[0]}, {two} {sides[1]}" for name, one, two in pairs if one != two]
 
 
 def check_baseline_machine(baseline: Mapping[str, Any], relative: bool) -> list[str]:
@@ -172,7 +182,7 @@ def check_baseline_machine(baseline: Mapping[str, Any], relative: bool) -> list[
     Raises:
         InputError: There are some and the comparison is not relative, or it is relative and there is no reference.
     """
-    if relative and not _metrics(baseline).get("comparisons"):
+    if relative and not result_metrics(baseline).get("comparisons"):
         raise InputError("--relative needs a baseline that was measured with --against a reference; this one was not")
     differences = baseline_machine_differences(baseline)
     if differences and not relative:
@@ -200,9 +210,9 @@ def compare_with_baseline(
     if fail_if_slower < 0:
         raise InputError("the slow-down that is allowed must not be negative")
     refused = check_baseline_machine(baseline, relative)
-    before = _Side.of_dict(_metrics(baseline))
+    before = Side.of_dict(result_metrics(baseline))
     # The report is read through its own JSON: both sides are the same kind of thing then.
-    now = _Side.of_dict({"subjects": [one.to_dict() for one in report.subjects],
+    now = Side.of_dict({"subjects": [one.to_dict() for one in report.subjects],
                          "comparisons": [one.to_dict() for one in report.comparisons]})  # fmt: skip
     rows, missing = [], []
     for key, label in before.labels.items():
@@ -219,7 +229,7 @@ def compare_with_baseline(
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """One run. Subjects are found by what they are, labels included, as the same model may be there twice."""
 
     labels: dict[Subject, str]
@@ -228,7 +238,8 @@ class _Side:
     references: dict[str, str]
 
     @classmethod
-    def of_dict(cls, metrics: Mapping[str, Any]) -> _Side:
+    def of_dict(cls, metrics: Mapping[str, Any]) -> Side:
+        """Read a report's JSON."""
         labels = {_subject(entry): entry["label"] for entry in metrics["subjects"]}
         rounds = {
             entry["label"]: {turn["index"]: turn["samples"] for turn in entry.get("rounds", ())}
@@ -250,7 +261,7 @@ class _Side:
         return [[quantile(rounds[at], 0.5) / quantile(base[at], 0.5)] for at in both], [starts[at] for at in both]
 
 
-def _compare(before: _Side, now: _Side, key: Subject, limit: float, relative: bool) -> GateRow | str:
+def _compare(before: Side, now: Side, key: Subject, limit: float, relative: bool) -> GateRow | str:
     """The row of a subject, or why there is none."""
     label = before.labels[key]
     if key not in now.labels:
@@ -280,16 +291,16 @@ def _median(rounds: Sequence[Sequence[float]]) -> float:
     return quantile([sample for samples in rounds for sample in samples], 0.5)
 
 
-def _metrics(baseline: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A report's own dictionary stands under ``metrics`` in ``result.json``."""
-    return baseline.get("metrics", baseline)
+def result_metrics(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the report inside a ``result.json``, or the report itself."""
+    return document.get("metrics", document)
 
 
-def _described(baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """The machine of a baseline, as :func:`.machine.describe_machine` spells it, and its ``gpu``."""
-    environment = baseline.get("environment", {})
+def described_machine(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the machine of a result, as :func:`.machine.describe_machine` spells it, and its ``gpu``."""
+    environment = document.get("environment", {})
     found = {"gpu": environment.get("gpu")}
-    machine = _metrics(baseline).get("machine")
+    machine = result_metrics(document).get("machine")
     if machine:
         return found | dict(machine)
     names = {"processor": "cpu", "usable_cpus": "cpus", "versions": "versions"}

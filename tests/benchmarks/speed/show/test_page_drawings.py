@@ -32,6 +32,7 @@ def entry(label: str, samples: list[list[float]], **more: Any) -> dict[str, Any]
             "threads": 1,
             "engine": "eager",
             "device": "cpu",
+            "allocator": "tuned",
         },
         "latency_seconds": {"median": every[len(every) // 2], "p99": every[-1]},
         "rounds": [{"index": index, "samples": turn} for index, turn in enumerate(samples)],
