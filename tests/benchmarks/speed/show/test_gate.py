@@ -155,7 +155,7 @@ def test_files_that_are_no_baseline_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_baseline(path)
-    for text, message in (("{", "not JSON"), ("[]", "no result"), ('{"metrics": {"subjects": []}}', "no result")):
+    for text, message in (("{", "not JSON"), ("[]", "not a result"), ('{"metrics": {"subjects": []}}', "not a result")):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_baseline(path)
