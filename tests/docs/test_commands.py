@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from tinyvit.cli import app
+from tinyvit.commands._help import DEFAULT_COMMAND
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = {".venv", "build", "data", "runs", "dist", "CHANGELOG.md"}
@@ -42,7 +43,11 @@ def problem(line: str) -> str | None:
     """Return what is wrong with a command line, or None: an unknown command or option."""
     words = shlex.split(line.split(" | ")[0].split(" > ")[0])[1:]
     command: Any = get_command(app)
-    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+    while hasattr(command, "commands") and words:
+        if DEFAULT_COMMAND in command.commands and words[0] not in command.commands:
+            words.insert(0, DEFAULT_COMMAND)
+        if words[0].startswith("-"):
+            break
         name = words.pop(0)
         if name not in command.commands:
             return f"no command {name!r}"
