@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.lazy import lazy_names
+from tinyvit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ..core.errors import CheckFailedError, InputError, MissingExtraError, TinyVitError
+    from tinyvit.core.errors import CheckFailedError, InputError, MissingExtraError, TinyVitError
+
     from .deployed import deploy
     from .features import FeatureBackbone
     from .preprocess import Preprocess

@@ -8,7 +8,7 @@ from typing import Any
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-from ..core.errors import InputError
+from tinyvit.core.errors import InputError
 
 
 class FeatureBackbone(nn.Module):

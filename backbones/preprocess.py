@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from ..core.images import preprocess
+from tinyvit.core.images import preprocess
 
 
 class Preprocess(preprocess.Preprocess):

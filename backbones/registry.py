@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.errors import InputError, unknown_name
-from ..core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+from tinyvit.core.errors import InputError, unknown_name
+from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+
 from . import deit, tiny_vit
 from .features import FeatureBackbone
 from .weights import load_weights, read_num_classes

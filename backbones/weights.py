@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.errors import InputError, check_weights_file
+from tinyvit.core.errors import InputError, check_weights_file
 
 __all__ = ["LoadReport", "load_weights", "read_checkpoint", "read_num_classes", "to_timm_names"]
 

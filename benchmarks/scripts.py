@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from ..core.errors import exit_of
+from tinyvit.core.errors import exit_of
 
 
 def run_script(main: Callable[[], int | None]) -> int:

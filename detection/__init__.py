@@ -23,7 +23,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.lazy import lazy_names
+from tinyvit.core.lazy import lazy_names
+
 from .mmcv_ext import MissingOperatorError, mmcv_ops_in_use
 from .mmcv_ext import install as _install
 

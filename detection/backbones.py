@@ -19,11 +19,12 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tinyvit.core.errors import InputError, unknown_name
+
 from ..backbones import FeatureBackbone, LoadReport, create_model, load_weights
 from ..backbones import tiny_vit as _tiny_vit
 from ..backbones.registry import PRETRAINED_TAGS, fetch_pretrained, list_models
 from ..backbones.weights import read_checkpoint
-from ..core.errors import InputError, unknown_name
 from .registry import MODELS
 
 

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError
-from ..core.files import write_json
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
 
 #: Names that the two splits go by in published data sets.
 _SPLIT_NAMES = {"train": ("train2017", "train"), "val": ("val2017", "val", "valid", "validation")}

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from mmengine.config import Config
 
-from ..core.errors import InputError, unknown_name
+from tinyvit.core.errors import InputError, unknown_name
+
 from .coco import BoxCounts, CocoSplit, check_same_classes, count_boxes, find_split, missing_split, write_subset
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"

@@ -10,11 +10,12 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
+from tinyvit.core.console import track
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
+from tinyvit.core.results import make_work_dir
+
 from ..backbones.deployed import deploy_for_command
-from ..core.console import track
-from ..core.errors import InputError
-from ..core.files import write_json
-from ..core.results import make_work_dir
 from .coco import check_same_classes
 from .config import config_classes, make_palette
 from .runtime import import_mmdet, load_detector, read_detector

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
-from ..core.errors import InputError, require
+from tinyvit.core.errors import InputError, require
 
 EXTENSION = "mmcv._ext"
 

@@ -7,7 +7,8 @@ from typing import Any
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from ..core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from .registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 

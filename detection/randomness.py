@@ -13,7 +13,8 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
-from ..core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from .registry import FUNCTIONS, HOOKS
 
 #: Seeds above this would overflow numpy's where mmengine adds the numbers of processes and epochs to them.

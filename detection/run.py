@@ -16,9 +16,10 @@ from mmengine.dist import barrier
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from tinyvit.core.errors import InputError, TinyVitError
+from tinyvit.core.results import make_work_dir
+
 from ..backbones.weights import read_checkpoint
-from ..core.errors import InputError, TinyVitError
-from ..core.results import make_work_dir
 from .coco import BoxCounts, check_same_classes
 from .config import check_annotations, config_classes, count_training_boxes
 from .randomness import check_seed, seed_workers

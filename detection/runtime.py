@@ -19,9 +19,10 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from tinyvit.core.errors import CheckFailedError, InputError
+from tinyvit.core.machine import available_cpus
+
 from ..backbones.weights import read_checkpoint
-from ..core.errors import CheckFailedError, InputError
-from ..core.machine import available_cpus
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 
@@ -41,7 +42,7 @@ def import_mmdet() -> None:
     Raises:
         MissingExtraError: MMDetection is not installed.
     """
-    from ..core.errors import require
+    from tinyvit.core.errors import require
 
     if "mmdet.datasets" not in sys.modules:
         require("mmdet", "detection")

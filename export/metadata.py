@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError, unknown_name
-from ..core.images.preprocess import Preprocess
+from tinyvit.core.errors import InputError, unknown_name
+from tinyvit.core.images.preprocess import Preprocess
 
 FORMAT_VERSION = 1
 

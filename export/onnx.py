@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tinyvit.core.errors import CheckFailedError, InputError, require
+from tinyvit.core.images.preprocess import Preprocess
+
 from ..backbones.distill.teachers import file_sha256
-from ..core.errors import CheckFailedError, InputError, require
-from ..core.images.preprocess import Preprocess
 from .metadata import ModelCard, check_classes, check_form, check_place
 from .runtime import OnnxModel
 from .source import Source, SourceOptions, load_source, state_sha256

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..core.errors import InputError, check_file, require
-from ..core.images.files import decode
-from ..core.images.preprocess import Preprocess
+from tinyvit.core.errors import InputError, check_file, require
+from tinyvit.core.images.files import decode
+from tinyvit.core.images.preprocess import Preprocess
+
 from .metadata import ModelCard
 
 CPU = "CPUExecutionProvider"

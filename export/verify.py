@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..core.errors import CheckFailedError, InputError
-from ..core.images.files import ImageFiles
-from ..core.images.preprocess import check_side
+from tinyvit.core.errors import CheckFailedError, InputError
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.images.preprocess import check_side
+
 from .metadata import ModelCard
 from .runtime import OnnxModel
 from .source import Source, brings_weights, load_source, state_sha256

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...core.errors import CheckFailedError
+from tinyvit.core.errors import CheckFailedError
+
 from .make import deploy
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from ...core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from .kernels import Kernels, LayerMaker, activation_name, make_linear
 from .steps import Network, Step
 

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import CheckFailedError, InputError
+from tinyvit.core.errors import CheckFailedError, InputError
+
 from ..features import FeatureBackbone
 from .steps import Network
 

@@ -11,7 +11,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ...core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ..features import FeatureBackbone
 from ..tiny_vit import Attention, TinyViT
 from .attention import unfit

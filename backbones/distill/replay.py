@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...core.console import say
-from ...core.errors import InputError
-from ...core.images.files import ImageFiles, decode
+from tinyvit.core.console import say
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles, decode
+
 from .augment import ViewParams, apply, pixel_hash
 from .store import SoftLabelStore
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ...core.errors import InputError
-from ...core.images.files import ImageFiles
-from ...core.images.lists import LIST_SUFFIXES, has_classes, read_classes
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.images.lists import LIST_SUFFIXES, has_classes, read_classes
 
 
 def find_labels(data: Path) -> Path | None:

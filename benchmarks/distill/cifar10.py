@@ -36,6 +36,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from tinyvit.core.allocator import tune_allocator
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
+from tinyvit.core.images.archives import encode_key
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.machine import available_cpus, environment
+
 from ...backbones.distill.augment import ViewSampler
 from ...backbones.distill.label.run import LabelOptions, label_store
 from ...backbones.distill.store import SoftLabelStore
@@ -43,12 +50,6 @@ from ...backbones.distill.teachers import load_teacher
 from ...backbones.distill.train.recipe import load_recipe
 from ...backbones.distill.train.run import STUDENT_NAME, pretrain
 from ...backbones.registry import create_model
-from ...core.allocator import tune_allocator
-from ...core.errors import InputError
-from ...core.files import write_json
-from ...core.images.archives import encode_key
-from ...core.images.files import ImageFiles
-from ...core.machine import available_cpus, environment
 from ..probe import ProbeJob, run_linear_probe
 from ..probe.data import open_labelled, stratified_subset
 from ..scripts import run_script

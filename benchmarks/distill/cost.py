@@ -32,6 +32,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from tinyvit.core.allocator import tune_allocator
+from tinyvit.core.console import track
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import folder_bytes, write_json
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.machine import environment
+
 from ...backbones.distill.augment import ViewSampler
 from ...backbones.distill.label.run import LabelOptions, label_store
 from ...backbones.distill.store import SoftLabelStore
@@ -44,12 +51,6 @@ from ...backbones.distill.train.run import load_online_teacher, make_optim_wrapp
 from ...backbones.distill.train.schedule import parameter_groups
 from ...backbones.distill.train.step import Distiller
 from ...backbones.registry import count_parameters, create_model, create_timm_model
-from ...core.allocator import tune_allocator
-from ...core.console import track
-from ...core.errors import InputError
-from ...core.files import folder_bytes, write_json
-from ...core.images.files import ImageFiles
-from ...core.machine import environment
 from ..scripts import run_script
 from ..speed.worker.memory import MemoryWatch
 from ..statistics import paired_ratio

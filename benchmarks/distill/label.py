@@ -22,17 +22,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tinyvit.core.allocator import tune_allocator
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.machine import environment
+
 from ...backbones.distill.augment import ViewSampler, pixel_hash
 from ...backbones.distill.label.pipeline import Labeller, Timing
 from ...backbones.distill.label.run import LabelOptions, open_or_create
 from ...backbones.distill.store.shards import Shard
 from ...backbones.distill.teachers import Teacher, load_teacher
 from ...backbones.distill.teachers.base import DTYPES
-from ...core.allocator import tune_allocator
-from ...core.errors import InputError
-from ...core.files import write_json
-from ...core.images.files import ImageFiles
-from ...core.machine import environment
 from ..scripts import run_script
 from ..statistics import paired_ratio
 

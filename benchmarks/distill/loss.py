@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 
+from tinyvit.core.allocator import tune_allocator
+from tinyvit.core.errors import CheckFailedError
+from tinyvit.core.files import write_json
+from tinyvit.core.machine import environment
+
 from ...backbones.distill.store.rows import RowLayout, SoftLabels, encode_logits, restore
 from ...backbones.distill.train.losses import sparse_soft_cross_entropy
-from ...core.allocator import tune_allocator
-from ...core.errors import CheckFailedError
-from ...core.files import write_json
-from ...core.machine import environment
 from ..scripts import run_script
 from ..speed.worker.memory import MemoryWatch
 from ..statistics import paired_ratio

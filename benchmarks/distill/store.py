@@ -33,6 +33,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import folder_bytes, write_json
+from tinyvit.core.machine import environment
+
 from ...backbones.distill.augment import ViewSampler, library_versions
 from ...backbones.distill.store import SoftLabelStore
 from ...backbones.distill.store.container import write_tensors
@@ -40,9 +44,6 @@ from ...backbones.distill.store.header import StoreHeader
 from ...backbones.distill.store.manifest import MANIFEST_NAME, Manifest
 from ...backbones.distill.store.rows import VALID, encode_logits, restore, seal
 from ...backbones.distill.tools.official_logits import record_type
-from ...core.errors import InputError
-from ...core.files import folder_bytes, write_json
-from ...core.machine import environment
 from ..scripts import run_script
 from ..statistics import paired_ratio
 

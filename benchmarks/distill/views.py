@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tinyvit.core.console import track
+from tinyvit.core.files import write_json
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.machine import environment
+
 from ...backbones.distill.augment import ViewSampler, apply
 from ...backbones.preprocess import Preprocess
-from ...core.console import track
-from ...core.files import write_json
-from ...core.images.files import ImageFiles
-from ...core.machine import environment
 from ..scripts import run_script
 from ..statistics import paired_ratio
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.errors import InputError
-from ...core.images.files import ImageFiles
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
 
 _TRAIN_NAMES = ("train",)
 _TEST_NAMES = ("test", "val")

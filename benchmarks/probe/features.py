@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from tinyvit.core.console import track
+from tinyvit.core.errors import InputError, unknown_name
+from tinyvit.core.files import replacing
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.images.preprocess import check_side
+from tinyvit.core.jobs import Done, Here, Place, Ranks, Report, Worker
+
 from ...backbones.preprocess import Preprocess
-from ...core.console import track
-from ...core.errors import InputError, unknown_name
-from ...core.files import replacing
-from ...core.images.files import ImageFiles
-from ...core.images.preprocess import check_side
-from ...core.jobs import Done, Here, Place, Ranks, Report, Worker
 
 POOLS = ("penultimate", "stages34")
 # Images in one cache file: small enough that a kill loses seconds, large enough that files stay few.

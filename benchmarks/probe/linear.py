@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ...core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ..statistics import wilson_interval
 
 NORMALISATIONS = ("none", "l2", "standardise")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.jobs import Place
+from tinyvit.core.jobs import Place
+
 from .data import LabelledImages, open_labelled, stratified_subset
 from .features import FeatureSource, extract_features, prepare_cache
 from .linear import ProbeOptions, ProbeResult, linear_probe

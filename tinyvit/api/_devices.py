@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.errors import InputError
+from tinyvit.core.errors import InputError
 
 
 def resolve_device(device: str) -> str:

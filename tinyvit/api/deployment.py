@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..core.errors import InputError, require
+from tinyvit.core.errors import InputError, require
 
 if TYPE_CHECKING:
-    from ..export import ExportReport, VerifyReport
-    from ..export.runtime import OnnxModel
+    from tinyvit.export import ExportReport, VerifyReport
+    from tinyvit.export.runtime import OnnxModel
 
 Size = tuple[int, int]
 
@@ -49,7 +49,7 @@ def export_onnx(
         CheckFailedError: The file differs from the model; nothing is left at ``out``.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    from ..export.metadata import check_form, check_place
+    from tinyvit.export.metadata import check_form, check_place
 
     check_form(input, opset)
     if out:
@@ -58,11 +58,11 @@ def export_onnx(
     names = read_classes(Path(classes)) if isinstance(classes, str | Path) else classes
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
-    from ..core.allocator import tune_allocator
-    from ..core.console import say
-    from ..core.results import make_work_dir
-    from ..export import export_onnx as write
-    from ..export import load_source
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.console import say
+    from tinyvit.core.results import make_work_dir
+    from tinyvit.export import export_onnx as write
+    from tinyvit.export import load_source
 
     tune_allocator()
     source = load_source(
@@ -113,8 +113,8 @@ def verify_onnx(
     """
     for module in ("torch", "onnxruntime"):
         require(module, "export")
-    from ..core.allocator import tune_allocator
-    from ..export import verify_onnx as compare
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.export import verify_onnx as compare
 
     tune_allocator()
     return compare(
@@ -142,7 +142,7 @@ def predict_onnx(
     The arguments have the names, the meaning and the defaults of the options (``tinyvit export
     predict --help``).
     """
-    from ..export.runtime import OnnxModel
+    from tinyvit.export.runtime import OnnxModel
 
     return predict_with(OnnxModel(file, threads=threads), images, topk, size)
 
@@ -151,7 +151,7 @@ def predict_with(
     runner: OnnxModel, images: Sequence[str | Path], topk: int, size: str | int | Size | None
 ) -> list[dict[str, Any]]:
     """Return what :func:`predict_onnx` returns, by a file that is open."""
-    from ..export.runtime import classify, open_image, summarize
+    from tinyvit.export.runtime import classify, open_image, summarize
 
     wanted = read_size(str(size)) if isinstance(size, str | int) else size
     found: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def predict_with(
 
 def read_size(text: str) -> Size:
     """Return height and width from ``224`` or ``256x320``."""
-    from ..core.images.preprocess import MAX_SIDE
+    from tinyvit.core.images.preprocess import MAX_SIDE
 
     parts = text.strip().lower().split("x")
     # ASCII digits only, and few: int() takes other scripts' digits, and refuses very long numbers

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ._devices import resolve_device
 
 if TYPE_CHECKING:
-    from ..backbones.distill.augment import ViewSampler
-    from ..backbones.distill.label.run import LabelSummary
-    from ..backbones.distill.teachers import TeacherSpec
-    from ..core.images.files import ImageFiles
+    from tinyvit.backbones.distill.augment import ViewSampler
+    from tinyvit.backbones.distill.label.run import LabelSummary
+    from tinyvit.backbones.distill.teachers import TeacherSpec
+    from tinyvit.core.images.files import ImageFiles
 
 
 def label(
@@ -79,12 +80,12 @@ def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     """
     import torch
 
-    from ..backbones.distill.label.run import LabelOptions, label_store
-    from ..backbones.distill.teachers import TeacherSpec
-    from ..core.allocator import tune_allocator
-    from ..core.console import say
-    from ..core.images.files import ImageFiles
-    from ..core.jobs import Here, Ranks, choose_place
+    from tinyvit.backbones.distill.label.run import LabelOptions, label_store
+    from tinyvit.backbones.distill.teachers import TeacherSpec
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.console import say
+    from tinyvit.core.images.files import ImageFiles
+    from tinyvit.core.jobs import Here, Ranks, choose_place
 
     images = ImageFiles(arguments["data"])
     same = ("views", "topk", "batch_size", "threads", "compact", "name", "check_images")
@@ -119,7 +120,7 @@ def view_sampler(arguments: dict[str, Any]) -> ViewSampler:
     Raises:
         InputError: A value is unknown or out of range.
     """
-    from ..backbones.distill.augment import ViewSampler
+    from tinyvit.backbones.distill.augment import ViewSampler
 
     centre = arguments["centre"]
     asked = {
@@ -165,7 +166,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
     """Return the teacher that the options named ``teacher...`` describe."""
-    from ..backbones.distill.teachers import TeacherSpec
+    from tinyvit.backbones.distill.teachers import TeacherSpec
 
     keys = ("weights", "size", "mean", "std", "interpolation", "crop_pct", "classes", "prompts")
     given = {key: arguments[f"teacher_{key}"] for key in keys}
@@ -177,8 +178,8 @@ def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[in
     """Return true classes from the given CSV, or from a ``labels.csv`` in or beside the images that
     matches them.
     """
-    from ..backbones.distill.truth import find_labels, true_classes
-    from ..core.console import say
+    from tinyvit.backbones.distill.truth import find_labels, true_classes
+    from tinyvit.core.console import say
 
     if labels is not None:
         return true_classes(images, labels, num_classes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ._devices import resolve_device
 
 if TYPE_CHECKING:
-    from ..benchmarks.probe import ProbeResult
+    from tinyvit.benchmarks.probe import ProbeResult
 
 
 def linear_probe(
@@ -40,10 +40,10 @@ def linear_probe(
         InputError: Bad data, an unknown model, weights that do not fit, or a cache that cannot be
             written.
     """
-    from ..benchmarks.probe import ProbeJob, run_linear_probe
-    from ..core.allocator import tune_allocator
-    from ..core.console import say
-    from ..core.jobs import choose_place
+    from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.console import say
+    from tinyvit.core.jobs import choose_place
 
     place = choose_place(workers, ray, device if ray else resolve_device(device), say)
     tune_allocator()

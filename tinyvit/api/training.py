@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ._devices import resolve_device
 
 if TYPE_CHECKING:
-    from ..backbones.distill.train.recipe import Recipe
-    from ..backbones.distill.train.run import PretrainSummary
+    from tinyvit.backbones.distill.train.recipe import Recipe
+    from tinyvit.backbones.distill.train.run import PretrainSummary
 
 #: Option of a command -> the recipe's key that it sets.
 _RECIPE_KEYS = {key: key for key in ("data", "labels", "truth", "epochs", "max_iters", "class_map", "tensorboard")}
@@ -85,9 +86,9 @@ def finetune(
 
 
 def _train(command: str, arguments: dict[str, Any]) -> PretrainSummary:
-    from ..backbones.distill.train.run import pretrain as run
-    from ..core.allocator import tune_allocator
-    from ..core.results import make_work_dir
+    from tinyvit.backbones.distill.train.run import pretrain as run
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.results import make_work_dir
 
     recipe = read_recipe(command, arguments)
     tune_allocator()
@@ -101,8 +102,8 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
     Raises:
         InputError: Arguments contradict each other, or a key of the recipe is unknown or wrong.
     """
-    from ..backbones.distill.train.parallel import process_count
-    from ..backbones.distill.train.recipe import load_recipe
+    from tinyvit.backbones.distill.train.parallel import process_count
+    from tinyvit.backbones.distill.train.recipe import load_recipe
 
     if arguments["resume"] and arguments["work_dir"] is None:
         raise InputError("--resume needs --work-dir, the folder of the run to resume")
@@ -160,11 +161,11 @@ def evaluate(
     Raises:
         InputError: Unknown model, weights that do not fit, or images without readable classes.
     """
-    from ..backbones.distill.label.run import evaluate_top
-    from ..backbones.distill.teachers import load_teacher
-    from ..backbones.distill.truth import find_classes
-    from ..core.allocator import tune_allocator
-    from ..core.images.files import ImageFiles
+    from tinyvit.backbones.distill.label.run import evaluate_top
+    from tinyvit.backbones.distill.teachers import load_teacher
+    from tinyvit.backbones.distill.truth import find_classes
+    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.images.files import ImageFiles
 
     images = ImageFiles(Path(data))
     allocator = tune_allocator()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from . import kernels
 from .kernels import FILTERS, GRID, RAND_AUGMENT, Box
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, features
 from PIL import __version__ as pillow_version
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from . import kernels
 from .record import ViewParams
 from .sampling import ViewSampler

@@ -7,7 +7,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from .record import MAX_OPERATIONS
 
 _TOP = 10.0

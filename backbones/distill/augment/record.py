@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from .kernels import Box
 from .operations import (
     ERASE_MODES,

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ....core.errors import InputError, unknown_name
+from tinyvit.core.errors import InputError, unknown_name
+
 from .kernels import GRID, Box
 from .operations import (
     ERASE_MODES,

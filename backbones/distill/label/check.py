@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.console import RateBar, say
-from ....core.errors import InputError
-from ....core.files import write_json
-from ....core.images.files import ImageFiles
-from ....core.machine import available_cpus
+from tinyvit.core.console import RateBar, say
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.machine import available_cpus
+
 from ..store import SoftLabelStore
 from ..teachers import Teacher
 from ..truth import topk_correct

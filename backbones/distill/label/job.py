@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
-from ....core.images.files import ImageFiles
-from ....core.jobs import Report
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.jobs import Report
+
 from ..augment import ViewSampler
 from ..store import SoftLabelStore
 from ..store.shards import Shard

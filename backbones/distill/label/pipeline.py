@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ....core.console import say
-from ....core.errors import InputError
-from ....core.images.files import ImageFiles, decode
-from ....core.machine import available_cpus
+from tinyvit.core.console import say
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles, decode
+from tinyvit.core.machine import available_cpus
+
 from ..augment import ViewSampler, draw_view, pixel_hash, require_recordable
 from ..store import SoftLabelStore
 from ..store.rows import VALID, encode_logits, seal

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ....core.console import RateBar, say
-from ....core.errors import InputError
-from ....core.files import is_abandoned
-from ....core.images.files import ImageFiles
-from ....core.jobs import Done, Here, Place, Progress, Ranks
-from ....core.machine import available_cpus
+from tinyvit.core.console import RateBar, say
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import is_abandoned
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.jobs import Done, Here, Place, Progress, Ranks
+from tinyvit.core.machine import available_cpus
+
 from ..augment import ViewSampler, library_versions
 from ..store import SoftLabelStore, open_manifest, refuse_lost_header, teacher_names
 from ..store.header import HEADER_NAME, StoreHeader, teacher_folder

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ....core.errors import InputError
-from ....core.files import temporary_beside
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import temporary_beside
 
 _DTYPES = {"U8": np.dtype("u1"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8")}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import InputError
-from ....core.machine import environment
+from tinyvit.core.errors import InputError
+from tinyvit.core.machine import environment
+
 from ..augment import RECORD
 from .rows import CODINGS, RowLayout
 

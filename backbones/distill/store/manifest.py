@@ -14,10 +14,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from ....core.console import track
-from ....core.errors import InputError
-from ....core.images.archives import KeyList, Members
-from ....core.images.files import ImageFiles
+from tinyvit.core.console import track
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.archives import KeyList, Members
+from tinyvit.core.images.files import ImageFiles
+
 from .container import TensorFile, write_tensors
 
 MANIFEST_NAME = "manifest.safetensors"

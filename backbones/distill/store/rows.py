@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ..augment import RECORD
 from . import compact
 

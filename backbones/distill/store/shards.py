@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from .container import TensorFile, write_tensors
 from .header import StoreHeader
 

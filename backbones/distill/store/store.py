@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.errors import InputError
-from ....core.files import write_json
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
+
 from ..augment import library_versions
 from .container import TensorFile, sha256_of, write_tensors
 from .header import (

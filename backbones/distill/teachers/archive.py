@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
 
 _NATIVE = (".so", ".dll", ".dylib")
 _PLAIN = re.compile(r"[\w.:+\-/ ]*")

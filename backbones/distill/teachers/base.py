@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....core.errors import InputError, unknown_name
+from tinyvit.core.errors import InputError, unknown_name
+
 from ...preprocess import Preprocess
 
 #: Raised whenever a change here could change a teacher's logits.

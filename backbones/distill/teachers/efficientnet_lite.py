@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....core.errors import InputError, require
+from tinyvit.core.errors import InputError, require
+
 from .base import CODE_VERSION, Classifier, file_sha256
 from .spec import TeacherSettings
 

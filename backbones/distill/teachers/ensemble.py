@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from .base import CODE_VERSION, PRECISIONS, Classifier
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....core.errors import InputError
-from ....core.plugins import call_function, describe_failure, source_file
+from tinyvit.core.errors import InputError
+from tinyvit.core.plugins import call_function, describe_failure, source_file
+
 from .base import CODE_VERSION, Answers, Classifier, file_sha256, state_sha256
 from .spec import TeacherSettings
 

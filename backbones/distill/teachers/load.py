@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ....core.errors import InputError, check_weights_file, unknown_name
-from ....core.plugins import is_function_spec
+from tinyvit.core.errors import InputError, check_weights_file, unknown_name
+from tinyvit.core.plugins import is_function_spec
+
 from .base import Classifier, Teacher, TeacherCard, describe
 from .efficientnet_lite import PACKAGED, packaged_classifier
 from .spec import PROGRAM_SUFFIXES, TeacherSettings

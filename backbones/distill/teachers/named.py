@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ...weights import read_checkpoint
 from .base import CODE_VERSION, Classifier, file_sha256
 from .spec import TeacherSettings

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.errors import InputError, check_file, require
+from tinyvit.core.errors import InputError, check_file, require
+
 from .base import CODE_VERSION, Answers, Classifier, Program, files_sha256
 from .spec import TeacherSettings
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from ....core.errors import InputError, check_file
+from tinyvit.core.errors import InputError, check_file
+
 from .archive import checked_archive
 from .base import CODE_VERSION, Answers, Classifier, Program, file_sha256
 from .spec import TeacherSettings

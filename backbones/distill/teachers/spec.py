@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import InputError
-from ....core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+
 from ...preprocess import Preprocess
 
 #: Suffixes of files that are a teacher themselves, not weights for one -> what they are.

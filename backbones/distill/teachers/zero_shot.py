@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....core.errors import InputError, check_file, require
+from tinyvit.core.errors import InputError, check_file, require
+
 from .base import CODE_VERSION, Classifier, file_sha256
 from .named import plain_state_dict
 from .spec import TeacherSettings

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ....core.console import RateBar, counted
-from ....core.errors import InputError
-from ....core.files import temporary_beside
+from tinyvit.core.console import RateBar, counted
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import temporary_beside
+
 from ..store import ORIGIN, SoftLabelStore, open_manifest, teacher_names
 from ..store.container import sha256_of
 from ..store.header import HEADER_NAME, STORE_FORMAT, difference, document_id, read_header

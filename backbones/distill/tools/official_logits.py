@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ....core.console import RateBar
-from ....core.errors import InputError
-from ....core.images.archives import encode_key
-from ....core.images.files import ImageFiles
-from ....core.machine import available_cpus
+from tinyvit.core.console import RateBar
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.archives import encode_key
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.machine import available_cpus
+
 from ..augment import ViewSampler, library_versions, pack_many
 from ..store import ORIGIN, SoftLabelStore, open_manifest, teacher_names
 from ..store.container import TensorFile, write_tensors

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.console import RateBar
-from ....core.errors import InputError
-from ....core.files import folder_bytes
-from ....core.images.files import ImageFiles
-from ....core.machine import available_cpus
+from tinyvit.core.console import RateBar
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import folder_bytes
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.machine import available_cpus
+
 from ..augment import pixel_hash
 from ..replay import render
 from ..store import SoftLabelStore, teacher_names

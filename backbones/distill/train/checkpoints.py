@@ -20,9 +20,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ....core.console import say
-from ....core.errors import CheckFailedError, InputError, StoppedError
-from ....core.files import replacing
+from tinyvit.core.console import say
+from tinyvit.core.errors import CheckFailedError, InputError, StoppedError
+from tinyvit.core.files import replacing
+
 from .parallel import Rank
 from .recipe import Recipe
 

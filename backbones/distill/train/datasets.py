@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ....core.errors import InputError
-from ....core.images.archives import KeyList, encode_key
-from ....core.images.files import ImageFiles
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.archives import KeyList, encode_key
+from tinyvit.core.images.files import ImageFiles
+
 from ..augment import ViewParams, ViewSampler, apply, describe_views
 from ..replay import open_for_training, render
 from ..store import SoftLabelStore

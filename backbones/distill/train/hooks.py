@@ -14,9 +14,10 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ....core.console import RateBar
-from ....core.errors import require
-from ....core.files import write_text
+from tinyvit.core.console import RateBar
+from tinyvit.core.errors import require
+from tinyvit.core.files import write_text
+
 from .checkpoints import diverged
 from .parallel import Rank
 from .recipe import Recipe

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
 
 LOSSES = ("teacher", "labels", "deit_soft", "deit_hard")
 KL_REDUCTIONS = ("batchmean", "official")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from ....core.errors import InputError, unknown_name
-from ....core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+from tinyvit.core.errors import InputError, unknown_name
+from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+
 from .losses import KL_REDUCTIONS, LOSSES, Objective
 
 if TYPE_CHECKING:

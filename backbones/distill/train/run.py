@@ -43,10 +43,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from ....core.console import counted, say
-from ....core.errors import InputError
-from ....core.files import replacing
-from ....core.machine import available_cpus
+from tinyvit.core.console import counted, say
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import replacing
+from tinyvit.core.machine import available_cpus
+
 from ...registry import count_parameters, create_model
 from ..teachers import Teacher, load_teacher
 from .cache import identity

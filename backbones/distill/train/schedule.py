@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from .recipe import Recipe
 
 

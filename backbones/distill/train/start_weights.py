@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ....core.errors import InputError, check_file
+from tinyvit.core.errors import InputError, check_file
+
 from ...weights import LoadReport, load_weights, read_num_classes
 
 

@@ -16,11 +16,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ....core.console import say
-from ....core.errors import InputError
-from ....core.images.files import ImageFiles
-from ....core.images.preprocess import Preprocess
-from ....core.machine import available_cpus
+from tinyvit.core.console import say
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.images.preprocess import Preprocess
+from tinyvit.core.machine import available_cpus
+
 from ..replay import open_for_training
 from .checkpoints import is_finite
 from .datasets import StoredViews, Truth

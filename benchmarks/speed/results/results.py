@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ....core.machine import describe_machine
+from tinyvit.core.machine import describe_machine
+
 from ...statistics import Ratio, median_interval, quantile
 from ..show.knee import find_knees
 from ..show.table import format_table

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import InputError, unknown_name
-from ....core.machine import available_cpus
+from tinyvit.core.errors import InputError, unknown_name
+from tinyvit.core.machine import available_cpus
 
 ENGINES = ("eager", "deploy", "compile", "onnxruntime", "openvino")
 #: Engines that run a file, so that a model given by name is exported first.

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ....core.errors import InputError
-from ....core.images.files import ImageFiles
-from ....core.machine import available_cpus
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.machine import available_cpus
+
 from ..results.results import SubjectResult
 from ..results.subjects import Subject
 from .exported import export_if_needed

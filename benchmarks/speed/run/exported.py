@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....core.errors import CheckFailedError, InputError, MissingExtraError
-from ....core.files import write_json
+from tinyvit.core.errors import CheckFailedError, InputError, MissingExtraError
+from tinyvit.core.files import write_json
+
 from ..results.subjects import FILE_ENGINES, Subject
 from ..worker.engines import require_package
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ..results.subjects import Subject
 from ..worker.engines import require_package
 

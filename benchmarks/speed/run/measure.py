@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ....core.console import track
-from ....core.errors import InputError
-from ....core.results import plain
+from tinyvit.core.console import track
+from tinyvit.core.errors import InputError
+from tinyvit.core.results import plain
+
 from ..results.results import Comparison, Report, SubjectResult
 from ..results.subjects import Subject
 from ..worker.energy import describe_energy, joules_per_image

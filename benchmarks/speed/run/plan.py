@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ...statistics import MARGIN
 from ..results.load import Limits
 

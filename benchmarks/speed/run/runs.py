@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ..results.results import Report
 from ..results.subjects import Subject
 from .matrix import Matrix

@@ -26,8 +26,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import InputError, require, unknown_name
-from ....core.results import plain
+from tinyvit.core.errors import InputError, require, unknown_name
+from tinyvit.core.results import plain
+
 from ...statistics import quantile
 from ..results.load import Limits, Load
 from ..results.subjects import Subject

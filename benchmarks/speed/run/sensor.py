@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from ....core.machine import available_cpus
+from tinyvit.core.machine import available_cpus
+
 from ..results.load import Load
 
 _FREQUENCY = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import InputError
-from ....core.machine import describe_machine
+from tinyvit.core.errors import InputError
+from tinyvit.core.machine import describe_machine
+
 from ...statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, quantile, unpaired_ratio_interval
 from ..results.results import Report
 from ..results.subjects import Subject

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from ....core.allocator import tune_allocator
-from ....core.console import track
-from ....core.errors import InputError
-from ....core.files import write_json
-from ....core.machine import describe_machine
+from tinyvit.core.allocator import tune_allocator
+from tinyvit.core.console import track
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
+from tinyvit.core.machine import describe_machine
+
 from ...scripts import run_script
 from ...statistics import median_interval, paired_ratio, quantile
 from ..results.load import Limits, sentence, summarise

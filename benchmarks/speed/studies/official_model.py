@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from tinyvit.core.errors import InputError
+
 from ....backbones.tiny_vit import VARIANTS
-from ....core.errors import InputError
 
 #: Environment variable with the path of the official ``models/tiny_vit.py``.
 PATH_VARIABLE = "TINYVIT_OFFICIAL"

@@ -21,9 +21,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ....core.errors import InputError
-from ....core.files import write_json
-from ....core.machine import environment
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
+from tinyvit.core.machine import environment
+
 from ...scripts import run_script
 from ..results.subjects import Subject
 from ..run.measure import measure

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ...charts import Axes, Bar, Point, bar_chart, scatter_chart, svg_file
 from ...scripts import run_script
 from ...statistics import paired_ratio

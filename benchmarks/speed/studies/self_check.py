@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from ....core.console import track
-from ....core.errors import InputError
-from ....core.files import write_json
+from tinyvit.core.console import track
+from tinyvit.core.errors import InputError
+from tinyvit.core.files import write_json
+
 from ...scripts import run_script
 from ...statistics import CANNOT_TELL, SLOWER, quantile, wilson_interval
 
@@ -108,8 +109,9 @@ def _run_once(subject: Any, against: Any, plan: Any) -> dict[str, Any]:
 
 def run_self_check(options: argparse.Namespace) -> dict[str, Any]:
     """Run everything; the document is also written to ``options.out`` after each run."""
-    from ....core.machine import describe_machine
-    from ....core.results import plain
+    from tinyvit.core.machine import describe_machine
+    from tinyvit.core.results import plain
+
     from ..results.subjects import Subject
     from ..run.plan import Plan
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from ....core.files import write_json
-from ....core.machine import environment
+from tinyvit.core.files import write_json
+from tinyvit.core.machine import environment
+
 from ...scripts import run_script
 
 _SETTINGS = "TINYVIT_TRAIN_STEP"

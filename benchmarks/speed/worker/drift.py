@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ....core.images.files import ImageFiles
+from tinyvit.core.images.files import ImageFiles
+
 from .engines import Engine
 
 

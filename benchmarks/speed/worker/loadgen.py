@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import InputError, require, unknown_name
+from tinyvit.core.errors import InputError, require, unknown_name
+
 from .engines.base import EngineError
 
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")

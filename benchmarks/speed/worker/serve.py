@@ -28,8 +28,9 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from ....core.allocator import tune_allocator
-from ....core.errors import InputError, TinyVitError
+from tinyvit.core.allocator import tune_allocator
+from tinyvit.core.errors import InputError, TinyVitError
+
 from ..results.subjects import Subject
 from .energy import EnergyMeter
 from .engines import Engine, build_engine, import_engine

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 
-from .....core.errors import require
+from tinyvit.core.errors import require
+
 from ...results.subjects import FILE_ENGINES, PEAK, Subject
 from .base import Engine, EngineError
 

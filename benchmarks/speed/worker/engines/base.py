@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .....core.errors import TinyVitError
-from .....core.images.preprocess import Preprocess
+from tinyvit.core.errors import TinyVitError
+from tinyvit.core.images.preprocess import Preprocess
 
 NO_COUNTS: dict[str, Any] = {"params": None, "macs": None, "mac_counter": None}
 

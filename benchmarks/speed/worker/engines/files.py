@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .....core.errors import InputError
-from .....core.images.preprocess import Preprocess
+from tinyvit.core.errors import InputError
+from tinyvit.core.images.preprocess import Preprocess
+
 from ...results.subjects import Subject
 from .base import NO_COUNTS, EngineError
 

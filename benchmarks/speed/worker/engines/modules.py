@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tinyvit.core.plugins import call_function
+
 from .....backbones.preprocess import Preprocess
-from .....core.plugins import call_function
 from ...results.subjects import Subject
 from .base import NO_COUNTS
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ...results.subjects import Subject
 from .base import Engine, EngineError, versions
 from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import openvino
 
-from .....core.errors import InputError, check_file
+from tinyvit.core.errors import InputError, check_file
+
 from ...results.subjects import Subject
 from .base import Engine, EngineError, versions
 from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size

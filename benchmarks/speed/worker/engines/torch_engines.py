@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .....core.errors import InputError
+from tinyvit.core.errors import InputError
+
 from ...results.subjects import Subject
 from .base import NO_COUNTS, Engine, EngineError, is_out_of_memory, versions
 from .modules import Made, count_module, make_module
