@@ -6,6 +6,7 @@ as a whole, with a report, or raises and leaves the model as it was.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from tinyvit.core.errors import InputError, check_weights_file
 
-__all__ = ["LoadReport", "load_weights", "read_checkpoint", "read_num_classes", "to_timm_names"]
+__all__ = ["LoadReport", "load_weights", "read_checkpoint", "read_num_classes", "state_sha256", "to_timm_names"]
 
 StateDict = dict[str, Tensor]
 
@@ -201,6 +202,19 @@ def read_num_classes(source: str | Path) -> int | None:
         if name in found:
             return int(found[name].shape[0])
     return None
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's parameters and buffers with their names, in hexadecimal.
+
+    A label store records it as ``weights_sha256`` of a teacher without a file, an ONNX file as ``state_sha256``.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _find_state_dict(checkpoint: Mapping[str, Any], origin: str) -> StateDict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import math
-import os
 import re
 import time
 import warnings
@@ -23,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from tinyvit.core.errors import CheckFailedError, InputError, require
+from tinyvit.core.files import file_sha256, replacing
 from tinyvit.core.images.preprocess import Preprocess
 
-from ..backbones.distill.teachers import file_sha256
+from ..backbones.weights import state_sha256
 from .metadata import ModelCard, check_classes, check_form, check_place
 from .runtime import OnnxModel
-from .source import Source, SourceOptions, load_source, state_sha256
+from .source import Source, SourceOptions, load_source
 from .verify import VerifyReport, compare, default_sizes
 
 if TYPE_CHECKING:
@@ -335,23 +335,16 @@ def _name_dimensions(graph: Any, source: Source, dynamic_size: bool) -> None:
 
 @contextmanager
 def _written(proto: Any, path: Path) -> Iterator[Path]:
-    """Write beside ``path``; rename when the block ends well, remove when it does not."""
+    """Write a checked graph as :func:`replacing` does; the block may still reject it."""
     import onnx
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            onnx.checker.check_model(proto)
-        except onnx.checker.ValidationError as error:
-            raise CheckFailedError(f"the exporter made an invalid graph: {_reason(error)}") from error
-        with temporary.open("wb") as stream:
-            stream.write(proto.SerializeToString())
-            stream.flush()
-            os.fsync(stream.fileno())
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise CheckFailedError(f"the exporter made an invalid graph: {_reason(error)}") from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
         yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_shapes(runner: OnnxModel, card: ModelCard, dynamic_size: bool) -> None:

@@ -19,6 +19,7 @@ from ..backbones.distill.teachers import PACKAGED, file_sha256, load_classifier,
 from ..backbones.features import FeatureBackbone
 from ..backbones.preprocess import Preprocess
 from ..backbones.registry import PRETRAINED_TAGS, create_model, create_timm_model, fetch_pretrained, list_models
+from ..backbones.weights import state_sha256
 from .metadata import Output
 
 RANDOM_SEED = 0
@@ -228,8 +229,15 @@ def describe_outputs(module: nn.Module, size: tuple[int, int]) -> tuple[Output, 
     return tuple(outputs)
 
 
-def state_sha256(module: nn.Module) -> str:
-    """SHA-256 over a module's parameters and buffers: names, shapes, types and bytes, in the order of names."""
+def holds_state(module: nn.Module, sha256: str) -> bool:
+    """Return whether a module has the parameters and buffers that an ONNX file records as ``state_sha256``.
+
+    Files of version 0.9 and earlier hashed the same values with another text between them.
+    """
+    return sha256 in (state_sha256(module), _older_sha256(module))
+
+
+def _older_sha256(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         array = value.detach().cpu().contiguous()

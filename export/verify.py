@@ -24,7 +24,7 @@ from tinyvit.core.images.preprocess import check_side
 
 from .metadata import ModelCard
 from .runtime import OnnxModel
-from .source import Source, brings_weights, load_source, state_sha256
+from .source import Source, brings_weights, holds_state, load_source
 
 DEFAULT_TOLERANCE = 1e-4
 DEFAULT_BATCHES = (1, 3)
@@ -181,7 +181,7 @@ def _model_of(card: ModelCard, path: str | Path, model: nn.Module | None, weight
     if weights is None and not card.arguments.get("random_weights") and not brings_weights(card.model):
         raise InputError(f"{path} was exported with the weights {card.weights}: give that file to compare with")
     source = load_source(card.model, weights=weights, **card.arguments)
-    if state_sha256(source.module) != card.state_sha256:
+    if not holds_state(source.module, card.state_sha256):
         given = weights or "the random weights of this version"
         raise InputError(f"{given} are not the weights that {path} was exported from ({card.weights})")
     return source

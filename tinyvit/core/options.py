@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .errors import InputError
 
@@ -52,6 +53,49 @@ def parse_numbers(text: str | None, option: str, word: str = "") -> list[int | N
         if number is not None and number < 1:
             raise InputError(f"{option} {number} must be at least 1")
     return numbers
+
+
+def parse_ordered(
+    text: str, option: str, convert: Callable[[str], T], kind: str = "numbers", like: str = "1,3"
+) -> list[T]:
+    """Return values with commas between them, as many and in the order as typed.
+
+    Args:
+        text: The value of the option.
+        option: The option, for the message.
+        convert: Converts one part; ``ValueError`` rejects it.
+        kind: Name of the values, for the message.
+        like: An example, for the message.
+
+    Raises:
+        InputError: A part cannot be converted.
+    """
+    try:
+        return [convert(part) for part in text.split(",")]
+    except InputError:  # it says more itself
+        raise
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; write {kind} with commas between them, such as {like}") from None
+
+
+def parse_setting(text: str, option: str) -> tuple[str, Any]:
+    """Return a dotted key and the Python value of ``KEY=VALUE``.
+
+    ``true``, ``false``, ``none`` and ``null`` are constants in any case; a value that is not a Python literal is text.
+
+    Raises:
+        InputError: The key or ``=`` is missing.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"{option} {text!r} must be KEY=VALUE, for example optim_wrapper.optimizer.lr=0.0002")
+    constants = {"true": True, "false": False, "none": None, "null": None}
+    if value.strip().lower() in constants:
+        return key.strip(), constants[value.strip().lower()]
+    try:
+        return key.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return key.strip(), value
 
 
 def parse_share(text: str, option: str) -> float:

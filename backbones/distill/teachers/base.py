@@ -221,16 +221,6 @@ def files_sha256(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def state_sha256(module: nn.Module) -> str:
-    """SHA-256 of a module's parameters and buffers with their names, in hexadecimal."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        if torch.is_tensor(value):
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def only_logits(answer: Any, name: str) -> torch.Tensor:
     """The ``(B, C)`` logits in what a network answers: a tensor, or a tuple, list or dictionary
     with one of that form.

@@ -12,7 +12,8 @@ from torch import nn
 from tinyvit.core.errors import InputError
 from tinyvit.core.plugins import call_function, describe_failure, source_file
 
-from .base import CODE_VERSION, Answers, Classifier, file_sha256, state_sha256
+from ...weights import state_sha256
+from .base import CODE_VERSION, Answers, Classifier, file_sha256
 from .spec import TeacherSettings
 
 

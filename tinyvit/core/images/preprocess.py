@@ -69,7 +69,7 @@ class Preprocess:
         return isinstance(other, Preprocess) and astuple(self) == astuple(other)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], size: int | tuple[int, int] | None = None) -> Preprocess:
+    def from_config(cls: type[P], config: dict[str, Any], size: int | tuple[int, int] | None = None) -> P:
         """Return the transform of timm's ``pretrained_cfg``; ``size`` replaces its input size."""
         if size is None:
             size = tuple(config.get("input_size", (3, 224, 224))[1:])

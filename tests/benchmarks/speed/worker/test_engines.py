@@ -141,7 +141,8 @@ def test_the_same_weights_at_every_call_whatever_the_seed() -> None:
 
 @pytest.mark.parametrize("model", ["tiny_vit_5m_224", "deit_tiny_patch16_224"])
 def test_exported_files_hold_the_weights_that_eager_has(model: str) -> None:
-    from tinyvit.export.source import load_source, state_sha256
+    from tinyvit.backbones.weights import state_sha256
+    from tinyvit.export.source import load_source
 
     subject = Subject(model, size=64).resolved()
     exported = load_source(model, random_weights=True, size=built_size(subject)).module
