@@ -101,7 +101,7 @@ def _build(name: str, num_classes: int, img_size: int | None, kwargs: dict[str, 
             variant["window_sizes"] = tuple(max(1, round(w * img_size / native)) for w in variant["window_sizes"])
         return tiny_vit.TinyViT(num_classes=num_classes, **{**variant, **kwargs})
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if "keyword argument" not in str(error):
             raise
         raise InputError(f"{name} takes no such argument: {error}") from error
 

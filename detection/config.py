@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import colorsys
 import copy
 import math
@@ -130,24 +129,6 @@ def _read_file(path: Path) -> Config:
     if "model" not in cfg:
         raise InputError(f"config {path} has no 'model'; is it a detection config?")
     return cfg
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """``key=value`` as a dotted key and a Python value; what is no Python literal is a string.
-
-    Raises:
-        InputError: There is no ``=``.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"{text!r} is no KEY=VALUE; an example: optim_wrapper.optimizer.lr=0.0002")
-    constants = {"true": True, "false": False, "none": None, "null": None}
-    if value.strip().lower() in constants:
-        return key.strip(), constants[value.strip().lower()]
-    try:
-        return key.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        return key.strip(), value
 
 
 def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tinyvit.backbones import InputError
+from tinyvit.core.options import parse_setting
 from tinyvit.detection import list_configs, load_config, set_schedule
 from tinyvit.detection.coco import BoxCounts, check_same_classes, count_boxes, find_split, write_subset
-from tinyvit.detection.config import config_classes, count_training_boxes, make_palette, parse_override
+from tinyvit.detection.config import config_classes, count_training_boxes, make_palette
 from tinyvit.detection.runtime import import_mmdet
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -245,7 +246,7 @@ def test_a_config_that_was_changed_leaves_the_next_one_alone() -> None:
 
 def test_overrides_reach_in_and_misspelt_ones_are_refused() -> None:
     overrides = dict(
-        parse_override(text)
+        parse_setting(text, "--cfg-options")
         for text in (
             "optim_wrapper.optimizer.lr=0.5",
             "train_dataloader.dataset.pipeline.3.prob=0",
@@ -262,19 +263,6 @@ def test_overrides_reach_in_and_misspelt_ones_are_refused() -> None:
         load_config(RETINANET, overrides={"train_dataloader.dataset.pipeline.9.prob": 1})
     with pytest.raises(InputError, match="has no parts"):
         load_config(RETINANET, overrides={"model.type.name": 1})
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("a.b=1e-4", 1e-4), ("a.b=true", True), ("a.b=None", None), ("a.b=(1, 2)", (1, 2)), ("a.b=x=y", "x=y")],
-)
-def test_override_values_are_python_or_text(text: str, value) -> None:
-    assert parse_override(text) == ("a.b", value)
-
-
-def test_an_override_without_a_value_is_refused() -> None:
-    with pytest.raises(InputError, match="is no KEY=VALUE"):
-        parse_override("photo.jpg")
 
 
 def test_image_size_reaches_both_pipelines() -> None:

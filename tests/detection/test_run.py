@@ -285,7 +285,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
             ("train", small_config, "--data-root", root, "--weights", tmp_path / "other.pth"),
             "checkpoint of another variant?",
         ),
-        (("train", small_config, "--data-root", root, "--cfg-options", "a=1", "b"), "'b' is no KEY=VALUE"),
+        (("train", small_config, "--data-root", root, "--cfg-options", "a=1", "b"), "'b' must be KEY=VALUE"),
         (("train", small_config, "--data-root", root, "--cfg-options", f"{flip}=much"), "the config cannot be built"),
         (("test", small_config, "--data-root", root, "--weights", tmp_path / "none.pth"), "none.pth does not exist"),
         (("test", small_config, "--data-root", root, "--weights", tmp_path / "half.pth"), "does not fit the detector"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinyvit.core.errors import InputError, require
+from tinyvit.core.options import parse_ordered
 
 if TYPE_CHECKING:
     from tinyvit.export import ExportReport, VerifyReport
@@ -181,10 +182,7 @@ def read_size(text: str) -> Size:
 
 def read_numbers(text: str, option: str) -> list[int]:
     """Return whole numbers that commas separate."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{option} is {text!r}; write whole numbers with commas between them, as 1,3") from error
+    return parse_ordered(text, option, int, "whole numbers")
 
 
 def read_classes(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.options import parse_ordered
 
 from ._devices import resolve_device
 
@@ -149,10 +150,7 @@ def _numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
     """Return one number, or several that commas separate."""
     if text is None:
         return None
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} {text!r} is neither a number nor several with commas between") from None
+    numbers = tuple(parse_ordered(text, option, float, like="0.4,0.4,0.4"))
     return numbers[0] if len(numbers) == 1 else numbers
 
 

@@ -40,12 +40,15 @@ def linear_probe(
         InputError: Bad data, an unknown model, weights that do not fit, or a cache that cannot be
             written.
     """
+    import torch
+
     from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.console import say
     from tinyvit.core.jobs import choose_place
 
-    place = choose_place(workers, ray, device if ray else resolve_device(device), say)
+    wanted = device if ray else resolve_device(device)
+    place = choose_place(workers, ray, wanted, say, gpus=torch.cuda.device_count())
     tune_allocator()
     job = ProbeJob(
         model=model,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.options import parse_setting
 
 from ._devices import resolve_device
 
@@ -112,7 +112,10 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
     if arguments["work_dir"] is None and process_count() > 1:
         raise InputError("several processes share one folder: give --work-dir")
     options = arguments["cfg_options"] or ()
-    overrides = dict(options) if isinstance(options, Mapping) else _overrides(options)
+    pairs = (
+        options.items() if isinstance(options, Mapping) else [parse_setting(one, "--cfg-options") for one in options]
+    )
+    overrides = dict(pairs)
     given = {key: arguments.get(name) for name, key in _RECIPE_KEYS.items()}
     overrides |= {
         key: str(value) if isinstance(value, Path) else value
@@ -125,20 +128,6 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
     if command == "finetune" and recipe.init is None:
         raise InputError("fine-tuning starts from weights: --weights, or config key init")
     return recipe
-
-
-def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return ``key=value`` texts as a dict; a value that reads as a Python literal becomes one."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"--cfg-options {pair!r} is not of the form key=value")
-        try:
-            found[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            found[key] = text
-    return found
 
 
 def evaluate(

@@ -238,9 +238,9 @@ def _tell_size(cfg: Any, asked: int | tuple[int, int] | None, origin: str) -> di
 
 
 def _overrides(options: list[str] | None, more: list[str] | None) -> dict[str, Any]:
-    from tinyvit.detection.config import parse_override
+    from tinyvit.core.options import parse_setting
 
-    return dict(parse_override(text) for text in [*(options or []), *(more or [])])
+    return dict(parse_setting(text, "--cfg-options") for text in [*(options or []), *(more or [])])
 
 
 def _classes_from(value: str) -> Any:
