@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 # Without dots: it is a part of file names that they divide.
 _HOST = platform.node().replace(".", "_") or "host"
@@ -93,14 +93,9 @@ def folder_bytes(folder: Path) -> int:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
-
-
-def _digest(stream: BinaryIO) -> str:
-    """:func:`hashlib.file_digest` for Python 3.10."""
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
     digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

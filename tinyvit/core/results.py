@@ -75,6 +75,7 @@ def plain(value: Any) -> Any:
         return [plain(part) for part in value]
     if isinstance(value, (set, frozenset)):
         return [plain(part) for part in sorted(value)]
-    if hasattr(value, "tolist"):  # numpy's arrays and scalars, torch's tensors
-        return plain(value.tolist())
+    to_list = getattr(value, "tolist", None)  # numpy's arrays and scalars, torch's tensors
+    if to_list is not None:
+        return plain(to_list())
     raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -315,7 +315,7 @@ class _Run:
     ) -> _Runner:
         recipe, rank = self.recipe, self.rank
         distiller = Distiller(student, recipe, self.teacher)
-        runner_class = type("DistillRunner", (_Runner,), {"rank": rank})
+        runner_class = type("DistillRunner", (_Runner,), {"place": rank})
         with contextlib.redirect_stdout(io.StringIO()):
             runner = runner_class(
                 model=distiller,
@@ -357,12 +357,12 @@ class _Runner(Runner):
     our checkpoints.
 
     Attributes:
-        rank: This process.
+        place: This process among those that train together.
         earlier: The checkpoint to go on from, as :func:`.checkpoints.read_checkpoint` gives it,
             until it is loaded.
     """
 
-    rank = Rank("cpu")
+    place = Rank("cpu")
     earlier: dict[str, Any] | None = None
 
     def load_or_resume(self) -> None:
@@ -387,8 +387,8 @@ class _Runner(Runner):
         loop._iter = checkpoint["meta"]["iter"]
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
-        moved: Any = model.to(self.rank.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if self.rank.world > 1:
+        moved: Any = model.to(self.place.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.place.world > 1:
             moved.distribute()
         return moved
 

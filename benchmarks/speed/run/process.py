@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ..results.subjects import Subject
 
-_MODULE = f"{__package__.removesuffix('run')}worker.serve"
+_MODULE = f"{__name__.removesuffix('run.process')}worker.serve"
 
 
 class WorkerFailedError(Exception):
