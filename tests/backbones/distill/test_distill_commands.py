@@ -163,7 +163,7 @@ def test_a_finished_run_keeps_its_result(store, pictures, tmp_path, run_cli):
         (["pretrain", "tiny_vit_5m_distil"], "did you mean tiny_vit_5m_distill"),
         (["pretrain", "tiny_vit_5m_distill"], "needs the images and the store"),
         (["pretrain", "tiny_vit_5m_distill", "--data", "{data}", "--labels", "{tmp}"], "has no store.json"),
-        (["pretrain", "tiny_vit_5m_distill", "--resume"], "--resume needs the --work-dir"),
+        (["pretrain", "tiny_vit_5m_distill", "--resume"], "--resume needs --work-dir"),
         (["pretrain", "tiny_vit_5m_distill", "--cfg-options", "lr"], "'lr' must be KEY=VALUE"),
         (["evaluate", "tiny_vit_5m_225", "--data", "{data}"], "did you mean"),
         (["evaluate", "tiny_vit_5m_224", "--data", "{data}", "--weights", "{tmp}/none.pth"], "none.pth does not exist"),
