@@ -1,1 +1,1 @@
-"""What distillation costs and is worth: one script a question."""
+"""The cost and the worth of distillation: one script per question."""

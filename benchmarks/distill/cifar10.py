@@ -1,21 +1,22 @@
-"""Distilled without labels, trained with labels, or not trained: linear probes of the same student on CIFAR-10.
+"""Linear probes of one student on CIFAR-10: distilled, trained with labels, or not trained.
 
     python -m tinyvit.benchmarks.distill.cifar10 --data cifar10 --work-dir runs/cifar10 --out distill_cifar10.json
 
-A teacher labels all training images once, without their classes. Then, for each seed, the same student (TinyViT-5M at
-64 px, ``recipes/_cifar10.py``) is trained for the same number of views in three ways, and once not at all:
+A teacher labels all training images once, without their classes. The student is TinyViT-5M at 64 px
+(``recipes/_cifar10.py``). For each seed it is trained for the same number of views in these ways:
 
-distilled       from the stored answers of the teacher alone, on all training images
-labels, all     on the true classes of all training images
-labels, few     on the true classes of those training images that the probe trains on, too
-random          not at all
+- distilled: from the stored answers of the teacher alone, on all training images
+- labels, all: on the true classes of all training images
+- labels, few: on the true classes of the training images of the probe
+- random: not trained
 
-Each is probed in the same way: a linear classifier on frozen features of the same ``--probe-images`` training images,
-tested on all test images. ``distilled`` and ``labels, few`` have thus seen the same labels in the end. The teacher's
-own features are probed once, at its size, as a mark. A seed changes initial weights, order and drawn views; probe and
-store are the same for all.
+Each is probed in the same way: a linear classifier on frozen features of the same
+``--probe-images`` training images, tested on all test images. ``distilled`` and ``labels, few``
+have thus seen the same labels at the end. The teacher's own features are probed once, at its size,
+for comparison. A seed changes initial weights, order and drawn views; probe and store are the same
+for all.
 
-Work is kept in ``--work-dir``: the same command goes on where it was stopped, and one with other settings is refused.
+Work is kept in ``--work-dir``: the same command resumes, and one with other settings is rejected.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ _SCALE = (0.5, 1.0)
 
 @dataclass(frozen=True)
 class Experiment:
-    """What all runs share, as plain values that travel to other processes.
+    """The common settings of all runs, as plain values that travel to other processes.
 
     Args:
         data: CIFAR-10, ``train`` and ``test``.
-        work_dir: For stores, runs and features.
+        work_dir: The folder of stores, runs and features.
         teacher: The teacher's name.
         teacher_size: Side of its input in pixels.
         topk: K of the store.
@@ -78,7 +79,7 @@ class Experiment:
         probe_images: Labelled training images of the probe, and of ``labels, few``.
         size: Side of the student's input in pixels.
         max_iters: Steps of training; ``None`` takes the config's.
-        threads: Of each process.
+        threads: Threads of each process.
         device: A torch device.
     """
 
@@ -159,14 +160,14 @@ class Experiment:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What a cell of the table depends on beside its way and seed, as plain JSON values."""
+        """The settings behind a cell of the table beside its way and seed, as plain JSON values."""
         plan: dict[str, Any] = {key: value for key, value in asdict(self).items() if key not in ("data", "work_dir")}
         for part, labelled in zip(("train", "test"), open_labelled(self.data), strict=True):
             plan[part] = _pictures_sha256(labelled.files)
         return plan
 
     def folder(self, way: str, seed: int) -> Path:
-        """Where a cell of the table is made."""
+        """Return the folder of a cell of the table."""
         return self.work_dir / f"{way.replace(', ', '-')}-{seed}"
 
     def kept(self, way: str, seed: int) -> dict[str, Any] | None:

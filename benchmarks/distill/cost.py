@@ -1,16 +1,19 @@
-"""What distillation costs: an online teacher, stored labels and no teacher beside each other.
+"""The cost of distillation: an online teacher, stored labels and no teacher, measured in turns.
 
     python -m tinyvit.benchmarks.distill.cost --data imagenet-sample/images --out distill_cost.json
 
-For each student one interleaved run of whole training steps: images decoded and views made (from a store: read from
-it), forward, backward, AdamW. ``none`` learns true classes, ``top10`` and ``top100`` stored labels, ``online NAME`` the
-answers of a teacher that runs beside it, in its deployed form, on the same views at its own input size. All take the
-same images in the same order, one process, no prefetching: time is work done. Peak memory is each one's own process's,
-above what imports hold; disk is that of the store. A teacher without a weights file gets random weights, which cost the
-same; labels are measured of teachers with real weights only: the Kullback-Leibler divergence of what a store gives back
-from the whole soft label, for several K.
+Each student has one interleaved run of whole training steps: decode images, make or read views,
+forward, backward, AdamW. ``none`` learns true classes, ``top10`` and ``top100`` learn stored
+labels. ``online NAME`` learns the answers of a teacher beside it. The teacher runs in its deployed
+form, on the same views at its own input size. All take the same images in the same order, in one
+process without prefetching. Peak memory is that of an own process above its imports; disk is that
+of the store.
 
-What is measured lies in ``OUT.parts/``: a run that was stopped goes on with the next student.
+A teacher without a weights file gets random weights, which cost the same. Labels are measured for
+teachers with real weights only: the Kullback-Leibler divergence between the whole soft label and
+the stored one, for several K.
+
+Results are kept in ``OUT.parts/``: a stopped run resumes with the next student.
 """
 
 from __future__ import annotations
@@ -63,7 +66,8 @@ LABEL_TOPK = (1, 5, 10, 25, 50, 100)
 LABEL_TEMPERATURES = (1.0, 3.0)
 #: A step on stored labels may take so many times as long as one without a teacher.
 WANTED_STORED = 1.03
-#: With this student and teacher, a step beside the teacher has to take so many times as long as one on stored labels.
+#: With this student and teacher, a step beside the teacher has to take so many times as long as one
+#: on stored labels.
 WANTED_ONLINE = ("tiny_vit_5m_224", "efficientnet_lite2", 1.5)
 _MEMORY_STEPS = 3
 _RECORD_BYTES = ViewSampler().record_bytes
@@ -71,7 +75,7 @@ _RECORD_BYTES = ViewSampler().record_bytes
 
 @dataclass(frozen=True)
 class Setting:
-    """What all arms of a run share.
+    """The common settings of all arms of a run.
 
     Args:
         data: The images, with true classes beside them.
@@ -96,12 +100,12 @@ class Arm:
 
     Args:
         name: ``none``, ``topK`` or ``online TEACHER``.
-        setting: What it shares with the others.
+        setting: The common settings.
         student: The student's name.
         labels: Its store, or ``None``.
         teacher: Name of the teacher that runs beside it, or ``None``.
-        weights: That teacher's weights, where it needs a file.
-        deployed: Whether that teacher runs in its deployed form, or as its module.
+        weights: The teacher's weights, if it needs a file.
+        deployed: Whether the teacher runs in its deployed form, or as its module.
     """
 
     name: str
@@ -174,13 +178,16 @@ def peak_memory(arm: Arm) -> dict[str, Any]:
 
 
 def in_own_process(function: Callable[[Arm], dict[str, Any]], arm: Arm) -> dict[str, Any]:
-    """What a function returns in a process that has done nothing else."""
+    """Return the value of a function in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, arm).result()
 
 
 def compare(arms: Sequence[Arm], rounds: int) -> dict[str, Any]:
-    """Steps of all arms in turns, in an order that rotates; the first step of each does not count."""
+    """Steps of all arms in turns, in an order that rotates.
+
+    The first step of each does not count.
+    """
     trainings = {arm.name: Training(arm) for arm in arms}
     names = list(trainings)
     seconds: dict[str, dict[str, list[float]]] = {name: {"batch": [], "compute": []} for name in names}
@@ -218,14 +225,15 @@ def _times(seconds: dict[str, list[float]], what: str) -> list[float]:
 
 
 def label_divergence(logits: torch.Tensor) -> list[dict[str, Any]]:
-    """What storing K classes loses of soft labels.
+    """Return the loss of soft labels when K classes are stored.
 
     Args:
         logits: ``(N, C)`` f32, a teacher's answers.
 
     Returns:
-        For each K and coding: bytes of a row, and for each temperature mean, median and largest divergence
-        ``KL(whole || stored)`` in nats over the N labels, and the mean share of probability that K classes hold.
+        Bytes per row, for each K and coding. For each temperature also mean, median and largest
+        divergence ``KL(whole || stored)`` in nats over the N labels, and the mean share of
+        probability in K classes.
     """
     classes = logits.shape[1]
     found = []
@@ -296,7 +304,9 @@ class TeacherFile:
 
     @classmethod
     def find(cls, word: str, folder: Path) -> TeacherFile:
-        """From ``NAME`` or ``NAME=FILE``; timm's without a file get random weights, which are written to ``folder``.
+        """From ``NAME`` or ``NAME=FILE``.
+
+        Timm's without a file get random weights, which are written to ``folder``.
 
         Raises:
             InputError: A teacher of another kind has no file.
@@ -327,7 +337,7 @@ class TeacherFile:
 
 
 def measure_labels(files: Sequence[TeacherFile], images: ImageFiles, given: argparse.Namespace) -> dict[str, Any]:
-    """What storing loses, for each teacher with real weights."""
+    """Return the loss of storing, for each teacher with real weights."""
     found = {}
     for file in files:
         if not file.is_random:
@@ -432,7 +442,7 @@ def _spread(ratio: dict[str, Any]) -> str:
 
 
 def verdicts(document: dict[str, Any]) -> list[str]:
-    """What was wanted beside what was found."""
+    """Return sentences that compare the results with the goals."""
     lines = []
     for student in document["students"]:
         for topk in STORED_TOPK:

@@ -1,11 +1,12 @@
-"""Labelling against the bare teacher: what share of its forward rate is left when decoding is not the limit.
+"""Labelling against the bare teacher: the share of its forward rate without the limit of decoding.
 
     python -m tinyvit.benchmarks.distill.label --out distill_label.json
 
-``bare`` runs the teacher's network on normalised images that lie on its device. ``label`` makes a whole store with
-it, except that its views come from memory instead of image files: batches are copied into the loader's buffers,
-normalised, answered, encoded (top K, temperatures), checksummed, written and synced to disk. Both do the same batches
-in turns in one process; the figure is the paired ratio of their times.
+``bare`` runs the teacher's network on normalised images on its device. ``label`` makes a whole
+store with it, but its views come from memory instead of image files. Batches are copied into the
+loader's buffers, normalised, answered, encoded (top K, temperatures), checksummed, written and
+synced. Both do the same batches in turns in one process; the figure is the paired ratio of their
+times.
 """
 
 from __future__ import annotations

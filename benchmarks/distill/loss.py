@@ -2,10 +2,10 @@
 
     python -m tinyvit.benchmarks.distill.loss --out distill_loss.json
 
-Both start from the student's logits and a stored label (K classes, their probabilities, the rest). ``dense`` is the
-official TinyViT code's way: it makes the (B, C) target, the rest spread evenly, and calls timm's
-``SoftTargetCrossEntropy``. They are timed in turns in one process; peak memory is each one's own process's, above what
-it held before, the logits and their gradient included.
+Both start from the student's logits and a stored label (K classes, their probabilities, the rest).
+``dense`` is the method of the official TinyViT code: it makes the (B, C) target, the rest spread
+evenly, and calls timm's ``SoftTargetCrossEntropy``. They are timed in turns in one process. Peak
+memory is measured in an own process for each, and includes the logits and their gradient.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Work:
         batch_size: B.
         classes: C.
         topk: K.
-        precision: Of the logits.
+        precision: Precision of the logits.
         device: A torch device.
     """
 

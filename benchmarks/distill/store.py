@@ -2,11 +2,13 @@
 
     python -m tinyvit.benchmarks.distill.store --out distill_store.json
 
-``layouts``: the same records in our store (full and compact rows), in the official TinyViT layout read by its own
-algorithm (a dictionary of keys, one seek and one read a record), in LMDB and in Parquet (each left out, and said so,
-where its package is missing). All subjects are measured in turns in every round, and compared round by round.
-``scale``: a store of 14.2 million images x 90 views whose shards are sparse files: only the rows that are read were
-written. Opening it and reading from it are measured in fresh processes.
+``layouts`` compares the same records in our store (full and compact rows) with other layouts. One
+is the official TinyViT layout, read by its own algorithm: a dictionary of keys, one seek and one
+read per record. The others are LMDB and Parquet, which are left out with a note if their package is
+missing. All layouts are measured in turns in every round, and compared round by round.
+
+``scale`` makes a store of 14.2 million images x 90 views from sparse files, with only those rows
+that are read. Opening it and reading from it are measured in fresh processes.
 """
 
 from __future__ import annotations
@@ -54,13 +56,13 @@ _REFERENCE = "store, full rows"
 
 
 @dataclass(frozen=True)
-class Subject:
+class StoredLayout:
     """One layout.
 
     Args:
-        name: In the tables.
+        name: The name in the tables.
         open: Opens it and returns a reader: ordinals -> anything that holds their labels as arrays.
-        path: What it takes on disk.
+        path: The file or folder on disk.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Subject:
     path: Path
 
 
-# --- making -------------------------------------------------------------------------------------------------------
+# --- making ----------------------------------------------------------------------------------------
 
 
 def make_header(images: int, views: int, sha256: str, shard_images: int, block: int, coding: str) -> StoreHeader:
@@ -115,7 +117,8 @@ def make_store(path: Path, images: int, coding: str, shard_images: int = 65_536)
     manifest = make_manifest(path / MANIFEST_NAME, images)
     store = SoftLabelStore.create(path, make_header(images, 1, manifest.sha256, shard_images, 1, coding))
     generator = torch.Generator().manual_seed(0)
-    # Labels of 512 different views, over and over: random logits of so many classes take long to make.
+    # Labels of 512 different views, over and over: random logits of so many classes take long to
+    # make.
     pattern = encode_logits(torch.randn(512, _CLASSES, generator=generator) * 3, store.layout)
     pattern["flags"] = VALID
     for shard in store.shards():
@@ -139,15 +142,15 @@ def official_records(store: SoftLabelStore) -> np.ndarray:
     return records
 
 
-def make_subjects(folder: Path, images: int) -> tuple[list[Subject], list[str]]:
+def make_subjects(folder: Path, images: int) -> tuple[list[StoredLayout], list[str]]:
     """All layouts of the same labels, and what was left out and why."""
     full = make_store(folder / "full", images, "full")
     compact = make_store(folder / "compact", images, "compact")
     records = official_records(full)
     keys = [key.rsplit("/", 1)[1].removesuffix(".JPEG") for key in full.manifest.names]
     subjects = [
-        Subject(_REFERENCE, lambda: _open_store(full.path), full.folder),
-        Subject("store, compact rows", lambda: _open_store(compact.path), compact.folder),
+        StoredLayout(_REFERENCE, lambda: _open_store(full.path), full.folder),
+        StoredLayout("store, compact rows", lambda: _open_store(compact.path), compact.folder),
         _official(folder / "official", keys, records),
     ]
     left_out = []
@@ -159,7 +162,7 @@ def make_subjects(folder: Path, images: int) -> tuple[list[Subject], list[str]]:
     return subjects, left_out
 
 
-# --- the layouts --------------------------------------------------------------------------------------------------
+# --- the layouts -----------------------------------------------------------------------------------
 
 
 def _open_store(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -174,7 +177,7 @@ def _open_store(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return read
 
 
-def _official(folder: Path, keys: list[str], records: np.ndarray) -> Subject:
+def _official(folder: Path, keys: list[str], records: np.ndarray) -> StoredLayout:
     folder.mkdir()
     (folder / "rank0-keys.txt").write_text("".join(f"{key}\n" for key in keys))
     (folder / "rank0-values.bin").write_bytes(records.tobytes())
@@ -192,7 +195,7 @@ def _official(folder: Path, keys: list[str], records: np.ndarray) -> Subject:
 
         return read
 
-    return Subject("official layout", open_, folder)
+    return StoredLayout("official layout", open_, folder)
 
 
 def _parsed(data: Any) -> tuple[int, np.ndarray, np.ndarray]:
@@ -200,7 +203,7 @@ def _parsed(data: Any) -> tuple[int, np.ndarray, np.ndarray]:
     return seed, np.frombuffer(data, "<i2", _TOPK, 4), np.frombuffer(data, "<f2", _TOPK, 4 + 2 * _TOPK)
 
 
-def _lmdb(folder: Path, keys: list[str], records: np.ndarray) -> Subject:
+def _lmdb(folder: Path, keys: list[str], records: np.ndarray) -> StoredLayout:
     import lmdb
 
     with lmdb.open(str(folder), map_size=records.nbytes * 3) as base, base.begin(write=True) as transaction:
@@ -211,10 +214,10 @@ def _lmdb(folder: Path, keys: list[str], records: np.ndarray) -> Subject:
         transaction = lmdb.open(str(folder), readonly=True, lock=False, readahead=False).begin(buffers=True)
         return lambda ordinals: [_parsed(transaction.get(keys[at].encode())) for at in ordinals.tolist()]
 
-    return Subject("LMDB", open_, folder)
+    return StoredLayout("LMDB", open_, folder)
 
 
-def _parquet(folder: Path, keys: list[str], records: np.ndarray) -> Subject:
+def _parquet(folder: Path, keys: list[str], records: np.ndarray) -> StoredLayout:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -236,13 +239,13 @@ def _parquet(folder: Path, keys: list[str], records: np.ndarray) -> Subject:
 
         return read
 
-    return Subject("Parquet, groups of 256 rows", open_, folder)
+    return StoredLayout("Parquet, groups of 256 rows", open_, folder)
 
 
-# --- measuring ----------------------------------------------------------------------------------------------------
+# --- measuring -------------------------------------------------------------------------------------
 
 
-def measure_layouts(subjects: Sequence[Subject], images: int, rounds: int, seconds: float) -> dict[str, Any]:
+def measure_layouts(subjects: Sequence[StoredLayout], images: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Time a row of every access in every layout, all of them in turns in every round."""
     readers = {subject.name: subject.open() for subject in subjects}
     rng = np.random.default_rng(1)
@@ -290,7 +293,7 @@ def _table(times: dict[str, list[float]]) -> dict[str, Any]:
     return table
 
 
-def disk_table(subjects: Sequence[Subject], images: int) -> dict[str, Any]:
+def disk_table(subjects: Sequence[StoredLayout], images: int) -> dict[str, Any]:
     """Bytes a row on disk."""
     table = {}
     for subject in subjects:
@@ -301,7 +304,7 @@ def disk_table(subjects: Sequence[Subject], images: int) -> dict[str, Any]:
 
 
 def payload(store: SoftLabelStore) -> dict[str, float]:
-    """What a full row's fields take, without padding and checksum, and what the store takes a row before checksums."""
+    """Return the bytes of a full row's fields, and the store's bytes per row before checksums."""
     dtype, rows = store.layout.dtype, store.header.images * store.header.views
     fields: Any = dtype.fields
     needed = dtype.itemsize - fields["pad"][0].itemsize - 4
@@ -452,7 +455,7 @@ def _shard_head(store: SoftLabelStore, rows: int, metadata: dict[str, str]) -> b
     return len(text).to_bytes(8, "little") + text
 
 
-# --- the script ---------------------------------------------------------------------------------------------------
+# --- the script ------------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -518,9 +521,11 @@ def _print(document: dict[str, Any]) -> None:
         print(access)
         for name, found in table.items():
             low, high = found["ratio_interval"]
-            print(f"  {name:30s}{found['us_a_row']:10.2f} us a row   x {found['ratio']:.2f} ({low:.2f} to {high:.2f})")
+            print(
+                f"  {name:30s}{found['us_a_row']:10.2f} us per row   x {found['ratio']:.2f} ({low:.2f} to {high:.2f})"
+            )
     for name, found in layouts["disk"].items():
-        print(f"{name:30s}{found['bytes_a_row']:8.1f} bytes a row")
+        print(f"{name:30s}{found['bytes_a_row']:8.1f} bytes per row")
     stored = layouts["payload"]
     print(f"payload {stored['payload']} bytes, stored {stored['ratio']:.3f} x that before the checksum")
     for note in layouts["left_out"]:
@@ -530,8 +535,8 @@ def _print(document: dict[str, Any]) -> None:
             f"{images:>9s} images: open {found['seconds']:.2f} s, private memory +{found['private_mb']:.0f} MB (+"
             f"{found['private_after_reading_mb']:.0f} after reads), process {found['whole_process_mb']:.0f} MB (torch "
             f"alone {document['scale']['torch_alone_mb']:.0f}; with {found['workers']} workers, shared pages divided: "
-            f"{found['parent_pss_mb']:.0f}, a worker {found['worker_pss_mb']:.0f}), "
-            f"{found['us_a_row_warm']:.2f} us a row in batches of {_BATCH} from {found['shards_mapped']} shards"
+            f"{found['parent_pss_mb']:.0f}, each worker {found['worker_pss_mb']:.0f}), "
+            f"{found['us_a_row_warm']:.2f} us per row in batches of {_BATCH} from {found['shards_mapped']} shards"
         )
 
 

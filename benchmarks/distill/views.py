@@ -1,11 +1,12 @@
-"""Making recorded views against timm's own transforms: time of a view, from a decoded image to what a model is fed.
+"""Making recorded views against timm's own transforms: time per view, from image to model input.
 
     python -m tinyvit.benchmarks.distill.views --data imagenet-sample/images --out distill_views.json
 
-Ours draws parameters from its counter-based streams and applies them; timm's transform draws and applies in one. Both
-see the same decoded images in turns, in one thread. Up to the mixed view both end in 8-bit pixels, except for
-``tinyvit``, which both normalise, as timm erases after that. A mixed view of ours makes its partner's view too, where
-timm mixes two views that a batch has anyway: its ratio is the cost of depending on no batch.
+Ours draws parameters from its counter-based streams and applies them; timm's transform draws and
+applies in one. Both see the same decoded images in turns, in one thread. Up to the mixed view both
+end in 8-bit pixels, except for ``tinyvit``, which both normalise, as timm erases after that. Our
+mixed view makes its partner's view too, while timm mixes two views of its batch. The ratio is the
+cost of being independent of the batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What frozen features are worth: labelled images, feature extraction, linear probe."""
+"""The worth of frozen features: labelled images, feature extraction, linear probe."""
 
 from .data import LabelledImages, open_labelled, stratified_subset
 from .features import FeatureModel, FeatureSource, PooledFeatures, extract_features, load_feature_model

@@ -49,14 +49,15 @@ class LabelledImages:
 
 
 def open_labelled(root: str | Path, *, test_share: float = 0.2, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
-    """Find the training and the test images of a data set.
+    """Return the training and the test images of a data set.
 
-    ``root`` holds ``train`` and ``test`` (or ``val``), each a folder or a ``.zip``; or it holds class folders itself
-    (or is one zip of them), and is then split by class: whether an image is for testing follows from its name and
-    ``seed`` alone.
+    ``root`` holds ``train`` and ``test`` (or ``val``), each a folder or a ``.zip``. It may also
+    hold class folders itself, or be one zip of them; it is then split by class. The name of an
+    image and ``seed`` alone decide whether it is for testing.
 
     Raises:
-        InputError: The folder is missing or incomplete, there is one class only, or the two parts differ in classes.
+        InputError: The folder is missing or incomplete, has one class only, or its parts differ in
+            classes.
     """
     root = Path(root)
     if not root.exists():
@@ -103,10 +104,10 @@ def _split(images: LabelledImages, test_share: float, seed: int) -> tuple[Labell
 
 
 def stratified_subset(labels: np.ndarray, limit: int | None, seed: int = 0) -> np.ndarray:
-    """Positions of at most ``limit`` rows, dealt evenly over the classes, in ascending order.
+    """Return positions of at most ``limit`` rows, even over the classes, in ascending order.
 
-    Subsets are nested: with the same seed, a smaller limit takes a part of what a larger one takes, so that a curve
-    over label counts adds rows and never swaps them.
+    Subsets are nested: with the same seed, a smaller limit takes a part of a larger one's rows. A
+    curve over label counts thus adds rows and never replaces them.
 
     Raises:
         InputError: ``limit`` is not positive.
@@ -114,7 +115,7 @@ def stratified_subset(labels: np.ndarray, limit: int | None, seed: int = 0) -> n
     if limit is None or limit >= len(labels):
         return np.arange(len(labels))
     if limit < 1:
-        raise InputError(f"a limit of {limit} images leaves nothing to probe")
+        raise InputError(f"a limit of {limit} images leaves nothing to probe; give a positive number")
     generator = np.random.default_rng(seed)
     turn = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):

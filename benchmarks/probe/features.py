@@ -1,4 +1,4 @@
-"""Frozen features: images in, one row of numbers each out, cached on disk by content."""
+"""Frozen features: one row of numbers per image, cached on disk by content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from tinyvit.core.jobs import Done, Here, Place, Ranks, Report, Worker
 from ...backbones.preprocess import Preprocess
 
 POOLS = ("penultimate", "stages34")
-# Images in one cache file: small enough that a kill loses seconds, large enough that files stay few.
+# Images in one cache file: small enough that a kill loses seconds, large enough that files stay
+# few.
 _CHUNK = 512
 
 
@@ -36,14 +37,15 @@ class FeatureModel:
     """A frozen model that turns images into feature rows.
 
     Args:
-        name: What the user asked for.
+        name: The requested name.
         module: ``(B, 3, H, W)`` -> ``(B, D)``, in eval mode on ``device``.
         preprocess: Its input transform.
-        weights: Where the weights come from, in words.
+        weights: The source of the weights, in words.
         pool: Which features: one of :data:`POOLS`.
         device: A torch device.
-        weights_sha256: Of the module that a deployed form was made from; of ``module`` itself when not given.
-        deployed: The report of the deployed form that runs, or ``None`` for the module itself.
+        weights_sha256: Hash of the module behind a deployed form; by default that of ``module``
+            itself.
+        deployed: The report of the deployed form, or ``None`` for the module itself.
     """
 
     name: str
@@ -56,7 +58,7 @@ class FeatureModel:
     deployed: dict[str, Any] | None = None
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the features of an image: weights, architecture name, pooling, transform."""
+        """Return a hash of everything that decides the features of an image."""
         what = [self.name, self.pool, self.preprocess.to_dict(), torch.__version__, torch.device(self.device).type]
         what += [self.weights_sha256 or _hash_weights(self.module), self.deployed is not None]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -78,15 +80,18 @@ def load_feature_model(
     Args:
         name: One of our models, ``timm:NAME``, or a teacher that brings its weights in a package
             (``efficientnet_lite1``, ``efficientnet_lite2``).
-        weights: A checkpoint; without one our models and timm's get random weights drawn with ``seed``.
+        weights: A checkpoint; without one our models and timm's get random weights drawn with
+            ``seed``.
         size: Input height and width; the model's own when not given.
-        crop_pct: Share of the resized image that the centre crop keeps, in (0, 1]; the model's own when not given.
-            Models made for photographs crop their border away, which small images can ill afford: 1 keeps all.
-        pool: ``penultimate`` (what the classifier would see) or ``stages34`` (the mean over positions of the last two
-            feature maps, side by side).
+        crop_pct: Share of the resized image that the centre crop keeps, in (0, 1]; the model's own
+            when not given. Models for photographs crop their border away, which loses much of small
+            images: 1 keeps all.
+        pool: ``penultimate`` (what the classifier would see) or ``stages34`` (the mean over
+            positions of the last two feature maps, side by side).
         device: A torch device.
-        seed: Of random weights.
-        deployed: Whether its deployed form runs (see :func:`tinyvit.backbones.deploy`), or the module as it is.
+        seed: Random seed of random weights.
+        deployed: Whether its deployed form runs (see :func:`tinyvit.backbones.deploy`), or the
+            module as it is.
 
     Raises:
         InputError: Unknown name or pool, or weights that do not fit.
@@ -166,7 +171,7 @@ class PooledFeatures(nn.Module):
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What :func:`load_feature_model` needs, to make the same model in another process.
+    """The arguments of :func:`load_feature_model`, to make the same model in another process.
 
     Args:
         name: See :func:`load_feature_model`, as for the others.
@@ -174,7 +179,7 @@ class FeatureSource:
         size: Input height and width.
         crop_pct: Share that the centre crop keeps.
         pool: Which features.
-        seed: Of random weights.
+        seed: Random seed of random weights.
         deployed: Whether its deployed form runs.
     """
 
@@ -207,12 +212,12 @@ class _Extraction:
         if threads is not None:
             torch.set_num_threads(threads)
         if self.source is None:
-            raise InputError("workers make the model themselves: give extract_features a source")
+            raise InputError("workers make the model themselves; give extract_features a source")
         return partial(_work_on_chunk, self, self.source.load(device))
 
     @torch.inference_mode()
     def chunk(self, model: FeatureModel, keys: Sequence[str], pool: ThreadPoolExecutor) -> np.ndarray:
-        """Features of one chunk, read from the cache where they lie there."""
+        """Features of one chunk, read from the cache where possible."""
         path = None if self.cache is None else _cache_path(self.cache, self.fingerprint, self.files, keys)
         features = None if path is None else _read_cache(path, len(keys))
         if features is None:
@@ -246,14 +251,14 @@ def extract_features(
         keys: Which images.
         batch_size: Images in one forward pass.
         threads: Threads of a process that decode and resize ahead of the model.
-        cache: A folder of feature files named by content (model, transform and the encoded images): a second run
-            reads them, a killed run goes on where it was. No cache when not given.
-        place: Who works: this process when not given, or worker processes, or a Ray cluster, chunk by chunk.
-        source: What workers make the same model from.
+        cache: A folder of feature files named by content: model, transform and encoded images. A
+            second run reads them, and a killed run resumes. No cache when not given.
+        place: This process when not given, or worker processes, or a Ray cluster, chunk by chunk.
+        source: The source of the workers' model.
 
     Raises:
-        InputError: An image cannot be read, there are none, the cache cannot be written, or workers die again and
-            again.
+        InputError: An image cannot be read, there are none, the cache cannot be written, or workers
+            die repeatedly.
     """
     if not keys:
         raise InputError(f"no image of {files.root} was chosen")
@@ -279,7 +284,7 @@ def extract_features(
 def _batches(
     model: FeatureModel, files: ImageFiles, keys: Sequence[str], batch_size: int, pool: ThreadPoolExecutor
 ) -> Iterator[torch.Tensor]:
-    """Features batch by batch, while the pool prepares the next two batches; never the whole set in memory."""
+    """Yield features batch by batch, while the pool prepares the next two batches."""
     waiting: deque[Future[torch.Tensor]] = deque()
     upcoming = iter(keys)
     for start in range(0, len(keys), batch_size):
@@ -290,7 +295,7 @@ def _batches(
 
 
 def prepare_cache(cache: str | Path) -> None:
-    """Make the folder of a feature cache, and see that it can be written, before hours go into what it shall keep.
+    """Make the folder of a feature cache and check that it is writable, before hours of work.
 
     Raises:
         InputError: It is a file, or cannot be made or written.
@@ -316,7 +321,7 @@ def _cache_path(cache: Path, fingerprint: str, files: ImageFiles, keys: Sequence
 
 
 def _read_cache(path: Path, rows: int) -> np.ndarray | None:
-    """The cached rows, or ``None`` when there are none; a damaged file is an error, not a silent recomputation."""
+    """Return the cached rows, or ``None`` without a file; a damaged file is an error."""
     if not path.exists():
         return None
     from safetensors import SafetensorError

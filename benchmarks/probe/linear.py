@@ -1,12 +1,13 @@
 """The linear probe: multinomial logistic regression on frozen features.
 
-The objective is scikit-learn's, divided by the number of rows so that step sizes do not depend on it:
+The objective is scikit-learn's, divided by the number of rows so that step sizes do not depend on
+it:
 
     F(W, b) = mean_i cross_entropy(z_i W + b, y_i) + ||W||^2 / (2 C n)
 
-``z`` is the feature row after normalisation, centring and one scaling to mean squared length 1, which makes one grid
-of ``C`` fit every backbone. Neither step changes what can be fitted: the intercept is free, and the scale is a change
-of ``C``.
+``z`` is the feature row after normalisation, centring and one scaling to mean squared length 1,
+which makes one grid of ``C`` fit every backbone. Neither step changes what can be fitted: the
+intercept is free, and the scale is a change of ``C``.
 
 Letters: n rows, d features, k classes.
 """
@@ -29,10 +30,11 @@ from ..statistics import wilson_interval
 
 NORMALISATIONS = ("none", "l2", "standardise")
 _TINY = 1e-12
-# Above this many numbers the features are fitted in float32: 3 times faster, and the last digits no longer matter.
+# Above this many numbers the features are fitted in float32: 3 times faster, and the last digits no
+# longer matter.
 _FLOAT64_UP_TO = 30_000_000
-# Below this many multiply-adds in one pass over the rows a second thread gains nothing, and on a busy machine the
-# threads' waiting for each other costs 10 times the work.
+# Multiply-adds per pass over the rows below which a second thread gains nothing. On a busy machine
+# the threads' waiting for each other costs 10 times the work.
 _ONE_THREAD_UP_TO = 100_000_000
 
 
@@ -43,14 +45,16 @@ class ProbeOptions:
     Args:
         cs: The grid of ``C``, ascending; larger is weaker regularisation.
         refine: Half-way points in log C around the best of the grid are tried as well.
-        normalisations: Any of ``none``, ``l2`` (rows to length 1) and ``standardise`` (columns to variance 1).
+        normalisations: Any of ``none``, ``l2`` (rows to length 1) and ``standardise`` (columns to
+            variance 1).
         folds: ``1 / folds`` of the training rows, by class, is held out to choose settings.
-        cross_validate_below: With fewer rows every fold is held out once, as one small fold says little.
-        max_iterations: Of L-BFGS, for each fit.
-        tolerance: A fit has converged when no entry of the gradient is larger. The fits of the sweep, which only have
-            to rank settings, run in float32 and stop at 10 times this.
-        seed: Of the assignment to folds.
-        device: Where to fit, a torch device.
+        cross_validate_below: With fewer rows every fold is held out once, as one small fold says
+            little.
+        max_iterations: Limit of L-BFGS iterations for each fit.
+        tolerance: A fit has converged when no entry of the gradient is larger. The fits of the
+            sweep, which only have to rank settings, run in float32 and stop at 10 times this.
+        seed: Random seed of the assignment to folds.
+        device: The torch device of the fit.
     """
 
     cs: tuple[float, ...] = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
@@ -86,10 +90,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe found. Accuracies are shares, 0..1.
+    """The result of a probe. Accuracies are shares, 0..1.
 
-    ``interval`` is Wilson's 95 % interval: the uncertainty from the size of the test set alone, not from the choice of
-    training rows. ``predictions`` (class index of each test row) is for paired comparisons and stays out of JSON.
+    ``interval`` is Wilson's 95 % interval: the uncertainty from the size of the test set alone, not
+    from the choice of training rows. ``predictions`` (class index of each test row) is for paired
+    comparisons and stays out of JSON.
     """
 
     accuracy: float
@@ -110,7 +115,7 @@ class ProbeResult:
     predictions: np.ndarray = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, without the predictions."""
+        """Return plain JSON values, without the predictions."""
         document = asdict(self)
         document.pop("predictions")
         return document
@@ -127,8 +132,8 @@ def linear_probe(
 ) -> ProbeResult:
     """Fit a linear classifier on training features and score it on test features.
 
-    Normalisation and ``C`` are chosen on training rows that are held out, never on the test rows; then all training
-    rows are fitted once more with that choice.
+    Normalisation and ``C`` are chosen on held-out training rows, never on the test rows. Then all
+    training rows are fitted once more with that choice.
 
     Args:
         train_x: ``(n, d)`` features.
@@ -139,8 +144,8 @@ def linear_probe(
         options: How to fit and to choose.
 
     Raises:
-        InputError: Shapes do not fit together, features are not finite, there is only one class, a class of the
-            test rows is missing from the training rows, or no class has two rows.
+        InputError: Shapes differ, features are not finite, there is only one class, or no class has
+            two rows. Also when a class of the test rows is missing from the training rows.
     """
     options = options or ProbeOptions()
     start = time.perf_counter()
@@ -186,7 +191,7 @@ def linear_probe(
 
 @contextmanager
 def _threads_for(work: int) -> Iterator[None]:
-    """One thread for small problems, for the time being."""
+    """Use one thread for small problems inside the block."""
     before = torch.get_num_threads()
     if work < _ONE_THREAD_UP_TO:
         torch.set_num_threads(1)
@@ -199,7 +204,7 @@ def _threads_for(work: int) -> Iterator[None]:
 def _check(
     train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, names: Sequence[str] | None
 ) -> list[str]:
-    """Refuse what cannot be probed; return the class names."""
+    """Check the arrays and return the class names."""
     for what, features, labels in (("training", train_x, train_y), ("test", test_x, test_y)):
         if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels) or len(labels) == 0:
             raise InputError(f"{what} features {features.shape} and labels {labels.shape} do not fit together")
@@ -232,7 +237,8 @@ def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     for position, label in enumerate(np.unique(labels)):
         rows = generator.permutation(np.flatnonzero(labels == label))
         if len(rows) > 1:
-            # The first fold rotates from class to class, or else small classes would all fill fold 0.
+            # The first fold rotates from class to class, or else small classes would all fill fold
+            # 0.
             fold_of[rows] = (np.arange(len(rows)) + position) % folds
     if (fold_of < 0).all():
         raise InputError("no class has two training images, so none can be held out to choose settings")
@@ -290,9 +296,10 @@ def _score(
 class _Space:
     """Normalisation fitted on some rows and applied to any: ``(n, d) -> (n, at most min(n, d))``.
 
-    The last step turns the features to the principal axes of the rows and leaves out axes without variance. The penalty
-    is indifferent to rotation and punishes every direction outside, so the optimum is the same; but the axes are
-    uncorrelated, which is what makes the solver's scaling of single axes work, and there are at most n of them.
+    The last step rotates the features to the principal axes of the rows and drops axes without
+    variance. The penalty does not depend on rotation and penalises every dropped direction, so the
+    optimum is the same. The axes are uncorrelated, as the solver's scaling of single axes requires,
+    and there are at most n of them.
     """
 
     def __init__(self, x: torch.Tensor, normalisation: str) -> None:
@@ -303,7 +310,8 @@ class _Space:
         scale = torch.ones_like(self.mean)
         if normalisation == "standardise":
             deviation = centred.square().mean(0).sqrt()
-            # A constant feature says nothing; dividing by its rounding noise would make it shout.
+            # A constant feature carries no information; dividing by its rounding noise would
+            # amplify the noise.
             useful = deviation > 1e-6 * deviation.max().clamp_min(_TINY)
             scale = torch.where(useful, deviation.clamp_min(_TINY).reciprocal(), torch.zeros_like(deviation))
         length = (centred * scale).square().sum(1).mean().sqrt().clamp_min(_TINY)
@@ -356,8 +364,9 @@ def fit_logistic(
 ) -> LogisticFit:
     """Minimise ``mean cross entropy + ||W||^2 / (2 C n)`` by L-BFGS with a strong Wolfe line search.
 
-    The solver works on ``V`` with ``W = D V``, where the diagonal ``D`` evens out the curvature along each column of
-    ``x``; with uncorrelated columns it needs a fraction of the steps. The optimum is the same.
+    The solver works on ``V`` with ``W = D V``. The diagonal ``D`` evens out the curvature along
+    each column of ``x``. With uncorrelated columns this needs a fraction of the steps, and the
+    optimum is the same.
 
     Args:
         x: ``(n, d)`` rows.
@@ -380,13 +389,17 @@ def fit_logistic(
     theta.grad = torch.zeros_like(theta)
 
     def evaluate() -> torch.Tensor:
-        """The objective; its gradient goes into ``theta.grad`` (closed form: autograd doubles the time)."""
+        """The objective.
+
+        Its gradient goes into ``theta.grad`` (closed form: autograd doubles the time).
+        """
         weight, bias = scales * theta[:-1], theta[-1]
         log_p = F.log_softmax(x @ weight + bias, dim=1)
         residual = (log_p.exp() - targets) / rows
         theta.grad[:-1] = torch.addmm(weight, x.T, residual, beta=strength).mul_(scales)  # pyright: ignore[reportOptionalSubscript]
         theta.grad[-1] = residual.sum(0)  # pyright: ignore[reportOptionalSubscript]
-        # Sums in float64: near the optimum the line search compares losses that differ in the eighth digit.
+        # Sums in float64: near the optimum the line search compares losses that differ in the
+        # eighth digit.
         wrong, size = -(log_p * targets).sum(dtype=torch.float64), weight.square().sum(dtype=torch.float64)
         return wrong / rows + 0.5 * strength * size
 

@@ -15,22 +15,23 @@ from .linear import ProbeOptions, ProbeResult, linear_probe
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """What to probe, on what.
+    """The model, the data and the settings of a probe.
 
     Args:
         model: A name that :func:`~tinyvit.benchmarks.probe.load_feature_model` knows.
         data: A data set that :func:`~tinyvit.benchmarks.probe.open_labelled` understands.
         weights: A checkpoint, or ``None`` for random weights (teachers bring their own).
         size: Input height and width; the model's own when not given.
-        crop_pct: Share of the resized image that the centre crop keeps; the model's own when not given.
+        crop_pct: Share of the resized image that the centre crop keeps; the model's own when not
+            given.
         pool: Which features, ``penultimate`` or ``stages34``.
-        train_limit: At most so many training images, evenly over the classes.
+        train_limit: Maximum number of training images, even over the classes.
         test_limit: The same for test images.
-        seed: Of the subsets, the split, the folds and of random weights.
+        seed: Random seed of the subsets, the split, the folds and random weights.
         device: A torch device.
         batch_size: Images in one forward pass.
         threads: Threads of a process that decode images.
-        place: Who extracts features: this process when not given.
+        place: Workers that extract features; this process when not given.
         cache: Folder of the feature cache; no cache when not given.
         deploy: Whether the deployed form of the model runs.
     """
@@ -56,10 +57,12 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
     """Extract features and probe them.
 
     Returns:
-        The result, and a JSON document of it together with the model, its weights and its transform.
+        The result, and a JSON document of it together with the model, its weights and its
+        transform.
 
     Raises:
-        InputError: Bad data, an unknown model, weights that do not fit, or a cache that cannot be written.
+        InputError: Bad data, an unknown model, weights that do not fit, or a cache that cannot be
+            written.
     """
     if job.cache is not None:
         prepare_cache(job.cache)

@@ -1,7 +1,7 @@
-"""What all students of ``benchmarks/distill/cifar10.py`` share: TinyViT-5M at 64 px, 800 steps of 64 views.
+"""Shared by all students of ``benchmarks/distill/cifar10.py``: TinyViT-5M at 64 px, 800 steps.
 
-That is one pass over the 50,000 training images. Sized for less than an hour on two CPU cores, not for accuracy;
-rate and length were not tuned for any kind of training.
+A step has 64 views, so this is one pass over the 50,000 training images. It is sized for less than
+an hour on two CPU cores, not for accuracy. Rate and length were not tuned for any kind of training.
 """
 
 student = {"name": "tiny_vit_5m_224", "img_size": 64}

@@ -2,13 +2,15 @@
 
     python -m tinyvit.benchmarks.speed.studies.detectors --images val2017 --img-size 640 --out detectors.json
 
-TinyViT-5M and 21M and MMDetection's own ResNet-50 in RetinaNet, and TinyViT-5M and ResNet-50 in Mask R-CNN, take turns
-on the same photographs in one process. Preprocessing is from the decoded image to the normalised batch,
-post-processing is everything in ``predict_by_feat`` (decoding, thresholds, NMS, masks), and the network is the rest.
+TinyViT-5M and 21M and MMDetection's own ResNet-50 in RetinaNet, and TinyViT-5M and ResNet-50 in
+Mask R-CNN, take turns on the same photographs in one process. Preprocessing is from the decoded
+image to the normalised batch, post-processing is everything in ``predict_by_feat`` (decoding,
+thresholds, NMS, masks), and the network is the rest.
 
-Weights are random, so what post-processing has to do is set by thresholds and not by what is seen. RetinaNet keeps
-every box here (``score_thr`` 0): 1,000 candidates a level go through NMS, as in a very crowded image. In Mask R-CNN
-the proposals are real work, and no box passes its threshold: of the second stage only the box head counts.
+Weights are random, so thresholds and not the images decide the work of post-processing. RetinaNet
+keeps every box here (``score_thr`` 0): 1,000 candidates per level go through NMS, as in a very
+crowded image. In Mask R-CNN the proposals are real work, and no box passes its threshold, so only
+the box head of the second stage counts.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from ...statistics import median_interval, paired_ratio, quantile
 from ..results.load import Limits, sentence, summarise
 from ..run.sensor import ContentionSensor
 
-#: Of one round: seconds by part, for each image.
+#: Seconds by part for each image of one round.
 Turn = list[dict[str, float]]
 PARTS = ("preprocess", "network", "postprocess")
 _RETINANET, _MASK_RCNN = "retinanet_tiny_vit_5m_fpn_1x_coco", "mask-rcnn_tiny_vit_5m_fpn_1x_coco"
@@ -49,10 +51,10 @@ class Detector:
     """One detector.
 
     Args:
-        name: In the table.
+        name: The name in the table.
         config: Name of a shipped config; its dataset pipeline is used in any case.
-        overrides: Put into the config.
-        model: MMDetection's config whose ``model`` takes the place of ours, or ``None``.
+        overrides: Changes to the config.
+        model: MMDetection's config whose ``model`` replaces ours, or ``None``.
         deployed: Whether the backbone runs in its deployed form.
     """
 
@@ -113,7 +115,7 @@ class Stopwatch:
     """Times the parts of one detection.
 
     Args:
-        predictor: Of :func:`build_predictor`; its post-processing is timed from now on.
+        predictor: A predictor of :func:`build_predictor`; its post-processing is timed from now on.
     """
 
     def __init__(self, predictor: Any) -> None:
@@ -158,13 +160,13 @@ class Stopwatch:
 
 
 def measure_detectors(images: Sequence[Path], img_size: int, rounds: int, threads: int) -> dict[str, Any]:
-    """All detectors in turns; in each round every one detects on every image.
+    """Measure all detectors in turns; in each round each of them detects on every image.
 
     Args:
         images: Photographs.
         img_size: Longest side that they are resized to.
-        rounds: How many; the order of turns is another in each.
-        threads: Of the processor.
+        rounds: Number of rounds; the order of turns changes.
+        threads: Processor threads.
 
     Returns:
         The document that :func:`main` writes.
@@ -255,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     images = sorted(find_images([options.images]))[: options.limit]
     if not images:
-        raise InputError(f"{options.images} holds no image")
+        raise InputError(f"{options.images} holds no image; give a folder of photographs")
     document = measure_detectors(images, options.img_size, options.rounds, options.threads)
     print(as_text(document), file=sys.stderr)
     write_json(options.out, document)

@@ -1,7 +1,7 @@
-"""The official TinyViT code as something to measure: whoever measures brings the file, and its path is an argument.
+"""The official TinyViT code as a subject; you supply the official ``tiny_vit.py`` yourself.
 
-    TINYVIT_OFFICIAL=Cream/TinyViT/models/tiny_vit.py tinyvit bench tiny_vit_21m_224 --engine deploy \\
-        --against tinyvit.benchmarks.speed.studies.official_model:tiny_vit_21m_224
+TINYVIT_OFFICIAL=Cream/TinyViT/models/tiny_vit.py tinyvit bench tiny_vit_21m_224 --engine deploy
+    \\ --against tinyvit.benchmarks.speed.studies.official_model:tiny_vit_21m_224
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python -m tinyvit.benchmarks.speed.studies.peers deployed --official models/tiny_vit.py --out deployed.json
     python -m tinyvit.benchmarks.speed.studies.peers zoo --out zoo.json
 
-``deployed`` compares the deployed TinyViT with its module, the official code, timm, onnxruntime and OpenVINO;
-``zoo`` compares TinyViT in every engine with DeiT and timm's small networks. Each kind of work (threads, batch size,
-input size, allocator) is one interleaved run, or two. What is finished lies in ``OUT.parts/``: a sweep that was stopped
-goes on there.
+``deployed`` compares the deployed TinyViT with its module, the official code, timm, onnxruntime and
+OpenVINO; ``zoo`` compares TinyViT in every engine with DeiT and timm's small networks. Each kind of
+work (threads, batch size, input size, allocator) is one interleaved run, or two. Finished runs are
+kept in ``OUT.parts/``, from which a stopped sweep resumes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Work:
-    """What all subjects of one run do.
+    """The work of all subjects in one run.
 
     Args:
         threads: Processor threads.
@@ -71,11 +71,11 @@ class Work:
 
     @property
     def name(self) -> str:
-        """Of its part on disk."""
+        """The name of its part on disk."""
         return f"t{self.threads}-b{self.batch_size}-{self.size}-{self.allocator}"
 
     def subject(self, model: str, engine: str = "eager", precision: str = "fp32", label: str | None = None) -> Subject:
-        """A model that does this work."""
+        """Return a subject that does this work."""
         return Subject(
             model,
             engine=engine,
@@ -126,12 +126,12 @@ def _deployed(model: str, work: Work, official: bool) -> tuple[list[Subject], Su
 
 
 def zoo_runs(official: bool) -> list[tuple[str, Work, list[Subject], Subject]]:
-    """The same of the table ``zoo``; it needs no official code.
+    """Return the same for the table ``zoo``, which does not need the official code.
 
-    With the tuned allocator each work is two runs, as not all workers have room in memory at once: TinyViT and DeiT in
-    every engine, and TinyViT beside timm's networks, these too as modules and deployed. With the default allocator it
-    is one, of what a user has who tunes nothing: the engines of TinyViT-5M and 21M, and all others as modules. The
-    reference is the same in all.
+    With the tuned allocator each work is two runs, because the workers do not fit into memory
+    together. One has TinyViT and DeiT in every engine, the other TinyViT beside timm's networks, as
+    modules and deployed. With the default allocator there is one run, without any tuning: the
+    engines of TinyViT-5M and 21M, and all others as modules. The reference is the same in all.
     """
     del official
     ours = {size: f"tiny_vit_{size}_224" for size in ("5m", "11m", "21m")}
@@ -172,7 +172,7 @@ def run_table(table: str, official: Path | None, out: Path, plan: Plan) -> dict[
     """
     if official is not None:
         if not official.is_file():
-            raise InputError(f"the official code {official} is no file; give Cream/TinyViT/models/tiny_vit.py")
+            raise InputError(f"the official code {official} is not a file; give Cream/TinyViT/models/tiny_vit.py")
         os.environ[PATH_VARIABLE] = str(official.resolve())
     runs = {"deployed": deployed_runs, "zoo": zoo_runs}[table](official is not None)
     parts = out.with_suffix(".parts")
@@ -187,7 +187,7 @@ def run_table(table: str, official: Path | None, out: Path, plan: Plan) -> dict[
         report = measure(subjects, plan, against=reference)
         print(report.text(), file=sys.stderr, flush=True)
         found.append({"title": title, "work": work.__dict__, **_short(report.to_dict())})
-        if not report.failed:  # what failed is tried again by the next call
+        if not report.failed:  # the next call repeats a failed run
             write_json(path, found[-1])
     command = f"python -m tinyvit.benchmarks.speed.studies.peers {table}" + (" --official FILE" if official else "")
     document = {"schema_version": 1, "command": command, "environment": environment(), "runs": found}
@@ -196,7 +196,7 @@ def run_table(table: str, official: Path | None, out: Path, plan: Plan) -> dict[
 
 
 def _short(report: dict[str, Any]) -> dict[str, Any]:
-    """Of each round the median only: all samples would make a committed file too large."""
+    """Keep only the median of each round: all samples would make a committed file too large."""
     for subject in report["subjects"]:
         rounds = subject.pop("rounds", [])
         subject["round_median_seconds"] = [median(one["samples"]) for one in rounds if one["samples"]]
@@ -214,8 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     plan = Plan(rounds=options.rounds, round_seconds=0.3, max_seconds=options.max_time)
     if options.table == "zoo":
-        # Differences there are far larger than those of two starts, and starting 22 processes again would take as long
-        # as the rounds; disturbed rounds are flagged.
+        # Differences there are far larger than those of two starts. Starting 22 processes again
+        # would take as long as the rounds. Disturbed rounds are flagged.
         plan = replace(plan, rounds_per_start=None, repeat_disturbed=0)
     else:
         plan = replace(plan, rounds_per_start=(options.rounds + 1) // 2)

@@ -1,11 +1,11 @@
-"""Is the harness right? The same model twice, many times over, and one that does 5 % more work.
+"""Check the harness: the same model twice, many times, and one that does 5 % more work.
 
     python -m tinyvit.benchmarks.speed.studies.self_check --runs 40 --out benchmarks/results/speed_self_check.json
 
-Two starts of the same model must be ``cannot tell``, and the one with more work ``slower``, in at least 95 % of the
-runs each; else the exit code is 1. How small a difference is found is a matter of ``--rounds``: each kind can be run
-alone (``--runs 0``, ``--slowed-runs 0``) with its own. Every run starts its processes anew, as a user's does. The file
-is written after each run, and the same command goes on where it was stopped.
+Two starts of the same model must be ``cannot tell``, and more work must be ``slower``, in at least
+95 % of the runs of either kind. Otherwise the exit code is 1. More ``--rounds`` find smaller
+differences: each kind can run alone (``--runs 0``, ``--slowed-runs 0``) with its own number. Every
+run starts fresh processes. The file is written after each run, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def summarise_runs(entries: Sequence[dict[str, Any]], right: str) -> dict[str, A
     """Verdicts of some runs, the share of right ones with its Wilson interval, and how far the ratios were from 1.
 
     Args:
-        entries: A dictionary for each run, with ``verdict`` and ``time_ratio`` (``None`` for a run that failed).
+        entries: A dictionary for each run, with ``verdict`` and ``time_ratio`` (``None`` for a run
+            that failed).
         right: The verdict that is right.
     """
     if not entries:
@@ -148,7 +149,7 @@ def run_self_check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _unfinished(out: Path, same: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier call of the same command on the same machine wrote, or nothing.
+    """Return the document of an earlier call of the same command on the same machine, if any.
 
     Raises:
         InputError: The file is of something else.
@@ -158,7 +159,9 @@ def _unfinished(out: Path, same: dict[str, Any]) -> dict[str, Any]:
     document = json.loads(out.read_text(encoding="utf-8"))
     other = [key for key, value in same.items() if document.get(key) != json.loads(json.dumps(value))]
     if other:
-        raise InputError(f"{out} is of another self check (its {other[0]} differs); remove it or choose another --out")
+        raise InputError(
+            f"{out} belongs to another self check (its {other[0]} differs); remove it or choose another --out"
+        )
     return document
 
 
@@ -183,7 +186,10 @@ def _sentence(name: str, part: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, write one JSON document, print what it says; 1 when the harness is not as right as asked."""
+    """Run, write one JSON document, print what it says.
+
+    1 when the harness is not as right as asked.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument("--runs", type=int, default=40, help="of the same model twice")
     parser.add_argument("--slowed-runs", type=int, default=None, help="of 5 %% more work; a quarter of --runs")

@@ -2,8 +2,9 @@
 
     python -m tinyvit.benchmarks.speed.studies.train_step --batch-size 16 --official tiny_vit.py --out train_step.json
 
-Each runs in its own process with the tuned allocator and without stochastic depth, so that all do the same work;
-``ours_checkpointed`` recomputes the activations of each block in the backward pass. Peak memory is each worker's own.
+Each runs in its own process with the tuned allocator and without stochastic depth, so that all do
+the same work; ``ours_checkpointed`` recomputes the activations of each block in the backward pass.
+Peak memory is each worker's own.
 """
 
 from __future__ import annotations
