@@ -18,8 +18,8 @@ class FeatureBackbone(nn.Module):
 
     Args:
         model: A model with timm's ``forward_intermediates`` and ``prune_intermediate_layers``.
-        out_indices: Stages of TinyViT (0..3, strides 4, 8, 16, 32) or blocks of DeiT (0..11, all stride 16);
-            negative ones count from the end.
+        out_indices: Stages of TinyViT (0..3, strides 4, 8, 16, 32) or blocks of DeiT (0..11, all
+            stride 16); negative ones count from the end.
 
     Attributes:
         feature_info: timm's ``FeatureInfo``: ``channels()``, ``reduction()``, ``module_name()``.
@@ -51,7 +51,9 @@ class FeatureBackbone(nn.Module):
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Image (B, C, H, W) -> one map (B, channels, H/stride, W/stride) an index, in the order of the indices."""
+        """Image (B, C, H, W) -> one map (B, channels, H/stride, W/stride) an index, in the order of
+        the indices.
+        """
         order = sorted(set(self.out_indices))
         maps = self.model.forward_intermediates(x, indices=order, stop_early=True, intermediates_only=True)
         by_index = dict(zip(order, maps, strict=True))

@@ -9,7 +9,8 @@ from tinyvit.core.images import preprocess
 
 
 class Preprocess(preprocess.Preprocess):
-    """The evaluation transform of timm and of the official code: PIL image -> float tensor ``(3, H, W)``.
+    """The evaluation transform of timm and of the official code: PIL image -> float tensor ``(3, H,
+    W)``.
 
     The settings are those of :class:`tinyvit.core.images.preprocess.Preprocess`.
     """

@@ -18,7 +18,8 @@ from . import deit, tiny_vit
 from .features import FeatureBackbone
 from .weights import load_weights, read_num_classes
 
-#: Published weights of each model, the default one first; each is ``timm/NAME.TAG`` on the Hugging Face hub.
+#: Published weights of each model, the default one first; each is ``timm/NAME.TAG`` on the Hugging
+#: Face hub.
 PRETRAINED_TAGS: dict[str, tuple[str, ...]] = {
     **{f"tiny_vit_{size}_224": ("dist_in22k_ft_in1k", "dist_in22k", "in1k") for size in ("5m", "11m", "21m")},
     "tiny_vit_21m_384": ("dist_in22k_ft_in1k",),
@@ -49,16 +50,20 @@ def create_model(
 
     Args:
         name: One of :func:`list_models`; ``NAME.TAG`` is the same as ``pretrained=TAG``.
-        pretrained: A tag of :data:`PRETRAINED_TAGS`, or ``True`` for the default one: fetch that published file.
-        weights: A checkpoint on disk instead (see :func:`tinyvit.backbones.load_weights` for the kinds it reads).
-        num_classes: Classes of the head, 0 for none. Default: those of the weights, or 1000 without any. A head
-            whose classes differ from the weights' stays freshly initialised.
-        img_size: Input side to build for. TinyViT takes any size as it is; this scales its windows in proportion
-            (7 at 224 px becomes 12 at 384), and the weights' attention biases are resized to them.
+        pretrained: A tag of :data:`PRETRAINED_TAGS`, or ``True`` for the default one: fetch that
+            published file.
+        weights: A checkpoint on disk instead (see :func:`tinyvit.backbones.load_weights` for the
+            kinds it reads).
+        num_classes: Classes of the head, 0 for none. Default: those of the weights, or 1000 without
+            any. A head whose classes differ from the weights' stays freshly initialised.
+        img_size: Input side to build for. TinyViT takes any size as it is; this scales its windows
+            in proportion (7 at 224 px becomes 12 at 384), and the weights' attention biases are
+            resized to them.
         features_only: Return a :class:`FeatureBackbone`: feature maps instead of logits.
-        out_indices: Maps to return with ``features_only``; default: all four stages of TinyViT, the last block of
-            DeiT.
-        **kwargs: Further arguments of the model class, for example ``drop_path_rate`` or ``window_sizes``.
+        out_indices: Maps to return with ``features_only``; default: all four stages of TinyViT, the
+            last block of DeiT.
+        **kwargs: Further arguments of the model class, for example ``drop_path_rate`` or
+            ``window_sizes``.
 
     Raises:
         InputError: An unknown name, tag or argument, or weights that do not fit.
@@ -141,7 +146,8 @@ def fetch_pretrained(name: str, tag: str) -> Path:
     """The published weights file, from the local Hugging Face cache or downloaded into it.
 
     Raises:
-        InputError: It is not in the cache and the hub cannot be reached; says which file to put where.
+        InputError: It is not in the cache and the hub cannot be reached; says which file to put
+            where.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -149,8 +155,9 @@ def fetch_pretrained(name: str, tag: str) -> Path:
     repository, filename = f"timm/{name}.{tag}", "model.safetensors"
     try:
         if not isinstance(try_to_load_from_cache(repository, filename), str):
-            # Asked once: where there is no network, the download would try again and again, and say so each time.
-            # What else goes wrong here is left to the download, which knows what is worth another try.
+            # Asked once: where there is no network, the download would try again and again, and say
+            # so each time. What else goes wrong here is left to the download, which knows what is
+            # worth another try.
             try:
                 get_hf_file_metadata(hf_hub_url(repository, filename))
             except Exception as error:
@@ -166,7 +173,9 @@ def fetch_pretrained(name: str, tag: str) -> Path:
 
 
 def _is_unreachable(error: Exception) -> bool:
-    """Whether no connection came about; by name, as the HTTP library differs between versions of the hub's client."""
+    """Whether no connection came about; by name, as the HTTP library differs between versions of
+    the hub's client.
+    """
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"ConnectionError", "ConnectError", "ConnectTimeout", "ProxyError"})
 
@@ -176,9 +185,10 @@ def describe(name: str) -> dict[str, Any]:
     """Facts about a model, computed from the model itself.
 
     Returns:
-        ``name``; ``params`` with the 1,000-class head; ``macs``, multiply-accumulates of one image at the native size
-        counted by ``torch.utils.flop_counter`` (half its FLOPs; attention products included, elementwise work not);
-        ``input_size`` (C, H, W); ``channels`` and ``reductions`` of the feature maps; ``tags``.
+        ``name``; ``params`` with the 1,000-class head; ``macs``, multiply-accumulates of one image
+        at the native size counted by ``torch.utils.flop_counter`` (half its FLOPs; attention
+        products included, elementwise work not); ``input_size`` (C, H, W); ``channels`` and
+        ``reductions`` of the feature maps; ``tags``.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,7 +1,9 @@
-"""TinyViT: MBConv in the first stage, window attention with a depthwise convolution in the other three.
+"""TinyViT: MBConv in the first stage, window attention with a depthwise convolution in the other
+three.
 
 Paper: "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", Wu et al., ECCV 2022,
-https://arxiv.org/abs/2207.10666. Parameter names are timm's, because timm's files are the ones that people hold.
+https://arxiv.org/abs/2207.10666. Parameter names are timm's, because timm's files are the ones that
+people hold.
 
 Shape letters: B batch, C channels, H and W height and width of a feature map, s window side, N = s * s tokens of a
 window, h heads, d channels of a head. Maps are NCHW between stages and NHWC inside a transformer stage.
@@ -26,8 +28,9 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ["VARIANTS", "TinyViT"]
 
-#: Architecture of each variant (official ``models/tiny_vit.py`` and its configs). Windows grow with the input size so
-#: that no window is padded at the native one; the first window size is unused, that stage being convolutional.
+#: Architecture of each variant (official ``models/tiny_vit.py`` and its configs). Windows grow with
+#: the input size so that no window is padded at the native one; the first window size is unused,
+#: that stage being convolutional.
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny_vit_5m_224": {
         "embed_dims": (64, 128, 160, 320),
@@ -69,7 +72,9 @@ class ConvNorm(nn.Sequential):
 
 
 class PatchEmbed(nn.Module):
-    """Two strided 3x3 convolutions: (B, in_chs, H, W) -> (B, out_chs, H/4, W/4), sizes rounded up."""
+    """Two strided 3x3 convolutions: (B, in_chs, H, W) -> (B, out_chs, H/4, W/4), sizes
+    rounded up.
+    """
 
     def __init__(self, in_chs: int, out_chs: int) -> None:
         super().__init__()
@@ -83,7 +88,9 @@ class PatchEmbed(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck with the activation after the residual sum: (B, C, H, W) -> (B, C, H, W)."""
+    """Inverted bottleneck with the activation after the residual sum: (B, C, H, W) ->
+    (B, C, H, W).
+    """
 
     def __init__(self, dim: int, expand_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -104,7 +111,9 @@ class MBConv(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Downsample by a bottleneck with a strided depthwise 3x3: (B, C, H, W) -> (B, C', H/2, W/2), sizes rounded up."""
+    """Downsample by a bottleneck with a strided depthwise 3x3: (B, C, H, W) -> (B, C', H/2, W/2),
+    sizes rounded up.
+    """
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
@@ -135,11 +144,12 @@ class ConvStage(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention over one window with a learned bias per head and absolute offset (paper section 3.2).
+    """Multi-head attention over one window with a learned bias per head and absolute offset (paper
+    section 3.2).
 
-    The bias is gathered in every forward and never kept: nothing here can be stale after ``load_state_dict``, an EMA
-    swap, ``.to(...)``, ``deepcopy`` or a change of mode. It is 4-D, ``(1, h, N, N)``, the form that every fused kernel
-    of ``scaled_dot_product_attention`` takes.
+    The bias is gathered in every forward and never kept: nothing here can be stale after
+    ``load_state_dict``, an EMA swap, ``.to(...)``, ``deepcopy`` or a change of mode. It is 4-D,
+    ``(1, h, N, N)``, the form that every fused kernel of ``scaled_dot_product_attention`` takes.
 
     Args:
         dim: Channels, a multiple of ``num_heads``.
@@ -176,15 +186,17 @@ class Attention(nn.Module):
 def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """``scaled_dot_product_attention`` in three products, for training.
 
-    Torch has no fused kernel on CPUs for a bias that needs a gradient, and its replacement keeps scaled copies of both
-    queries and keys, and in bf16 widens what it multiplies.
+    Torch has no fused kernel on CPUs for a bias that needs a gradient, and its replacement keeps
+    scaled copies of both queries and keys, and in bf16 widens what it multiplies.
     """
     scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).add_(bias)
     return scores.softmax(-1).to(v.dtype) @ v
 
 
 def bias_indices(window_size: int) -> Tensor:
-    """For each pair of tokens of a window, the row of the bias table: ``|dy| * s + |dx|``; int64 ``(N, N)``."""
+    """For each pair of tokens of a window, the row of the bias table: ``|dy| * s + |dx|``; int64
+    ``(N, N)``.
+    """
     position = torch.arange(window_size)
     rows = position.repeat_interleave(window_size)
     columns = position.repeat(window_size)
@@ -239,17 +251,19 @@ class TinyViTBlock(nn.Module):
     def _window_attention(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         s = self.window_size
-        # Rounded up in this form, n * s is a multiple of n for the symbolic shapes of torch.export too.
+        # Rounded up in this form, n * s is a multiple of n for the symbolic shapes of torch.export
+        # too.
         n_rows, n_columns = math.ceil(height / s), math.ceil(width / s)
         pad_bottom, pad_right = n_rows * s - height, n_columns * s - width
-        # A traced graph must not depend on whether this size needs padding; eager skips the copies when it does not.
+        # A traced graph must not depend on whether this size needs padding; eager skips the copies
+        # when it does not.
         traced = torch.compiler.is_compiling()
         padded = traced or bool(pad_bottom or pad_right)
         if padded:
             x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
 
-        # Rank 4 throughout: (B*rows, s, columns, s*C) swapped to (B*rows, columns, s, s*C) is the window order, and
-        # unlike the usual rank-6 permute it converts to edge runtimes.
+        # Rank 4 throughout: (B*rows, s, columns, s*C) swapped to (B*rows, columns, s, s*C) is the
+        # window order, and unlike the usual rank-6 permute it converts to edge runtimes.
         x = x.flatten(2).flatten(0, 1).view(batch * n_rows, s, n_columns, s * channels)
         x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
         x = self.attn(x.view(batch * n_rows * n_columns, s * s, channels)).flatten(1)
@@ -272,7 +286,9 @@ def _copied_if_traced(x: Tensor) -> Tensor:
 
 
 def _crop(x: Tensor, height: int, width: int) -> Tensor:
-    """``x[:, :height, :width]`` by index: a slice would guard on these sizes being smaller than those of ``x``."""
+    """``x[:, :height, :width]`` by index: a slice would guard on these sizes being smaller than
+    those of ``x``.
+    """
     rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     return x.index_select(1, rows).index_select(2, columns)
 
@@ -361,7 +377,8 @@ class TinyViT(nn.Module):
         local_conv_size: Side of the depthwise convolution between attention and perceptron.
 
     Raises:
-        ValueError: The stage lists differ in length, or a width is no multiple of its number of heads.
+        ValueError: The stage lists differ in length, or a width is no multiple of its number of
+            heads.
 
     Source: paper section 3.2 and figure 6; official ``models/tiny_vit.py``.
     """
@@ -425,11 +442,15 @@ class TinyViT(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Image (B, in_chans, H, W) -> last feature map (B, num_features, H/32, W/32), sizes rounded up."""
+        """Image (B, in_chans, H, W) -> last feature map (B, num_features, H/32, W/32), sizes
+        rounded up.
+        """
         return self.stages(self.patch_embed(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Last feature map -> logits, or pooled and normalised features (B, num_features) with ``pre_logits``."""
+        """Last feature map -> logits, or pooled and normalised features (B, num_features) with
+        ``pre_logits``.
+        """
         return self.head(x, pre_logits=pre_logits)
 
     def forward_intermediates(
@@ -446,7 +467,8 @@ class TinyViT(nn.Module):
         Args:
             x: Image (B, in_chans, H, W).
             indices: Stages to return; the last n for an int, all for ``None``.
-            norm: Has no effect: no stage but the pooled last one has a norm. Kept for timm's protocol.
+            norm: Has no effect: no stage but the pooled last one has a norm. Kept for timm's
+                protocol.
             stop_early: Leave out the stages past the last one asked for.
             output_fmt: Only ``NCHW``.
             intermediates_only: Return the list alone, without the last map.
@@ -467,7 +489,9 @@ class TinyViT(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages past the last of ``indices`` and, by default, the classifier; return the indices."""
+        """Drop the stages past the last of ``indices`` and, by default, the classifier; return the
+        indices.
+        """
         take, last = feature_take_indices(len(self.stages), _as_indices(indices))
         pruned = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
@@ -485,7 +509,9 @@ class TinyViT(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a freshly initialised one with ``num_classes`` outputs (0: none)."""
+        """Replace the classifier by a freshly initialised one with ``num_classes`` outputs (0:
+        none).
+        """
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool is {global_pool!r}; TinyViT pools by 'avg'")
         self.num_classes = num_classes
@@ -497,7 +523,9 @@ class TinyViT(nn.Module):
             stage.grad_checkpointing = enable  # pyright: ignore[reportArgumentType]
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that take no weight decay besides biases and norms: the attention biases."""
+        """Names of parameters that take no weight decay besides biases and norms: the attention
+        biases.
+        """
         return {name for name, _ in self.named_parameters() if name.endswith("attention_biases")}
 
     def no_weight_decay_keywords(self) -> set[str]:

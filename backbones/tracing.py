@@ -1,4 +1,6 @@
-"""Tracing a model once for every size: ``torch.compile`` and ``torch.export`` with free batch, height and width."""
+"""Tracing a model once for every size: ``torch.compile`` and ``torch.export`` with free batch,
+height and width.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,18 @@ from contextlib import contextmanager
 def any_size() -> Iterator[None]:
     """Trace without assuming that a free dimension is no 1.
 
-    By default PyTorch takes a free dimension that is not 1 in the example for one that never is 1, also where the
-    model computes it: a map of one window would be traced anew by ``torch.compile``, and refused by ``torch.export``.
+    By default PyTorch takes a free dimension that is not 1 in the example for one that never is 1,
+    also where the model computes it: a map of one window would be traced anew by ``torch.compile``,
+    and refused by ``torch.export``.
 
         with any_size():
-            free = torch.export.Dim("batch", max=64), torch.export.Dim("h", min=33), torch.export.Dim("w", min=33)
-            program = torch.export.export(model, (image,), dynamic_shapes=(dict(zip((0, 2, 3), free)),), strict=True)
+            free = torch.export.Dim("batch", max=64), torch.export.Dim("h", min=33),
+            torch.export.Dim("w", min=33) program = torch.export.export(model, (image,),
+            dynamic_shapes=(dict(zip((0, 2, 3), free)),), strict=True)
 
-    A compiled model must be called inside it whenever that may trace. Sides of 32 pixels and less remain a case of
-    their own (the last map is a single pixel), and so does for ``torch.compile`` a batch of 1.
+    A compiled model must be called inside it whenever that may trace. Sides of 32 pixels and less
+    remain a case of their own (the last map is a single pixel), and so does for ``torch.compile`` a
+    batch of 1.
     """
     from torch.fx.experimental import _config
 

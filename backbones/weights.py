@@ -1,7 +1,7 @@
 """Reading checkpoints: whose they are, what they are called here, and what does not fit.
 
-Everything is translated to timm's parameter names and checked before the model is touched: a load either succeeds
-as a whole, with a report, or raises and leaves the model as it was.
+Everything is translated to timm's parameter names and checked before the model is touched: a load
+either succeeds as a whole, with a report, or raises and leaves the model as it was.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ class LoadReport:
     """What :func:`load_weights` did.
 
     Attributes:
-        source_format: whose parameter names the file uses: ``official``, ``timm`` (ours too) or ``mmpretrain``.
+        source_format: whose parameter names the file uses: ``official``, ``timm`` (ours too) or
+            ``mmpretrain``.
         loaded: Names copied as they are.
-        resized: Names fitted to another resolution or another list of classes -> (shape in the file, shape here).
+        resized: Names fitted to another resolution or another list of classes -> (shape in the
+            file, shape here).
         skipped: Names in the file that were left out -> why.
         missing: Names of the model that the file does not give; they keep their values.
     """
@@ -59,20 +61,21 @@ def load_weights(
 ) -> LoadReport:
     """Load a checkpoint of any known naming into a TinyViT or DeiT, whole or not at all.
 
-    Attention biases and position embeddings made for another resolution are resized (bicubic with antialiasing, as
-    timm does). A classifier for other classes stays as it is in the model and is reported under ``skipped`` and
-    ``missing``, unless ``class_map`` says which of its rows to take.
+    Attention biases and position embeddings made for another resolution are resized (bicubic with
+    antialiasing, as timm does). A classifier for other classes stays as it is in the model and is
+    reported under ``skipped`` and ``missing``, unless ``class_map`` says which of its rows to take.
 
     Args:
-        model: A model of :func:`tinyvit.backbones.create_model`, with or without ``features_only``, or a detection
-            backbone made of one.
-        source: A ``.safetensors`` file, a ``.pth``/``.pt``/``.bin`` file, or a state dict. Official, timm and
-            mmpretrain names are known, bare or below ``model``/``state_dict``, with prefixes such as ``backbone.``;
-            of a detector's checkpoint the backbone is taken.
-        strict: Raise on parameters that are missing in the file or unknown to the model. With ``False`` they are
-            only reported.
-        class_map: For each class of the model the class in the file, or -1 for one that the file does not have: it
-            gets the mean of the others' rows (official ``load_pretrained``, 22k to 1k).
+        model: A model of :func:`tinyvit.backbones.create_model`, with or without ``features_only``,
+            or a detection backbone made of one.
+        source: A ``.safetensors`` file, a ``.pth``/``.pt``/``.bin`` file, or a state dict.
+            Official, timm and mmpretrain names are known, bare or below ``model``/``state_dict``,
+            with prefixes such as ``backbone.``; of a detector's checkpoint the backbone is taken.
+        strict: Raise on parameters that are missing in the file or unknown to the model. With
+            ``False`` they are only reported.
+        class_map: For each class of the model the class in the file, or -1 for one that the file
+            does not have: it gets the mean of the others' rows (official ``load_pretrained``, 22k
+            to 1k).
 
     Returns:
         The report.
@@ -126,11 +129,13 @@ def _misfit(origin: str, source_format: str, model: nn.Module, unknown: list[str
     return f"{origin} ({source_format} names) does not fit {type(model).__name__}: it {' and '.join(parts)}"
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------
 
 
 class _Inert:
-    """Stands in for objects of training frameworks in a ``.pth`` file; takes anything and does nothing."""
+    """Stands in for objects of training frameworks in a ``.pth`` file; takes anything and does
+    nothing.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -142,8 +147,9 @@ class _Inert:
         return self
 
 
-# Names that published checkpoints carry beside their tensors (configs, argument lists, logs). They are mapped to
-# inert stand-ins, `getattr` included, so that `weights_only=True` can stay on and none of that code ever runs.
+# Names that published checkpoints carry beside their tensors (configs, argument lists, logs). They
+# are mapped to inert stand-ins, `getattr` included, so that `weights_only=True` can stay on and
+# none of that code ever runs.
 _FOREIGN_NAMES = (
     "argparse.Namespace",
     "yacs.config.CfgNode",
@@ -196,7 +202,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_num_classes(source: str | Path) -> int | None:
-    """How many classes the classifier in a checkpoint file has, or ``None`` when it holds no classifier."""
+    """How many classes the classifier in a checkpoint file has, or ``None`` when it holds no
+    classifier.
+    """
     found, _, _ = to_timm_names(_find_state_dict(read_checkpoint(source), str(source)))
     for name in ("head.fc.weight", "head.weight"):
         if name in found:
@@ -207,7 +215,8 @@ def read_num_classes(source: str | Path) -> int | None:
 def state_sha256(module: nn.Module) -> str:
     """Return the SHA-256 of a module's parameters and buffers with their names, in hexadecimal.
 
-    A label store records it as ``weights_sha256`` of a teacher without a file, an ONNX file as ``state_sha256``.
+    A label store records it as ``weights_sha256`` of a teacher without a file, an ONNX file as
+    ``state_sha256``.
     """
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
@@ -228,7 +237,7 @@ def _find_state_dict(checkpoint: Mapping[str, Any], origin: str) -> StateDict:
     return tensors
 
 
-# --- names -------------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------
 
 _WRAPPERS = ("module.", "student.", "timm_model.", "model.")
 
@@ -258,8 +267,9 @@ def to_timm_names(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, str, lis
     """Translate a state dict of any known naming to timm's names.
 
     Returns:
-        The translated state dict; the format it was in (``official``, ``timm`` or ``mmpretrain``); the names that lie
-        outside the backbone, where the state dict is a whole detector's or trainer's.
+        The translated state dict; the format it was in (``official``, ``timm`` or ``mmpretrain``);
+        the names that lie outside the backbone, where the state dict is a whole detector's or
+        trainer's.
     """
     names, outside = _strip_prefixes(dict(state_dict))
     is_deit = any(name.endswith("cls_token") for name in names)
@@ -285,7 +295,8 @@ def _strip_prefixes(names: StateDict) -> tuple[StateDict, list[str]]:
     outside: list[str] = []
     for _ in range(4):  # prefixes nest: module.student.model. ...
         if any(name.startswith("backbone.") for name in names):
-            # mmpretrain keeps its classifier beside the backbone; a detector keeps its neck and heads there.
+            # mmpretrain keeps its classifier beside the backbone; a detector keeps its neck and
+            # heads there.
             inside = {n: v for n, v in names.items() if n.startswith(("backbone.", "head.fc.", "head.layers."))}
             outside += [name for name in names if name not in inside]
             names = {name.removeprefix("backbone."): value for name, value in inside.items()}
@@ -305,7 +316,7 @@ def _guess_format(names: StateDict) -> str:
     return "timm"
 
 
-# --- fitting -----------------------------------------------------------------------------------------------------
+# --- fitting ------------------------------------------------------------------
 
 
 def _reason_to_skip(name: str, model: nn.Module, target: Mapping[str, Tensor]) -> str | None:
@@ -342,9 +353,11 @@ def _fit(name: str, value: Tensor, model: Any, target: Tensor, class_map: Sequen
 
 
 def resize_attention_biases(biases: Tensor, length: int) -> Tensor:
-    """Resize a bias table (heads, s * s) to (heads, ``length``), as timm does: bicubic with antialiasing.
+    """Resize a bias table (heads, s * s) to (heads, ``length``), as timm does: bicubic with
+    antialiasing.
 
-    The official code interpolates without antialiasing; growing a table, the two differ by the kernel's constant.
+    The official code interpolates without antialiasing; growing a table, the two differ by the
+    kernel's constant.
     """
     old, new = round(biases.shape[1] ** 0.5), round(length**0.5)
     grid = biases.float().reshape(1, -1, old, old)

@@ -1,9 +1,11 @@
-"""Charts for pages that need nothing but themselves: inline SVG and HTML, coloured by a style sheet.
+"""Charts for pages that need nothing but themselves: inline SVG and HTML, coloured by a style
+sheet.
 
-A chart is a function from numbers to a string. Colours are CSS classes named after the role of a series, so that a page
-can be read in light and in dark. ``page.css`` beside this file has what all pages share; :func:`shared_style` reads it.
-Lines, bars and points carry their text inside the drawing; rows (:func:`distribution`, :func:`interval_track`,
-:func:`stack`) are drawings without text, which stretch to the width that the page gives them.
+A chart is a function from numbers to a string. Colours are CSS classes named after the role of a
+series, so that a page can be read in light and in dark. ``page.css`` beside this file has what all
+pages share; :func:`shared_style` reads it. Lines, bars and points carry their text inside the
+drawing; rows (:func:`distribution`, :func:`interval_track`, :func:`stack`) are drawings without
+text, which stretch to the width that the page gives them.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Bar:
-    """One horizontal bar: its label, role, length, what is written at its end, and an interval if there is one."""
+    """One horizontal bar: its label, role, length, what is written at its end, and an interval if
+    there is one.
+    """
 
     label: str
     role: str
@@ -58,8 +62,8 @@ class Axes:
         x_label: Below the chart.
         y_label: Above the chart's left edge.
         y_range: Lowest and highest value shown.
-        log_x: Whether x is spaced by its logarithm, with a tick at every point of the first series, and the series set
-            slightly apart.
+        log_x: Whether x is spaced by its logarithm, with a tick at every point of the first series,
+            and the series set slightly apart.
         y_text: How a tick of y is written.
         reference: A horizontal line and its name, or ``None``.
     """
@@ -74,8 +78,9 @@ class Axes:
 
 @dataclass(frozen=True)
 class Point:
-    """One marked point of a scatter chart: its place, the role that colours it, the few letters in its mark, and its
-    name for a pointer that rests on it."""
+    """One marked point of a scatter chart: its place, the role that colours it, the few letters in
+    its mark, and its name for a pointer that rests on it.
+    """
 
     x: float
     y: float
@@ -107,7 +112,8 @@ def html_page(title: str, sections: Sequence[str], style: str = "") -> str:
 
 
 def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple[str, str]] = ()) -> str:
-    """Charts below each other as one drawing with the style of the pages, for a place that shows pictures only.
+    """Charts below each other as one drawing with the style of the pages, for a place that shows
+    pictures only.
 
     Args:
         panels: Heading and chart of each, as the functions of this module make them.
@@ -134,7 +140,9 @@ def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple
 
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str, head: bool = True) -> str:
-    """A table; cells are HTML already. ``align`` has a letter a column: ``l`` text, ``n`` number."""
+    """A table; cells are HTML already. ``align`` has a letter a column: ``l`` text,
+    ``n`` number.
+    """
     css = ["number-cell" if letter == "n" else "" for letter in align]
     top = "".join(f"<th class='{c}'>{cell}</th>" for c, cell in zip(css, heads, strict=True))
     body = "".join(
@@ -146,7 +154,9 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str, 
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers between ``low`` and ``high``, both included when they are round themselves."""
+    """About ``count`` round numbers between ``low`` and ``high``, both included when they are round
+    themselves.
+    """
     span = max(high - low, 1e-9)
     power = 10 ** math.floor(math.log10(span / count))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= count)
@@ -156,8 +166,10 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between ``low`` and ``high``, both above 0, for a logarithmic scale: 1, 2, 5 times a power of ten,
-    more where these are too few, and :func:`nice_ticks` where the range is narrow."""
+    """Round numbers between ``low`` and ``high``, both above 0, for a logarithmic scale: 1, 2, 5
+    times a power of ten, more where these are too few, and :func:`nice_ticks` where the range is
+    narrow.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
         ticks = [factor * 10.0**power for power in powers for factor in factors]
@@ -177,7 +189,8 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def scatter_chart(title: str, points: Sequence[Point], axes: Axes, front: bool = True, height: int = 320) -> str:
-    """Marked points over a logarithmic x, with the front of those that none beats as a stepped line.
+    """Marked points over a logarithmic x, with the front of those that none beats as a stepped
+    line.
 
     Args:
         title: Read out by screen readers.
@@ -220,7 +233,8 @@ def scatter_chart(title: str, points: Sequence[Point], axes: Axes, front: bool =
 
 
 def distribution(values: Sequence[float], low: float, high: float, role: str, bins: int = 90) -> str:
-    """A histogram over a logarithmic scale as a drawing without text, with a tick under every value.
+    """A histogram over a logarithmic scale as a drawing without text, with a tick under every
+    value.
 
     Args:
         values: At least one, within ``low`` to ``high``, all above 0.
@@ -386,7 +400,9 @@ def _apart(spots: Sequence[tuple[float, float]], gap: float) -> list[tuple[float
 
 
 def _spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Move labels apart until neighbours are ``gap`` apart, keeping their order and their common middle."""
+    """Move labels apart until neighbours are ``gap`` apart, keeping their order and their common
+    middle.
+    """
     order = sorted(range(len(positions)), key=lambda k: positions[k])
     placed = [positions[k] for k in order]
     for _ in range(60):

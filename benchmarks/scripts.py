@@ -1,4 +1,6 @@
-"""The end of modules that run as ``python -m``: one sentence and an exit code, as for the command line."""
+"""The end of modules that run as ``python -m``: one sentence and an exit code, as for the command
+line.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,12 @@ from tinyvit.core.errors import exit_of
 
 
 def run_script(main: Callable[[], int | None]) -> int:
-    """Run a module's ``main``, and report an error that the user can mend in one sentence on stderr.
+    """Run a module's ``main``, and report an error that the user can mend in one sentence on
+    stderr.
 
     Returns:
-        The exit code: that of ``main`` (0 for ``None``), or the error's (see :func:`~tinyvit.core.errors.exit_of`).
+        The exit code: that of ``main`` (0 for ``None``), or the error's (see
+        :func:`~tinyvit.core.errors.exit_of`).
     """
     try:
         return main() or 0

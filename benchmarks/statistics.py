@@ -1,4 +1,6 @@
-"""Quantiles, intervals and verdicts: pure functions on numbers, shared by the probe and the speed harness."""
+"""Quantiles, intervals and verdicts: pure functions on numbers, shared by the probe and the speed
+harness.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import numpy as np
 
 _Z95 = 1.959963984540054
 RESAMPLES = 2000
-# An interval of a median draws from so many samples at most, evenly taken from the sorted ones of each round.
+# An interval of a median draws from so many samples at most, evenly taken from the sorted ones of
+# each round.
 _MOST_SAMPLES = 4000
 
 #: Share by which two times must differ to be called different; why, is said in :func:`verdict`.
@@ -46,7 +49,8 @@ def quantile(samples: Sequence[float] | np.ndarray, share: float) -> float:
 
 
 def wilson_interval(right: int, total: int) -> Interval:
-    """Wilson's 95 % interval of a proportion, for ``right`` of ``total``; sensible near 0 and 1 too.
+    """Wilson's 95 % interval of a proportion, for ``right`` of ``total``; sensible near 0 and 1
+    too.
 
     Raises:
         ValueError: ``total`` is not positive or ``right`` is outside ``0..total``.
@@ -67,9 +71,9 @@ def median_interval(
 ) -> Interval:
     """Bootstrap 95 % interval of the median of all samples.
 
-    Whole rounds are drawn, not single samples: what disturbs a machine disturbs neighbouring samples together, and an
-    interval that takes them for independent is too narrow. Of very many samples, evenly spaced ones of each round's
-    sorted samples stand for all.
+    Whole rounds are drawn, not single samples: what disturbs a machine disturbs neighbouring
+    samples together, and an interval that takes them for independent is too narrow. Of very many
+    samples, evenly spaced ones of each round's sorted samples stand for all.
 
     Args:
         rounds: The samples of each round; empty rounds are left out.
@@ -98,14 +102,17 @@ def _draw_medians(
     kept, marks = [samples for samples, _ in filled], [mark for _, mark in filled]
     step = -(-sum(len(samples) for samples in kept) // _MOST_SAMPLES)
     if step > 1:
-        # Each stretch of `step` sorted samples is told by its middle one, and a round keeps at least its median.
+        # Each stretch of `step` sorted samples is told by its middle one, and a round keeps at
+        # least its median.
         kept = [np.sort(samples)[min(step, len(samples)) // 2 :: step] for samples in kept]
     draws = _draw_rounds(marks, generator, resamples)
     return np.array([np.median(np.concatenate([kept[index] for index in draw])) for draw in draws])
 
 
 def _draw_rounds(starts: Sequence[int], generator: np.random.Generator, resamples: int) -> Iterator[np.ndarray]:
-    """Rounds drawn with replacement: as many starts as there are, and as many rounds as it has within each."""
+    """Rounds drawn with replacement: as many starts as there are, and as many rounds as it has
+    within each.
+    """
     marks = np.asarray(starts)
     members = [np.flatnonzero(marks == mark) for mark in np.unique(marks)]
     if len(members) == 1:
@@ -131,7 +138,8 @@ def unpaired_ratio_interval(
         base: Those of the denominator. Both draw whole rounds, each for itself.
         seed: Of the resampling.
         resamples: How many times to draw.
-        starts: For each of ``rounds``, which start of the process it belongs to; see :func:`paired_ratio`.
+        starts: For each of ``rounds``, which start of the process it belongs to; see
+            :func:`paired_ratio`.
         base_starts: The same for ``base``.
 
     Raises:
@@ -148,8 +156,8 @@ def unpaired_ratio_interval(
 class Ratio:
     """How long one subject takes against another, paired round by round.
 
-    ``value`` is the median over rounds of (time of the subject / time of the reference) and ``interval`` its
-    bootstrap interval; below 1 the subject is faster.
+    ``value`` is the median over rounds of (time of the subject / time of the reference) and
+    ``interval`` its bootstrap interval; below 1 the subject is faster.
     """
 
     value: float
@@ -178,8 +186,9 @@ def paired_ratio(
         margin: Differences up to this share are not called a difference (see :func:`verdict`).
         seed: Of the resampling.
         resamples: How many times to draw.
-        starts: For each round, which start of the processes it belongs to. Whole starts are drawn then, and rounds
-            within each, as all rounds of a start share what its memory layout adds. One start when not given.
+        starts: For each round, which start of the processes it belongs to. Whole starts are drawn
+            then, and rounds within each, as all rounds of a start share what its memory layout
+            adds. One start when not given.
 
     Raises:
         ValueError: The lengths differ, there is no round, or a time is not positive.
@@ -202,16 +211,18 @@ def paired_ratio(
 def verdict(interval: Interval, rounds: int, margin: float = MARGIN, least_rounds: int = LEAST_ROUNDS) -> str:
     """``faster``, ``slower`` or ``cannot tell``, from the interval of a time ratio.
 
-    The whole interval must lie beyond ``margin``: two processes that run the same model differ from their memory layout
-    alone, and no number of rounds of the same processes averages that away. Below ``least_rounds`` rounds the answer is
-    always ``cannot tell``: with five, even the widest possible interval of a median covers less than 95 %.
+    The whole interval must lie beyond ``margin``: two processes that run the same model differ from
+    their memory layout alone, and no number of rounds of the same processes averages that away.
+    Below ``least_rounds`` rounds the answer is always ``cannot tell``: with five, even the widest
+    possible interval of a median covers less than 95 %.
 
-    The margin holds together with fresh starts, which :func:`paired_ratio` draws whole. In synthetic runs of 15 rounds
-    with an autocorrelation of 0.6, where every process is off by up to 1 % (2 %) either way, the same model twice was
-    ``cannot tell`` in 98 % (96 %) of them with a start every 5 rounds, and a subject slowed by 5 % was found in 99 %
-    (90 %). With one start these are 92 % (70 %) and 100 % (93 %), and no wider margin is as good: 2 % gives 99 % (89 %)
-    and 95 % (83 %). Eleven undisturbed runs of one model against itself, one start each, had
-    ratios of 0.978 to 1.020.
+    The margin holds together with fresh starts, which :func:`paired_ratio` draws whole. In
+    synthetic runs of 15 rounds with an autocorrelation of 0.6, where every process is off by up to
+    1 % (2 %) either way, the same model twice was ``cannot tell`` in 98 % (96 %) of them with a
+    start every 5 rounds, and a subject slowed by 5 % was found in 99 % (90 %). With one start these
+    are 92 % (70 %) and 100 % (93 %), and no wider margin is as good: 2 % gives 99 % (89 %) and 95 %
+    (83 %). Eleven undisturbed runs of one model against itself, one start each, had ratios of 0.978
+    to 1.020.
     """
     if rounds < least_rounds:
         return CANNOT_TELL

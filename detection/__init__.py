@@ -1,9 +1,12 @@
-"""TinyViT and DeiT in MMDetection, and a detector trained, evaluated and used from a COCO-layout folder.
+"""TinyViT and DeiT in MMDetection, and a detector trained, evaluated and used from a COCO-layout
+folder.
 
-Importing this package provides ``mmcv._ext`` where mmcv was installed without compiled operators (:mod:`.mmcv_ext`)
-and registers ``tinyvit.TinyViT``, ``tinyvit.DeiT``, ``tinyvit.SimpleFeaturePyramid``, ``tinyvit.CocoMetric`` and
-``tinyvit.LayerDecayOptimWrapperConstructor``; a config needs ``custom_imports=dict(imports=['tinyvit.detection'])``.
-mmdet itself is imported when one of the functions is called.
+Importing this package provides ``mmcv._ext`` where mmcv was installed without compiled operators
+(:mod:`.mmcv_ext`) and registers ``tinyvit.TinyViT``, ``tinyvit.DeiT``,
+``tinyvit.SimpleFeaturePyramid``, ``tinyvit.CocoMetric`` and
+``tinyvit.LayerDecayOptimWrapperConstructor``; a config needs
+``custom_imports=dict(imports=['tinyvit.detection'])``. mmdet itself is imported when one of the
+functions is called.
 
 The functions, in the order of a run::
 

@@ -33,8 +33,8 @@ class BackboneMixin:
 
     Attributes:
         out_channels: Channels of each output map.
-        strides: Image pixels per pixel of each output map; they must equal the strides of the detector's prior
-            generator.
+        strides: Image pixels per pixel of each output map; they must equal the strides of the
+            detector's prior generator.
     """
 
     arch: str | None
@@ -46,7 +46,8 @@ class BackboneMixin:
     strides: tuple[int, ...]
 
     def init_weights(self) -> LoadReport | None:
-        """Load the weights that the config names, whole or not at all; a runner calls this before training.
+        """Load the weights that the config names, whole or not at all; a runner calls this before
+        training.
 
         Returns:
             What was loaded, or ``None`` where the config names none and the random start stays.
@@ -76,7 +77,9 @@ class BackboneMixin:
         return self.init_cfg.get("checkpoint"), self.init_cfg.get("prefix")
 
     def _freeze(self, parts: Sequence[nn.Module]) -> None:
-        """Stop the training of ``parts``, their statistics included, and with ``norm_eval`` of all statistics."""
+        """Stop the training of ``parts``, their statistics included, and with ``norm_eval`` of all
+        statistics.
+        """
         for part in parts:
             part.eval()
             for parameter in part.parameters():
@@ -89,7 +92,9 @@ class BackboneMixin:
 
 
 def _resolve(source: str, prefix: str | None, arch: str | None) -> str | Path | Mapping[str, Any]:
-    """A checkpoint file, a URL, or the tag of published weights, as something that ``load_weights`` takes."""
+    """A checkpoint file, a URL, or the tag of published weights, as something that ``load_weights``
+    takes.
+    """
     if arch in PRETRAINED_TAGS and source in PRETRAINED_TAGS[arch]:
         return fetch_pretrained(arch, source)
     if "://" in source:
@@ -110,7 +115,9 @@ def _resolve(source: str, prefix: str | None, arch: str | None) -> str | Path | 
 
 
 def _arch_name(arch: str, family: str) -> str:
-    """The full name of a model from what configs write: ``5m``, ``21m_384``, ``tiny_vit_5m_224``."""
+    """The full name of a model from what configs write: ``5m``, ``21m_384``,
+    ``tiny_vit_5m_224``.
+    """
     known = list_models(f"{family}*")
     candidates = [arch, f"{family}{arch}", f"{family}{arch}_224", f"{family}{arch}_patch16_224"]
     for candidate in candidates:
@@ -134,24 +141,29 @@ def _checked_indices(out_indices: Sequence[int], count: int) -> tuple[int, ...]:
 class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMethodOverride]
     """TinyViT as a detection backbone: an image of any size -> feature maps at strides 4, 8, 16, 32.
 
-    The maps are tapped before the next stage's downsample. What no map needs (later stages, the classifier) is not
-    kept, so that every parameter gets a gradient. Parameter names are those of :class:`tinyvit.backbones.TinyViT`.
+    The maps are tapped before the next stage's downsample. What no map needs (later stages, the
+    classifier) is not kept, so that every parameter gets a gradient. Parameter names are those of
+    :class:`tinyvit.backbones.TinyViT`.
 
-    A padded image gives slightly different features near its border, because padded tokens take part in the window
-    attention: images whose sides are multiples of 224 (with the windows of the 224 px models) need no padding.
+    A padded image gives slightly different features near its border, because padded tokens take
+    part in the window attention: images whose sides are multiples of 224 (with the windows of the
+    224 px models) need no padding.
 
     Args:
-        arch: ``'5m'``, ``'11m'``, ``'21m'``, ``'21m_384'``, ``'21m_512'``, a full model name, or a dict with
-            ``embed_dims``, ``depths``, ``num_heads`` and ``window_sizes``.
+        arch: ``'5m'``, ``'11m'``, ``'21m'``, ``'21m_384'``, ``'21m_512'``, a full model name, or a
+            dict with ``embed_dims``, ``depths``, ``num_heads`` and ``window_sizes``.
         out_indices: Maps to return, rising: 0 to 3 for strides 4 to 32.
         frozen_stages: 0 freezes the patch embedding, n also the first n stages; -1 nothing.
-        norm_eval: Keep BatchNorm's running statistics as they are: for few images per device, with pretrained weights.
+        norm_eval: Keep BatchNorm's running statistics as they are: for few images per device, with
+            pretrained weights.
         with_cp: Recompute activations in the backward pass instead of keeping them.
         drop_path_rate: Stochastic depth of the last block.
-        window_sizes: Windows of the four stages in tokens; attention biases of loaded weights are resized to them.
+        window_sizes: Windows of the four stages in tokens; attention biases of loaded weights are
+            resized to them.
         weights: A checkpoint file of any known naming, a URL, or a tag of published weights such as
             ``'dist_in22k_ft_in1k'``. ``None`` starts from random weights.
-        init_cfg: mmengine's form of the same: ``dict(type='Pretrained', checkpoint=..., prefix=...)``.
+        init_cfg: mmengine's form of the same: ``dict(type='Pretrained', checkpoint=...,
+            prefix=...)``.
 
     Raises:
         InputError: An unknown ``arch``, or an option out of range.
@@ -191,7 +203,9 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Image (B, 3, H, W) -> maps (B, out_channels[i], H/strides[i], W/strides[i]), sizes rounded up."""
+        """Image (B, 3, H, W) -> maps (B, out_channels[i], H/strides[i], W/strides[i]), sizes
+        rounded up.
+        """
         maps: Any = self.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
         return tuple(maps)
 
@@ -205,7 +219,8 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning-rate decay: the patch embedding is 0, then one a block.
+        """Depth of a parameter for layer-wise learning-rate decay: the patch embedding is 0, then
+        one a block.
 
         Args:
             param_name: Full name of the parameter.
@@ -236,12 +251,16 @@ class DeiT(BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMeth
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'``, ``'tiny_distilled'`` ..., or a full model name.
         out_indices: Blocks whose output is returned, rising; all are at stride 16.
-        frozen_stages: 0 freezes patch and position embedding, n also the first n blocks; -1 nothing.
+        frozen_stages: 0 freezes patch and position embedding, n also the first n blocks; -1
+            nothing.
         with_cp: Recompute activations in the backward pass instead of keeping them.
         drop_path_rate: Stochastic depth of the last block.
-        img_size: Side that the position embedding is made for; it is resized to each image in the forward.
-        weights: A checkpoint file of any known naming, a URL, or a tag of published weights (``'fb_in1k'``).
-        init_cfg: mmengine's form of the same: ``dict(type='Pretrained', checkpoint=..., prefix=...)``.
+        img_size: Side that the position embedding is made for; it is resized to each image in the
+            forward.
+        weights: A checkpoint file of any known naming, a URL, or a tag of published weights
+            (``'fb_in1k'``).
+        init_cfg: mmengine's form of the same: ``dict(type='Pretrained', checkpoint=...,
+            prefix=...)``.
 
     Raises:
         InputError: An unknown ``arch``, or an option out of range.
@@ -290,7 +309,9 @@ class DeiT(BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMeth
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning-rate decay; see :meth:`TinyViT.get_layer_depth`."""
+        """Depth of a parameter for layer-wise learning-rate decay; see
+        :meth:`TinyViT.get_layer_depth`.
+        """
         total = self.depth + 2
         name = param_name.removeprefix(prefix)
         if not param_name.startswith(prefix) or not name.startswith("model."):
@@ -309,7 +330,8 @@ class _LayerNorm2d(nn.LayerNorm):
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """Maps at strides 4, 8, 16, 32 (and 64) from one map at stride 16 (ViTDet, Li et al., 2022, section 3).
+    """Maps at strides 4, 8, 16, 32 (and 64) from one map at stride 16 (ViTDet, Li et al., 2022,
+    section 3).
 
     Args:
         in_channels: Channels of the one map.
@@ -340,7 +362,9 @@ class SimpleFeaturePyramid(BaseModule):
         self.extra = nn.MaxPool2d(1, 2) if num_outs == 5 else None
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One map (B, in_channels, H, W) in a sequence -> maps (B, out_channels, ...) from 4H x 4W to H/2 x W/2."""
+        """One map (B, in_channels, H, W) in a sequence -> maps (B, out_channels, ...) from 4H x 4W
+        to H/2 x W/2.
+        """
         outputs = [conv(scale(inputs[-1])) for scale, conv in zip(self.scales, self.convs, strict=True)]
         return tuple(outputs if self.extra is None else [*outputs, self.extra(outputs[-1])])
 

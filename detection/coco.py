@@ -33,10 +33,11 @@ class BoxCounts:
 
     Attributes:
         boxes: All objects of the file.
-        unusable: Of these, the ones with a side below one pixel, no area, or no part inside their picture. MMDetection
-            leaves them out of training.
+        unusable: Of these, the ones with a side below one pixel, no area, or no part inside their
+            picture. MMDetection leaves them out of training.
         trainable: The objects that a detector learns from: usable, no crowd, not marked ``ignore``.
-        images: Images with at least one object of any kind, which is what an epoch of MMDetection goes through.
+        images: Images with at least one object of any kind, which is what an epoch of MMDetection
+            goes through.
     """
 
     boxes: int
@@ -54,7 +55,8 @@ class CocoSplit:
         images: The folder that the file's ``file_name`` entries are relative to.
         classes: Names of the categories, in the file's order, which is the order of mmdet's labels.
         num_images: Images in the file.
-        num_annotated: Images with at least one object to train on: no crowd, with an area inside its picture.
+        num_annotated: Images with at least one object to train on: no crowd, with an area inside
+            its picture.
     """
 
     annotations: Path
@@ -67,8 +69,9 @@ class CocoSplit:
 def find_split(data_root: str | Path, split: str) -> CocoSplit | None:
     """Find one split in a COCO-layout folder and check it.
 
-    Known are COCO's own names (``annotations/instances_train2017.json`` beside ``train2017/``), the same without the
-    year, ``annotations/train.json``, ``train/_annotations.coco.json`` and images below ``images/``.
+    Known are COCO's own names (``annotations/instances_train2017.json`` beside ``train2017/``), the
+    same without the year, ``annotations/train.json``, ``train/_annotations.coco.json`` and images
+    below ``images/``.
 
     Args:
         data_root: The folder.
@@ -78,7 +81,8 @@ def find_split(data_root: str | Path, split: str) -> CocoSplit | None:
         The split, or ``None`` when the folder has no annotation file for it.
 
     Raises:
-        InputError: The folder is missing, the annotation file is damaged, or its images are not to be found.
+        InputError: The folder is missing, the annotation file is damaged, or its images are not to
+            be found.
     """
     root = Path(data_root)
     if not root.is_dir():
@@ -120,8 +124,8 @@ def load_annotations(path: Path) -> dict[str, Any]:
     """Load an annotation file in COCO's instance format and check what a detector would trip over.
 
     Raises:
-        InputError: No JSON, a missing list or key, a box that is not four finite numbers, a category that is listed
-            twice or not at all.
+        InputError: No JSON, a missing list or key, a box that is not four finite numbers, a
+            category that is listed twice or not at all.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -216,7 +220,8 @@ def _check_references(path: Path, document: dict[str, Any]) -> None:
 
 
 def count_boxes(path: Path) -> BoxCounts:
-    """Check an annotation file and count its objects; a file that has not changed is read once a process.
+    """Check an annotation file and count its objects; a file that has not changed is read once a
+    process.
 
     Raises:
         InputError: As :func:`load_annotations`.
@@ -306,7 +311,8 @@ def _some(names: Sequence[str]) -> str:
 
 
 def write_subset(split: CocoSplit, count: int, path: Path) -> CocoSplit:
-    """Write an annotation file with the first ``count`` images that have objects to train on, ordered by id.
+    """Write an annotation file with the first ``count`` images that have objects to train on,
+    ordered by id.
 
     Args:
         split: The split to take them from.

@@ -1,4 +1,6 @@
-"""Configs: shipped ones by name, a data folder put into any of them, and a schedule fitted to a short run."""
+"""Configs: shipped ones by name, a data folder put into any of them, and a schedule fitted to a
+short run.
+"""
 
 from __future__ import annotations
 
@@ -48,26 +50,33 @@ def load_config(
 ) -> Config:
     """Read a config and put a data folder into it.
 
-    With ``data_root`` the classes are the categories of its annotations, and every head gets their number. They must
-    equal those that something else fixes: ``metainfo`` or an unusual ``num_classes`` in the config, ``num_classes`` in
-    ``overrides``, ``classes``, or with ``classes_from="config"`` the classes of the config's dataset type.
+    With ``data_root`` the classes are the categories of its annotations, and every head gets their
+    number. They must equal those that something else fixes: ``metainfo`` or an unusual
+    ``num_classes`` in the config, ``num_classes`` in ``overrides``, ``classes``, or with
+    ``classes_from="config"`` the classes of the config's dataset type.
 
     Args:
         config: A config file, or the name of a shipped one (:func:`list_configs`).
-        data_root: A COCO-layout folder (see :func:`tinyvit.detection.coco.find_split`). ``None``: the config's.
-        overrides: Dotted keys and values, put into the config last: ``{"optim_wrapper.optimizer.lr": 2e-4}``.
+        data_root: A COCO-layout folder (see :func:`tinyvit.detection.coco.find_split`). ``None``:
+            the config's.
+        overrides: Dotted keys and values, put into the config last:
+            ``{"optim_wrapper.optimizer.lr": 2e-4}``.
         img_size: Longest side that images are resized to, in training and in testing; a multiple of 32. Or a size of
             :func:`trained_size`.
         classes: Classes that the data must have, for example those of a checkpoint.
         classes_from: ``"config"`` insists on the config's own classes (80 for COCO).
-        limit_images: Number of training images to keep, and the folder for the shortened annotation file.
-        eval_on_train: Evaluate on the training images: for showing that a detector can fit what it has seen.
+        limit_images: Number of training images to keep, and the folder for the shortened annotation
+            file.
+        eval_on_train: Evaluate on the training images: for showing that a detector can fit what it
+            has seen.
 
     Returns:
-        The config, ready for :func:`tinyvit.detection.train` and :func:`tinyvit.detection.evaluate`.
+        The config, ready for :func:`tinyvit.detection.train` and
+        :func:`tinyvit.detection.evaluate`.
 
     Raises:
-        InputError: Unknown config, missing or damaged data, classes that disagree, a key that does not exist.
+        InputError: Unknown config, missing or damaged data, classes that disagree, a key that does
+            not exist.
     """
     path = _find_config(config)
     cfg = _read_config(path)
@@ -95,7 +104,7 @@ def load_config(
     return cfg
 
 
-# --- finding and reading -----------------------------------------------------------------------------------------
+# --- finding and reading ------------------------------------------------------
 
 
 def _find_config(config: str | Path) -> Path:
@@ -116,7 +125,9 @@ def _read_config(path: Path) -> Config:
 
 @cache
 def _read_shipped(path: Path) -> Config:
-    """Read once a process: each ``mmdet::`` base makes mmengine look through a hundred metadata files."""
+    """Read once a process: each ``mmdet::`` base makes mmengine look through a hundred metadata
+    files.
+    """
     return _read_file(path)
 
 
@@ -148,7 +159,9 @@ def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
 
 
 def _child(node: Any, name: str, key: str, so_far: str) -> Any:
-    """One step down a dotted key; a parent must exist, so that a misspelt one cannot pass unnoticed."""
+    """One step down a dotted key; a parent must exist, so that a misspelt one cannot pass
+    unnoticed.
+    """
     if isinstance(node, (list, tuple)):
         if name.isdigit() and int(name) < len(node):
             return node[int(name)]
@@ -159,7 +172,7 @@ def _child(node: Any, name: str, key: str, so_far: str) -> Any:
     raise unknown_name(f"key of --cfg-options {key}:", name, known)
 
 
-# --- classes -----------------------------------------------------------------------------------------------------
+# --- classes ------------------------------------------------------------------
 
 
 def _datasets(cfg: Config, loader: str) -> list[Any]:
@@ -181,7 +194,9 @@ def _datasets(cfg: Config, loader: str) -> list[Any]:
 
 
 def native_classes(cfg: Config) -> tuple[str, ...] | None:
-    """The classes that the config's dataset has without being told: those of its type, 80 for ``CocoDataset``."""
+    """The classes that the config's dataset has without being told: those of its type, 80 for
+    ``CocoDataset``.
+    """
     from .runtime import import_mmdet
 
     import_mmdet()
@@ -221,7 +236,8 @@ def _agreed_classes(
         return main.classes
     native = native_classes(cfg)
     for key, count in _head_class_counts(cfg.model):
-        # The number that goes with the dataset's own classes is a default; any other one was chosen.
+        # The number that goes with the dataset's own classes is a default; any other one was
+        # chosen.
         if count not in (len(main.classes), len(native or ())):
             raise InputError(
                 f"config {path} sets {key} to {count}, but {main.annotations} has {len(main.classes)} categories"
@@ -241,7 +257,9 @@ def _head_class_counts(model: Any, path: str = "model") -> Iterator[tuple[str, i
 
 
 def set_classes(cfg: Config, classes: tuple[str, ...]) -> None:
-    """Put classes into the datasets of a config, and their number into the heads of its model, in place."""
+    """Put classes into the datasets of a config, and their number into the heads of its model, in
+    place.
+    """
     for key, _ in list(_head_class_counts(cfg.model)):
         cfg.merge_from_dict({key: len(classes)})
     native = native_classes(cfg)
@@ -273,7 +291,7 @@ def make_palette(count: int) -> list[tuple[int, int, int]]:
     return [(round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colours]
 
 
-# --- data --------------------------------------------------------------------------------------------------------
+# --- data ---------------------------------------------------------------------
 
 
 def _set_data(cfg: Config, train: CocoSplit | None, val: CocoSplit | None) -> None:
@@ -320,7 +338,8 @@ def _use_full_metric(cfg: Config) -> None:
 
 
 def input_size(cfg: Config) -> tuple[int, int] | None:
-    """Width and height of the frame that test images are resized into; ``None`` where no single one is stated.
+    """Width and height of the frame that test images are resized into; ``None`` where no single one
+    is stated.
 
     A config without test data is asked for that of its validation, then of its training images.
     """
@@ -334,16 +353,19 @@ def input_size(cfg: Config) -> tuple[int, int] | None:
 
 
 def trained_size(config: str | Path, weights: str | Path) -> tuple[tuple[int, int], Path] | None:
-    """The image size that a detector was trained with, where its checkpoint lies beside its training's config.
+    """The image size that a detector was trained with, where its checkpoint lies beside its
+    training's config.
 
-    A training writes its config, as it was used, into its work directory under the config's file name.
+    A training writes its config, as it was used, into its work directory under the config's file
+    name.
 
     Args:
         config: The config that the detector is to be used with; as :func:`load_config` takes it.
         weights: The detector's checkpoint.
 
     Returns:
-        The size, as :func:`load_config` takes it, and the file that it was read from; ``None`` where there is none.
+        The size, as :func:`load_config` takes it, and the file that it was read from; ``None``
+        where there is none.
 
     Raises:
         InputError: Unknown config, or a training's config that cannot be read.
@@ -357,7 +379,9 @@ def trained_size(config: str | Path, weights: str | Path) -> tuple[tuple[int, in
 
 
 def _set_size(cfg: Config, size: int | tuple[int, int]) -> None:
-    """Longest side of every resize and crop of the pipelines, or the frame (width, height) that they fill."""
+    """Longest side of every resize and crop of the pipelines, or the frame (width, height) that
+    they fill.
+    """
     if isinstance(size, int) and (size < 32 or size % 32):
         raise InputError(f"--img-size is {size}; use a multiple of 32, best of 224, where TinyViT needs no padding")
     frame = (size, size) if isinstance(size, int) else size
@@ -384,13 +408,15 @@ def _transforms(node: Any) -> Iterator[Any]:
 
 
 def count_training_boxes(cfg: Config) -> dict[Path, BoxCounts]:
-    """Check the annotation files of a config, as far as they are COCO's, before anything is trained on them.
+    """Check the annotation files of a config, as far as they are COCO's, before anything is trained
+    on them.
 
     Returns:
         Annotation file -> counts, for the training data.
 
     Raises:
-        InputError: A damaged file, of training or validation data, or training data without a usable box.
+        InputError: A damaged file, of training or validation data, or training data without a
+            usable box.
     """
     counts = _count(cfg, "train_dataloader")
     if counts and not any(found.trainable for found in counts.values()):
@@ -414,7 +440,9 @@ def check_annotations(cfg: Config, loader: str) -> None:
 
 
 def _count(cfg: Config, loader: str) -> dict[Path, BoxCounts]:
-    """Counts of the annotation files on this machine that mmdet reads as COCO's; others are left to their readers."""
+    """Counts of the annotation files on this machine that mmdet reads as COCO's; others are left to
+    their readers.
+    """
     from .runtime import import_mmdet
 
     import_mmdet()
@@ -434,7 +462,7 @@ def _annotation_file(dataset: Any) -> Path:
     return Path(dataset.get("data_root") or "") / dataset["ann_file"]
 
 
-# --- schedule ----------------------------------------------------------------------------------------------------
+# --- schedule -----------------------------------------------------------------
 
 
 def set_schedule(
@@ -442,9 +470,10 @@ def set_schedule(
 ) -> None:
     """Fit the schedule of a config to a run of another length, in place.
 
-    Milestones keep their place relative to the whole run. Warm-up is cut to a tenth of the run where it is longer; a
-    run below 20 iterations has none. Validation and checkpoints come at least at the end, and about ten times in a
-    long run. The learning rate is scaled to the batch size by mmengine where the config has ``auto_scale_lr.enable``.
+    Milestones keep their place relative to the whole run. Warm-up is cut to a tenth of the run
+    where it is longer; a run below 20 iterations has none. Validation and checkpoints come at least
+    at the end, and about ten times in a long run. The learning rate is scaled to the batch size by
+    mmengine where the config has ``auto_scale_lr.enable``.
 
     Args:
         cfg: The config, changed in place.
@@ -512,13 +541,16 @@ def _replace_loop(cfg: Config, length: int, by_epoch: bool) -> None:
 
 
 def _fit_scheduler(scheduler: Any, old: _Length, new: _Length) -> None:
-    """Cap a warm-up; stretch any other scheduler to the new length, in the unit that the new loop counts."""
+    """Cap a warm-up; stretch any other scheduler to the new length, in the unit that the new loop
+    counts.
+    """
     counts_epochs = scheduler.get("by_epoch", True) and old.epochs is not None
     if scheduler["type"] == "LinearLR" and not counts_epochs:
         scheduler["end"] = min(scheduler.get("end", new.iterations), max(1, new.iterations // 10))
         if scheduler["end"] - scheduler.get("begin", 0) < 2:
-            # mmengine sets the first rate in one iteration and leaves it in the next: a warm-up of a single one would
-            # keep its rate for good. The scheduler stays, because a resumed run finds its states by position.
+            # mmengine sets the first rate in one iteration and leaves it in the next: a warm-up of
+            # a single one would keep its rate for good. The scheduler stays, because a resumed run
+            # finds its states by position.
             scheduler["start_factor"] = 1.0
         return
     keeps_epochs = counts_epochs and new.epochs is not None

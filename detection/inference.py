@@ -28,7 +28,8 @@ class Predictor:
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`.
-        weights: The detector's checkpoint, which must fit the config whole; ``None`` for random weights, to time it.
+        weights: The detector's checkpoint, which must fit the config whole; ``None`` for random
+            weights, to time it.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         deployed: Whether the backbone's deployed form runs (see :func:`tinyvit.backbones.deploy`).
 
@@ -70,8 +71,9 @@ class Predictor:
             image: RGB, uint8, (height, width, 3).
 
         Returns:
-            Detections by falling score: ``bbox`` (x, y, width, height in pixels), ``score``, ``label``, ``category``
-            and, from detectors with masks, ``segmentation`` (COCO's run-length code, as text).
+            Detections by falling score: ``bbox`` (x, y, width, height in pixels), ``score``,
+            ``label``, ``category`` and, from detectors with masks, ``segmentation`` (COCO's
+            run-length code, as text).
         """
         import torch
 
@@ -151,17 +153,19 @@ def predict(
         weights: The detector's checkpoint.
         images: Picture files, folders of them, or one of either.
         work_dir: Folder for ``predictions.json`` and ``pictures/``.
-        score_threshold: Detections below this score are left out, in the JSON and in the pictures; in [0, 1].
+        score_threshold: Detections below this score are left out, in the JSON and in the pictures;
+            in [0, 1].
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         deployed: Whether the backbone's deployed form runs.
 
     Returns:
-        The document of ``predictions.json``: ``classes``, ``score_threshold``, ``deployed`` (the deployed backbone's
-        report), ``images`` (each ``file``, ``width``, ``height``, ``picture``, ``detections`` as :class:`Predictor`
-        gives them) and ``unreadable`` (file -> why).
+        The document of ``predictions.json``: ``classes``, ``score_threshold``, ``deployed`` (the
+        deployed backbone's report), ``images`` (each ``file``, ``width``, ``height``, ``picture``,
+        ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
 
     Raises:
-        InputError: No picture at all, a missing file, a score outside [0, 1], or a checkpoint that does not fit.
+        InputError: No picture at all, a missing file, a score outside [0, 1], or a checkpoint that
+            does not fit.
     """
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score is {score_threshold:g}; it must be from 0 to 1")
@@ -219,7 +223,8 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
 def draw_detections(
     image: Image.Image, detections: Sequence[dict[str, Any]], colours: Sequence[tuple[int, int, int]] | None = None
 ) -> Image.Image:
-    """A copy of a picture with boxes, class names, scores and, where there are any, translucent masks.
+    """A copy of a picture with boxes, class names, scores and, where there are any, translucent
+    masks.
 
     Args:
         image: The picture.

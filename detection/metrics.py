@@ -9,7 +9,8 @@ from mmdet.evaluation.metrics import CocoMetric as _CocoMetric
 
 from .registry import METRICS
 
-#: mmdet's name of each number -> its name here: mmdet numbers recall by 100, 300 and 1000 proposals whatever is set.
+#: mmdet's name of each number -> its name here: mmdet numbers recall by 100, 300 and 1000 proposals
+#: whatever is set.
 _NAMES = {
     "mAP": "mAP",
     "mAP_50": "mAP_50",
@@ -31,12 +32,13 @@ _AREAS = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
 
 @METRICS.register_module()
 class CocoMetric(_CocoMetric):
-    """mmdet's ``CocoMetric`` with all twelve numbers of COCO's own evaluation, and 0 where nothing was detected.
+    """mmdet's ``CocoMetric`` with all twelve numbers of COCO's own evaluation, and 0 where nothing
+    was detected.
 
-    ``bbox_mAP``, ``bbox_mAP_50``, ``_75``, ``_s``, ``_m``, ``_l``: average precision, over IoU 0.50 to 0.95 where no
-    other is named. ``bbox_AR@1``, ``@10``, ``@100``, ``AR_s@100``, ``_m``, ``_l``: average recall with so many
-    detections per image. The same with ``segm_`` for masks. -1 means, as in COCO's evaluation, that no object has that
-    size.
+    ``bbox_mAP``, ``bbox_mAP_50``, ``_75``, ``_s``, ``_m``, ``_l``: average precision, over IoU 0.50
+    to 0.95 where no other is named. ``bbox_AR@1``, ``@10``, ``@100``, ``AR_s@100``, ``_m``, ``_l``:
+    average recall with so many detections per image. The same with ``segm_`` for masks. -1 means,
+    as in COCO's evaluation, that no object has that size.
 
     Where a detector finds nothing at all, mmdet's class returns no numbers; this one returns zeros.
 

@@ -1,12 +1,13 @@
 """Stands in for ``mmcv._ext`` where mmcv was installed without its compiled operators.
 
-``mmcv.ops`` imports ``mmcv._ext`` at once, and ``mmdet.models`` imports ``mmcv.ops``, so a pure-Python mmcv cannot
-even build a model. :func:`install` puts a module of that name into ``sys.modules``, made of :mod:`.mmcv_ops`. It does
-so only when a compiled one cannot be imported: a compiled one always wins, and one that fails to load (a library that
-was built against another torch) counts as missing, with its reason kept for :func:`mmcv_ops_in_use`.
+``mmcv.ops`` imports ``mmcv._ext`` at once, and ``mmdet.models`` imports ``mmcv.ops``, so a
+pure-Python mmcv cannot even build a model. :func:`install` puts a module of that name into
+``sys.modules``, made of :mod:`.mmcv_ops`. It does so only when a compiled one cannot be imported: a
+compiled one always wins, and one that fails to load (a library that was built against another
+torch) counts as missing, with its reason kept for :func:`mmcv_ops_in_use`.
 
-An operator that is not covered has a name too, because ``mmcv.ops`` checks all of them when it is imported; calling
-it raises :class:`MissingOperatorError`.
+An operator that is not covered has a name too, because ``mmcv.ops`` checks all of them when it is
+imported; calling it raises :class:`MissingOperatorError`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,21 @@ from tinyvit.core.errors import InputError, require
 
 EXTENSION = "mmcv._ext"
 
-#: torch from this version on needs C++20, which the build script of mmcv up to 2.3.6 does not ask for.
+#: torch from this version on needs C++20, which the build script of mmcv up to 2.3.6 does not ask
+#: for.
 _CXX20_TORCH = (2, 14)
 
 
 class MissingOperatorError(InputError, NotImplementedError):
-    """An operator of mmcv that only a compiled mmcv has; the message names it and the command that compiles mmcv."""
+    """An operator of mmcv that only a compiled mmcv has; the message names it and the command that
+    compiles mmcv.
+    """
 
 
 class TorchvisionOperators(ModuleType):
-    """The stand-in module: the operators of :mod:`.mmcv_ops`, and for any other name a function that raises."""
+    """The stand-in module: the operators of :mod:`.mmcv_ops`, and for any other name a function
+    that raises.
+    """
 
     reason: str
 
@@ -56,9 +62,11 @@ def missing_operator(name: str) -> MissingOperatorError:
 
 
 def compile_command() -> str:
-    """The shell command that builds the installed version of mmcv with its operators, for the installed torch.
+    """The shell command that builds the installed version of mmcv with its operators, for the
+    installed torch.
 
-    ``--no-cache-dir`` matters: pip would otherwise take the wheel without operators that it built before.
+    ``--no-cache-dir`` matters: pip would otherwise take the wheel without operators that it built
+    before.
     """
     package, version = _mmcv_distribution()
     flags = "--no-deps --no-cache-dir --no-build-isolation"
@@ -120,8 +128,9 @@ def mmcv_ops_in_use() -> dict[str, str]:
     """Which operators mmcv runs on in this process.
 
     Returns:
-        ``kind`` (``"compiled"`` or ``"torchvision"``), ``mmcv`` (its distribution and version), ``torchvision``
-        (version), and for ``"torchvision"`` also ``reason``: why no compiled module could be imported.
+        ``kind`` (``"compiled"`` or ``"torchvision"``), ``mmcv`` (its distribution and version),
+        ``torchvision`` (version), and for ``"torchvision"`` also ``reason``: why no compiled module
+        could be imported.
 
     Raises:
         MissingExtraError: mmcv is not installed at all.

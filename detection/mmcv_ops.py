@@ -1,13 +1,16 @@
 """mmcv's compiled operators on torchvision's kernels and plain PyTorch, CPU and CUDA.
 
-Each public function here has the name and the arguments of the function of the same name in ``mmcv._ext``, and is
-called as mmcv calls that: results are written into tensors that the caller made, and deformable convolutions get their
-settings by keyword. The mathematics is that of mmcv's kernels, so a model computes the same with either.
-:mod:`.mmcv_ext` puts them in place; nothing else calls them.
+Each public function here has the name and the arguments of the function of the same name in
+``mmcv._ext``, and is called as mmcv calls that: results are written into tensors that the caller
+made, and deformable convolutions get their settings by keyword. The mathematics is that of mmcv's
+kernels, so a model computes the same with either. :mod:`.mmcv_ext` puts them in place; nothing else
+calls them.
 
-Precision: a kernel that does not exist in a half precision runs in fp32 and its result is cast back.
+Precision: a kernel that does not exist in a half precision runs in fp32 and its result is cast
+back.
 
-Shape letters: N boxes or regions, B images, C channels or classes, H and W of a feature map, h and w of a pooled one.
+Shape letters: N boxes or regions, B images, C channels or classes, H and W of a feature map, h and
+w of a pooled one.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Schemas of these registered operators: `torch.ops.torchvision._roi_align_backward.default._schema` and so on. They
-# are what torchvision's own autograd formulas call; going through autograd instead would repeat the forward pass.
+# Schemas of these registered operators: `torch.ops.torchvision._roi_align_backward.default._schema`
+# and so on. They are what torchvision's own autograd formulas call; going through autograd instead
+# would repeat the forward pass.
 _torchvision = torch.ops.torchvision
 
 
@@ -63,7 +67,8 @@ def softnms(
     Args:
         boxes: Corners, (N, 4), on the CPU.
         scores: (N,), on the CPU.
-        dets: Output (N, 5): corners and new score of the boxes that stay, in the order of the returned indices.
+        dets: Output (N, 5): corners and new score of the boxes that stay, in the order of the
+            returned indices.
         iou_threshold: Overlap from which ``naive`` and ``linear`` act.
         sigma: Width of ``gaussian``.
         min_score: A box that falls below this score is dropped.
@@ -108,7 +113,9 @@ def _overlap_with(row: np.ndarray, others: np.ndarray, offset: int) -> np.ndarra
 
 
 def _drop_low_scores(rows: np.ndarray, order: np.ndarray, start: int, alive: int, min_score: float) -> int:
-    """Overwrite each low-scoring row by the last one alive, as mmcv does: the order of equal scores depends on it."""
+    """Overwrite each low-scoring row by the last one alive, as mmcv does: the order of equal scores
+    depends on it.
+    """
     position = start
     while position < alive:
         low = np.flatnonzero(rows[position:alive, 4] < min_score)
@@ -144,7 +151,8 @@ def roi_align_forward(
         aligned_height: h.
         aligned_width: w.
         spatial_scale: Feature map pixels per image pixel.
-        sampling_ratio: Samples per bin and axis; 0 or less takes as many as the bin is pixels long, rounded up.
+        sampling_ratio: Samples per bin and axis; 0 or less takes as many as the bin is pixels long,
+            rounded up.
         pool_mode: 1 average.
         aligned: Shift coordinates by half a pixel (the correct form).
 
@@ -172,7 +180,9 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward` by its input, written into ``grad_input`` (B, C, H, W)."""
+    """Gradient of :func:`roi_align_forward` by its input, written into ``grad_input``
+    (B, C, H, W).
+    """
     _check_average(pool_mode, "roi_align_backward")
     grad = _full_precision(grad_output)
     grad_input.copy_(
@@ -205,20 +215,23 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """RoI maximum pooling with mmcv's bins, which torchvision's kernel does not have: it rounds the region first.
+    """RoI maximum pooling with mmcv's bins, which torchvision's kernel does not have: it rounds the
+    region first.
 
     Args:
         input: (B, C, H, W).
         rois: Image index and inclusive corners, (N, 5).
         output: Output (N, C, pooled_height, pooled_width); an empty bin is 0.
-        argmax: Output of the same shape, int32: position of the maximum in the map, row by row; -1 for an empty bin.
+        argmax: Output of the same shape, int32: position of the maximum in the map, row by row; -1
+            for an empty bin.
         pooled_height: h.
         pooled_width: w.
         spatial_scale: Feature map pixels per image pixel.
     """
     output.zero_()
     argmax.fill_(-1)
-    # fp32 on the host, like the kernel: a bin border that lies on a pixel must fall on the same side.
+    # fp32 on the host, like the kernel: a bin border that lies on a pixel must fall on the same
+    # side.
     regions = rois.detach().float().cpu().numpy()
     scale = np.float32(spatial_scale)
     for n, (image, x1, y1, x2, y2) in enumerate(regions):
@@ -228,7 +241,9 @@ def roi_pool_forward(
 
 
 def _bins(first: np.float32, past: np.float32, count: int, size: int) -> list[tuple[int, int, int]]:
-    """Number, first and past-the-last pixel of each bin of one axis that is not empty once clipped to the map."""
+    """Number, first and past-the-last pixel of each bin of one axis that is not empty once clipped
+    to the map.
+    """
     step = (past - first) / np.float32(count)
     if step <= 0:
         return []
@@ -245,7 +260,9 @@ def _pool_region(
     output: Tensor,
     argmax: Tensor,
 ) -> None:
-    """Maximum of one (C, H, W) map over each bin: along rows first, then down the columns of what that left."""
+    """Maximum of one (C, H, W) map over each bin: along rows first, then down the columns of what
+    that left.
+    """
     for j, left, right in columns:
         best, at = map_[:, :, left:right].max(dim=2)  # (C, H)
         for i, top, bottom in rows:
@@ -298,7 +315,9 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivative of each element of :func:`sigmoid_focal_loss_forward` by its logit, written into ``grad_input``."""
+    """Derivative of each element of :func:`sigmoid_focal_loss_forward` by its logit, written into
+    ``grad_input``.
+    """
     positive = _one_hot(target, input)
     x = _full_precision(input)
     p = x.sigmoid()
@@ -328,7 +347,9 @@ def softmax_focal_loss_forward(
 def softmax_focal_loss_backward(
     softmax: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivative of :func:`softmax_focal_loss_forward` by the *logits*, written into ``grad_input`` (N, C)."""
+    """Derivative of :func:`softmax_focal_loss_forward` by the *logits*, written into ``grad_input``
+    (N, C).
+    """
     p, valid = _probability_of(target, softmax)
     log_p = p.clamp(min=torch.finfo(torch.float32).tiny).log()
     factor = alpha * (gamma * (1 - p) ** (gamma - 1) * p * log_p - (1 - p) ** gamma)
@@ -392,9 +413,10 @@ def deform_conv_forward(
         output: Output (B, C', H', W').
         columns: Scratch of the compiled kernel, unused.
         ones: Scratch of the compiled kernel, unused.
-        **settings: As mmcv names them: stride ``dH``, ``dW``; ``padH``, ``padW``; ``dilationH``, ``dilationW``;
-            ``group`` (of the convolution); ``deformable_group`` (groups of channels that share offsets). The kernel's
-            size ``kH``, ``kW`` is the weight's, and ``im2col_step`` has no effect on the result: both are not read.
+        **settings: As mmcv names them: stride ``dH``, ``dW``; ``padH``, ``padW``; ``dilationH``,
+            ``dilationW``; ``group`` (of the convolution); ``deformable_group`` (groups of channels
+            that share offsets). The kernel's size ``kH``, ``kW`` is the weight's, and
+            ``im2col_step`` has no effect on the result: both are not read.
     """
     output.copy_(_deform(_deform_tensors(input, weight, offset), settings))
 
@@ -426,7 +448,9 @@ def deform_conv_backward_parameters(
     scale: float,
     **settings: int,
 ) -> None:
-    """Gradient of :func:`deform_conv_forward` by its weight, times ``scale``, added into ``grad_weight``."""
+    """Gradient of :func:`deform_conv_forward` by its weight, times ``scale``, added into
+    ``grad_weight``.
+    """
     # The weight's values do not enter its own gradient; only its shape does.
     grads = _deform_backward(grad_output, _deform_tensors(input, torch.zeros_like(grad_weight), offset), settings)
     grad_weight.add_(grads[1], alpha=scale)
@@ -457,9 +481,10 @@ def modulated_deform_conv_forward(
         output: Output (B, C', H', W').
         columns: Scratch of the compiled kernel, unused.
         with_bias: Add the bias.
-        **settings: As mmcv names them: ``stride_h``, ``stride_w``, ``pad_h``, ``pad_w``, ``dilation_h``,
-            ``dilation_w``, ``group`` and ``deformable_group`` as in :func:`deform_conv_forward`. The kernel's size
-            ``kernel_h``, ``kernel_w`` is the weight's and is not read.
+        **settings: As mmcv names them: ``stride_h``, ``stride_w``, ``pad_h``, ``pad_w``,
+            ``dilation_h``, ``dilation_w``, ``group`` and ``deformable_group`` as in
+            :func:`deform_conv_forward`. The kernel's size ``kernel_h``, ``kernel_w`` is the
+            weight's and is not read.
     """
     output.copy_(_deform(_deform_tensors(input, weight, offset, mask, bias if with_bias else None), settings))
 
@@ -482,7 +507,9 @@ def modulated_deform_conv_backward(
     with_bias: bool,
     **settings: int,
 ) -> None:
-    """Gradients of :func:`modulated_deform_conv_forward` by all its inputs, written into their tensors."""
+    """Gradients of :func:`modulated_deform_conv_forward` by all its inputs, written into their
+    tensors.
+    """
     operands = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
     grads = _deform_backward(grad_output, operands, settings)
     for out, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads, strict=False):
@@ -494,7 +521,9 @@ def modulated_deform_conv_backward(
 def _deform_tensors(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
 ) -> list[Tensor]:
-    """Operands in one precision; torchvision wants a mask and a bias also where they have no meaning."""
+    """Operands in one precision; torchvision wants a mask and a bias also where they have no
+    meaning.
+    """
     x = _full_precision(input)
     mask = x.new_zeros((x.shape[0], 1)) if mask is None else mask
     bias = x.new_zeros(weight.shape[0]) if bias is None else bias
@@ -502,7 +531,9 @@ def _deform_tensors(
 
 
 def _geometry(settings: Mapping[str, int]) -> tuple[int | bool, ...]:
-    """torchvision's stride, padding, dilation, groups, and whether there is a mask, of mmcv's keywords."""
+    """torchvision's stride, padding, dilation, groups, and whether there is a mask, of mmcv's
+    keywords.
+    """
     modulated = "stride_h" in settings
     return (*(settings[name] for name in (_MODULATED_SETTINGS if modulated else _DEFORM_SETTINGS)), modulated)
 
@@ -525,7 +556,9 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Multi-scale deformable attention by ``grid_sample``; shapes as in ``mmcv.ops.MultiScaleDeformableAttention``."""
+    """Multi-scale deformable attention by ``grid_sample``; shapes as in
+    ``mmcv.ops.MultiScaleDeformableAttention``.
+    """
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     operands = [_full_precision(tensor) for tensor in (value, sampling_locations, attention_weights)]
@@ -545,7 +578,9 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Gradients of :func:`ms_deform_attn_forward` by value, locations and weights, written into their tensors."""
+    """Gradients of :func:`ms_deform_attn_forward` by value, locations and weights, written into
+    their tensors.
+    """
     leaves = [tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
         output = ms_deform_attn_forward(leaves[0], spatial_shapes, level_start_index, leaves[1], leaves[2], im2col_step)

@@ -14,10 +14,12 @@ from .registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's default constructor, and a learning rate that falls with the distance of a layer from the head.
+    """mmengine's default constructor, and a learning rate that falls with the distance of a layer
+    from the head.
 
-    A parameter of depth d of D depths gets ``lr * layer_decay_rate ** (D - 1 - d)``; neck and heads have the last
-    depth. Any model takes part that has ``get_layer_depth(param_name, prefix)``, or whose ``backbone`` has it.
+    A parameter of depth d of D depths gets ``lr * layer_decay_rate ** (D - 1 - d)``; neck and heads
+    have the last depth. Any model takes part that has ``get_layer_depth(param_name, prefix)``, or
+    whose ``backbone`` has it.
 
     In a config::
 
@@ -31,7 +33,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: As in mmengine, and ``layer_decay_rate`` in (0, 1].
 
     Raises:
-        InputError: ``layer_decay_rate`` is out of range; or, when called, the model cannot tell its depths.
+        InputError: ``layer_decay_rate`` is out of range; or, when called, the model cannot tell its
+            depths.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -49,7 +52,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         prefix: str = "",
         is_dcn_module: float | None = None,
     ) -> None:
-        """Add one group a parameter; mmengine calls this with the model, and it calls itself with each child."""
+        """Add one group a parameter; mmengine calls this with the model, and it calls itself with
+        each child.
+        """
         super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
         if prefix:
             return

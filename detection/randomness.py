@@ -17,7 +17,8 @@ from tinyvit.core.errors import InputError
 
 from .registry import FUNCTIONS, HOOKS
 
-#: Seeds above this would overflow numpy's where mmengine adds the numbers of processes and epochs to them.
+#: Seeds above this would overflow numpy's where mmengine adds the numbers of processes and epochs
+#: to them.
 MAX_SEED = 2**31 - 1
 
 
@@ -35,8 +36,8 @@ def check_seed(seed: Any, name: str) -> int:
 def seed_workers(cfg: Config) -> None:
     """Let data-loading processes be seeded by what :class:`SeedByPositionHook` seeds, in place.
 
-    Data-loading processes keep their state from epoch to epoch, which a resumed run could not restore; they are started
-    anew each epoch instead, where that is cheap (they fork).
+    Data-loading processes keep their state from epoch to epoch, which a resumed run could not
+    restore; they are started anew each epoch instead, where that is cheap (they fork).
     """
     loader = cfg.train_dataloader
     loader.setdefault("worker_init_fn", {"type": "tinyvit.seed_worker"})
@@ -46,10 +47,12 @@ def seed_workers(cfg: Config) -> None:
 
 @HOOKS.register_module()
 class SeedByPositionHook(Hook):
-    """Seed torch, numpy and Python by (seed of the run, iteration, process), at each epoch's start and each iteration.
+    """Seed torch, numpy and Python by (seed of the run, iteration, process), at each epoch's start
+    and each iteration.
 
-    mmengine's checkpoints hold no state of the generators. So dropped paths, sampled regions and, through the
-    seeds that a loader draws for its processes, augmentations are those of an undisturbed run.
+    mmengine's checkpoints hold no state of the generators. So dropped paths, sampled regions and,
+    through the seeds that a loader draws for its processes, augmentations are those of an
+    undisturbed run.
     """
 
     priority = "VERY_HIGH"
@@ -61,8 +64,8 @@ class SeedByPositionHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Before the model draws.
 
-        Where this process loads the pictures, numpy's generator then stands where those of the next iteration begin: at
-        the number that an epoch, or a resumed run, starts with there.
+        Where this process loads the pictures, numpy's generator then stands where those of the next
+        iteration begin: at the number that an epoch, or a resumed run, starts with there.
         """
         self._seed(runner, runner.iter + 1)
 
@@ -72,7 +75,9 @@ class SeedByPositionHook(Hook):
 
 @FUNCTIONS.register_module()
 def seed_worker(worker_id: int, **_: Any) -> None:
-    """Seed a data-loading process by what the loader drew for it, from the generator that the hook has seeded."""
+    """Seed a data-loading process by what the loader drew for it, from the generator that the hook
+    has seeded.
+    """
     _seed_all(torch.initial_seed() % 2**32)
 
 

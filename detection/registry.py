@@ -1,6 +1,8 @@
-"""The registries of this room: scope ``tinyvit``, children of mmengine's, so that ``type='tinyvit.NAME'`` resolves.
+"""The registries of this room: scope ``tinyvit``, children of mmengine's, so that
+``type='tinyvit.NAME'`` resolves.
 
-``locations`` are imported on the first look-up, so that ``import tinyvit.detection`` does not import mmdet.
+``locations`` are imported on the first look-up, so that ``import tinyvit.detection`` does not
+import mmdet.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ SCOPE = "tinyvit"
 
 
 def _child_of(parent: Registry, locations: list[str]) -> Registry:
-    """Our registry below ``parent``; mmengine allows one of a scope, which another room may have made already."""
+    """Our registry below ``parent``; mmengine allows one of a scope, which another room may have
+    made already.
+    """
     existing = parent.children.get(SCOPE)
     return existing or Registry(parent.name, parent=parent, scope=SCOPE, locations=locations)
 

@@ -51,22 +51,24 @@ def train(
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`; it is not changed.
         work_dir: Folder for checkpoints, logs and mmengine's copy of the config.
-        weights: A backbone's checkpoint of any known naming, or a whole detector's (which must fit the config,
-            classes included). ``None``: what the config names, else random weights.
-        resume: Go on from the last checkpoint in ``work_dir``: weights, optimiser, schedule, position and seed.
-        seed: Fixes all random numbers (README.md says how exactly). ``None``: that of the run which is resumed, else
-            the config's ``randomness``, else 0.
+        weights: A backbone's checkpoint of any known naming, or a whole detector's (which must fit
+            the config, classes included). ``None``: what the config names, else random weights.
+        resume: Go on from the last checkpoint in ``work_dir``: weights, optimiser, schedule,
+            position and seed.
+        seed: Fixes all random numbers (README.md says how exactly). ``None``: that of the run which
+            is resumed, else the config's ``randomness``, else 0.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
 
     Returns:
-        ``checkpoint`` (path of the last one), ``init`` (where the weights came from), ``iterations``, ``seconds``,
-        ``seed``, ``lr`` and ``batch_size`` as used, ``losses`` (``first`` and ``last``: mean total loss of the first
-        and last tenth of this run's iterations), ``boxes`` of the training data (``total``, and ``unusable``, which
-        were left out) and ``metrics`` of the last validation (empty where none was run).
+        ``checkpoint`` (path of the last one), ``init`` (where the weights came from),
+        ``iterations``, ``seconds``, ``seed``, ``lr`` and ``batch_size`` as used, ``losses``
+        (``first`` and ``last``: mean total loss of the first and last tenth of this run's
+        iterations), ``boxes`` of the training data (``total``, and ``unusable``, which were left
+        out) and ``metrics`` of the last validation (empty where none was run).
 
     Raises:
-        InputError: Weights that do not fit, nothing to resume or another seed than the resumed run's, a config without
-            training data, or damaged annotations.
+        InputError: Weights that do not fit, nothing to resume or another seed than the resumed
+            run's, a config without training data, or damaged annotations.
         CheckFailedError: A loss became NaN or infinite.
     """
     if cfg.get("train_cfg") is None:
@@ -158,18 +160,20 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`; it is not changed.
-        weights: The detector's checkpoint. It must fit the config whole, and its classes must be those of the data.
-        work_dir: Folder for logs and the detections in COCO's result format (``detections.bbox.json``, and
-            ``detections.segm.json`` for masks).
+        weights: The detector's checkpoint. It must fit the config whole, and its classes must be
+            those of the data.
+        work_dir: Folder for logs and the detections in COCO's result format
+            (``detections.bbox.json``, and ``detections.segm.json`` for masks).
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
 
     Returns:
         Name -> value; for boxes ``bbox_mAP``, ``bbox_mAP_50`` and the other ten of
-        :class:`tinyvit.detection.metrics.CocoMetric`, for masks also ``segm_...``. In 0..1; -1 where no object has that
-        size.
+        :class:`tinyvit.detection.metrics.CocoMetric`, for masks also ``segm_...``. In 0..1; -1
+        where no object has that size.
 
     Raises:
-        InputError: A checkpoint that does not fit, a config without test data, or damaged annotations.
+        InputError: A checkpoint that does not fit, a config without test data, or damaged
+            annotations.
     """
     if cfg.get("test_cfg") is None:
         raise InputError("the config has no test data; the data folder has training annotations only")
@@ -192,12 +196,15 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
 
 
 def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
-    """The runner with its model and data built, so that a setting that cannot be built is an input error."""
+    """The runner with its model and data built, so that a setting that cannot be built is an input
+    error.
+    """
     from mmengine.device import get_device
 
     import_mmdet()
     cfg.work_dir = str(work_dir)
-    # One name a run: mmengine keeps visualisers and loggers of a process by name and would hand out the old ones.
+    # One name a run: mmengine keeps visualisers and loggers of a process by name and would hand out
+    # the old ones.
     cfg.experiment_name = f"{work_dir.name}-{time.time_ns()}"
     if cfg.get("visualizer"):
         cfg.visualizer["name"] = cfg.experiment_name
@@ -239,8 +246,9 @@ def _load_into(runner: Any, state: dict[str, Tensor], weights: str | Path | None
     assert weights is not None
     _check_classes(cfg, read_detector(weights)[1], weights)
     load_detector(_unwrapped(runner), state, weights)
-    # It fits. mmengine initialises all weights once more when the training starts, and then loads this, into its
-    # averaged model too where there is one; it is given the checked tensors alone, without the file's other objects.
+    # It fits. mmengine initialises all weights once more when the training starts, and then loads
+    # this, into its averaged model too where there is one; it is given the checked tensors alone,
+    # without the file's other objects.
     start = Path(runner.work_dir) / "start.pth"
     torch.save({"state_dict": state}, start)
     runner._load_from = str(start)

@@ -1,4 +1,6 @@
-"""What a run needs around mmengine's Runner: quiet imports, a device, readable logs, weights that load whole."""
+"""What a run needs around mmengine's Runner: quiet imports, a device, readable logs, weights that
+load whole.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ _LOG_NOISE = (
 
 
 def import_mmdet() -> None:
-    """Import mmdet's models and datasets (about five seconds), without what they print about optional packages.
+    """Import mmdet's models and datasets (about five seconds), without what they print about
+    optional packages.
 
     Raises:
         MissingExtraError: MMDetection is not installed.
@@ -51,7 +54,8 @@ def import_mmdet() -> None:
             import mmdet.models  # noqa: F401
     from mmengine.registry import DefaultScope
 
-    # Any runner of another package (our own pretrainer's, say) leaves its scope behind, in which no detector is found.
+    # Any runner of another package (our own pretrainer's, say) leaves its scope behind, in which no
+    # detector is found.
     current = DefaultScope.get_current_instance()
     if current is None or current.scope_name != "mmdet":
         DefaultScope.get_instance(f"tinyvit-detection-{time.time_ns()}", scope_name="mmdet")
@@ -59,7 +63,9 @@ def import_mmdet() -> None:
 
 @contextlib.contextmanager
 def on_device(device: str | None) -> Iterator[None]:
-    """Make mmengine use ``cpu``, ``cuda`` or ``cuda:N`` for the duration; ``None`` leaves its choice."""
+    """Make mmengine use ``cpu``, ``cuda`` or ``cuda:N`` for the duration; ``None`` leaves its
+    choice.
+    """
     import torch
     from mmengine.device import utils
 
@@ -91,7 +97,9 @@ class QuietRunner(Runner):
         return logger
 
     def dump_config(self) -> None:
-        """Write the config into the work directory; an evaluation there leaves that of the training alone."""
+        """Write the config into the work directory; an evaluation there leaves that of the training
+        alone.
+        """
         known = Path(self.work_dir) / Path(self.cfg.filename or "").name
         if self._train_loop is not None or not known.is_file():
             super().dump_config()
@@ -100,8 +108,9 @@ class QuietRunner(Runner):
 def fit_to_machine(cfg: Config, device: str) -> None:
     """Set the number of data-loading processes to what the machine has to spare, in place.
 
-    On the CPU the model itself takes the cores. Where processes are spawned, not forked, and mmcv runs on
-    torchvision's operators, a worker could not import mmdet: it never imports this package first.
+    On the CPU the model itself takes the cores. Where processes are spawned, not forked, and mmcv
+    runs on torchvision's operators, a worker could not import mmdet: it never imports this package
+    first.
     """
     spare = max(1, available_cpus() // 4) if device == "cpu" else available_cpus()
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
@@ -161,7 +170,7 @@ class StopOnBadLossHook(Hook):
             )
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------
+# --- checkpoints --------------------------------------------------------------
 
 
 def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
@@ -187,7 +196,9 @@ def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] 
 
 
 def is_detector(state: Any) -> bool:
-    """Whether a state dict is a whole detector's: it has a backbone and, beside it, a box or query head."""
+    """Whether a state dict is a whole detector's: it has a backbone and, beside it, a box or query
+    head.
+    """
     names = [str(name) for name in state] if isinstance(state, Mapping) else []
     heads = ("bbox_head.", "roi_head.", "rpn_head.", "mask_head.", "neck.", "decoder.")
     return any(name.startswith("backbone.") for name in names) and any(name.startswith(heads) for name in names)
@@ -197,7 +208,8 @@ def load_detector(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
     """Load a detector's state dict whole or not at all.
 
     Raises:
-        InputError: A parameter is missing, unknown or of another shape; the model is then unchanged.
+        InputError: A parameter is missing, unknown or of another shape; the model is then
+            unchanged.
     """
     target = model.state_dict()
     missing = [name for name in target if name not in state and not name.endswith("num_batches_tracked")]

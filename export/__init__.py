@@ -1,11 +1,12 @@
 """ONNX: writing a model, checking the file against the model, running it without torch.
 
-Public names are loaded on first use: :class:`OnnxModel` and what it needs import no torch, the rest does.
+Public names are loaded on first use: :class:`OnnxModel` and what it needs import no torch, the rest
+does.
 
     from tinyvit.export import OnnxModel, export_onnx, verify_onnx
 
-    export_onnx("tiny_vit_5m_224", "tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors")
-    report = verify_onnx("tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors", sizes=[224, (256, 320)])
+    export_onnx("tiny_vit_5m_224", "tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors") report =
+    verify_onnx("tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors", sizes=[224, (256, 320)])
     logits, = OnnxModel("tiny_vit_5m.onnx")(batch)
 """
 

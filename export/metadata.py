@@ -1,7 +1,7 @@
 """What an exported file says about itself: the key-value pairs in its ``metadata_props``.
 
-One file is enough to run a model: names of the classes, how to prepare a picture, what goes in and what comes out.
-Needs no torch and no onnx.
+One file is enough to run a model: names of the classes, how to prepare a picture, what goes in and
+what comes out. Needs no torch and no onnx.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tinyvit.core.images.preprocess import Preprocess
 
 FORMAT_VERSION = 1
 
-#: What the graph takes -> (layout, element type, range). ``normalized`` is what the module itself takes.
+#: What the graph takes -> (layout, element type, range). ``normalized`` is what the module itself
+#: takes.
 INPUT_FORMATS = {
     "normalized": ("NCHW", "float32", "(x / 255 - mean) / std"),
     "unit": ("NCHW", "float32", "0..1"),
@@ -54,10 +55,12 @@ class ModelCard:
         preprocess: How a picture is prepared.
         outputs: In the graph's order.
         classes: Name of each class; empty when the names are not known.
-        weights: File name of the weights, ``random (seed N)``, or ``module`` for a module given as it was.
+        weights: File name of the weights, ``random (seed N)``, or ``module`` for a module given as
+            it was.
         weights_sha256: Of that file; empty when there is none.
         state_sha256: Of the parameters and buffers in the model.
-        arguments: The arguments of :func:`tinyvit.export.load_source` that build the model again, without weights.
+        arguments: The arguments of :func:`tinyvit.export.load_source` that build the model again,
+            without weights.
         opset: Version of the ONNX operators.
         tinyvit_version: That wrote the file.
         torch_version: That traced the model.
@@ -80,7 +83,9 @@ class ModelCard:
     format_version: int = FORMAT_VERSION
 
     def to_props(self) -> dict[str, str]:
-        """As ``metadata_props``: strings, JSON where a value is no string; the preprocessing one key a setting."""
+        """As ``metadata_props``: strings, JSON where a value is no string; the preprocessing one
+        key a setting.
+        """
         layout, dtype, value_range = INPUT_FORMATS[self.input_format]
         document: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         document |= {"layout": layout, "input_dtype": dtype, "input_range": value_range, **self.preprocess.to_dict()}

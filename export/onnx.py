@@ -1,7 +1,9 @@
-"""Writing a model as one ONNX file: free batch, height and width, everything a user needs in its metadata, checked.
+"""Writing a model as one ONNX file: free batch, height and width, everything a user needs in its
+metadata, checked.
 
-A file exists only if it passed: it is written beside its final place, opened again, looked at, run in onnxruntime at
-a batch and at sizes that it was not traced at, compared with the model, and then renamed.
+A file exists only if it passed: it is written beside its final place, opened again, looked at, run
+in onnxruntime at a batch and at sizes that it was not traced at, compared with the model, and then
+renamed.
 """
 
 from __future__ import annotations
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
 
 INPUT_NAME = "image"
 TRACED_BATCH = 2
-#: Free sides are traced with at least this many pixels: a map of one row or column would be taken for a constant.
+#: Free sides are traced with at least this many pixels: a map of one row or column would be taken
+#: for a constant.
 _MIN_TRACED_SIDE = 96
-#: The first with a GELU operator (older ones spell it out and run slower), and the one most runtimes have. From 23 on
-#: attention is one operator: a smaller graph, the same speed, fewer runtimes.
+#: The first with a GELU operator (older ones spell it out and run slower), and the one most
+#: runtimes have. From 23 on attention is one operator: a smaller graph, the same speed, fewer
+#: runtimes.
 DEFAULT_OPSET = 20
 
 
@@ -89,18 +93,21 @@ def export_onnx(
     check: bool = True,
     **options: Unpack[SourceOptions],
 ) -> ExportReport:
-    """Write a classifier (output ``logits``) or feature maps (outputs ``stride4``, ``stride8``, ...) as ONNX.
+    """Write a classifier (output ``logits``) or feature maps (outputs ``stride4``, ``stride8``,
+    ...) as ONNX.
 
     Args:
         model: A name with ``options``, or a module, or a :class:`Source`.
         path: The file to write, replaced whole or not at all.
         classes: Name of each class, kept in the file.
-        input_format: A key of :data:`tinyvit.export.metadata.INPUT_FORMATS`: ``normalized`` (NCHW float, as the
-            module takes it), ``unit`` (NCHW float 0..1, normalised in the graph) or ``uint8`` (NHWC bytes, likewise).
-        dynamic_size: Leave height and width free; else they are fixed to the model's. The batch is always free.
+        input_format: A key of :data:`tinyvit.export.metadata.INPUT_FORMATS`: ``normalized`` (NCHW
+            float, as the module takes it), ``unit`` (NCHW float 0..1, normalised in the graph) or
+            ``uint8`` (NHWC bytes, likewise).
+        dynamic_size: Leave height and width free; else they are fixed to the model's. The batch is
+            always free.
         opset: Version of the ONNX operators, 18 to 24.
-        check: Compare with the model in onnxruntime before the file gets its name. The shapes of the written file's
-            inputs and outputs are looked at in any case.
+        check: Compare with the model in onnxruntime before the file gets its name. The shapes of
+            the written file's inputs and outputs are looked at in any case.
         **options: Arguments of :func:`load_source` for a name; a module takes ``size`` alone.
 
     Raises:
@@ -186,9 +193,11 @@ class _Graph(nn.Module):
 
 
 def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool) -> Any:
-    """Trace and translate. ``torch.onnx.export`` on a module would fix the batch without a word if it had to.
+    """Trace and translate. ``torch.onnx.export`` on a module would fix the batch without a word if
+    it had to.
 
-    ``torch.export`` comes first and on its own, because it refuses where a dimension cannot be free.
+    ``torch.export`` comes first and on its own, because it refuses where a dimension cannot be
+    free.
     """
     traced = _traced_size(source.preprocess.size) if dynamic_size else source.preprocess.size
     free: Any = torch.export.Dim.DYNAMIC
@@ -200,8 +209,8 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
         example = torch.zeros(TRACED_BATCH, 3, *traced)
     graph = _Graph(source.module, source.preprocess, input_format).eval()
     names = [output.name for output in source.outputs]
-    # Gradients stay off for both steps: attention takes another path with them, and the second step's shapes would
-    # no longer be the first one's.
+    # Gradients stay off for both steps: attention takes another path with them, and the second
+    # step's shapes would no longer be the first one's.
     with torch.no_grad(), _quiet():
         try:
             program = torch.export.export(graph, (example,), dynamic_shapes={INPUT_NAME: shapes}, strict=False)
@@ -231,7 +240,8 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
 
 
 def _traced_size(native: tuple[int, int]) -> tuple[int, int]:
-    """What to trace at when height and width are free: the native size, or a multiple of a small one.
+    """What to trace at when height and width are free: the native size, or a multiple of a small
+    one.
 
     The sides are unequal, so that a graph which mixes them up does not get through.
     """
@@ -271,14 +281,15 @@ def _reason(error: Exception) -> str:
     return re.sub(r"\s+", " ", (telling or lines or [type(error).__name__])[0])[:300].rstrip(".!")
 
 
-# --- the graph --------------------------------------------------------------------------------------------------
+# --- the graph ----------------------------------------------------------------
 
 
 def _tidy(proto: Any, source: Source, dynamic_size: bool) -> None:
     """Leave in the file what a runtime needs.
 
-    Shapes of inner values go: with free sizes they are stale or formulas, and onnxruntime's quantiser trips over
-    them. So do traces of our source code that the exporter hangs on every node.
+    Shapes of inner values go: with free sizes they are stale or formulas, and onnxruntime's
+    quantiser trips over them. So do traces of our source code that the exporter hangs on every
+    node.
     """
     graph = proto.graph
     del graph.value_info[:]
@@ -293,7 +304,9 @@ def _tidy(proto: Any, source: Source, dynamic_size: bool) -> None:
 
 
 def _share_equal_weights(graph: Any) -> None:
-    """Keep one of several equal tensors: each block brings its own copy of the same attention index."""
+    """Keep one of several equal tensors: each block brings its own copy of the same attention
+    index.
+    """
     kept: dict[bytes, str] = {}
     renamed: dict[str, str] = {}
     for tensor in list(graph.initializer):
@@ -330,7 +343,7 @@ def _name_dimensions(graph: Any, source: Source, dynamic_size: bool) -> None:
                 dim.dim_param = out_names[axis]
 
 
-# --- the file ---------------------------------------------------------------------------------------------------
+# --- the file -----------------------------------------------------------------
 
 
 @contextmanager
@@ -348,7 +361,8 @@ def _written(proto: Any, path: Path) -> Iterator[Path]:
 
 
 def _check_shapes(runner: OnnxModel, card: ModelCard, dynamic_size: bool) -> None:
-    """The re-opened file's input and outputs: free where they should be, and named as they should be.
+    """The re-opened file's input and outputs: free where they should be, and named as they should
+    be.
 
     Raises:
         CheckFailedError: A dimension that was to be free is a number, or the other way round.

@@ -23,7 +23,8 @@ CPU = "CPUExecutionProvider"
 class OnnxModel:
     """An ONNX file, loaded and ready to run.
 
-    Any file with one input works; :attr:`card` and what needs it want one of ``tinyvit export onnx``.
+    Any file with one input works; :attr:`card` and what needs it want one of ``tinyvit export
+    onnx``.
 
     Args:
         path: The file.
@@ -122,7 +123,9 @@ class OnnxModel:
 
 
 def encode(image: Image.Image, preprocess: Preprocess, input_format: str) -> np.ndarray:
-    """A cropped RGB picture (H, W) as ``normalized`` or ``unit`` ``(3, H, W)`` float32, or ``uint8`` ``(H, W, 3)``."""
+    """A cropped RGB picture (H, W) as ``normalized`` or ``unit`` ``(3, H, W)`` float32, or
+    ``uint8`` ``(H, W, 3)``.
+    """
     if input_format == "normalized":
         return np.ascontiguousarray(preprocess.normalize_array(image))
     pixels = np.array(image, dtype=np.uint8)
@@ -181,7 +184,9 @@ def classify(model: OnnxModel, image: Image.Image, topk: int = 5, size: tuple[in
 
 
 def summarize(model: OnnxModel, image: Image.Image, size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
-    """Shape and statistics of each output for a picture: ``name``, ``shape``, ``mean``, ``std``, ``min``, ``max``."""
+    """Shape and statistics of each output for a picture: ``name``, ``shape``, ``mean``, ``std``,
+    ``min``, ``max``.
+    """
     outputs = model(model.prepare(image, size))
     return [
         {"name": name, "shape": list(value.shape)}

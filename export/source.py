@@ -42,7 +42,8 @@ class Source:
 
     Args:
         name: As the command line takes it; for a bare module, its class.
-        module: ``(B, 3, H, W)`` normalised -> logits ``(B, C)``, or a list of feature maps ``(B, C, H', W')``.
+        module: ``(B, 3, H, W)`` normalised -> logits ``(B, C)``, or a list of feature maps ``(B, C,
+            H', W')``.
         preprocess: How a picture is prepared for it.
         weights: File name, ``random (seed N)`` or ``module``.
         weights_sha256: Of that file; empty without one.
@@ -74,7 +75,9 @@ class Source:
 
     @classmethod
     def from_module(cls, module: nn.Module, size: int | None = None) -> Source:
-        """A copy of a module, on the CPU; preprocessing from its ``pretrained_cfg``, ImageNet's where it has none."""
+        """A copy of a module, on the CPU; preprocessing from its ``pretrained_cfg``, ImageNet's
+        where it has none.
+        """
         config: Any = getattr(module, "pretrained_cfg", None) or {}
         copied = copy.deepcopy(module).cpu().float()
         return cls(type(module).__name__, copied, Preprocess.from_config(dict(config), size), "module")
@@ -93,12 +96,12 @@ def load_source(
     """Build a model by name.
 
     Args:
-        name: One of our models (``NAME.TAG`` fetches published weights), ``timm:NAME``, or ``efficientnet_lite1`` or
-            ``efficientnet_lite2``, whose packages bring their weights.
+        name: One of our models (``NAME.TAG`` fetches published weights), ``timm:NAME``, or
+            ``efficientnet_lite1`` or ``efficientnet_lite2``, whose packages bring their weights.
         weights: Its checkpoint.
         random_weights: Take random weights (seed 0) on purpose. Without weights this must be said.
-        num_classes: Classes with random weights (default 1000); with a checkpoint they are the checkpoint's, and
-            another number is an error.
+        num_classes: Classes with random weights (default 1000); with a checkpoint they are the
+            checkpoint's, and another number is an error.
         features: Feature maps instead of logits.
         out_indices: Maps to return; default: the deepest one of each stride from 4 on.
         size: Input side in pixels; TinyViT's windows and DeiT's position embedding follow it.
@@ -150,7 +153,9 @@ def brings_weights(name: str) -> bool:
 
 
 def _published(name: str) -> Path | None:
-    """The file of ``NAME.TAG``; ``None`` for a packaged model; an error where the name does not say which weights."""
+    """The file of ``NAME.TAG``; ``None`` for a packaged model; an error where the name does not say
+    which weights.
+    """
     if name in PACKAGED:
         return None
     if not brings_weights(name):
@@ -181,7 +186,8 @@ def _weighted(
     if not features or weights is None or base not in list_models():
         classifier = load_classifier(base, weights=weights, size=size)
         return classifier.module, classifier.preprocess, classifier.weights_sha256
-    # The checkpoint of a backbone alone, or of a detector, has no classifier, and feature maps need none.
+    # The checkpoint of a backbone alone, or of a detector, has no classifier, and feature maps need
+    # none.
     path = check_weights_file(weights)
     metadata = student_metadata(path)
     kwargs: dict[str, Any] = metadata.get("kwargs", {}) if metadata.get("model") == base else {}
@@ -230,7 +236,8 @@ def describe_outputs(module: nn.Module, size: tuple[int, int]) -> tuple[Output, 
 
 
 def holds_state(module: nn.Module, sha256: str) -> bool:
-    """Return whether a module has the parameters and buffers that an ONNX file records as ``state_sha256``.
+    """Return whether a module has the parameters and buffers that an ONNX file records as
+    ``state_sha256``.
 
     Files of version 0.9 and earlier hashed the same values with another text between them.
     """

@@ -1,8 +1,10 @@
-"""Whether an exported file does what its model does, at several sizes and batches, on real pictures or drawn ones.
+"""Whether an exported file does what its model does, at several sizes and batches, on real pictures
+or drawn ones.
 
-A small difference alone proves little: on random weights every picture gives nearly the same output, and a graph that
-has lost the picture altogether still agrees to four digits. So the part of the outputs that varies from picture to
-picture is compared as well (the *centred* cosine: the mean over the pictures is taken out on both sides).
+A small difference alone proves little: on random weights every picture gives nearly the same
+output, and a graph that has lost the picture altogether still agrees to four digits. So the part of
+the outputs that varies from picture to picture is compared as well (the *centred* cosine: the mean
+over the pictures is taken out on both sides).
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Comparison:
         max_abs_diff: Largest difference between file and model.
         scale: Largest absolute value of the model's output.
         centred_cosine: Cosine of the two outputs after their means over the pictures are taken out, -1 to 1.
-        top1_agreement: Share of pictures with the same best class, 0 to 1; ``None`` for feature maps.
+        top1_agreement: Share of pictures with the same best class, 0 to 1; ``None`` for feature
+            maps.
     """
 
     size: Size
@@ -145,7 +148,8 @@ def verify_onnx(
     Args:
         path: A file of :func:`tinyvit.export.export_onnx`.
         model: The model; built again from the file's metadata and ``weights`` when not given.
-        weights: The checkpoint that the file was exported from; not needed for random, packaged or published weights.
+        weights: The checkpoint that the file was exported from; not needed for random, packaged or
+            published weights.
         sizes: Input sizes, one number for a square; default: :func:`default_sizes`.
         batches: Pictures in one run.
         photos: Folder or zip of pictures; drawn ones when not given.
@@ -156,7 +160,8 @@ def verify_onnx(
         The report; :meth:`VerifyReport.raise_if_failed` turns a failure into an error.
 
     Raises:
-        InputError: A file, folder or size that cannot be used, or weights that the file was not exported from.
+        InputError: A file, folder or size that cannot be used, or weights that the file was not
+            exported from.
     """
     runner = OnnxModel(path)
     card = runner.card
@@ -241,7 +246,9 @@ def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.
 
 
 def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Cosine of two (pictures, values) arrays less their means over the pictures; NaN when nothing varies."""
+    """Cosine of two (pictures, values) arrays less their means over the pictures; NaN when nothing
+    varies.
+    """
     a, b = a - a.mean(0), b - b.mean(0)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float((a * b).sum()) / norms if norms else math.nan
@@ -271,7 +278,9 @@ def _photos(folder: str | Path, count: int) -> list[Image.Image]:
 
 
 def _draw(index: int, side: int = 320) -> Image.Image:
-    """A picture of blobs, edges and noise that differs from index to index, and is the same on every machine."""
+    """A picture of blobs, edges and noise that differs from index to index, and is the same on
+    every machine.
+    """
     random = np.random.default_rng(index)
     coarse = random.integers(0, 256, (3 + 2 * index % 7, 4 + index % 5, 3), dtype=np.uint8)
     picture = np.array(Image.fromarray(coarse).resize((side + 40 * (index % 3), side), Image.Resampling.BICUBIC))

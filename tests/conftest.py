@@ -11,8 +11,9 @@ import pytest
 from tinyvit.cli import main
 from tinyvit.core.machine import available_cpus
 
-# Test processes that run side by side (pytest-xdist) share the processors instead of each taking all of them. Torch
-# reads this when it is first imported, here and in the processes that tests start.
+# Test processes that run side by side (pytest-xdist) share the processors instead of each taking
+# all of them. Torch reads this when it is first imported, here and in the processes that tests
+# start.
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _PROCESSES > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // _PROCESSES)))

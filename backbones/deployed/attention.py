@@ -1,7 +1,8 @@
 """Attention over windows, from one projection of q, k and v to the input of the next.
 
-Two operators do the same: PyTorch's fused one, and on CPU in float32 a kernel of our own (``native_kernels.cpp``),
-which reads and writes the layout of the linear layers around it, so nothing is copied in between.
+Two operators do the same: PyTorch's fused one, and on CPU in float32 a kernel of our own
+(``native_kernels.cpp``), which reads and writes the layout of the linear layers around it, so
+nothing is copied in between.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class NativeAttention:
     """The kernel of ``native_kernels.cpp``, for float32 on CPU.
 
     Args:
-        bias: ``(h, N, N)``, for pairs of tokens of a square window; it depends on their offset alone.
+        bias: ``(h, N, N)``, for pairs of tokens of a square window; it depends on their offset
+            alone.
         heads: How many.
         width: Of one head.
 
@@ -85,7 +87,9 @@ def unfit(widths: Iterable[int]) -> str | None:
 
 
 def _offset_table(bias: Tensor, side: int) -> Tensor:
-    """``(h, N, N) -> (h, side, 2 side - 1)``: by rows apart, and by columns from ``1 - side`` to ``side - 1``."""
+    """``(h, N, N) -> (h, side, 2 side - 1)``: by rows apart, and by columns from ``1 - side`` to
+    ``side - 1``.
+    """
     rows, columns = (part.flatten() for part in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
     if len(rows) != bias.shape[-1]:
         raise NativeError(f"the attention kernel takes square windows, these have {bias.shape[-1]} tokens")

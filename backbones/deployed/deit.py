@@ -20,7 +20,8 @@ def build_deit(module: Any, device: torch.device, dtype: torch.dtype, kernels: K
     """The steps of a DeiT, distilled or not, pruned or whole.
 
     Args:
-        module: timm's ``VisionTransformer`` or ``VisionTransformerDistilled``, as ``create_model`` builds it.
+        module: timm's ``VisionTransformer`` or ``VisionTransformerDistilled``, as ``create_model``
+            builds it.
         device: Where the deployed form runs.
         dtype: Of its weights and activations.
         kernels: The fused operators that there are.
@@ -75,7 +76,8 @@ class _DeiT(Network):
         embed = module.patch_embed
         self.patch, self.grid = embed.patch_size, embed.grid_size
         self.fixed_size = None if module.dynamic_img_size and embed.dynamic_img_pad else embed.img_size
-        # A strided convolution whose windows do not overlap is a linear layer over the pixels of a patch.
+        # A strided convolution whose windows do not overlap is a linear layer over the pixels of a
+        # patch.
         projection = embed.proj
         weight, bias = make.cast(projection.weight.flatten(1), projection.bias)
         self.project = make_linear(weight, bias, "none", kernels)

@@ -1,7 +1,8 @@
-"""Any other network: its own code, with normalisation folded into convolutions and activations into their epilogues.
+"""Any other network: its own code, with normalisation folded into convolutions and activations into
+their epilogues.
 
-Teachers are such networks. Which layers follow each other is read from a symbolic trace; the forward that runs is the
-network's own, in a copy whose layers were exchanged.
+Teachers are such networks. Which layers follow each other is read from a symbolic trace; the
+forward that runs is the network's own, in a copy whose layers were exchanged.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def fold_network(
     """A copy of a network with its layers folded where that is possible.
 
     Returns:
-        The copy in evaluation mode, ``"in"`` or the reason why nothing was folded, and how many groups were.
+        The copy in evaluation mode, ``"in"`` or the reason why nothing was folded, and how many
+        groups were.
     """
     module = _merge_branches(module)
     network = copy.deepcopy(module).eval().requires_grad_(False)
@@ -80,10 +82,11 @@ def fold_network(
 
 
 def _merge_branches(module: nn.Module) -> nn.Module:
-    """A network whose parallel branches are one convolution each, or the network itself where it has no such form.
+    """A network whose parallel branches are one convolution each, or the network itself where it
+    has no such form.
 
-    timm's RepVGG-like networks (RepViT, FastViT, MobileOne, ...) train with branches that are merged for inference, as
-    in their papers' latencies; its layers say themselves how.
+    timm's RepVGG-like networks (RepViT, FastViT, MobileOne, ...) train with branches that are
+    merged for inference, as in their papers' latencies; its layers say themselves how.
     """
     if not type(module).__module__.startswith("timm.") or not any(map(_has_branches, module.modules())):
         return module
@@ -105,7 +108,8 @@ def _groups(graph: fx.Graph, modules: dict[str, Any]) -> Iterator[_Group]:
             layer = modules[str(node.target)]
             if _exactly(layer, nn.Conv2d, nn.Linear) and not isinstance(getattr(layer, "padding", 0), str):
                 candidates.append(_candidate(node, layer, modules, calls))
-    # One activation may serve many layers; it can go only when all of its calls go into their layers.
+    # One activation may serve many layers; it can go only when all of its calls go into their
+    # layers.
     served = Counter(group.activation for group in candidates)
     for group in candidates:
         keeps = group.activation is None or served[group.activation] < calls[group.activation]
@@ -131,7 +135,9 @@ def _exactly(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def _only_follower(node: fx.Node, modules: dict[str, Any]) -> Any:
-    """The one layer that takes a layer's output, identities aside; ``None`` when there are more, or no layer does."""
+    """The one layer that takes a layer's output, identities aside; ``None`` when there are more, or
+    no layer does.
+    """
     users = list(node.users)
     if len(users) != 1 or users[0].op != "call_module":
         return None

@@ -16,12 +16,15 @@ from tinyvit.core.errors import CheckFailedError, InputError
 from ..features import FeatureBackbone
 from .steps import Network
 
-#: Largest difference from the module that is accepted, as a share of the largest value of the layer.
+#: Largest difference from the module that is accepted, as a share of the largest value of the
+#: layer.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 class DeployedFormError(RuntimeError):
-    """A deployed form was asked for what only its module can do: training, saving, loading, converting."""
+    """A deployed form was asked for what only its module can do: training, saving, loading,
+    converting.
+    """
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,11 @@ class DeployReport:
 class Deployed(nn.Module):
     """An eval-only copy of a model; :func:`deploy` makes it.
 
-    It takes what its module takes, in any floating dtype, and returns what the module returns, in the dtype of its
-    input. It holds no parameters, so a detector around it can still be moved about on the same device; training,
-    saving, loading, copying or converting it is a :class:`DeployedFormError`. Several threads may call it at once.
-    This class is what all of them share; the classes below it are what runs.
+    It takes what its module takes, in any floating dtype, and returns what the module returns, in
+    the dtype of its input. It holds no parameters, so a detector around it can still be moved about
+    on the same device; training, saving, loading, copying or converting it is a
+    :class:`DeployedFormError`. Several threads may call it at once. This class is what all of them
+    share; the classes below it are what runs.
 
     Args:
         module: What it was made from.
@@ -254,7 +258,8 @@ class DeployedWhole(Deployed):
 
     def __init__(self, module: nn.Module, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(module, device, dtype)
-        # Behind a tuple, so that it is no submodule and cannot be trained, saved or moved from outside.
+        # Behind a tuple, so that it is no submodule and cannot be trained, saved or moved from
+        # outside.
         self._whole: tuple[Any] = (network,)
 
     def forward(self, x: Tensor) -> Any:
@@ -289,19 +294,21 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# -------------------------------------------------------------------------------------------------------------- check
+# ------------------------------------------------------------------------------ check
 
 
 def compare(
     module: nn.Module, deployed: Deployed, sizes: Sequence[tuple[int, int]], channels: int, tolerance: float
 ) -> list[ProbeResult]:
-    """Run both on pictures of noise, one and two at a time, and compare every layer and all outputs.
+    """Run both on pictures of noise, one and two at a time, and compare every layer and all
+    outputs.
 
-    Every layer counts, because an output can hide a fault: random weights give attention so little weight that a wrong
-    bias moves logits by less than their rounding.
+    Every layer counts, because an output can hide a fault: random weights give attention so little
+    weight that a wrong bias moves logits by less than their rounding.
 
     Raises:
-        CheckFailedError: They differ by more than ``tolerance``; names the first layer where they do.
+        CheckFailedError: They differ by more than ``tolerance``; names the first layer where they
+            do.
     """
     generator = torch.Generator().manual_seed(0)
     results = []
@@ -319,7 +326,9 @@ def compare(
 def _run_with_layers(
     module: nn.Module, deployed: Deployed, image: Tensor
 ) -> tuple[Any, Iterator[tuple[str, Tensor, Tensor]]]:
-    """The module's output; and the name, the deployed and the module's output of each step, where there are steps."""
+    """The module's output; and the name, the deployed and the module's output of each step, where
+    there are steps.
+    """
     if not isinstance(deployed, DeployedSteps):
         return module(image), iter(())
     network = deployed._network

@@ -1,8 +1,9 @@
-"""The operators that the deployed form is made of: convolution and linear with their activation in the epilogue.
+"""The operators that the deployed form is made of: convolution and linear with their activation in
+the epilogue.
 
-On CPU they are torch's own oneDNN pointwise operators, the ones that TorchInductor emits, called from eager code. Those
-are private names of torch: each is tried on a small input first, and where it is missing or wrong the plain operator
-takes its place. On other devices the plain operators run.
+On CPU they are torch's own oneDNN pointwise operators, the ones that TorchInductor emits, called
+from eager code. Those are private names of torch: each is tried on a small input first, and where
+it is missing or wrong the plain operator takes its place. On other devices the plain operators run.
 """
 
 from __future__ import annotations
@@ -170,7 +171,9 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: 
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is a linear layer over the channels, at all places of the map or at every few."""
+    """Whether a convolution is a linear layer over the channels, at all places of the map or at
+    every few.
+    """
     return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
 
 
@@ -209,9 +212,10 @@ class _PlainLinear:
 class _PointwiseConv:
     """A 1x1 convolution as a linear layer over the channels.
 
-    oneDNN lays a packed 1x1 weight out for one size of the map and, where another size or another stride asks for
-    another layout, converts it anew in every call, by slow reference code: ResNet-50 took four times its eager time.
-    The layout of a linear layer's weight holds at every size.
+    oneDNN lays a packed 1x1 weight out for one size of the map and, where another size or another
+    stride asks for another layout, converts it anew in every call, by slow reference code:
+    ResNet-50 took four times its eager time. The layout of a linear layer's weight holds at every
+    size.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: str) -> None:
@@ -228,7 +232,8 @@ class _FusedConv:
         self.bias = bias
         padding, self.stride, self.dilation, self.groups = _geometry(like)
         self.padding = padding
-        # The order of a packed weight is chosen for an input size, and is right, if not always the fastest, at others.
+        # The order of a packed weight is chosen for an input size, and is right, if not always the
+        # fastest, at others.
         side = 28 * self.stride[0]
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
             weight.contiguous(memory_format=torch.channels_last),
@@ -290,7 +295,9 @@ class UnitNorm:
 
 
 def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of the convolution that equals ``conv`` and then ``norm`` in evaluation."""
+    """Weight and bias, in float64, of the convolution that equals ``conv`` and then ``norm`` in
+    evaluation.
+    """
     weight = conv.weight.detach().double()
     bias = conv.bias.detach().double() if conv.bias is not None else torch.zeros(len(weight), dtype=torch.float64)
     if norm.running_mean is None or norm.running_var is None:
@@ -304,7 +311,9 @@ def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tenso
 
 
 def fold_norm_linear(norm: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of the linear layer that equals LayerNorm's affine part and then ``linear``."""
+    """Weight and bias, in float64, of the linear layer that equals LayerNorm's affine part and then
+    ``linear``.
+    """
     weight = linear.weight.detach().double()
     bias = linear.bias.detach().double() if linear.bias is not None else weight.new_zeros(len(weight))
     if isinstance(norm, nn.LayerNorm) and norm.weight is not None:

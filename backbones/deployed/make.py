@@ -36,24 +36,26 @@ def deploy(
 ) -> Any:
     """An eval-only copy of a model for inference at speed, on the device of its parameters.
 
-    BatchNorm is folded into convolutions and LayerNorm's affine part into the next linear layer, attention biases are
-    gathered once, maps stay channels-last, and on CPU every GELU runs in the epilogue of the operator before it, with
-    weights packed once. TinyViT's attention and depthwise convolutions in float32 on CPU run in kernels that the
-    machine's C++ compiler builds once (about two seconds; see :mod:`~tinyvit.backbones.deployed.native`), and without a
-    compiler in PyTorch's operators.
-    It takes any height and width that the model takes. Its ``report`` says what was done.
+    BatchNorm is folded into convolutions and LayerNorm's affine part into the next linear layer,
+    attention biases are gathered once, maps stay channels-last, and on CPU every GELU runs in the
+    epilogue of the operator before it, with weights packed once. TinyViT's attention and depthwise
+    convolutions in float32 on CPU run in kernels that the machine's C++ compiler builds once (about
+    two seconds; see :mod:`~tinyvit.backbones.deployed.native`), and without a compiler in PyTorch's
+    operators. It takes any height and width that the model takes. Its ``report`` says what was
+    done.
 
     Args:
-        model: One of our models, as logits or feature maps; one of our backbones in MMDetection; a detector, whose
-            copy has the deployed form in the place of its ``backbone``; or any other network, whose convolutions,
-            norms and activations are folded where a symbolic trace shows that they can be. It is not changed, and
-            later changes of it do not reach the copy.
-        dtype: Of weights and activations: float32, bfloat16, or on CUDA float16. Inputs of any floating dtype are
-            taken, and outputs have the dtype of the input.
-        sizes: Heights and widths of the probes; by default the native size and, for our models, one that needs
-            padding.
-        tolerance: Largest accepted difference from the module, as a share of the largest value of the layer; by
-            default 2e-5 for float32, 1e-2 for float16 and 5e-2 for bfloat16.
+        model: One of our models, as logits or feature maps; one of our backbones in MMDetection; a
+            detector, whose copy has the deployed form in the place of its ``backbone``; or any
+            other network, whose convolutions, norms and activations are folded where a symbolic
+            trace shows that they can be. It is not changed, and later changes of it do not reach
+            the copy.
+        dtype: Of weights and activations: float32, bfloat16, or on CUDA float16. Inputs of any
+            floating dtype are taken, and outputs have the dtype of the input.
+        sizes: Heights and widths of the probes; by default the native size and, for our models, one
+            that needs padding.
+        tolerance: Largest accepted difference from the module, as a share of the largest value of
+            the layer; by default 2e-5 for float32, 1e-2 for float16 and 5e-2 for bfloat16.
         check: Whether to run it beside its module.
         native: Whether these kernels may be built and used.
 
@@ -62,7 +64,8 @@ def deploy(
 
     Raises:
         InputError: A dtype that the device does not have, or a model that cannot be deployed.
-        CheckFailedError: The copy differs from its module; the message names the difference and the layer.
+        CheckFailedError: The copy differs from its module; the message names the difference and the
+            layer.
     """
     device = _device(model)
     _check_dtype(dtype, device)

@@ -1,8 +1,10 @@
-"""Small C++ kernels, built once with the machine's own compiler and kept in the user's cache folder.
+"""Small C++ kernels, built once with the machine's own compiler and kept in the user's cache
+folder.
 
-No build step belongs to the installation: where there is no compiler, :class:`NativeError` says so and the caller
-takes PyTorch's operator. ``CXX`` names the compiler (``c++`` by default), ``TINYVIT_NATIVE=0`` switches kernels off,
-and ``XDG_CACHE_HOME`` moves the folder (``~/.cache`` by default).
+No build step belongs to the installation: where there is no compiler, :class:`NativeError` says so
+and the caller takes PyTorch's operator. ``CXX`` names the compiler (``c++`` by default),
+``TINYVIT_NATIVE=0`` switches kernels off, and ``XDG_CACHE_HOME`` moves the folder (``~/.cache`` by
+default).
 """
 
 from __future__ import annotations
@@ -32,15 +34,16 @@ class NativeError(RuntimeError):
 def load_native(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL:
     """The library of a source file, built if no earlier process did.
 
-    The name of a library holds a digest of its source, of its flags and of everything that the compiler defines for
-    this processor, so a home folder that several machines share is no danger.
+    The name of a library holds a digest of its source, of its flags and of everything that the
+    compiler defines for this processor, so a home folder that several machines share is no danger.
 
     Args:
         source: A C++ file that needs no other.
         flags: For the compiler, after the usual ones.
 
     Raises:
-        NativeError: Switched off, not on this system, no compiler, or the compiler or the loader fails.
+        NativeError: Switched off, not on this system, no compiler, or the compiler or the loader
+            fails.
     """
     if os.environ.get(SWITCH, "1") == "0":
         raise NativeError(f"switched off by {SWITCH}=0")
@@ -85,8 +88,8 @@ def _build(command: Sequence[str], source: Path, library: Path) -> None:
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             compiled, linked = Path(scratch, "kernel.o"), Path(scratch, "kernel.so")
             _run([*command, "-c", str(source), "-o", str(compiled)])
-            # Without -fopenmp here: the library must find PyTorch's OpenMP in the process and not load a second one,
-            # whose threads would fight with the first one's.
+            # Without -fopenmp here: the library must find PyTorch's OpenMP in the process and not
+            # load a second one, whose threads would fight with the first one's.
             _run([command[0], "-shared", str(compiled), "-o", str(linked)])
             os.chmod(linked, 0o700)
             os.replace(linked, library)

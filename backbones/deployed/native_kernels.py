@@ -1,4 +1,5 @@
-"""The kernels of ``native_kernels.cpp`` as operators of PyTorch, so that its profiler sees them with their shapes.
+"""The kernels of ``native_kernels.cpp`` as operators of PyTorch, so that its profiler sees them
+with their shapes.
 
 All of them are for float32 on CPU, and use as many threads as PyTorch does.
 """
@@ -78,7 +79,8 @@ def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: in
     Args:
         library: With the kernels.
         qkv: ``(windows, N, 3 h d)``, float32 on CPU; ``d`` a multiple of two vectors.
-        table: Of the bias, as :class:`~tinyvit.backbones.deployed.attention.NativeAttention` makes it.
+        table: Of the bias, as :class:`~tinyvit.backbones.deployed.attention.NativeAttention` makes
+            it.
         heads: How many.
         side: Of a window; ``N`` is its square.
 

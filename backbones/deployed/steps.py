@@ -1,4 +1,6 @@
-"""A network as a list of named steps, so that it can be run up to a map and compared layer by layer."""
+"""A network as a list of named steps, so that it can be run up to a map and compared layer by
+layer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The deployed TinyViT. Maps are channels-last tensors of shape (B, H, W, C) from the first convolution to the last."""
+"""The deployed TinyViT. Maps are channels-last tensors of shape (B, H, W, C) from the first
+convolution to the last.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class _Maker(LayerMaker):
 
 
 def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether this is the 3 x 3 convolution with one filter a channel that the compiled kernel is for."""
+    """Whether this is the 3 x 3 convolution with one filter a channel that the compiled kernel is
+    for.
+    """
     same = conv.groups == conv.in_channels == conv.out_channels
     return same and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.stride in ((1, 1), (2, 2))
 
@@ -104,7 +108,9 @@ class _Block:
         return self.fc2(self.fc1(self.norm2(x))).add_(x)
 
     def _attend(self, x: Tensor) -> Tensor:
-        """The map plus its window attention; windows are cut as in :mod:`tinyvit.backbones.tiny_vit`."""
+        """The map plus its window attention; windows are cut as in
+        :mod:`tinyvit.backbones.tiny_vit`.
+        """
         batch, height, width, channels = x.shape
         s = self.window
         rows, columns = -(-height // s), -(-width // s)
@@ -122,7 +128,9 @@ class _Block:
 
 
 def _split_projection(attn: source.Attention, make: _Maker) -> Operator:
-    """The projection with its rows in the order q, k, v of all heads; the module has them head by head."""
+    """The projection with its rows in the order q, k, v of all heads; the module has them head by
+    head.
+    """
     weight, bias = fold_norm_linear(attn.norm, attn.qkv)
     order = torch.arange(len(bias)).view(attn.num_heads, 3, attn.head_dim).transpose(0, 1).reshape(-1)
     weight, bias = make.cast(weight[order], bias[order])

@@ -1,4 +1,6 @@
-"""A store and its images together: views made again from its records, checked, and kept in memory."""
+"""A store and its images together: views made again from its records, checked, and kept
+in memory.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ _PIXEL_CHECKS = 32
 def render(
     store: SoftLabelStore, images: ImageFiles, image: int, record: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Make a recorded view again: ``(H, W, 3)`` u8. The partner of a mixed view is made from its own row's record.
+    """Make a recorded view again: ``(H, W, 3)`` u8. The partner of a mixed view is made from its
+    own row's record.
 
     Raises:
         InputError: The image or its partner cannot be read, or is not the one that was labelled.
@@ -67,8 +70,8 @@ def open_for_training(
         pixel_check: ``error``, ``warn`` or ``ignore``.
 
     Raises:
-        InputError: The store is incomplete or of another teacher, the images are not those that were labelled, or
-            this machine makes other pixels of them than the teacher saw.
+        InputError: The store is incomplete or of another teacher, the images are not those that
+            were labelled, or this machine makes other pixels of them than the teacher saw.
     """
     if not Path(data).exists():
         raise InputError(f"image folder {data} does not exist")
@@ -88,7 +91,8 @@ def pixel_problem(store: SoftLabelStore, images: ImageFiles, checks: int = _PIXE
     """Make a sample of the hashed views again.
 
     Returns:
-        A sentence when some have other pixels than the teacher saw, with the library versions on both sides.
+        A sentence when some have other pixels than the teacher saw, with the library versions on
+        both sides.
     """
     shards = list(store.shards())
     every = max(1, len(shards) // checks)

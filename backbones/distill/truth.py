@@ -14,7 +14,9 @@ from tinyvit.core.images.lists import LIST_SUFFIXES, has_classes, read_classes
 
 
 def find_labels(data: Path) -> Path | None:
-    """The image list itself when it has classes; else a ``labels.csv`` inside the image folder, or beside it."""
+    """The image list itself when it has classes; else a ``labels.csv`` inside the image folder, or
+    beside it.
+    """
     if data.is_file() and data.suffix.lower() in LIST_SUFFIXES and has_classes(data):
         return data
     inside = [data / "labels.csv"] if data.is_dir() else []
@@ -22,7 +24,8 @@ def find_labels(data: Path) -> Path | None:
 
 
 def read_labels(path: Path) -> dict[str, int]:
-    """File name -> class index, from a CSV or Parquet table with the columns ``file`` and ``class_index``.
+    """File name -> class index, from a CSV or Parquet table with the columns ``file`` and
+    ``class_index``.
 
     Raises:
         InputError: The file is missing or not of this kind.
@@ -31,7 +34,9 @@ def read_labels(path: Path) -> dict[str, int]:
 
 
 def match_labels(images: ImageFiles, labels: Mapping[str, int]) -> dict[int, int]:
-    """Image ordinal -> class index, for the images that ``labels`` names by key or by bare file name."""
+    """Image ordinal -> class index, for the images that ``labels`` names by key or by bare file
+    name.
+    """
     found = {}
     for ordinal, key in enumerate(images):
         label = labels.get(key, labels.get(PurePosixPath(key).name))
@@ -47,7 +52,8 @@ class TrueClasses:
     Args:
         found: Image ordinal -> class index.
         origin: The file, or the folder with its class folders.
-        overridden: How many class folders the images lie in that a ``labels.csv`` at hand overrides; 0 for none.
+        overridden: How many class folders the images lie in that a ``labels.csv`` at hand
+            overrides; 0 for none.
     """
 
     found: dict[int, int]
@@ -61,7 +67,8 @@ def true_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> d
 
 
 def find_classes(images: ImageFiles, labels: Path | None, num_classes: int | None) -> TrueClasses:
-    """Classes from ``labels``, else from a ``labels.csv`` at hand, else from the class folders' order.
+    """Classes from ``labels``, else from a ``labels.csv`` at hand, else from the class folders'
+    order.
 
     Args:
         images: The images.
@@ -69,8 +76,8 @@ def find_classes(images: ImageFiles, labels: Path | None, num_classes: int | Non
         num_classes: How many classes there are, where that is known.
 
     Raises:
-        InputError: There are no labels, none fits an image, a class index is not below ``num_classes``, or there are
-            more or fewer class folders.
+        InputError: There are no labels, none fits an image, a class index is not below
+            ``num_classes``, or there are more or fewer class folders.
     """
     path = labels or find_labels(images.listing or images.root)
     if path is not None:

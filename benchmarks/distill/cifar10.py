@@ -1,6 +1,7 @@
 """Linear probes of one student on CIFAR-10: distilled, trained with labels, or not trained.
 
-    python -m tinyvit.benchmarks.distill.cifar10 --data cifar10 --work-dir runs/cifar10 --out distill_cifar10.json
+    python -m tinyvit.benchmarks.distill.cifar10 --data cifar10 --work-dir runs/cifar10 --out
+    distill_cifar10.json
 
 A teacher labels all training images once, without their classes. The student is TinyViT-5M at 64 px
 (``recipes/_cifar10.py``). For each seed it is trained for the same number of views in these ways:
@@ -115,7 +116,9 @@ class Experiment:
         return {"images": len(images), "views": self.views, "topk": self.topk, "fingerprint": store.fingerprint()}
 
     def take_few(self) -> None:
-        """Copy the probe's training images into a folder of class folders, which then holds no others."""
+        """Copy the probe's training images into a folder of class folders, which then holds no
+        others.
+        """
         train = open_labelled(self.data)[0]
         chosen = train.take(stratified_subset(train.labels, self.probe_images, 0))
         if self.few.is_dir():

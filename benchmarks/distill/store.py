@@ -70,7 +70,7 @@ class StoredLayout:
     path: Path
 
 
-# --- making ----------------------------------------------------------------------------------------
+# --- making -------------------------------------------------------------------
 
 
 def make_header(images: int, views: int, sha256: str, shard_images: int, block: int, coding: str) -> StoreHeader:
@@ -162,7 +162,7 @@ def make_subjects(folder: Path, images: int) -> tuple[list[StoredLayout], list[s
     return subjects, left_out
 
 
-# --- the layouts -----------------------------------------------------------------------------------
+# --- the layouts --------------------------------------------------------------
 
 
 def _open_store(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -242,7 +242,7 @@ def _parquet(folder: Path, keys: list[str], records: np.ndarray) -> StoredLayout
     return StoredLayout("Parquet, groups of 256 rows", open_, folder)
 
 
-# --- measuring -------------------------------------------------------------------------------------
+# --- measuring ----------------------------------------------------------------
 
 
 def measure_layouts(subjects: Sequence[StoredLayout], images: int, rounds: int, seconds: float) -> dict[str, Any]:
@@ -389,7 +389,9 @@ class _Batches(Dataset[int]):
 
 
 def _with_workers(store: SoftLabelStore, places: np.ndarray) -> dict[str, float]:
-    """Megabytes of this process and of the largest of four loader workers, what several share divided among them."""
+    """Megabytes of this process and of the largest of four loader workers, what several share
+    divided among them.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         loader = DataLoader(_Batches(store, places), None, num_workers=_WORKERS, persistent_workers=True)
@@ -406,14 +408,18 @@ def _proportional(process: str) -> float:
 
 
 def _memory() -> dict[str, float]:
-    """Megabytes: all resident memory, and the part that belongs to no file, which processes cannot share."""
+    """Megabytes: all resident memory, and the part that belongs to no file, which processes cannot
+    share.
+    """
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     fields = {line[0]: int(line[1]) / 1e3 for line in lines if line and line[0] in ("VmRSS:", "RssAnon:")}
     return {"rss": fields["VmRSS:"], "private": fields["RssAnon:"]}
 
 
 def make_scale(path: Path, images: int, views: int, reads: int, shard_images: int = 8192) -> SoftLabelStore:
-    """A store whose shards are sparse: only ``reads`` rows at random places were written, with their checksums."""
+    """A store whose shards are sparse: only ``reads`` rows at random places were written, with
+    their checksums.
+    """
     path.mkdir(parents=True)
     manifest = make_manifest(path / MANIFEST_NAME, images)
     header = make_header(images, views, manifest.sha256, shard_images, 8, "full")
@@ -455,7 +461,7 @@ def _shard_head(store: SoftLabelStore, rows: int, metadata: dict[str, str]) -> b
     return len(text).to_bytes(8, "little") + text
 
 
-# --- the script ------------------------------------------------------------------------------------
+# --- the script ---------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

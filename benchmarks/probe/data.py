@@ -90,7 +90,9 @@ def _require_classes(names: Sequence[str], where: Path) -> None:
 
 
 def _split(images: LabelledImages, test_share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Split by class in the order of a hash of each key, so that the same images are held out everywhere."""
+    """Split by class in the order of a hash of each key, so that the same images are held out
+    everywhere.
+    """
     _require_classes(images.class_names, images.files.root)
     rank = np.array([hashlib.sha256(f"{seed}:{key}".encode()).hexdigest() for key in images.keys])
     is_test = np.zeros(len(images), dtype=bool)

@@ -143,7 +143,8 @@ def _create(name: str, size: int | None) -> nn.Module:
 
 
 class PooledFeatures(nn.Module):
-    """A classification model of timm's protocol, cut off before its classifier: ``(B, 3, H, W)`` -> ``(B, D)``.
+    """A classification model of timm's protocol, cut off before its classifier: ``(B, 3, H, W)`` ->
+    ``(B, D)``.
 
     Args:
         model: The model.

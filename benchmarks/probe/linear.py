@@ -271,7 +271,9 @@ def _score(
     cs: Sequence[float],
     options: ProbeOptions,
 ) -> list[Trial]:
-    """Held-out accuracy and log loss of one normalisation at each C, over the given folds together."""
+    """Held-out accuracy and log loss of one normalisation at each C, over the given
+    folds together.
+    """
     right, loss, total, converged = [0] * len(cs), [0.0] * len(cs), 0, [True] * len(cs)
     rough = replace(options, tolerance=10 * options.tolerance)
     for fold in held_out:
@@ -326,7 +328,9 @@ class _Space:
 
 
 def _principal_axes(x: torch.Tensor) -> torch.Tensor:
-    """Orthonormal axes ``(d, r)`` of the variance of centred rows, from the smaller of the two Gram matrices."""
+    """Orthonormal axes ``(d, r)`` of the variance of centred rows, from the smaller of the two Gram
+    matrices.
+    """
     wide = x.shape[1] > len(x)
     x64 = x.double()  # squares in float32 would lose the small axes
     values, vectors = torch.linalg.eigh(x64 @ x64.T if wide else x64.T @ x64)
@@ -362,7 +366,8 @@ def fit_logistic(
     start: LogisticFit | None = None,
     options: ProbeOptions | None = None,
 ) -> LogisticFit:
-    """Minimise ``mean cross entropy + ||W||^2 / (2 C n)`` by L-BFGS with a strong Wolfe line search.
+    """Minimise ``mean cross entropy + ||W||^2 / (2 C n)`` by L-BFGS with a strong Wolfe line
+    search.
 
     The solver works on ``V`` with ``W = D V``. The diagonal ``D`` evens out the curvature along
     each column of ``x``. With uncorrelated columns this needs a fraction of the steps, and the

@@ -1,4 +1,6 @@
-"""The deployed form: equal to its module at every size, checked when made, and of no use for training or saving."""
+"""The deployed form: equal to its module at every size, checked when made, and of no use for
+training or saving.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SMALL = {
 
 
 def stirred(model: nn.Module) -> Any:
-    """The model with statistics, affine parts and biases that are far from their start, so that folding is tested."""
+    """The model with statistics, affine parts and biases that are far from their start, so that
+    folding is tested.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
@@ -342,7 +346,9 @@ with torch.inference_mode():
 
 
 def test_no_packed_weight_is_converted_in_a_call() -> None:
-    """oneDNN's converting of one packed layout into another takes many times what the convolution does."""
+    """oneDNN's converting of one packed layout into another takes many times what the convolution
+    does.
+    """
     environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", _CONVERSIONS], capture_output=True, text=True, env=environment, check=True

@@ -59,7 +59,9 @@ def test_kernel_equals_double_precision(windows: int, side: int, heads: int, wid
 
 @needs_compiler
 def test_no_overflow_and_no_hidden_nan() -> None:
-    """Scores in the thousands stay finite; a NaN reaches every token of its window and no other window."""
+    """Scores in the thousands stay finite; a NaN reaches every token of its window and no other
+    window.
+    """
     qkv, bias = make_case(2, 7, 2, 32, scale=60.0)
     kernel = NativeAttention(bias, 2, 32)
     torch.testing.assert_close(kernel(qkv).double(), exact(qkv, bias, 2), rtol=0, atol=5e-2)
@@ -105,7 +107,9 @@ def exact_conv(image: torch.Tensor, conv: torch.nn.Conv2d, gelu: bool) -> torch.
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 2), (3, 4), (7, 7), (8, 6), (14, 23)])
 def test_depthwise_equals_double_precision(size: tuple[int, int], stride: int, activation: str) -> None:
-    """Maps smaller than the kernel, odd and even sides, and widths that no block of pixels divides."""
+    """Maps smaller than the kernel, odd and even sides, and widths that no block of
+    pixels divides.
+    """
     image, conv = make_conv_case(48, *size, stride)
     found = NativeDepthwise(conv.weight, conv.bias, stride, activation)(image)
     torch.testing.assert_close(found, exact_conv(image, conv, activation == "gelu"), rtol=0, atol=5e-6)

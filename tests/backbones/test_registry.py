@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from tinyvit.backbones import InputError, create_model, describe, list_models
 from tinyvit.backbones.registry import PRETRAINED_TAGS
 
-# Parameters with 1,000 classes, feature channels and GMACs as published (official and DeiT README, timm).
+# Parameters with 1,000 classes, feature channels and GMACs as published (official and DeiT README,
+# timm).
 PUBLISHED = {
     "tiny_vit_5m_224": (5_392_764, [64, 128, 160, 320], 1.3),
     "tiny_vit_11m_224": (10_996_972, [64, 128, 256, 448], 2.0),

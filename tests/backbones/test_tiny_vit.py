@@ -20,7 +20,9 @@ SMALL = {
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Non-trivial values everywhere: BatchNorm statistics, affine parameters and biases as a trained net has them."""
+    """Non-trivial values everywhere: BatchNorm statistics, affine parameters and biases as a
+    trained net has them.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,7 +62,8 @@ def test_equals_timm_in_eval(twins, size):
 
 @pytest.mark.parametrize("size", [(112, 112), (97, 131)], ids=str)
 def test_equals_timm_in_train_mode_with_gradients(twins, size):
-    # In double precision: parameters before a BatchNorm have gradients near zero, all rounding noise in single.
+    # In double precision: parameters before a BatchNorm have gradients near zero, all rounding
+    # noise in single.
     theirs, ours = (model.double() for model in copy.deepcopy(twins))
     image = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for model in (theirs, ours):
@@ -118,7 +121,9 @@ def change_biases(model: TinyViT) -> None:
 
 @pytest.mark.parametrize("then", ["nothing", "train-eval", "deepcopy", "dtype"])
 def test_no_stale_attention_bias(then):
-    """A bias cache survives ``load_state_dict`` in the official code, mmpretrain and timm 1.0.31 (timm PR 2795)."""
+    """A bias cache survives ``load_state_dict`` in the official code, mmpretrain and timm 1.0.31
+    (timm PR 2795).
+    """
     image = torch.randn(1, 3, 64, 64)
     model = randomize(TinyViT(**SMALL)).eval()
     with torch.no_grad():
@@ -199,7 +204,9 @@ def test_gradient_checkpointing_changes_nothing():
 
 
 def test_strict_export_with_free_batch_height_and_width():
-    """From an example that needs padding to sizes that do and do not, with one window and with many."""
+    """From an example that needs padding to sizes that do and do not, with one window and with
+    many.
+    """
     model = randomize(TinyViT(**SMALL)).eval()
     image = torch.randn(2, 3, 97, 131)
     free = {0: torch.export.Dim("batch", min=1, max=64)}
@@ -287,7 +294,9 @@ def test_timms_own_registry_is_left_alone():
 
 
 def test_fresh_blocks_start_as_the_official_ones():
-    """MBConv's last BatchNorm scales by zero, so a fresh block passes its input through; biases start at zero."""
+    """MBConv's last BatchNorm scales by zero, so a fresh block passes its input through; biases
+    start at zero.
+    """
     state = TinyViT(**SMALL).state_dict()
     assert all(
         not value.any() for name, value in state.items() if name.endswith("conv3.bn.weight") and "stages.0" in name

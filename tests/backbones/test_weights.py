@@ -232,7 +232,7 @@ def test_damaged_and_absent_files(name, tmp_path):
         load_weights(create_model(NAME), tmp_path / name)
 
 
-# --- DeiT ---------------------------------------------------------------------------------------------------------
+# --- DeiT ---------------------------------------------------------------------
 
 
 def mmpretrain_deit_name(name: str) -> str:

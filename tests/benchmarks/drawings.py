@@ -1,4 +1,6 @@
-"""Reads the charts of the pages back: what a drawing shows is compared with the numbers behind it."""
+"""Reads the charts of the pages back: what a drawing shows is compared with the numbers
+behind it.
+"""
 
 from __future__ import annotations
 

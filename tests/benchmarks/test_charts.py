@@ -1,4 +1,6 @@
-"""Every chart, read back from its drawing: positions and lengths against the values that it was given."""
+"""Every chart, read back from its drawing: positions and lengths against the values that it was
+given.
+"""
 
 from __future__ import annotations
 

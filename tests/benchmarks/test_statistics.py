@@ -91,8 +91,9 @@ def run_pair(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Times of two subjects as a real machine gives them, and the start of each round.
 
-    A drift that both share; noise of each one's own that lasts over rounds; now and then a round that something
-    disturbed; and an offset of up to 1 % either way that each process keeps from its start to its end.
+    A drift that both share; noise of each one's own that lasts over rounds; now and then a round
+    that something disturbed; and an offset of up to 1 % either way that each process keeps from its
+    start to its end.
     """
     drift, times = correlated(generator, rounds, 0.9, 0.03), []
     starts = np.arange(rounds) // per_start

@@ -1,4 +1,6 @@
-"""Units of work on processes: all are done, whoever dies; what is raised arrives; and where a command works."""
+"""Units of work on processes: all are done, whoever dies; what is raised arrives; and where a
+command works.
+"""
 
 from __future__ import annotations
 

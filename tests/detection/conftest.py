@@ -23,7 +23,9 @@ SMALL_ARCH = {
 
 
 def draw_split(root: Path, images: str, annotations: str, classes: Sequence[str], count: int, size: int = 96) -> dict:
-    """Draw ``count`` pictures with one or two filled rectangles whose colour is their class; return the document."""
+    """Draw ``count`` pictures with one or two filled rectangles whose colour is their class; return
+    the document.
+    """
     rng = np.random.default_rng(len(images) + count)
     (root / images).mkdir(parents=True, exist_ok=True)
     (root / annotations).parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +105,8 @@ def draw() -> Callable[..., dict]:
 
 @pytest.fixture
 def coco_metrics() -> list[str]:
-    """Names of COCO's twelve numbers, in the order of its own summary; ``bbox_`` or ``segm_`` goes before."""
+    """Names of COCO's twelve numbers, in the order of its own summary; ``bbox_`` or ``segm_`` goes
+    before.
+    """
     precision = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"]
     return [*precision, "AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100"]

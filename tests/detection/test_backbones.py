@@ -82,7 +82,9 @@ def test_what_no_map_needs_is_not_kept(small_arch) -> None:
 
 @pytest.mark.parametrize("kind", ["TinyViT", "DeiT"])
 def test_distributed_training_finds_no_unused_parameter(small_arch, tmp_path, kind: str) -> None:
-    """Without ``find_unused_parameters`` the second iteration raises if a parameter of the first got no gradient."""
+    """Without ``find_unused_parameters`` the second iteration raises if a parameter of the first
+    got no gradient.
+    """
     from torch import distributed
     from torch.nn.parallel import DistributedDataParallel
 

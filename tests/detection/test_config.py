@@ -1,4 +1,6 @@
-"""Configs, data folders and classes: what is found, what is set, and what is refused with one sentence."""
+"""Configs, data folders and classes: what is found, what is set, and what is refused with one
+sentence.
+"""
 
 from __future__ import annotations
 

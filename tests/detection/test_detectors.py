@@ -1,4 +1,6 @@
-"""The backbones under mmdet's heads: every parameter learns, strides agree, prediction works at odd sizes."""
+"""The backbones under mmdet's heads: every parameter learns, strides agree, prediction works at odd
+sizes.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +223,9 @@ def test_shipped_configs_have_agreeing_strides_and_no_idle_parameters(name: str)
 
 
 def test_a_detector_is_found_after_a_runner_of_another_package():
-    """mmengine keeps the scope of the last runner of a process; the pretrainer's is mmengine's own."""
+    """mmengine keeps the scope of the last runner of a process; the pretrainer's is
+    mmengine's own.
+    """
     from mmengine.registry import DefaultScope
 
     DefaultScope.get_instance("a-run-of-something-else", scope_name="mmengine")

@@ -1,4 +1,6 @@
-"""mmcv's operators on torchvision: value and gradient of each, through the public functions of mmcv.ops."""
+"""mmcv's operators on torchvision: value and gradient of each, through the public functions of
+mmcv.ops.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def test_batched_nms_can_ignore_classes() -> None:
 
 
 def reference_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
-    """Soft-NMS written from its definition: take the best, lower the others by their overlap with it."""
+    """Soft-NMS written from its definition: take the best, lower the others by their overlap with
+    it.
+    """
     left = {i: float(score) for i, score in enumerate(scores)}
     kept: list[tuple[int, float]] = []
     while left:
@@ -163,7 +167,9 @@ def test_roi_align_equals_torchvision(device: str, aligned: bool, sampling_ratio
 
 
 def test_roi_align_averages_a_ramp() -> None:
-    """A reference that is not torchvision: the mean of a linear ramp over a bin is its value at the bin's centre."""
+    """A reference that is not torchvision: the mean of a linear ramp over a bin is its value at the
+    bin's centre.
+    """
     ramp = torch.arange(16.0).repeat(16, 1)[None, None]  # value = column index, a pixel's centre being at index + 0.5
     rois = torch.tensor([[0, 4.0, 4.0, 12.0, 12.0]])
     value = mmcv_ops.roi_align(ramp, rois, (1, 2), 1.0, 0, "avg", True)
@@ -344,7 +350,9 @@ def test_modulated_deform_conv_equals_torchvision(device: str, case: dict, with_
 
 
 def test_deformable_layers_without_offsets_are_convolutions() -> None:
-    """A reference that is not torchvision: zero offsets and a mask of one half leave a plain convolution."""
+    """A reference that is not torchvision: zero offsets and a mask of one half leave a plain
+    convolution.
+    """
     x = torch.randn(2, 4, 9, 9)
     layer = mmcv_ops.DeformConv2dPack(4, 6, 3, padding=1)
     torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, padding=1), atol=1e-5, rtol=1e-4)

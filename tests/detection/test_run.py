@@ -1,4 +1,6 @@
-"""Training, evaluation and prediction: from Python, from the command line, and by mmdet's own script."""
+"""Training, evaluation and prediction: from Python, from the command line, and by mmdet's own
+script.
+"""
 
 from __future__ import annotations
 

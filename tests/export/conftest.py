@@ -43,7 +43,9 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(folder) -> Path:
-    """No parameter at a neutral value, so that losing one is seen; statistics that let the picture through."""
+    """No parameter at a neutral value, so that losing one is seen; statistics that let the picture
+    through.
+    """
     torch.manual_seed(0)
     model = create_model("tiny_vit_5m_224", num_classes=len(CLASSES), **NARROW)
     spread = {"attention_biases": 0.5, "head.fc.weight": 0.3, "bias": 0.1}

@@ -42,7 +42,8 @@ def test_batch_height_and_width_are_free_in_the_file(classifier, features):
     ]
 
 
-# 96 is the native size; 192 fills the windows of all stages; 33 is smaller than one window; 130 and 95 divide nothing.
+# 96 is the native size; 192 fills the windows of all stages; 33 is smaller than one window; 130 and
+# 95 divide nothing.
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 96, 96), (3, 192, 96), (1, 33, 130), (5, 64, 95)])
 def test_logits_equal_the_modules(classifier, batch, height, width):
     image = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(batch))
@@ -247,10 +248,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path,
     ("arguments", "message"),
     [
         (["--opset", "99"], "opset 99 is not supported; use 18 to 24"),
-        (["--input", "bytes"], "unknown input format 'bytes'; known: normalized, uint8, unit"),
+        (["--input", "bytes"], "--input: 'bytes' is not one of 'normalized', 'unit', 'uint8'"),
         (["--size", "20000"], "size is 20000; it must be a whole number of pixels from 8 to 4096"),
-        (["--size", "0"], "Invalid value for '--size'"),
-        (["--size", "-32"], "Invalid value for '--size'"),
+        (["--size", "0"], "--size must be at least 32, not '0'"),
+        (["--size", "-32"], "--size must be at least 32, not '-32'"),
         (["--features", "--out-indices", "1;2"], "--out-indices is '1;2'"),
         (["--out", "no/such/folder/a.onnx"], "folder no/such/folder does not exist"),
     ],

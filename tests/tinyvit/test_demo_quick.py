@@ -1,4 +1,6 @@
-"""``tinyvit demo --quick``, the command itself: every stage, the page, and going on in the same folder."""
+"""``tinyvit demo --quick``, the command itself: every stage, the page, and going on in the same
+folder.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A demo's work directory: every stage once, also across kills; and what the stages compute by themselves."""
+"""A demo's work directory: every stage once, also across kills; and what the stages compute by
+themselves.
+"""
 
 from __future__ import annotations
 

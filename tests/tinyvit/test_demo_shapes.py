@@ -1,4 +1,6 @@
-"""The drawn pictures: what a picture depends on, and that boxes and masks are those of the shapes."""
+"""The drawn pictures: what a picture depends on, and that boxes and masks are those of
+the shapes.
+"""
 
 from __future__ import annotations
 

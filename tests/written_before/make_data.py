@@ -1,13 +1,16 @@
-"""Makes ``data/``: what the code of commit 7befe18 wrote, before its modules moved, and what it read from that.
+"""Makes ``data/``: what the code of commit 7befe18 wrote, before its modules moved, and what it
+read from that.
 
-Run it with the code of that commit and no other (later code proves nothing about files that it wrote itself)::
+Run it with the code of that commit and no other (later code proves nothing about files that it
+wrote itself)::
 
     git worktree add before 7befe18 && cd before && make setup
     OMP_NUM_THREADS=1 .venv/bin/python FOLDER_OF_THIS_FILE/make_data.py OUT
 
-``OUT`` is a new folder, which takes the place of ``data/``; it takes two minutes. Everything is made by commands with
-relative paths, run inside it, so that no file names a folder of the machine. A second run gives the same bytes but for
-times and dates. Private modules are imported here as they were called then; nothing else imports this file.
+``OUT`` is a new folder, which takes the place of ``data/``; it takes two minutes. Everything is
+made by commands with relative paths, run inside it, so that no file names a folder of the machine.
+A second run gives the same bytes but for times and dates. Private modules are imported here as they
+were called then; nothing else imports this file.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ PICTURES = {
     "broken": "sand",
 }
 OFFICIAL_TOPK = 4
-#: Written by hand, and taken over as they are: a user's recipes, and a network of the speed harness.
+#: Written by hand, and taken over as they are: a user's recipes, and a network of the speed
+#: harness.
 BY_HAND = (
     "bench/small_network.py",
     *(f"configs/{name}.py" for name in ("_short", "averaged", "deit", "distilled", "higher_resolution", "teacher")),
@@ -77,7 +81,7 @@ def run(*arguments: object) -> str:
     return out.getvalue()
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- pictures -----------------------------------------------------------------
 
 
 def draw(number: int, size: tuple[int, int]) -> Image.Image:
@@ -93,7 +97,9 @@ def draw(number: int, size: tuple[int, int]) -> Image.Image:
 
 
 def draw_pictures() -> None:
-    """``pictures/`` with ``labels.csv``, the readable ones as a list, and the same files in a zip."""
+    """``pictures/`` with ``labels.csv``, the readable ones as a list, and the same
+    files in a zip.
+    """
     lines = []
     for number, (stem, folder) in enumerate(sorted(PICTURES.items())):
         path = Path("pictures", folder, f"{stem}.png")
@@ -123,7 +129,7 @@ def zip_pictures() -> None:
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-# --- models ------------------------------------------------------------------------------------------------------
+# --- models -------------------------------------------------------------------
 
 
 def spread_weights(path: Path, classes: int, seed: int) -> None:
@@ -146,7 +152,9 @@ def spread_weights(path: Path, classes: int, seed: int) -> None:
 
 
 def train_teachers(commands: Expected) -> None:
-    """Two classifiers, fine-tuned for a moment on true classes, which writes ``student.safetensors``."""
+    """Two classifiers, fine-tuned for a moment on true classes, which writes
+    ``student.safetensors``.
+    """
     Path("teachers").mkdir()
     for seed, (name, classes) in enumerate(CLASSES.items()):
         spread_weights(Path("start.safetensors"), classes, seed)
@@ -181,7 +189,7 @@ def expect_weights(arrays: Arrays) -> None:
         look_at(f"logits {file}", create_model(MODEL, weights=file, **SMALL), batch, arrays)
 
 
-# --- stores ------------------------------------------------------------------------------------------------------
+# --- stores -------------------------------------------------------------------
 
 
 def label(store: str, teacher: str, *more: object, data: str = "pictures") -> list[str]:
@@ -192,7 +200,9 @@ def label(store: str, teacher: str, *more: object, data: str = "pictures") -> li
 
 
 def make_stores(commands: Expected) -> None:
-    """Stores of every coding and kind of view; the last command of each is the one that goes on with it."""
+    """Stores of every coding and kind of view; the last command of each is the one that goes on
+    with it.
+    """
     made = {
         "plain": [
             label("plain", "first", "--views", 1, "--topk", 5),
@@ -217,7 +227,9 @@ def make_stores(commands: Expected) -> None:
 
 
 def write_official() -> None:
-    """Logits as the official TinyViT code saves them: two epochs, two and three ranks, one image twice."""
+    """Logits as the official TinyViT code saves them: two epochs, two and three ranks, one image
+    twice.
+    """
     random = np.random.default_rng(5)
     stems = sorted(PICTURES)
     for epoch, ranks in {3: [stems[::2], [*stems[1::2], stems[0]]], 7: [stems, [], stems[:1]]}.items():
@@ -239,7 +251,9 @@ def official_record(random: np.random.Generator) -> bytes:
 
 
 def expect_stores(expected: Expected, arrays: Arrays) -> None:
-    """What the command says about every store, what reading every row gives, and the views made again."""
+    """What the command says about every store, what reading every row gives, and the views made
+    again.
+    """
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
 
     expected["info"] = {}
@@ -294,7 +308,7 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-# --- training ----------------------------------------------------------------------------------------------------
+# --- training -----------------------------------------------------------------
 
 
 def train_students(commands: Expected, expected: Expected) -> None:
@@ -333,7 +347,7 @@ def expect_accuracy(commands: Expected, expected: Expected) -> None:
     expected["evaluate"] = {key: metrics[key] for key in ("top1", "top5", "images", "unreadable", "model")}
 
 
-# --- export, probe, speed ----------------------------------------------------------------------------------------
+# --- export, probe, speed -----------------------------------------------------
 
 
 def export(commands: Expected, expected: Expected, arrays: Arrays) -> None:
@@ -394,7 +408,7 @@ def bench(commands: Expected, expected: Expected) -> None:
     }
 
 
-# --- detection ---------------------------------------------------------------------------------------------------
+# --- detection ----------------------------------------------------------------
 
 
 def draw_coco() -> None:
@@ -438,12 +452,15 @@ def write_detector_config() -> None:
     cfg.optim_wrapper.clip_grad = {"max_norm": 10}
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
-    # load_config makes paths absolute; a config that is kept under version control has relative ones.
+    # load_config makes paths absolute; a config that is kept under version control has relative
+    # ones.
     Path(DETECTOR).write_text(cfg.pretty_text.replace(f"{Path.cwd()}/", ""))
 
 
 def detect(commands: Expected, expected: Expected) -> None:
-    """A run's copy of its config, its checkpoint (not the file that names it by an absolute path), what it finds."""
+    """A run's copy of its config, its checkpoint (not the file that names it by an absolute path),
+    what it finds.
+    """
     draw_coco()
     write_detector_config()
     command = ["detect", "train", DETECTOR, "--device", "cpu", "--img-size", "96", "--batch-size", "4"]
@@ -470,14 +487,16 @@ def detect(commands: Expected, expected: Expected) -> None:
 
 
 def forget_the_folder(checkpoint: Path) -> None:
-    """Make the one absolute path in mmengine's checkpoint, its own, relative; all else is saved as it was."""
+    """Make the one absolute path in mmengine's checkpoint, its own, relative; all else is saved as
+    it was.
+    """
     content = torch.load(checkpoint, weights_only=False)
     info = content["message_hub"]["runtime_info"]
     info["last_ckpt"] = str(Path(info["last_ckpt"]).relative_to(Path.cwd()))
     torch.save(content, checkpoint)
 
 
-# --- all ---------------------------------------------------------------------------------------------------------
+# --- all ----------------------------------------------------------------------
 
 
 def make_all(out: Path) -> None:

@@ -1,9 +1,10 @@
 """What earlier code wrote is read by this code as the earlier code read it.
 
-``data/`` was written by the code of commit 7befe18, before its modules moved, and ``expected.json`` and
-``expected.npz`` in it hold what that code read from it; ``make_data.py`` says how. Labels, views, records and headers
-must be the same to the last bit. Numbers that torch or onnxruntime computes are compared within the tolerances below.
-Every test works on a copy of the folder, and from inside it, as the paths in the files are relative.
+``data/`` was written by the code of commit 7befe18, before its modules moved, and ``expected.json``
+and ``expected.npz`` in it hold what that code read from it; ``make_data.py`` says how. Labels,
+views, records and headers must be the same to the last bit. Numbers that torch or onnxruntime
+computes are compared within the tolerances below. Every test works on a copy of the folder, and
+from inside it, as the paths in the files are relative.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ COMMANDS: dict[str, Any] = EXPECTED["commands"]
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 #: Of numbers that follow from the stored ones by an exponential and a sum.
 SAME = {"rtol": 1e-6, "atol": 1e-6}
-#: Of what training changes: how far a resumed run may end from where the whole run ended, as a share of its way.
+#: Of what training changes: how far a resumed run may end from where the whole run ended, as a
+#: share of its way.
 OF_THE_WAY = 0.02
 
 ExitCode = Callable[..., int]
@@ -57,7 +59,7 @@ def moving() -> SimpleNamespace:
     )
 
 
-# --- helpers -----------------------------------------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,7 +137,7 @@ def test_the_files_are_those_that_were_written_then() -> None:
     assert found == EXPECTED["files"]
 
 
-# --- soft-label stores -------------------------------------------------------------------------------------------
+# --- soft-label stores --------------------------------------------------------
 
 STORES = sorted(EXPECTED["info"])
 LABELS = sorted(EXPECTED["stores"])
@@ -235,7 +237,9 @@ def test_a_flipped_bit_is_noticed(run_cli: RunCli) -> None:
 
 @pytest.mark.parametrize("name", LAST_COMMANDS)
 def test_the_same_command_finds_its_store_finished(name: str, run_cli: RunCli) -> None:
-    """Pictures, views, teacher and settings are those of the headers, so nothing is made anew and nothing changes."""
+    """Pictures, views, teacher and settings are those of the headers, so nothing is made anew and
+    nothing changes.
+    """
     command = LAST_COMMANDS[name]
     before = contents(command[2], "result.json")
     metrics = document(run_cli, *command, "--json")["metrics"]
@@ -291,7 +295,7 @@ def test_official_files_are_imported_to_the_same_bytes(exit_code: ExitCode) -> N
     assert contents("again", *environment) == contents("stores/imported", *environment)
 
 
-# --- training ----------------------------------------------------------------------------------------------------
+# --- training -----------------------------------------------------------------
 
 RUNS = sorted(EXPECTED["runs"])
 
@@ -374,7 +378,7 @@ def test_a_users_recipe_says_what_it_said(name: str) -> None:
     assert differences(EXPECTED["recipes"][name], json.loads(json.dumps(found))) == []
 
 
-# --- export ------------------------------------------------------------------------------------------------------
+# --- export -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED["onnx"]))
@@ -405,7 +409,7 @@ def test_a_picture_is_classified_by_an_exported_file(run_cli: RunCli) -> None:
     assert differences(EXPECTED["predict classifier"], found, 1e-3) == []
 
 
-# --- benchmarks --------------------------------------------------------------------------------------------------
+# --- benchmarks ---------------------------------------------------------------
 
 
 def test_cached_features_are_found_again(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,8 +423,9 @@ def test_cached_features_are_found_again(run_cli: RunCli, monkeypatch: pytest.Mo
 
 
 def test_a_result_is_a_baseline(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it holds is measured again and held against it: by ratios, as the machine may be another one, and in too
-    few rounds for a verdict, as no test asserts a time."""
+    """What it holds is measured again and held against it: by ratios, as the machine may be another
+    one, and in too few rounds for a verdict, as no test asserts a time.
+    """
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("PYTHONPATH", "bench")
     command = ["bench", "--baseline", "bench/result.json", "--relative", "--fail-if-slower", "99%"]
@@ -442,7 +447,7 @@ def test_subjects_of_a_result_are_subjects() -> None:
         assert Subject(**one["subject"]).to_dict().items() >= one["subject"].items()
 
 
-# --- detection ---------------------------------------------------------------------------------------------------
+# --- detection ----------------------------------------------------------------
 
 quiet = pytest.mark.filterwarnings("ignore")
 
@@ -484,7 +489,9 @@ def test_a_detector_finds_what_it_found(exit_code: ExitCode) -> None:
 
 @quiet
 def test_a_detectors_training_is_gone_on_with(exit_code: ExitCode) -> None:
-    """mmengine names the last checkpoint by an absolute path in a file of its own, which is written here."""
+    """mmengine names the last checkpoint by an absolute path in a file of its own, which is written
+    here.
+    """
     pytest.importorskip("mmdet")
     work = Path("runs/detector")
     checkpoint = next(work.glob("epoch_*.pth")).resolve()

@@ -82,7 +82,7 @@ def report_errors(run: Callable[[], Any]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # no command was given: its message is the help page
             print(error.format_message(), file=sys.stderr)
         else:
-            _complain(error.format_message())
+            _complain(_usage_sentence(error))
         return 2
     except typer.Abort:
         _complain("interrupted")
@@ -105,6 +105,22 @@ def report_errors(run: Callable[[], Any]) -> int:
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
         _complain("interrupted")
     return code if isinstance(code, int) else 0
+
+
+def _usage_sentence(error: Any) -> str:
+    """Return the message of a usage error; a rejected value of an option is named with what would
+    be right.
+    """
+    param, cause = getattr(error, "param", None), error.__cause__
+    if param is None or type(cause).__name__ != "ValidationError":
+        return error.format_message()
+    from tinyvit.core.values import input_error
+
+    detail = cause.errors(include_url=False)[0]
+    option = max(param.opts, key=len) if param.param_type_name == "option" else param.human_readable_name
+    if detail["type"] == "value_error":  # typer's own check of a choice is a whole sentence
+        return f"{option}: {detail['ctx']['error']}".rstrip(".")
+    return str(input_error(cause, option))
 
 
 def _complain(message: str) -> None:

@@ -98,8 +98,8 @@ def bench(
 ) -> None:
     """Measure latency, images per second and peak memory, every model in its own process, in turns.
 
-    Lists make a matrix, which is shown before it is run. A model that cannot be measured to the end is named with the
-    reason, and the exit code is then 1.
+    Lists make a matrix, which is shown before it is run. A model that cannot be measured to the end
+    is named with the reason, and the exit code is then 1.
 
     Example: tinyvit bench tiny_vit_21m_224 --against timm:tiny_vit_21m_224
     """
@@ -229,7 +229,9 @@ def _scenarios(arguments: Arguments) -> list[str]:
 
 
 def _scenario_pairs(runs: list[Run], names: list[str]) -> list[tuple[Subject, str]]:
-    """Every subject in every scenario; what differs in a batch size that the scenario sets is the same work."""
+    """Every subject in every scenario; what differs in a batch size that the scenario sets is the
+    same work.
+    """
     from tinyvit.benchmarks.speed.worker.loadgen import MULTI_STREAM_SAMPLES
 
     pairs: dict[tuple[Subject, str], tuple[Subject, str]] = {}
@@ -295,9 +297,9 @@ def compare(
 ) -> None:
     """Compare two results without measuring again.
 
-    Rounds are paired where both results come from one run; else each result is resampled by its own starts. What
-    cannot be compared is named with the reason. Results of different machines are compared only by their ratios to a
-    reference that both measured.
+    Rounds are paired where both results come from one run; else each result is resampled by its own
+    starts. What cannot be compared is named with the reason. Results of different machines are
+    compared only by their ratios to a reference that both measured.
 
     Example: tinyvit bench compare before/result.json after/result.json
     """

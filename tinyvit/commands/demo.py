@@ -28,7 +28,8 @@ def demo(
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk the whole road on the package's own pictures: label, distil, probe, detect, export, time, report.
+    """Walk the whole road on the package's own pictures: label, distil, probe, detect, export,
+    time, report.
 
     About ten minutes on two cores. A run that was stopped goes on with the same --work-dir.
 

@@ -76,9 +76,11 @@ def train(
 ) -> None:
     """Train a detector.
 
-    The learning rate is scaled to the batch size where the config says so (ours do: 1e-4 for 16 images).
+    The learning rate is scaled to the batch size where the config says so (ours do: 1e-4 for 16
+    images).
 
-    Example: tinyvit detect train retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO --weights tiny_vit_5m.pth
+    Example: tinyvit detect train retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO --weights
+    tiny_vit_5m.pth
     """
     arguments = dict(locals())
     from tinyvit.core.errors import InputError
@@ -125,10 +127,11 @@ def test(
 ) -> None:
     """Evaluate a detector with COCO's metrics, for boxes and, from detectors with masks, for masks.
 
-    The checkpoint's classes must be those of the data. Images have the size of the training where its config lies
-    beside the checkpoint, else the config's.
+    The checkpoint's classes must be those of the data. Images have the size of the training where
+    its config lies beside the checkpoint, else the config's.
 
-    Example: tinyvit detect test retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO --weights runs/a/epoch_12.pth
+    Example: tinyvit detect test retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO --weights
+    runs/a/epoch_12.pth
     """
     arguments = dict(locals())
     folder = _work_dir("detect-test", work_dir)
@@ -165,7 +168,8 @@ def predict(
 ) -> None:
     """Detect on pictures: annotated copies and predictions.json go into the work directory.
 
-    Example: tinyvit detect predict retinanet_tiny_vit_5m_fpn_1x_coco street.jpg --weights runs/a/epoch_12.pth
+    Example: tinyvit detect predict retinanet_tiny_vit_5m_fpn_1x_coco street.jpg --weights
+    runs/a/epoch_12.pth
     """
     arguments = dict(locals())
     folder = _work_dir("detect-predict", work_dir)
@@ -216,7 +220,9 @@ def _session(as_json: bool, device: str) -> Iterator[str]:
 
 
 def _test_size(config: str, weights: Path, asked: int | None) -> tuple[Any, str]:
-    """The size of test images for ``load_config``, and where it is from: the option, the training, or the config."""
+    """The size of test images for ``load_config``, and where it is from: the option, the training,
+    or the config.
+    """
     from tinyvit.detection.config import trained_size
 
     if asked is not None:

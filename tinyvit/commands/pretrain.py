@@ -245,7 +245,8 @@ def evaluate(
 
     Classes come from a CSV, else from the first folder of each path, counted in sorted order.
 
-    Example: tinyvit evaluate tiny_vit_5m_224 --data imagenet/val --weights tiny_vit_5m_22kto1k_distill.pth
+    Example: tinyvit evaluate tiny_vit_5m_224 --data imagenet/val --weights
+    tiny_vit_5m_22kto1k_distill.pth
     """
     arguments = dict(locals())
     from tinyvit.api import training

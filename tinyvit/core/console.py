@@ -1,4 +1,6 @@
-"""How long runs report themselves: a bar on a terminal, a line now and then elsewhere. Everything goes to stderr."""
+"""How long runs report themselves: a bar on a terminal, a line now and then elsewhere. Everything
+goes to stderr.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ class RateBar:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a progress bar (share done, time left) on standard error when that is a terminal."""
+    """Iterate with a progress bar (share done, time left) on standard error when that is a
+    terminal.
+    """
     from rich.console import Console
     from rich.progress import track as rich_track
 

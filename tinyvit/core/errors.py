@@ -29,7 +29,9 @@ class TinyVitError(Exception):
 
 
 class InputError(TinyVitError, ValueError):
-    """Bad input. The message is one sentence naming the file, key or value and what would be right."""
+    """Bad input. The message is one sentence naming the file, key or value and what
+    would be right.
+    """
 
 
 class MissingExtraError(InputError, ImportError):
@@ -48,8 +50,8 @@ def exit_of(error: BaseException) -> tuple[int, str] | None:
     """Return the exit code and the sentence for an error that the user can mend.
 
     Returns:
-        2 for bad input or a path that cannot be read or written, 1 for a check that does not hold, 130 for an
-        interruption; ``None`` for a fault of the program, which must keep its traceback.
+        2 for bad input or a path that cannot be read or written, 1 for a check that does not hold,
+        130 for an interruption; ``None`` for a fault of the program, which must keep its traceback.
     """
     if isinstance(error, InputError):
         return 2, str(error)
@@ -60,7 +62,8 @@ def exit_of(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
     if isinstance(error, OSError) and (error.filename is not None or error.errno is not None):
-        # The system's own words name the path and the reason: no such file, no permission, a full disk.
+        # The system's own words name the path and the reason: no such file, no permission, a full
+        # disk.
         return 2, f"{error.filename or 'the system'}: {error.strerror}"
     return None
 

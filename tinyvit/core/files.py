@@ -18,7 +18,9 @@ _HOST = platform.node().replace(".", "_") or "host"
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new name in a file's folder to write under before it is renamed: no other process has it, on any machine."""
+    """A new name in a file's folder to write under before it is renamed: no other process has it,
+    on any machine.
+    """
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
@@ -27,8 +29,8 @@ def is_abandoned(path: Path, seconds: float) -> bool:
 
     Args:
         path: The file.
-        seconds: After so long without a change it is abandoned, whoever began it; at once when that was a process of
-            this machine that is gone.
+        seconds: After so long without a change it is abandoned, whoever began it; at once when that
+            was a process of this machine that is gone.
 
     Raises:
         FileNotFoundError: It is no longer there.
@@ -55,8 +57,9 @@ def _is_alive(process: int) -> bool:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to, and put that file in the place of ``path`` at the end.
 
-    A kill leaves either the old file or the new one, never half of one. The new file is on the disk before it is
-    renamed. An error inside the block removes the temporary file and keeps the old one.
+    A kill leaves either the old file or the new one, never half of one. The new file is on the disk
+    before it is renamed. An error inside the block removes the temporary file and keeps the old
+    one.
 
     Args:
         path: The file to write.

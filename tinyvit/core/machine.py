@@ -1,4 +1,6 @@
-"""The machine that numbers were measured on: enough to judge them by, and nothing that names the machine."""
+"""The machine that numbers were measured on: enough to judge them by, and nothing that names the
+machine.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ PACKAGES = (
 def describe_machine() -> dict[str, Any]:
     """Return everything that is reported about this machine, without a host name or a path.
 
-    Keys: ``processor``, ``flags`` (list, from :data:`FLAGS`), ``logical_cpus``, ``usable_cpus`` (by this process),
-    ``memory_gib`` and ``gpu`` (``None`` where unknown), ``system``, ``python``, ``versions`` (dict).
+    Keys: ``processor``, ``flags`` (list, from :data:`FLAGS`), ``logical_cpus``, ``usable_cpus`` (by
+    this process), ``memory_gib`` and ``gpu`` (``None`` where unknown), ``system``, ``python``,
+    ``versions`` (dict).
     """
     return {
         "processor": cpu_name(),
@@ -39,7 +42,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return :func:`describe_machine` under the keys of ``environment`` in every ``result.json``."""
+    """Return :func:`describe_machine` under the keys of ``environment`` in every
+    ``result.json``.
+    """
     machine = describe_machine()
     return {
         "python": machine["python"],
@@ -52,12 +57,16 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_flags() -> list[str]:
-    """Return those of :data:`FLAGS` that this machine's processor has; none where the system does not say."""
+    """Return those of :data:`FLAGS` that this machine's processor has; none where the system does
+    not say.
+    """
     return read_flags(_cpuinfo())
 
 
 def read_flags(text: str) -> list[str]:
-    """Return those of :data:`FLAGS` that the first processor in the text of ``/proc/cpuinfo`` has."""
+    """Return those of :data:`FLAGS` that the first processor in the text of
+    ``/proc/cpuinfo`` has.
+    """
     found = set((_field(text, "flags") or _field(text, "Features")).split())
     return [flag for flag in FLAGS if flag in found]
 
@@ -111,7 +120,8 @@ def available_cpus() -> int:
 def gpu_name() -> str | None:
     """Return the name of the first NVIDIA GPU that this process may use, or ``None``.
 
-    ``CUDA_VISIBLE_DEVICES`` is respected. Without a driver, or without nvidia-ml-py, the answer is ``None``.
+    ``CUDA_VISIBLE_DEVICES`` is respected. Without a driver, or without nvidia-ml-py, the answer is
+    ``None``.
     """
     return _gpu_name(os.environ.get("CUDA_VISIBLE_DEVICES"))
 

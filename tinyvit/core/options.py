@@ -41,7 +41,8 @@ def parse_list(text: str, option: str, convert: Callable[[str], T] = str) -> lis
 
 
 def parse_numbers(text: str | None, option: str, word: str = "") -> list[int | None]:
-    """``1,2`` as numbers; ``word`` (``all``, ``native``) and nothing at all mean ``None``, the usual choice.
+    """``1,2`` as numbers; ``word`` (``all``, ``native``) and nothing at all mean ``None``, the
+    usual choice.
 
     Raises:
         InputError: A part is neither, or a number is below 1.
@@ -81,7 +82,8 @@ def parse_ordered(
 def parse_setting(text: str, option: str) -> tuple[str, Any]:
     """Return a dotted key and the Python value of ``KEY=VALUE``.
 
-    ``true``, ``false``, ``none`` and ``null`` are constants in any case; a value that is not a Python literal is text.
+    ``true``, ``false``, ``none`` and ``null`` are constants in any case; a value that is not a
+    Python literal is text.
 
     Raises:
         InputError: The key or ``=`` is missing.

@@ -21,7 +21,8 @@ def is_function_spec(text: str) -> bool:
 
 
 def find_function(spec: str) -> Callable[..., Any]:
-    """The function of a ``MODULE:FUNCTION``, its module imported from where Python looks (``PYTHONPATH``).
+    """The function of a ``MODULE:FUNCTION``, its module imported from where Python looks
+    (``PYTHONPATH``).
 
     Raises:
         InputError: There is no such module or function, or the module raises.

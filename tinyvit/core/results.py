@@ -35,8 +35,8 @@ def make_work_dir(command: str, work_dir: str | Path | None = None) -> Path:
 def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict:
     """Write ``result.json`` into ``work_dir`` and return its document.
 
-    Schema: ``schema_version`` (int), ``command`` (str), ``finished`` (ISO 8601), ``arguments`` (what was asked),
-    ``environment`` (:func:`environment`), ``metrics`` (what was found).
+    Schema: ``schema_version`` (int), ``command`` (str), ``finished`` (ISO 8601), ``arguments``
+    (what was asked), ``environment`` (:func:`environment`), ``metrics`` (what was found).
     """
     document = {
         "schema_version": RESULT_SCHEMA_VERSION,
@@ -53,7 +53,8 @@ def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], met
 def plain(value: Any) -> Any:
     """Any result as plain JSON values.
 
-    Dataclasses become dictionaries, paths text, tuples and sets lists, and numpy or torch numbers and arrays Python's.
+    Dataclasses become dictionaries, paths text, tuples and sets lists, and numpy or torch numbers
+    and arrays Python's.
 
     Args:
         value: Anything made of dataclasses, mappings, sequences, paths, numbers and texts.

@@ -1,4 +1,6 @@
-"""A COCO-layout folder of real pictures, cut to the demo's size and brought into the layout of ``layout.py``."""
+"""A COCO-layout folder of real pictures, cut to the demo's size and brought into the layout of
+``layout.py``.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class CocoLimits:
         pool_px: Shorter side of a pool picture, in pixels (never enlarged).
         scene_px: Longer side of a detector picture, in pixels (never enlarged).
         min_object_px: A box with a shorter side gives no probe crop.
-        min_per_class: A category joins the probe with at least this many objects in each of train and test.
+        min_per_class: A category joins the probe with at least this many objects in each of train
+            and test.
         max_images: Pictures used of each split, or 0 for all.
     """
 
@@ -45,7 +48,8 @@ def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
     (``probe-val``), and they form the detector's ``tune`` split.
 
     Raises:
-        InputError: Not a COCO layout, unreadable pictures, or fewer than two categories with enough objects.
+        InputError: Not a COCO layout, unreadable pictures, or fewer than two categories with enough
+            objects.
     """
     splits = [find_split(root, name) or _missing(root, name) for name in ("train", "val")]
     check_same_classes(splits[0].classes, str(splits[0].annotations), splits[1].classes, str(splits[1].annotations))
@@ -162,7 +166,9 @@ def _write_crops(folder: Path, picture: Image.Image, row: _Row, chosen: dict[int
 
 
 def _add_scene(folder: Path, table: dict[str, list], small: Image.Image, picture: Image.Image, row: _Row) -> None:
-    """Write one shrunken detector picture and enter it; masks are left out, the detector needs boxes only."""
+    """Write one shrunken detector picture and enter it; masks are left out, the detector needs
+    boxes only.
+    """
     identity = row.image["id"]
     scale_x, scale_y = small.width / picture.width, small.height / picture.height
     _save(small, folder / f"{identity}.jpg")

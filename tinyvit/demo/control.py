@@ -1,4 +1,6 @@
-"""The control that a linear probe needs beside it: the whole network trained on the same labelled pictures."""
+"""The control that a linear probe needs beside it: the whole network trained on the same labelled
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ def train_on_labels(images: LabelledImages, options: ControlOptions, start: Path
     """Train TinyViT-5M, every layer, with cross-entropy on labelled pictures.
 
     Args:
-        images: The pictures; each pass shows every one once, in a new random crop, mirrored half of the time.
+        images: The pictures; each pass shows every one once, in a new random crop, mirrored half of
+            the time.
         options: How.
         start: Weights to start from; random ones when not given. The classifier is new either way.
     """
@@ -103,7 +106,9 @@ def _places(count: int, options: ControlOptions) -> Iterator[tuple[int, int]]:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: LabelledImages, px: int, device: str = "cpu") -> tuple[float, int]:
-    """Share of pictures whose class the model names, on the evaluation transform, and how many were right."""
+    """Share of pictures whose class the model names, on the evaluation transform, and how many were
+    right.
+    """
     preprocess = Preprocess.from_config(getattr(model, "pretrained_cfg", {}), px)
     correct = 0
     for first in range(0, len(images), 64):

@@ -1,7 +1,7 @@
 """One detector of the demo, trained and evaluated in a process of its own.
 
-Both arms run at the same time, each with its share of the processors: on two cores, two detectors with one thread each
-finish sooner than one after the other with two.
+Both arms run at the same time, each with its share of the processors: on two cores, two detectors
+with one thread each finish sooner than one after the other with two.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class ArmJob:
 
     Args:
         scenes: Data root with ``train`` and ``val`` pictures; the latter are for testing.
-        work_dir: Folder for checkpoints, logs and ``arm.json``; a run that was killed there goes on.
+        work_dir: Folder for checkpoints, logs and ``arm.json``; a run that was killed there goes
+            on.
         weights: The backbone's weights, or ``None`` for random ones.
         lr: Highest learning rate.
         epochs: Passes over the training pictures.
@@ -111,8 +112,9 @@ def run_arm(job: ArmJob) -> dict[str, Any]:
     """Train and evaluate one detector in this process.
 
     Returns:
-        ``ap``, ``ap50``, ``ap75`` (0..1), ``metrics`` (all of COCO's), ``seconds`` of training, ``losses``, ``lr``,
-        ``epochs``, ``checkpoint``, and ``pictures``: file, size and detections of the first test pictures.
+        ``ap``, ``ap50``, ``ap75`` (0..1), ``metrics`` (all of COCO's), ``seconds`` of training,
+        ``losses``, ``lr``, ``epochs``, ``checkpoint``, and ``pictures``: file, size and detections
+        of the first test pictures.
     """
     import torch
 

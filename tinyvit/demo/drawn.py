@@ -22,7 +22,8 @@ def draw(folder: Path, seed: int, counts: dict[str, int], scene_px: int = 192) -
     Args:
         folder: Created; pictures that are there already are drawn over with the same bytes.
         seed: Of all pictures.
-        counts: Pictures for each split of :data:`shapes.SPLITS`; a split of none leaves nothing on disk.
+        counts: Pictures for each split of :data:`shapes.SPLITS`; a split of none leaves nothing on
+            disk.
         scene_px: Side of a scene, in pixels.
     """
     # Here, because the drawing processes import this module too and must not wait for torch.

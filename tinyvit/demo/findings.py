@@ -13,7 +13,8 @@ def findings(metrics: Metrics) -> dict[str, list[str]]:
     """Two lists of sentences: what this run shows, and what it does not.
 
     Args:
-        metrics: The demo's metrics with ``data``, ``label``, ``distil``, ``probe``, ``detection`` and ``seed`` in them.
+        metrics: The demo's metrics with ``data``, ``label``, ``distil``, ``probe``, ``detection``
+            and ``seed`` in them.
     """
     shows = [_loss(metrics), *_probe(metrics), _supervised(metrics), _detection(metrics)]
     return {"shows": [sentence for sentence in shows if sentence], "does_not_show": _limits(metrics)}
@@ -92,7 +93,9 @@ def _supervised(metrics: Metrics) -> str:
 
 
 def _difference(arms: Mapping[str, Any], one: str, other: str, count: int) -> tuple[float, float]:
-    """Difference of two accuracies at the most labels, and its standard error as if the test sets were independent."""
+    """Difference of two accuracies at the most labels, and its standard error as if the test sets
+    were independent.
+    """
     p, q = arms[one]["accuracy"][-1], arms[other]["accuracy"][-1]
     return p - q, math.sqrt((p * (1 - p) + q * (1 - q)) / count)
 

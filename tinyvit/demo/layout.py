@@ -7,8 +7,8 @@
     FOLDER/scenes/train|tune|val/*        pictures for the detector
     FOLDER/scenes/annotations/instances_train|tune|val.json
 
-``probe-val`` and ``tune`` are where settings are chosen; ``probe-test`` and ``val`` (split ``detect-test``, which has
-COCO's name on disk) are only reported.
+``probe-val`` and ``tune`` are where settings are chosen; ``probe-test`` and ``val`` (split
+``detect-test``, which has COCO's name on disk) are only reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""How fast this machine is, before the road is walked: which arithmetic to use, and whether the full plan fits."""
+"""How fast this machine is, before the road is walked: which arithmetic to use, and whether the
+full plan fits.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def arithmetic(device: str) -> tuple[str, str]:
 
 
 def choose_plan(device: str, precision: str) -> tuple[Plan, dict[str, Any]]:
-    """Time the teacher and the student for a few seconds and choose between the full and the smaller plan.
+    """Time the teacher and the student for a few seconds and choose between the full and the
+    smaller plan.
 
     Args:
         device: A torch device.
@@ -58,8 +61,9 @@ def choose_plan(device: str, precision: str) -> tuple[Plan, dict[str, Any]]:
 
 
 def _estimate(plan: Plan, teacher: float, student: float) -> float:
-    """Seconds of the whole road. The constants are of two quiet cores: probe, exports, latency and imports take 120 s,
-    and a detector's step costs nine times a student's for each picture, two of them running at once.
+    """Seconds of the whole road. The constants are of two quiet cores: probe, exports, latency and
+    imports take 120 s, and a detector's step costs nine times a student's for each picture, two of
+    them running at once.
     """
     steps = sum(plan.probe.control_steps)
     if plan.probe.finetune_labels:
@@ -97,7 +101,9 @@ def _student_rate(device: str, precision: str) -> float:
 
 
 def _seconds(work: Any, device: str, times: int) -> float:
-    """The fastest of some runs, after one that does not count: others on the machine only ever slow it down."""
+    """The fastest of some runs, after one that does not count: others on the machine only ever slow
+    it down.
+    """
     best = float("inf")
     for run in range(times + 1):
         start = time.perf_counter()

@@ -1,9 +1,11 @@
-"""Every setting of the demo, for the full run, a smaller one for slow machines, a quick walk, and real COCO data.
+"""Every setting of the demo, for the full run, a smaller one for slow machines, a quick walk, and
+real COCO data.
 
-The learning rates of both detectors, of the supervised control and of the fine-tuned student were chosen on
-``detect-tune`` and ``probe-val`` pictures of another seed, never on the pictures that a run reports;
-``benchmarks/results/demo_tuning.json`` has the table and ``python -m tinyvit.demo.tune`` makes it again. The other
-settings were fixed before, on other drawings of such shapes.
+The learning rates of both detectors, of the supervised control and of the fine-tuned student were
+chosen on ``detect-tune`` and ``probe-val`` pictures of another seed, never on the pictures that a
+run reports; ``benchmarks/results/demo_tuning.json`` has the table and ``python -m
+tinyvit.demo.tune`` makes it again. The other settings were fixed before, on other drawings of such
+shapes.
 """
 
 from __future__ import annotations

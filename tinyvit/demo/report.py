@@ -1,4 +1,5 @@
-"""The report page: one HTML file made from the ``metrics`` of ``result.json``, with nothing to load from elsewhere.
+"""The report page: one HTML file made from the ``metrics`` of ``result.json``, with nothing to load
+from elsewhere.
 
 Every sentence with a number in it is made from the numbers, whatever they turned out to be.
 """
@@ -46,7 +47,7 @@ def write_report(path: Path, document: Mapping[str, Any]) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------------------------------- sections
+# ------------------------------------------------------------------------------ sections
 
 
 def _header(metrics: Metrics) -> str:
@@ -284,7 +285,9 @@ def _detection(metrics: Metrics) -> str:
 
 
 def _pictures(detection: Mapping[str, Any]) -> str:
-    """Rows of three: the truth and what both detectors found, as boxes over one embedded picture."""
+    """Rows of three: the truth and what both detectors found, as boxes over one
+    embedded picture.
+    """
     columns = (("truth", "truth"), ("random", "random weights"), ("distilled", "distilled"))
     rows, pictures = [], []
     for number, picture in enumerate(detection["pictures"]):
@@ -390,7 +393,7 @@ def _environment(document: Mapping[str, Any], environment: Mapping[str, Any]) ->
     return f"<section><h2>Where this ran</h2>{table}<p class='note'>All numbers are in result.json.</p></section>"
 
 
-# -------------------------------------------------------------------------------------------------------- pieces
+# ------------------------------------------------------------------------------ pieces
 
 
 def _list(items: Sequence[str]) -> str:

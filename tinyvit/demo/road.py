@@ -1,4 +1,6 @@
-"""The state of one demo run on disk: what was asked, which stages are done, and how long each took."""
+"""The state of one demo run on disk: what was asked, which stages are done, and how
+long each took.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,8 @@ class Road:
         Args:
             name: Of its file.
             title: For people.
-            work: Does the stage and returns what it found; it may find parts of its own work on disk.
+            work: Does the stage and returns what it found; it may find parts of its own work on
+                disk.
         """
         done, begun = self.folder / "stages" / f"{name}.json", self.folder / "stages" / f"{name}.begun"
         if done.is_file():

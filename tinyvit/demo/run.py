@@ -162,7 +162,7 @@ def _total(road: Road, started: float) -> float:
     return time.monotonic() - started + sum(stage.seconds for stage in road.stages if stage.reused)
 
 
-# ---------------------------------------------------------------------------------------------------------- metrics
+# ------------------------------------------------------------------------------ metrics
 
 
 def _metrics(

@@ -4,7 +4,8 @@ Two kinds of picture. A *single* shows one shape that fills much of the frame an
 four smaller shapes, with a box and a mask each. Both lie on a muted, smooth background with clutter and sensor noise.
 In seven of ten shapes the texture is the class's own, so that texture is evidence but no proof, as in photographs.
 
-A picture depends on (seed, split, index) and on nothing else: no order, no worker, no earlier picture.
+A picture depends on (seed, split, index) and on nothing else: no order, no worker, no earlier
+picture.
 """
 
 from __future__ import annotations
@@ -298,7 +299,9 @@ def _paint(
 
 
 def _coverage(name: str, extent: tuple[int, int], centre: np.ndarray, pose: tuple[float, float, float]) -> Image.Image:
-    """How much of each pixel the shape covers, 0..255, drawn at twice the size so that edges are smooth."""
+    """How much of each pixel the shape covers, 0..255, drawn at twice the size so that edges are
+    smooth.
+    """
     radius, stretch, angle = pose
     cos, sin = math.cos(angle), math.sin(angle)
     cover = Image.new("L", (extent[0] * 2, extent[1] * 2))
@@ -315,7 +318,9 @@ def _coverage(name: str, extent: tuple[int, int], centre: np.ndarray, pose: tupl
 def _free_spot(
     rng: np.random.Generator, placed: list[tuple[np.ndarray, float]], size: int
 ) -> tuple[np.ndarray, float] | None:
-    """A centre and a radius that overlap what is placed by little; ``None`` when twenty tries find none."""
+    """A centre and a radius that overlap what is placed by little; ``None`` when twenty tries find
+    none.
+    """
     for _ in range(20):
         radius = rng.uniform(0.10, 0.24) * size
         centre = rng.uniform(radius, size - radius, 2)

@@ -1,7 +1,9 @@
-"""The stages of the demo, each a function of a few plain values, through the rooms' public functions.
+"""The stages of the demo, each a function of a few plain values, through the rooms' public
+functions.
 
-Everything a stage leaves on disk it finds again when it is called a second time: the label store and the student's
-training go on where they were killed, features are cached by content, detectors go on from their last checkpoint.
+Everything a stage leaves on disk it finds again when it is called a second time: the label store
+and the student's training go on where they were killed, features are cached by content, detectors
+go on from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Setting:
         return self.folder / "export" / "student.onnx"
 
 
-# ---------------------------------------------------------------------------------------------------- label, distil
+# ------------------------------------------------------------------------------ label, distil
 
 
 def label(setting: Setting) -> dict[str, Any]:
@@ -117,8 +119,8 @@ def label_information(store: SoftLabelStore) -> tuple[float, float]:
     """How much the labels of a store say.
 
     Returns:
-        Their mean entropy, and the mean KL divergence of the best constant answer from them, which is their mean; both
-        in nats. The second is what a student reaches that ignores the picture.
+        Their mean entropy, and the mean KL divergence of the best constant answer from them, which
+        is their mean; both in nats. The second is what a student reaches that ignores the picture.
     """
     classes, topk = store.header.num_classes, store.header.topk
     total, entropy, rows_seen = np.zeros(classes), 0.0, 0
@@ -183,10 +185,12 @@ def distil(setting: Setting, entropy: float, constant: float) -> dict[str, Any]:
 
 
 def save_start(setting: Setting) -> None:
-    """Write the weights that the student started from, with BatchNorm statistics measured on unlabelled pictures.
+    """Write the weights that the student started from, with BatchNorm statistics measured on
+    unlabelled pictures.
 
-    Without statistics a random network's features are on no useful scale; this is the most that "random weights" can
-    mean for a frozen network. Training in the detector is not affected: it measures its own.
+    Without statistics a random network's features are on no useful scale; this is the most that
+    "random weights" can mean for a frozen network. Training in the detector is not affected: it
+    measures its own.
     """
     from safetensors.torch import save_file
 
@@ -210,11 +214,13 @@ def save_start(setting: Setting) -> None:
     temporary.replace(setting.random)
 
 
-# ------------------------------------------------------------------------------------------------------------ probe
+# ------------------------------------------------------------------------------ probe
 
 
 def probe(setting: Setting) -> dict[str, Any]:
-    """Frozen features of random, distilled and teacher weights under a linear classifier, at each number of labels."""
+    """Frozen features of random, distilled and teacher weights under a linear classifier, at each
+    number of labels.
+    """
     plan = setting.plan
     train, test = (labelled(setting, split) for split in ("probe-train", "probe-test"))
     subsets = label_subsets(train, plan.probe.labels, setting.seed)
@@ -245,7 +251,9 @@ def probe(setting: Setting) -> dict[str, Any]:
 
 
 def control(setting: Setting) -> dict[str, Any]:
-    """The whole network trained on the same labels: from random weights, and once from the distilled ones."""
+    """The whole network trained on the same labels: from random weights, and once from the
+    distilled ones.
+    """
     plan = setting.plan.probe
     train, test = (labelled(setting, split) for split in ("probe-train", "probe-test"))
     subsets = label_subsets(train, plan.labels, setting.seed)
@@ -265,7 +273,9 @@ def control(setting: Setting) -> dict[str, Any]:
 def control_run(
     setting: Setting, train: LabelledImages, test: LabelledImages, steps: int, lr: float, start: Path | None
 ) -> tuple[float, list[float]]:
-    """Train the network on labelled pictures; its accuracy on test pictures, and Wilson's interval of it."""
+    """Train the network on labelled pictures; its accuracy on test pictures, and Wilson's interval
+    of it.
+    """
     plan = setting.plan
     options = ControlOptions(
         px=plan.distil.student_px,
@@ -288,7 +298,9 @@ def labelled(setting: Setting, split: str) -> LabelledImages:
 
 
 def label_subsets(images: LabelledImages, counts: tuple[int, ...], seed: int) -> list[np.ndarray]:
-    """Rows of so many pictures, evenly over the classes as far as they go; a smaller set lies inside a larger one."""
+    """Rows of so many pictures, evenly over the classes as far as they go; a smaller set lies
+    inside a larger one.
+    """
     generator = np.random.default_rng(seed)
     turns = np.empty(len(images), dtype=np.int64)
     for category in np.unique(images.labels):
@@ -299,7 +311,7 @@ def label_subsets(images: LabelledImages, counts: tuple[int, ...], seed: int) ->
     return [np.sort(order[:count]) for count in counts if count <= len(images)] or [np.sort(order)]
 
 
-# --------------------------------------------------------------------------------------------------------- detector
+# ------------------------------------------------------------------------------ detector
 
 
 def detect(setting: Setting) -> dict[str, Any]:
@@ -366,11 +378,13 @@ def _annotated(scenes: Path, found: Mapping[str, list[dict[str, Any]]]) -> list[
     return pictures
 
 
-# ------------------------------------------------------------------------------------------------- export, latency
+# ------------------------------------------------------------------------------ export, latency
 
 
 def export(setting: Setting) -> dict[str, Any]:
-    """The distilled student as ONNX: its classifier and its feature maps, each compared with PyTorch."""
+    """The distilled student as ONNX: its classifier and its feature maps, each compared with
+    PyTorch.
+    """
     px = setting.plan.distil.student_px
     setting.onnx.parent.mkdir(exist_ok=True)
     quick = setting.plan.name == "quick"
@@ -407,7 +421,8 @@ def latency(setting: Setting) -> dict[str, Any]:
         Subject(STUDENT, engine="deploy", size=px, threads=threads, weights=str(setting.student), label="PyTorch"),
         Subject(str(setting.onnx), engine="onnxruntime", size=px, threads=threads, label="ONNX Runtime"),
     ]
-    # A look, not a benchmark: one start of each worker, nothing measured again, no peak of the machine.
+    # A look, not a benchmark: one start of each worker, nothing measured again, no peak of the
+    # machine.
     speed = SpeedPlan(
         rounds=plan.latency_rounds,
         round_seconds=plan.latency_seconds,
@@ -446,11 +461,13 @@ def latency(setting: Setting) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------------------------------------- samples
+# ------------------------------------------------------------------------------ samples
 
 
 def samples(setting: Setting) -> str:
-    """A strip of pictures for the report: unlabelled ones above, the detector's below; JPEG, base64."""
+    """A strip of pictures for the report: unlabelled ones above, the detector's below; JPEG,
+    base64.
+    """
     width, small, large = 1000, 100, 200
     rows = []
     for folder, side in ((setting.data / "pool", small), (setting.data / "scenes" / "train", large)):

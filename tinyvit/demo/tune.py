@@ -1,11 +1,13 @@
-"""The sweeps that the demo's settings come from, on tuning pictures of seeds that the demo does not use by default.
+"""The sweeps that the demo's settings come from, on tuning pictures of seeds that the demo does not
+use by default.
 
     python -m tinyvit.demo.tune runs/tune --seeds 101 --out benchmarks/results/demo_tuning.json
 
-For each seed: draw, label and distil as the demo does; then, on ``detect-tune`` and ``probe-val`` pictures only, train
-the detector from random and from distilled weights, the supervised control, and the fine-tuned student, each at
-several learning rates. A sweep that was stopped goes on in the same folder; ``--collect`` only gathers what is
-finished, and names what is not. About 35 minutes a seed on two cores.
+For each seed: draw, label and distil as the demo does; then, on ``detect-tune`` and ``probe-val``
+pictures only, train the detector from random and from distilled weights, the supervised control,
+and the fine-tuned student, each at several learning rates. A sweep that was stopped goes on in the
+same folder; ``--collect`` only gathers what is finished, and names what is not. About 35 minutes a
+seed on two cores.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def sweep(folder: Path, seed: int, device: str = "cpu") -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     precision, _ = arithmetic(device)
-    # The rates that are swept are left out of the plan, so that choosing them does not end the sweep's folder.
+    # The rates that are swept are left out of the plan, so that choosing them does not end the
+    # sweep's folder.
     plan = replace(
         FULL,
         name="tune",

@@ -1,8 +1,9 @@
-"""Views: what decides them is drawn once and recorded; from image and record the pixels can be made for ever.
+"""Views: what decides them is drawn once and recorded; from image and record the pixels can be made
+for ever.
 
-``sampling`` draws parameters from ``streams`` of counter-based random numbers (RandAugment's from a ``policy``),
-``record`` packs them (``batch`` many at once), ``pixels`` makes the view from them through thin ``operations`` over
-pure ``kernels``.
+``sampling`` draws parameters from ``streams`` of counter-based random numbers (RandAugment's from a
+``policy``), ``record`` packs them (``batch`` many at once), ``pixels`` makes the view from them
+through thin ``operations`` over pure ``kernels``.
 """
 
 from .batch import pack_many

@@ -1,4 +1,6 @@
-"""Records of many images' views at once: crops and mirrors as whole arrays, everything else view by view."""
+"""Records of many images' views at once: crops and mirrors as whole arrays, everything else view by
+view.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _CHUNK = 4096
 
 
 def pack_many(sampler: ViewSampler, images: np.ndarray, view: int, sizes: np.ndarray) -> np.ndarray:
-    """What :meth:`ViewSampler.sample` and ``pack`` give for one view of each of many images, bit for bit.
+    """What :meth:`ViewSampler.sample` and ``pack`` give for one view of each of many images, bit
+    for bit.
 
     Args:
         sampler: Its views are not mixed.
@@ -69,7 +72,9 @@ def _crops(sampler: ViewSampler, images: np.ndarray, view: int, sizes: np.ndarra
 
 
 def _attempts(sampler: ViewSampler, uniform: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Left, top, width and height, ``(4, B)`` f64, of crops that may be too large, from ``(4, B)`` numbers."""
+    """Left, top, width and height, ``(4, B)`` f64, of crops that may be too large, from ``(4, B)``
+    numbers.
+    """
     width, height = sizes.T
     area = width * height * (sampler.scale[0] + uniform[0] * (sampler.scale[1] - sampler.scale[0]))
     low, high = (logarithm(ratio) for ratio in sampler.ratio)

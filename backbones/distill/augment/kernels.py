@@ -1,7 +1,8 @@
 """What happens to pixels: pure functions from 8-bit RGB pictures and numbers to 8-bit RGB pictures.
 
-Magnitudes are relative to the view, so that pictures of the same view at different sizes show the same. On square
-pictures the RandAugment kernels give timm's pixels (``timm.data.auto_augment``), and the colour kernels torchvision's.
+Magnitudes are relative to the view, so that pictures of the same view at different sizes show the
+same. On square pictures the RandAugment kernels give timm's pixels (``timm.data.auto_augment``),
+and the colour kernels torchvision's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from .streams import NOISE_KEY, normal_quantile, raw_words
 
-#: What geometric operations and constant erasing show where there is no picture: the mean colour of ImageNet.
+#: What geometric operations and constant erasing show where there is no picture: the mean colour of
+#: ImageNet.
 FILL = (124, 116, 104)
 #: Boxes are whole numbers in units of 1 / GRID of the view's width and height.
 GRID = 65535
@@ -30,17 +32,21 @@ Kernel = Callable[[Image.Image, float, str], Image.Image]
 
 
 def pixel_box(box: Box, picture: Image.Image) -> Box:
-    """A box in grid units as left, top, right, bottom in pixels of a picture: to the nearest edge, halves up."""
+    """A box in grid units as left, top, right, bottom in pixels of a picture: to the nearest edge,
+    halves up.
+    """
     sides = (*picture.size, *picture.size)
     left, top, right, bottom = ((2 * edge * side + GRID) // (2 * GRID) for edge, side in zip(box, sides, strict=True))
     return left, top, right, bottom
 
 
-# --- crop --------------------------------------------------------------------------------------------------------
+# --- crop ---------------------------------------------------------------------
 
 
 def resized_crop(image: Image.Image, box: Box, size: tuple[int, int], interpolation: str) -> Image.Image:
-    """Cut out ``box`` (pixels) and resize it to ``size`` (height, width) with Pillow's antialiased filter."""
+    """Cut out ``box`` (pixels) and resize it to ``size`` (height, width) with Pillow's antialiased
+    filter.
+    """
     # Crop first: resize(box=...) would let pixels outside the crop bleed into its border.
     return image.crop(box).resize((size[1], size[0]), FILTERS[interpolation])
 
@@ -50,7 +56,7 @@ def mirror(picture: Image.Image) -> Image.Image:
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-# --- RandAugment -------------------------------------------------------------------------------------------------
+# --- RandAugment --------------------------------------------------------------
 
 
 def auto_contrast(picture: Image.Image) -> Image.Image:
@@ -110,13 +116,17 @@ def _affine(picture: Image.Image, matrix: tuple[float, ...], interpolation: str)
 
 
 def shear_x(picture: Image.Image, factor: float, interpolation: str) -> Image.Image:
-    """Rows moved left by ``factor`` times their distance from the top, both as shares of the sides."""
+    """Rows moved left by ``factor`` times their distance from the top, both as shares
+    of the sides.
+    """
     width, height = picture.size
     return _affine(picture, (1, factor * (width / height), 0, 0, 1, 0), interpolation)
 
 
 def shear_y(picture: Image.Image, factor: float, interpolation: str) -> Image.Image:
-    """Columns moved up by ``factor`` times their distance from the left, both as shares of the sides."""
+    """Columns moved up by ``factor`` times their distance from the left, both as shares of the
+    sides.
+    """
     width, height = picture.size
     return _affine(picture, (1, 0, 0, factor * (height / width), 1, 0), interpolation)
 
@@ -132,7 +142,9 @@ def translate_y(picture: Image.Image, share: float, interpolation: str) -> Image
 
 
 def rotate(picture: Image.Image, degrees: float, interpolation: str) -> Image.Image:
-    """Turned counter-clockwise about the centre; one that is not square as if it were squeezed square first."""
+    """Turned counter-clockwise about the centre; one that is not square as if it were squeezed
+    square first.
+    """
     width, height = picture.size
     if width == height:
         return picture.rotate(degrees, resample=FILTERS[interpolation], fillcolor=FILL)
@@ -163,7 +175,7 @@ RAND_AUGMENT: dict[str, Kernel] = {
 }
 
 
-# --- three-augment and colour jitter -----------------------------------------------------------------------------
+# --- three-augment and colour jitter ------------------------------------------
 
 
 def grayscale(picture: Image.Image) -> Image.Image:
@@ -184,12 +196,14 @@ def shift_hue(picture: Image.Image, turn: float) -> Image.Image:
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
-# --- erasing -----------------------------------------------------------------------------------------------------
+# --- erasing ------------------------------------------------------------------
 
 
 @functools.cache
 def noise_table() -> np.ndarray:
-    """The colour values that a random byte stands for, ``(3, 256)`` u8: normal with ImageNet's mean and deviation."""
+    """The colour values that a random byte stands for, ``(3, 256)`` u8: normal with ImageNet's mean
+    and deviation.
+    """
     quantiles = [normal_quantile((byte + 0.5) / 256) for byte in range(256)]
     return np.array(
         [
@@ -201,7 +215,9 @@ def noise_table() -> np.ndarray:
 
 
 def noise(seed: int, height: int, width: int) -> np.ndarray:
-    """Noise of a 32-bit seed, ``(height, width, 3)`` u8: byte ``3 * (y * width + x) + channel`` of its words."""
+    """Noise of a 32-bit seed, ``(height, width, 3)`` u8: byte ``3 * (y * width + x) + channel`` of
+    its words.
+    """
     count = height * width * 3
     words = raw_words((seed, NOISE_KEY), (0, 0, 0), -(-count // 8))
     values = words.astype("<u8").view(np.uint8)[:count].reshape(height, width, 3)
@@ -215,7 +231,8 @@ def erase(picture: Image.Image, box: Box, mode: str, seed: int) -> Image.Image:
     Args:
         picture: The picture.
         box: In grid units.
-        mode: ``const`` (the fill colour), ``rand`` (one colour), or ``pixel`` (every pixel another).
+        mode: ``const`` (the fill colour), ``rand`` (one colour), or ``pixel`` (every pixel
+            another).
         seed: Of the colours, 32 bits.
     """
     left, top, right, bottom = pixel_box(box, picture)
@@ -230,7 +247,7 @@ def erase(picture: Image.Image, box: Box, mode: str, seed: int) -> Image.Image:
     return erased
 
 
-# --- mixing ------------------------------------------------------------------------------------------------------
+# --- mixing -------------------------------------------------------------------
 
 
 def mixup(picture: Image.Image, partner: Image.Image, lam: float) -> Image.Image:

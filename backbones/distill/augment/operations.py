@@ -1,4 +1,6 @@
-"""The recorded operations of a view: each holds its numbers as a record does, and hands them to a kernel."""
+"""The recorded operations of a view: each holds its numbers as a record does, and hands them to a
+kernel.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ class RandOperation:
 
     Args:
         name: One of ``RAND_NAMES``.
-        value: The kernel's number (degrees, factor, threshold, share), signed and clamped, f32; 0 where none is asked.
+        value: The kernel's number (degrees, factor, threshold, share), signed and clamped, f32; 0
+            where none is asked.
         interpolation: Of geometric operations.
 
     Raises:
@@ -72,7 +75,8 @@ class ThreeAugment:
     """The one operation of DeiT-III's three-augment.
 
     Args:
-        name: ``grayscale``, ``solarize`` (value: threshold) or ``blur`` (value: radius at 224 pixels).
+        name: ``grayscale``, ``solarize`` (value: threshold) or ``blur`` (value: radius at 224
+            pixels).
         value: f32.
 
     Raises:

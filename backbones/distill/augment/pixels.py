@@ -25,14 +25,15 @@ def apply(image: Image.Image, params: ViewParams, size: tuple[int, int], partner
         image: The decoded RGB image.
         params: The view's parameters.
         size: Height and width of the result in pixels.
-        partner: The image and the parameters of the view that this one is mixed with (its own mixing plays no part);
-            needed when ``params.mix`` is set, otherwise left aside.
+        partner: The image and the parameters of the view that this one is mixed with (its own
+            mixing plays no part); needed when ``params.mix`` is set, otherwise left aside.
 
     Returns:
         An RGB picture of ``size``.
 
     Raises:
-        InputError: An image has another size than the one that its parameters were made for, or the partner is missing.
+        InputError: An image has another size than the one that its parameters were made for, or the
+            partner is missing.
     """
     view = _unmixed(image, params, size)
     if params.mix is None:
@@ -58,8 +59,8 @@ def draw_view(
         picture: The decoded RGB image.
         size: Height and width of the result in pixels.
         images: How many images there are.
-        open_image: Gives the decoded image of an ordinal, or ``None`` when it cannot be read: a view whose partner
-            cannot be read is not mixed.
+        open_image: Gives the decoded image of an ordinal, or ``None`` when it cannot be read: a
+            view whose partner cannot be read is not mixed.
 
     Returns:
         ``(H, W, 3)`` u8, and the parameters.

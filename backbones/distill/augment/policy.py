@@ -1,4 +1,6 @@
-"""RandAugment's policy in timm's notation: what is drawn, and how a magnitude becomes a kernel's number."""
+"""RandAugment's policy in timm's notation: what is drawn, and how a magnitude becomes a kernel's
+number.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class RandAugment:
         magnitude: Mean magnitude (``m``).
         layers: Draws a view (``n``), at most 2.
         prob: Probability that a draw is applied (``p``).
-        std: Standard deviation of the magnitude (``mstd``); infinite for uniform magnitudes from 0 to ``magnitude``.
+        std: Standard deviation of the magnitude (``mstd``); infinite for uniform magnitudes from 0
+            to ``magnitude``.
         top: Largest magnitude (``mmax``).
         increasing: Every operation grows stronger with the magnitude (``inc1``).
     """
@@ -82,7 +85,8 @@ def level_value(name: str, level: float, increasing: bool, negative: bool) -> fl
     if name in ("translate_x", "translate_y"):
         return sign * share * 0.45
     if name == "posterize":
-        # No bit left would be a black picture; Pillow 13 refuses it, and so the strongest keeps one.
+        # No bit left would be a black picture; Pillow 13 refuses it, and so the strongest keeps
+        # one.
         bits = int(share * 4)
         return max(1, 4 - bits if increasing else bits)
     if name == "solarize":

@@ -1,4 +1,6 @@
-"""The parameters of a view and the record of op table 2 that holds them (``FORMAT.md``, "Views")."""
+"""The parameters of a view and the record of op table 2 that holds them (``FORMAT.md``,
+"Views").
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ RECORD = np.dtype(
 
 
 def section_end(*names: str) -> int:
-    """Bytes of a record that holds the sections named (``rand``, ``erase``, ``mix``, ``three``, ``jitter``)."""
+    """Bytes of a record that holds the sections named (``rand``, ``erase``, ``mix``, ``three``,
+    ``jitter``).
+    """
     last = {
         "rand": "rand_values",
         "erase": "erase_box",
@@ -231,8 +235,8 @@ def partners(params: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         params: ``(B, P)`` u8, their records.
 
     Returns:
-        Ordinals of the partners, -1 where there is none, ``(B,)`` int64; their views, ``(B,)`` int64; and the share
-        of the image itself, 1 where there is no partner, ``(B,)`` f32.
+        Ordinals of the partners, -1 where there is none, ``(B,)`` int64; their views, ``(B,)``
+        int64; and the share of the image itself, 1 where there is no partner, ``(B,)`` f32.
     """
     records = np.zeros((len(params), RECORD.itemsize), np.uint8)
     records[:, : params.shape[1]] = params

@@ -47,19 +47,23 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class ViewSampler:
-    """Draws the parameters of views. By default a random resized crop and a flip; everything else is added by name.
+    """Draws the parameters of views. By default a random resized crop and a flip; everything else
+    is added by name.
 
     Args:
         seed: The store's seed, 0 to 2**64 - 1.
-        kind: ``random``, or ``centre``: the centre crop of evaluation, no randomness, every view the same.
+        kind: ``random``, or ``centre``: the centre crop of evaluation, no randomness, every view
+            the same.
         scale: Smallest and largest share of the image's area that a crop has, within 0..1.
         ratio: Smallest and largest width / height of a crop.
         flip: Probability of a mirrored view.
         crop_pct: Side of the centre crop as a share of the image's shorter side.
-        interpolation: ``bilinear``, ``bicubic``, or ``random`` (one of the two for each resize and each operation).
-        auto_augment: ``""``, a RandAugment policy in timm's notation (``rand-m9-mstd0.5-inc1``), or ``3a``:
-            three-augment of DeiT-III.
-        color_jitter: Strength for brightness, contrast and saturation; or a tuple of the three, or of four with hue.
+        interpolation: ``bilinear``, ``bicubic``, or ``random`` (one of the two for each resize and
+            each operation).
+        auto_augment: ``""``, a RandAugment policy in timm's notation (``rand-m9-mstd0.5-inc1``), or
+            ``3a``: three-augment of DeiT-III.
+        color_jitter: Strength for brightness, contrast and saturation; or a tuple of the three, or
+            of four with hue.
         color_jitter_prob: Probability that the colours are jittered.
         erase_prob: Probability that a box is erased.
         erase_mode: ``const``, ``pixel`` or ``rand``.
@@ -185,7 +189,8 @@ class ViewSampler:
             image: The image's ordinal.
             view: The view's number.
             source_size: Width and height of the decoded image.
-            images: How many images there are: partners are drawn among them. Needed when views are mixed.
+            images: How many images there are: partners are drawn among them. Needed when views are
+                mixed.
 
         Raises:
             InputError: Views are mixed and ``images`` is missing.
@@ -304,7 +309,9 @@ class ViewSampler:
 def _attempt(
     stream: Stream, first: int, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int]:
-    """Width and height of a box whose share of the area and whose ratio are drawn; it may be too large."""
+    """Width and height of a box whose share of the area and whose ratio are drawn; it may be too
+    large.
+    """
     area = size[0] * size[1] * (scale[0] + stream.uniform(first) * (scale[1] - scale[0]))
     low, high = logarithm(ratio[0]), logarithm(ratio[1])
     drawn = exponential(low + stream.uniform(first + 1) * (high - low))

@@ -1,8 +1,9 @@
-"""Random numbers that are the same on every machine: raw words of a counter-based generator, and what is made of them.
+"""Random numbers that are the same on every machine: raw words of a counter-based generator, and
+what is made of them.
 
-Only numpy's raw Philox words are used, which numpy keeps stable. Everything after them is written with +, -, *, /,
-square root, ``frexp`` and ``ldexp``, which IEEE 754 and C define to the last bit; the logarithms and exponentials of
-C libraries differ in it. See ``FORMAT.md``, "Random numbers".
+Only numpy's raw Philox words are used, which numpy keeps stable. Everything after them is written
+with +, -, *, /, square root, ``frexp`` and ``ldexp``, which IEEE 754 and C define to the last bit;
+the logarithms and exponentials of C libraries differ in it. See ``FORMAT.md``, "Random numbers".
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class Stream:
         seed: The store's seed, 0 to 2**64 - 1.
         image: The image's ordinal.
         view: The view's number.
-        purpose: The stream's number (``FORMAT.md``): adding a purpose never moves the words of another.
+        purpose: The stream's number (``FORMAT.md``): adding a purpose never moves the words of
+            another.
     """
 
     def __init__(self, seed: int, image: int, view: int, purpose: int) -> None:
@@ -111,10 +113,11 @@ class Stream:
         return normal_quantile(self.open_uniform(at))
 
     def beta(self, at: int, alpha: float) -> float:
-        """A number of the distribution Beta(alpha, alpha), from words ``at``, ``at + 1``, ... as far as needed.
+        """A number of the distribution Beta(alpha, alpha), from words ``at``, ``at + 1``, ... as
+        far as needed.
 
-        Two words an attempt: Joehnk's method for ``alpha`` up to 1, else Devroye's for symmetric distributions
-        (Non-Uniform Random Variate Generation, 1986, IX.3.5 and IX.4).
+        Two words an attempt: Joehnk's method for ``alpha`` up to 1, else Devroye's for symmetric
+        distributions (Non-Uniform Random Variate Generation, 1986, IX.3.5 and IX.4).
         """
         while True:
             u, v = self.open_uniform(at), self.open_uniform(at + 1)
@@ -131,7 +134,9 @@ class Stream:
 
 
 def logarithm(x: float) -> float:
-    """Natural logarithm of a normal number above 0, the same bits everywhere, within 1e-15 relative."""
+    """Natural logarithm of a normal number above 0, the same bits everywhere, within 1e-15
+    relative.
+    """
     mantissa, exponent = math.frexp(x)
     if mantissa < _SQRT_HALF:
         mantissa, exponent = 2 * mantissa, exponent - 1
@@ -169,8 +174,8 @@ def power(x: float, exponent: float) -> float:
     return exponential(logged) if logged > -700 else 0.0
 
 
-# Wichura's algorithm AS 241, PPND16 (Applied Statistics 37, 1988): coefficients of the numerators and denominators,
-# highest power first.
+# Wichura's algorithm AS 241, PPND16 (Applied Statistics 37, 1988): coefficients of the numerators
+# and denominators, highest power first.
 _CENTRE = (
     (
         2.5090809287301226727e3,

@@ -1,4 +1,6 @@
-"""The teacher's own accuracy, where true classes are known: a teacher that is fed wrongly shows here."""
+"""The teacher's own accuracy, where true classes are known: a teacher that is fed wrongly shows
+here.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,16 @@ from ..store import SoftLabelStore
 from ..teachers import Teacher
 from ..truth import topk_correct
 
-#: Images that are looked at when it is not said how many: their share of right names is known within 0.01.
+#: Images that are looked at when it is not said how many: their share of right names is known
+#: within 0.01.
 CHECK_IMAGES = 10_000
 _CHECK_NAME = "teacher-check.json"
 
 
 def spread(truth: Mapping[int, int], count: int) -> dict[int, int]:
-    """At most ``count`` images of known class, evenly spread over all of them in order; the same ones every time."""
+    """At most ``count`` images of known class, evenly spread over all of them in order; the same
+    ones every time.
+    """
     ordinals = sorted(truth)
     places = np.linspace(0, len(ordinals) - 1, min(count, len(ordinals))).round().astype(int)
     return {ordinals[place]: truth[ordinals[place]] for place in places.tolist()}
@@ -48,10 +53,11 @@ def describe_check(correct: tuple[int, int], known: int) -> str:
 def check_teacher(
     store: SoftLabelStore, images: ImageFiles, teacher: Teacher, truth: Mapping[int, int], show: bool = True
 ) -> tuple[int, int]:
-    """The teacher's top-1 on the plain views (its own evaluation transform) of images whose class is known.
+    """The teacher's top-1 on the plain views (its own evaluation transform) of images whose class
+    is known.
 
-    A teacher that is fed wrongly shows here, before hours are spent. The result is kept in the store, so that a run
-    that goes on need not measure again.
+    A teacher that is fed wrongly shows here, before hours are spent. The result is kept in the
+    store, so that a run that goes on need not measure again.
 
     Returns:
         Images named right, and images looked at (those of ``truth`` that can be read).
@@ -67,7 +73,9 @@ def check_teacher(
 def kept_check(
     store: SoftLabelStore, fingerprint: Mapping[str, Any], truth: Mapping[int, int]
 ) -> tuple[int, int] | None:
-    """What :func:`check_teacher` kept in the store for this teacher and these classes, or ``None``."""
+    """What :func:`check_teacher` kept in the store for this teacher and these classes,
+    or ``None``.
+    """
     try:
         kept = json.loads((store.folder / _CHECK_NAME).read_text(encoding="utf-8"))
         same = kept["question"] == _question(fingerprint, truth)

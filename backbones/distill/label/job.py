@@ -1,4 +1,6 @@
-"""Labelling as units of work: what a worker process, or an actor of Ray, makes once and then does shard by shard."""
+"""Labelling as units of work: what a worker process, or an actor of Ray, makes once and then does
+shard by shard.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from .pipeline import Labeller, Timing
 
 
 class TeacherSource(Protocol):
-    """Where workers get their teacher from: a :class:`~tinyvit.backbones.distill.teachers.TeacherSpec`, or alike."""
+    """Where workers get their teacher from: a
+    :class:`~tinyvit.backbones.distill.teachers.TeacherSpec`, or alike.
+    """
 
     def load(self, device: str) -> Teacher:
         """The teacher on a device."""
@@ -68,7 +72,8 @@ class ShardDone:
 
 @dataclass(frozen=True)
 class LabelJob:
-    """Makes workers that label. It travels to other processes, which see the same files at the same paths.
+    """Makes workers that label. It travels to other processes, which see the same files at the same
+    paths.
 
     Args:
         store: The labels to add to.
@@ -85,7 +90,8 @@ class LabelJob:
     threads: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # The list of millions of images stays here: a worker has it from the manifest, which is mapped.
+        # The list of millions of images stays here: a worker has it from the manifest, which is
+        # mapped.
         return {**self.__dict__, "images": self.images.listing or self.images.root}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,7 +100,9 @@ class LabelJob:
         self.__dict__.update({**state, "images": images})
 
     def __call__(self, device: str, threads: int | None = None) -> LabelWorker:
-        """Return a worker, its teacher on a device; ``threads`` are torch's in a process of its own."""
+        """Return a worker, its teacher on a device; ``threads`` are torch's in a process of its
+        own.
+        """
         if threads is not None:
             torch.set_num_threads(threads)
         return LabelWorker(self, self.teacher.load(device))

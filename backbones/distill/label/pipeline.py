@@ -1,4 +1,6 @@
-"""The teacher at work: pictures are decoded ahead of it, its answers are stored behind it, and neither holds it up."""
+"""The teacher at work: pictures are decoded ahead of it, its answers are stored behind it, and
+neither holds it up.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,8 @@ class _Batch:
 
 
 class _Buffers:
-    """Memory for the pixels of batches, used again and again; page-locked where a GPU copies from it.
+    """Memory for the pixels of batches, used again and again; page-locked where a GPU copies from
+    it.
 
     Args:
         shape: Of a batch.
@@ -123,8 +126,8 @@ class _Buffers:
 class Labeller:
     """Labels shards with a teacher in this process.
 
-    Three things happen at a time: threads decode and augment the next batches, the teacher answers one, and a thread
-    encodes and stores those before it.
+    Three things happen at a time: threads decode and augment the next batches, the teacher answers
+    one, and a thread encodes and stores those before it.
 
     Args:
         store: The labels to add to.
@@ -161,8 +164,8 @@ class Labeller:
             advance: Called with the rows of every batch that is stored, and the timing so far.
 
         Raises:
-            InputError: The teacher returned a value that is not finite, an image is not the one of the manifest, or
-                the disk is full. Shards that were finished stay.
+            InputError: The teacher returned a value that is not finite, an image is not the one of
+                the manifest, or the disk is full. Shards that were finished stay.
         """
         timing, start = Timing(), time.monotonic()
         batches = (batch for shard in shards for batch in self._plan(shard))
@@ -173,7 +176,8 @@ class Labeller:
             nonlocal free
             rows = self._encode(batch, answer, answered) if torch.is_tensor(answer) else answer
             done = answered if isinstance(answered, float) else time.monotonic()
-            # On a GPU the teacher may still have been at work on the batch before while pictures were waited for.
+            # On a GPU the teacher may still have been at work on the batch before while pictures
+            # were waited for.
             timing.waited += max(0.0, batch.arrived - max(batch.wanted, free))
             timing.worked += done - max(batch.arrived, free)
             free = done
@@ -191,7 +195,9 @@ class Labeller:
         return timing
 
     def _plan(self, shard: Shard) -> Iterator[_Batch]:
-        """Batches never cross a shard, so that a shard's bytes do not depend on what was finished before it."""
+        """Batches never cross a shard, so that a shard's bytes do not depend on what was finished
+        before it.
+        """
         views = shard.view_end - shard.view_begin
         size = self.store.header.batch_size
         for start in range(0, shard.rows, size):
@@ -217,8 +223,8 @@ class Labeller:
                 image, reason = self._open(ordinal)
             if image is None:
                 batch.errors[ordinal] = reason
-                # It is labelled too, as a black picture: the batch, and so every other row's bytes, stay as they are
-                # whether or not the file is mended later.
+                # It is labelled too, as a black picture: the batch, and so every other row's bytes,
+                # stay as they are whether or not the file is mended later.
                 pixels[at] = 0
                 continue
             pixels[at], params = draw_view(
@@ -252,8 +258,9 @@ class Labeller:
         """What the teacher answers, and when.
 
         Returns:
-            On a CPU the rows and a time: torch in a second thread would have processor threads of its own, in the
-            teacher's way. On CUDA logits, to be encoded behind the teacher's back, and an event that is still to come.
+            On a CPU the rows and a time: torch in a second thread would have processor threads of
+            its own, in the teacher's way. On CUDA logits, to be encoded behind the teacher's back,
+            and an event that is still to come.
         """
         logits = self.teacher(batch.buffer[: len(batch.images)])
         if self._side is None:
@@ -329,7 +336,8 @@ class _ShardWriter:
 
 
 class _Behind:
-    """A thread that does calls in order; the caller waits when too many are open, and gets what they raise.
+    """A thread that does calls in order; the caller waits when too many are open, and gets what
+    they raise.
 
     Args:
         most: Calls that may be open.

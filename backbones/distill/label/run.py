@@ -42,22 +42,26 @@ _LEFTOVER_SECONDS = 3600
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How a store is labelled. Everything but ``threads``, ``check_images`` and ``part`` is recorded in it.
+    """How a store is labelled. Everything but ``threads``, ``check_images`` and ``part`` is
+    recorded in it.
 
     Args:
         views: V, views of each image.
         topk: K, classes stored of each label.
         sampler: Where the views come from; it holds the store's seed.
-        shard_images: Images a shard; by default whole batches, about 16 shards, each of at most 65,536 rows.
+        shard_images: Images a shard; by default whole batches, about 16 shards, each of at most
+            65,536 rows.
         views_per_shard: Views a shard holds at most.
         batch_size: Rows a teacher batch; by default 64, or the store's own when it exists.
         hash_every: One row of so many carries a hash of its pixels.
-        threads: Threads of a process that decode and augment; by default one a processor of its own.
+        threads: Threads of a process that decode and augment; by default one a processor of its
+            own.
         compact: Store 8 bits a class: smaller, and not exact (``FORMAT.md``, "Compact rows").
         name: Name of this teacher's labels in the store: needed to add a second teacher to a store.
-        check_images: Of how many images of known class at most the teacher's own accuracy is measured; 0 for none.
-        part: Which of how many equal parts of the shards is made, (1, 1) for all: machines that share no disk make one
-            each in a store of their own, and ``merge_stores`` joins them.
+        check_images: Of how many images of known class at most the teacher's own accuracy is
+            measured; 0 for none.
+        part: Which of how many equal parts of the shards is made, (1, 1) for all: machines that
+            share no disk make one each in a store of their own, and ``merge_stores`` joins them.
 
     Raises:
         InputError: A number is below 1, or ``part`` is none.
@@ -104,7 +108,8 @@ class LabelSummary:
         seconds: Duration of the teacher pass.
         images_per_second: Rows a second of the teacher pass.
         waiting_share: Share of the teacher pass that the teacher waited for pictures.
-        teacher_top1: Share of images with a known class that the teacher names right on the plain view, or ``None``.
+        teacher_top1: Share of images with a known class that the teacher names right on the plain
+            view, or ``None``.
         teacher_top1_images: How many images that was.
     """
 
@@ -140,22 +145,24 @@ def label_store(
 ) -> LabelSummary:
     """Label views of images with a teacher; a store that was begun is finished.
 
-    Images that cannot be read are reported, marked invalid and left out of training; the run goes on.
+    Images that cannot be read are reported, marked invalid and left out of training; the run goes
+    on.
 
     Args:
         images: The images.
         store_path: Folder of the store, new or begun with the same settings.
         teacher: The teacher; for more than one process a specification, as each makes its own.
         options: Views, K and so on.
-        truth: True classes of some ordinals: the teacher's accuracy on plain views of a sample of them is measured and
-            told first.
+        truth: True classes of some ordinals: the teacher's accuracy on plain views of a sample of
+            them is measured and told first.
         show: Report progress on standard error.
         place: Who works: this process when not given.
 
     Raises:
-        InputError: The store was begun with something else (both sides are named), the images are not those of the
-            store, one cannot be read any more, or none ever could; the teacher returns a value that is not finite,
-            the disk is full, or workers die again and again. Finished shards stay.
+        InputError: The store was begun with something else (both sides are named), the images are
+            not those of the store, one cannot be read any more, or none ever could; the teacher
+            returns a value that is not finite, the disk is full, or workers die again and again.
+            Finished shards stay.
     """
     options, place = options or LabelOptions(), place or Here()
     here = isinstance(place, Here | Ranks)
@@ -246,7 +253,8 @@ def _label_there(
     """Label shards with workers elsewhere; one of them measures the teacher's accuracy first.
 
     Returns:
-        Images that the teacher named right, and images looked at, where ``truth`` has any; and where the time went.
+        Images that the teacher named right, and images looked at, where ``truth`` has any; and
+        where the time went.
     """
     timing = Timing()
     correct = kept_check(job.store, card.fingerprint, truth) if truth else None
@@ -272,7 +280,9 @@ def _label_there(
 
 
 def _pending(store: SoftLabelStore, shards: list[Shard], show: bool) -> list[Shard]:
-    """The shards to make: those that are not finished, and finished ones whose file has been damaged since."""
+    """The shards to make: those that are not finished, and finished ones whose file has been
+    damaged since.
+    """
     pending, finished = [], set(store.finished_shards())
     for shard in shards:
         if shard not in finished:
@@ -292,7 +302,7 @@ def _remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-# --- the header --------------------------------------------------------------------------------------------------
+# --- the header ---------------------------------------------------------------
 
 
 def open_or_create(
@@ -301,7 +311,8 @@ def open_or_create(
     """The labels that a run adds to: begun now, or those that were begun with the same settings.
 
     Raises:
-        InputError: ``path`` is something else, or was begun with other settings or images; both sides are named.
+        InputError: ``path`` is something else, or was begun with other settings or images; both
+            sides are named.
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; STORE must be a folder, new or begun by `tinyvit label`")
@@ -332,7 +343,9 @@ def open_or_create(
 
 
 def _wait_for_header(path: Path, teacher: Teacher | TeacherCard, options: LabelOptions, show: bool) -> None:
-    """Wait until rank 0 has written the header that this run asks for; ``torchrun`` ends the wait if rank 0 dies."""
+    """Wait until rank 0 has written the header that this run asks for; ``torchrun`` ends the wait
+    if rank 0 dies.
+    """
     said = False
     while True:
         names = teacher_names(path)
@@ -346,7 +359,9 @@ def _wait_for_header(path: Path, teacher: Teacher | TeacherCard, options: LabelO
 
 
 def _labels_name(names: list[str], teacher: Teacher | TeacherCard, options: LabelOptions) -> str | None:
-    """Which of a store's labels a run goes on with: those named, the teacher's own, or the only ones."""
+    """Which of a store's labels a run goes on with: those named, the teacher's own, or the only
+    ones.
+    """
     own = teacher_folder(teacher.fingerprint["name"])
     return options.name or (own if own in names else names[0] if len(names) == 1 else None)
 
@@ -354,7 +369,9 @@ def _labels_name(names: list[str], teacher: Teacher | TeacherCard, options: Labe
 def _wanted_header(
     teacher: Teacher | TeacherCard, options: LabelOptions, manifest: Manifest, existing: StoreHeader | None
 ) -> StoreHeader:
-    """The header that these options ask for; what they leave open is taken from the existing store."""
+    """The header that these options ask for; what they leave open is taken from the
+    existing store.
+    """
     batch_size = options.batch_size or (existing.batch_size if existing else 64)
     block = min(options.views, options.views_per_shard)
     shard_images = options.shard_images or (

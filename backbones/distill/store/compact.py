@@ -1,8 +1,10 @@
-"""The compact coding of labels: 8 bits for each log-probability, and the class indices as a set (``FORMAT.md``).
+"""The compact coding of labels: 8 bits for each log-probability, and the class indices as a set
+(``FORMAT.md``).
 
-The indices lose nothing: K indices out of C are stored as a set in Elias-Fano's way, which has a fixed length of about
-``K * (2 + log2(C / K))`` bits. The log-probabilities lose: a class lies ``d`` nats below the best one, and the square
-root of ``d`` is rounded to 255 steps, so that what is probable is exact and the tail is coarse.
+The indices lose nothing: K indices out of C are stored as a set in Elias-Fano's way, which has a
+fixed length of about ``K * (2 + log2(C / K))`` bits. The log-probabilities lose: a class lies ``d``
+nats below the best one, and the square root of ``d`` is rounded to 255 steps, so that what is
+probable is exact and the tail is coarse.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ _STEPS = 255
 
 
 def low_bits(k: int, classes: int) -> int:
-    """How many bits of an index are stored as they are: the largest ``l`` with ``k * 2**l <= classes``."""
+    """How many bits of an index are stored as they are: the largest ``l`` with ``k * 2**l <=
+    classes``.
+    """
     return (classes // k).bit_length() - 1
 
 
@@ -46,7 +50,9 @@ def decode_sets(sets: np.ndarray, k: int, classes: int) -> np.ndarray:
 
 
 def encode_depths(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spans ``(B,)`` f32 and steps ``(B, K)`` u8 from how far each logit lies below the largest, ``(B, K)`` f64."""
+    """Spans ``(B,)`` f32 and steps ``(B, K)`` u8 from how far each logit lies below the largest,
+    ``(B, K)`` f64.
+    """
     span = depth.max(1).astype(np.float32)
     scale = np.maximum(span.astype(np.float64), np.finfo(np.float32).tiny)[:, None]
     return span, np.rint(_STEPS * np.sqrt(np.minimum(depth / scale, 1))).astype(np.uint8)

@@ -1,4 +1,6 @@
-"""Safetensors files with canonical bytes: equal content is an equal file (see ``FORMAT.md``, "Containers")."""
+"""Safetensors files with canonical bytes: equal content is an equal file (see ``FORMAT.md``,
+"Containers").
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
         The file's length in bytes, and its SHA-256 in hexadecimal.
 
     Raises:
-        InputError: The disk is full or not writable, or what was read back differs from what was written.
+        InputError: The disk is full or not writable, or what was read back differs from what was
+            written.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     temporary = temporary_beside(path)
@@ -91,7 +94,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 class TensorFile:
-    """A safetensors file, memory-mapped: opening reads the header, a tensor's pages come when they are touched.
+    """A safetensors file, memory-mapped: opening reads the header, a tensor's pages come when they
+    are touched.
 
     Args:
         path: The file.
@@ -101,7 +105,8 @@ class TensorFile:
         data_start: Byte at which the data part begins.
 
     Raises:
-        InputError: The file is missing, truncated, too long, or no safetensors file with unsigned integers.
+        InputError: The file is missing, truncated, too long, or no safetensors file with unsigned
+            integers.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,6 @@
-"""What decides the bytes of a store: the header that all teachers share, and one a teacher (``FORMAT.md``)."""
+"""What decides the bytes of a store: the header that all teachers share, and one a teacher
+(``FORMAT.md``).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ STORE_FORMAT = "tinyvit-soft-labels"
 LABELS_FORMAT = "tinyvit-labels"
 HEADER_NAME = "store.json"
 LABELS_NAME = "labels.json"
-#: Keys of ``augmentation`` that belong to a teacher's labels, not to the views: its hashes, and who made its pixels.
+#: Keys of ``augmentation`` that belong to a teacher's labels, not to the views: its hashes, and who
+#: made its pixels.
 _PIXEL_KEYS = ("hash_size", "hash_every", "backend", "libraries")
 _NOT_IDENTITY = ("view_blocks", "made_with")
 _COUNTS = ("num_classes", "topk", "images", "shard_images", "batch_size")
@@ -34,8 +37,8 @@ class StoreHeader:
         num_classes: C.
         topk: K.
         teacher: The teacher's fingerprint.
-        augmentation: The sampler's values (shared by all teachers), and hash settings and image libraries (of this
-            teacher's labels).
+        augmentation: The sampler's values (shared by all teachers), and hash settings and image
+            libraries (of this teacher's labels).
         images: N.
         manifest_sha256: The manifest hash.
         shard_images: Images a shard.
@@ -102,7 +105,8 @@ class StoreHeader:
         """Read both headers.
 
         Raises:
-            InputError: A file is missing or damaged, of an unknown format or version, or they do not belong together.
+            InputError: A file is missing or damaged, of an unknown format or version, or they do
+                not belong together.
         """
         base = read_header(store, STORE_FORMAT, "the header of a soft-label store")
         own = read_header(labels, LABELS_FORMAT, "the header of a teacher's labels")
@@ -140,7 +144,8 @@ class StoreHeader:
             raise InputError(f"{labels} is damaged: pixels has no key {missing[0]!r}")
         if own.get("store") != header.base_id:
             raise InputError(f"{path} belongs to store {own.get('store')!r}, and {store} is {header.base_id!r}")
-        # Everything else was taken over as it stands: what is left is a value that must follow from others.
+        # Everything else was taken over as it stands: what is left is a value that must follow from
+        # others.
         if document_id(own) != header.store_id:
             wanted = header.labels_document()
             key = next((key for key in {**wanted, **own} if wanted.get(key) != own.get(key)), "made_with")
@@ -149,12 +154,16 @@ class StoreHeader:
 
     @property
     def base_id(self) -> str:
-        """The store id: SHA-256 of the shared header without the environment. Merged stores must have the same."""
+        """The store id: SHA-256 of the shared header without the environment. Merged stores must
+        have the same.
+        """
         return document_id(self.store_document())
 
     @property
     def store_id(self) -> str:
-        """The labels id: SHA-256 of the teacher's header, which names the store id, without what may change."""
+        """The labels id: SHA-256 of the teacher's header, which names the store id, without what
+        may change.
+        """
         return document_id(self.labels_document())
 
     def require_same(self, wanted: StoreHeader, path: Path) -> None:
@@ -176,7 +185,8 @@ class StoreHeader:
                 )
 
     def grown(self, views: int, block: int) -> StoreHeader:
-        """This header with more views: the blocks that exist stay, new ones of up to ``block`` views follow.
+        """This header with more views: the blocks that exist stay, new ones of up to ``block``
+        views follow.
 
         Args:
             views: V that is wanted; a smaller number than there is changes nothing.
@@ -215,7 +225,9 @@ def read_header(path: Path, kind: str, what: str) -> dict[str, Any]:
 
 
 def teacher_folder(name: str) -> str:
-    """A folder's name for a teacher's labels: its name with everything but letters, digits and ``._-`` replaced."""
+    """A folder's name for a teacher's labels: its name with everything but letters, digits and
+    ``._-`` replaced.
+    """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "teacher"
 
 

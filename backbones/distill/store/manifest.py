@@ -1,4 +1,6 @@
-"""A frozen, hashed list of images: the ordinals that a soft-label store counts by (``FORMAT.md``, "Manifest")."""
+"""A frozen, hashed list of images: the ordinals that a soft-label store counts by (``FORMAT.md``,
+"Manifest").
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from .container import TensorFile, write_tensors
 
 MANIFEST_NAME = "manifest.safetensors"
 LOCATIONS_NAME = "locations.safetensors"
-#: Above so many images, opening a store for training looks at a sample of the files instead of at all of them.
+#: Above so many images, opening a store for training looks at a sample of the files instead of at
+#: all of them.
 MANY_IMAGES = 65_536
 _SAMPLE = 4_096
 _HASH_BYTES = 16
@@ -53,7 +56,8 @@ class Copies:
 
 
 class Manifest(Sequence[str]):
-    """The keys of the images in order, with size and hash of each file. The arrays may be mapped from a file.
+    """The keys of the images in order, with size and hash of each file. The arrays may be mapped
+    from a file.
 
     Args:
         key_ends: ``(N,)`` u64, where each key ends in ``keys``.
@@ -85,12 +89,13 @@ class Manifest(Sequence[str]):
     def build(cls, images: ImageFiles, path: Path, workers: int = 2) -> Manifest:
         """Read and hash every image once, write the manifest to ``path`` and open it.
 
-        An image that cannot be read gets a hash of zeros; labelling reports it. Where images lie in archives, a file
-        ``locations.safetensors`` beside the manifest spares the next run to list them.
+        An image that cannot be read gets a hash of zeros; labelling reports it. Where images lie in
+        archives, a file ``locations.safetensors`` beside the manifest spares the next run to list
+        them.
 
         Raises:
-            InputError: Reading fails for a reason that is not the image's own, such as a device error or too many open
-                files.
+            InputError: Reading fails for a reason that is not the image's own, such as a device
+                error or too many open files.
         """
         content = np.zeros((len(images), _HASH_BYTES), np.uint8)
 
@@ -130,7 +135,9 @@ class Manifest(Sequence[str]):
         return cls(*arrays, sha256=sha256 or file.data_sha256())
 
     def copies(self) -> Copies:
-        """Images with the same content as an earlier one; those that could not be read are no copies."""
+        """Images with the same content as an earlier one; those that could not be read are no
+        copies.
+        """
         words = np.ascontiguousarray(self.content).view("<u8")
         # Stable: among equal first words the order stays, so that the first image is the original.
         order = np.argsort(words[:, 0], kind="stable")
@@ -148,7 +155,8 @@ class Manifest(Sequence[str]):
         return Copies(pairs[:, 0], pairs[:, 1])
 
     def check_images(self, images: ImageFiles, owner: str) -> None:
-        """Compare keys and sizes with the images at hand; contents are compared as they are read (:meth:`read`).
+        """Compare keys and sizes with the images at hand; contents are compared as they are read
+        (:meth:`read`).
 
         Args:
             images: The images at hand.
@@ -179,8 +187,9 @@ class Manifest(Sequence[str]):
     def open_images(self, data: str | Path, owner: str, folder: Path | None = None) -> ImageFiles:
         """The images of this manifest below ``data``, checked as far as that is quick.
 
-        Up to 65,536 images are listed and their keys and sizes compared. Of more, the list is taken from the manifest
-        and the sizes of 4,096 files are compared. Contents are compared as they are read in either case.
+        Up to 65,536 images are listed and their keys and sizes compared. Of more, the list is taken
+        from the manifest and the sizes of 4,096 files are compared. Contents are compared as they
+        are read in either case.
 
         Args:
             data: Folder, archive or list.
@@ -239,7 +248,9 @@ def describe_copies(manifest: Manifest, most: int = 3) -> str | None:
 
 
 def in_blocks(count: int, work: Callable[[range], T], workers: int) -> Iterator[T]:
-    """``work`` on ranges of 256 ordinals below ``count``, in threads, results in order, few under way at a time."""
+    """``work`` on ranges of 256 ordinals below ``count``, in threads, results in order, few under
+    way at a time.
+    """
     ranges = (range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -271,7 +282,7 @@ def _is_loose(data: Path, first: str) -> bool:
     return (base / first).exists()
 
 
-# --- where images lie in archives ---------------------------------------------------------------------------------
+# --- where images lie in archives ---------------------------------------------
 
 
 def write_locations(path: Path, root: Path, members: Members, sha256: str) -> None:
@@ -283,13 +294,17 @@ def write_locations(path: Path, root: Path, members: Members, sha256: str) -> No
 
 
 def _stamps(root: Path, archives: Sequence[str]) -> np.ndarray:
-    """``(A, 2)`` u64: length and time of change of each archive; ``OSError`` when one is missing."""
+    """``(A, 2)`` u64: length and time of change of each archive; ``OSError`` when one
+    is missing.
+    """
     found = [(root / name if name else root).stat() for name in archives]
     return np.array([(entry.st_size, entry.st_mtime_ns) for entry in found], np.uint64).reshape(-1, 2)
 
 
 def read_locations(path: Path, root: Path, sha256: str) -> Members | None:
-    """What :func:`write_locations` kept, or ``None``: there is nothing, it is damaged, or the archives are others."""
+    """What :func:`write_locations` kept, or ``None``: there is nothing, it is damaged, or the
+    archives are others.
+    """
     try:
         file = TensorFile(path)
     except InputError:

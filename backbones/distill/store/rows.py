@@ -1,4 +1,6 @@
-"""One row of a soft-label store: its layout, its checksum, and how a teacher's logits become one (``FORMAT.md``)."""
+"""One row of a soft-label store: its layout, its checksum, and how a teacher's logits become one
+(``FORMAT.md``).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from ..augment import RECORD
 from . import compact
 
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0)
-#: How a label becomes a row: ``full`` (the default), ``compact`` (8 bits a class, lossy) or ``official`` (imported).
+#: How a label becomes a row: ``full`` (the default), ``compact`` (8 bits a class, lossy) or
+#: ``official`` (imported).
 CODINGS = ("full", "compact", "official")
 VALID = 1
 _F16_MIN = -65504.0
@@ -33,7 +36,8 @@ class RowLayout:
     Args:
         topk: K, the classes stored of each label.
         num_classes: C.
-        temperatures: Those whose residual is stored; the first is 1. By default 1 to 4; of coding ``official`` only 1.
+        temperatures: Those whose residual is stored; the first is 1. By default 1 to 4; of coding
+            ``official`` only 1.
         coding: One of ``CODINGS``.
         record_bytes: P, bytes of the view record.
 
@@ -147,16 +151,21 @@ def _compacted(full: np.ndarray, depth: np.ndarray, layout: RowLayout) -> np.nda
 
 
 def divergence(exact: SoftLabels, coded: SoftLabels) -> torch.Tensor:
-    """Kullback-Leibler divergence of soft labels with the same classes and residual, ``(B,)`` f64, in nats."""
+    """Kullback-Leibler divergence of soft labels with the same classes and residual, ``(B,)`` f64,
+    in nats.
+    """
     p = exact.probability.double().gather(1, exact.index.argsort(1))
     q = coded.probability.double().gather(1, coded.index.argsort(1))
-    # Of a class without probability nothing is lost; f32 may leave p a hair below q everywhere, and KL below 0.
+    # Of a class without probability nothing is lost; f32 may leave p a hair below q everywhere, and
+    # KL below 0.
     terms = torch.where(p > 0, p * (p.clamp(min=1e-300) / q.clamp(min=1e-300)).log(), torch.zeros_like(p))
     return terms.sum(1).clamp_(min=0)
 
 
 def _top(exact: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest of each row, descending, among equal values the smaller index first (torch leaves that open)."""
+    """The k largest of each row, descending, among equal values the smaller index first (torch
+    leaves that open).
+    """
     top, index = exact.topk(k, dim=1)
     tied = (exact >= top[:, -1:]).sum(1) > k
     by_index = index.argsort(dim=1)
@@ -182,7 +191,8 @@ def damaged(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> np.ndarr
     size = rows.dtype.itemsize
     flat: Any = np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
     data, crc32 = memoryview(flat), zlib.crc32
-    # The checksum of a row together with its own checksum is a constant: one call a row, without cutting it.
+    # The checksum of a row together with its own checksum is a constant: one call a row, without
+    # cutting it.
     starts, places = range(0, len(data), size), place_checksums(images, views)
     sums = [crc32(data[at : at + size], place) for at, place in zip(starts, places, strict=True)]
     if sums.count(_RESIDUE) == len(sums):
@@ -196,11 +206,14 @@ def is_whole(row: bytes | bytearray, image: int, view: int) -> bool:
 
 
 def place_checksums(images: np.ndarray, views: np.ndarray) -> list[int]:
-    """CRC-32 of the places of rows (image as u64, view as u32), from which the rows' own checksums go on."""
+    """CRC-32 of the places of rows (image as u64, view as u32), from which the rows' own checksums
+    go on.
+    """
     places = np.empty(len(images), _PLACE)
     places["image"], places["view"] = images, views
     columns = places.view(np.uint8).reshape(-1, _PLACE.itemsize)
-    # A CRC of a fixed length is linear: each byte contributes its own word, whatever the others are.
+    # A CRC of a fixed length is linear: each byte contributes its own word, whatever the others
+    # are.
     words = _PLACE_WORDS[np.arange(_PLACE.itemsize), columns]
     return (np.bitwise_xor.reduce(words, axis=1) ^ np.uint32(zlib.crc32(bytes(_PLACE.itemsize)))).tolist()
 
@@ -231,7 +244,9 @@ class SoftLabels:
     residual: torch.Tensor
 
     def dense(self, num_classes: int) -> torch.Tensor:
-        """All C probabilities, ``(B, C)``, the rest spread evenly over the classes that are not stored."""
+        """All C probabilities, ``(B, C)``, the rest spread evenly over the classes that are not
+        stored.
+        """
         rest = self.residual / max(num_classes - self.index.shape[1], 1)
         return rest[:, None].repeat(1, num_classes).scatter_(1, self.index, self.probability)
 

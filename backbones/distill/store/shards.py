@@ -1,4 +1,6 @@
-"""The shards of a store: where they lie, which are finished, and the index that sums them up (``FORMAT.md``)."""
+"""The shards of a store: where they lie, which are finished, and the index that sums them up
+(``FORMAT.md``).
+"""
 
 from __future__ import annotations
 
@@ -149,7 +151,8 @@ class ShardIndex:
 
     @classmethod
     def read(cls, folder: Path, header: StoreHeader) -> ShardIndex | None:
-        """The index of these labels, or ``None``: it is missing, or of fewer views than there are now.
+        """The index of these labels, or ``None``: it is missing, or of fewer views than there are
+        now.
 
         Raises:
             InputError: It is damaged.

@@ -40,12 +40,13 @@ _OPEN_SHARDS = 32_768
 
 
 class SoftLabelStore:
-    """One teacher's labels in a store. Cheap to open and to send to another process: shards are mapped when touched.
+    """One teacher's labels in a store. Cheap to open and to send to another process: shards are
+    mapped when touched.
 
     Args:
         path: The store's folder.
-        teacher: Whose labels: the name of their folder, or the teacher's own name. May be left out when the store
-            holds the labels of one teacher only.
+        teacher: Whose labels: the name of their folder, or the teacher's own name. May be left out
+            when the store holds the labels of one teacher only.
 
     Attributes:
         path: The store's folder.
@@ -54,7 +55,8 @@ class SoftLabelStore:
         header: Both headers.
 
     Raises:
-        InputError: There is no store, no such teacher, several and none was named, or a header cannot be used.
+        InputError: There is no store, no such teacher, several and none was named, or a header
+            cannot be used.
     """
 
     def __init__(self, path: str | Path, teacher: str | None = None) -> None:
@@ -102,15 +104,18 @@ class SoftLabelStore:
 
     @classmethod
     def create(cls, path: Path, header: StoreHeader, teacher: str | None = None) -> SoftLabelStore:
-        """Begin a teacher's labels in a store whose manifest lies in ``path`` already; the first makes the store.
+        """Begin a teacher's labels in a store whose manifest lies in ``path`` already; the first
+        makes the store.
 
         Args:
             path: The store's folder.
-            header: The headers; with a second teacher, images and augmentation are those of the first.
+            header: The headers; with a second teacher, images and augmentation are those of the
+                first.
             teacher: Name of the labels' folder; by default made from the teacher's name.
 
         Raises:
-            InputError: The name is no name of a folder, is taken, or the store has other images or views.
+            InputError: The name is no name of a folder, is taken, or the store has other images or
+                views.
         """
         name = teacher_folder(header.teacher["name"]) if teacher is None else teacher
         if name != teacher_folder(name):
@@ -128,7 +133,8 @@ class SoftLabelStore:
         return cls(path, name)
 
     def grow(self, header: StoreHeader) -> SoftLabelStore:
-        """Make room for more views: the blocks that exist stay as they are, and their shards stay finished.
+        """Make room for more views: the blocks that exist stay as they are, and their shards stay
+        finished.
 
         Args:
             header: These labels' header with blocks added (:meth:`StoreHeader.grown`).
@@ -194,7 +200,8 @@ class SoftLabelStore:
             )
 
     def require_whole(self) -> None:
-        """Check that the store is complete and that every shard has its full length, without reading the rows.
+        """Check that the store is complete and that every shard has its full length, without
+        reading the rows.
 
         Raises:
             InputError: A shard is not finished, missing, or truncated; the message names it.
@@ -210,7 +217,9 @@ class SoftLabelStore:
                 raise InputError(f"{damage}; run the same `tinyvit label` again to make it anew")
 
     def damage(self, shard: Shard) -> str | None:
-        """What is wrong with a finished shard as far as the length of its file tells, or ``None``."""
+        """What is wrong with a finished shard as far as the length of its file tells,
+        or ``None``.
+        """
         try:
             expected = self.report(shard)["bytes"]
         except InputError:
@@ -235,7 +244,8 @@ class SoftLabelStore:
         return dict(sorted(invalid.items()))
 
     def index(self) -> ShardIndex | None:
-        """What the reports of all shards say in one file; ``None`` when there is no such file for these views.
+        """What the reports of all shards say in one file; ``None`` when there is no such file for
+        these views.
 
         Raises:
             InputError: It is damaged.
@@ -272,7 +282,8 @@ class SoftLabelStore:
             ``(B,)`` copies of the rows.
 
         Raises:
-            InputError: An ordinal or view does not exist, its shard is missing or damaged, or a row is damaged.
+            InputError: An ordinal or view does not exist, its shard is missing or damaged, or a row
+                is damaged.
         """
         images, views = np.asarray(images, np.int64), np.asarray(views, np.int64)
         header = self.header
@@ -283,10 +294,12 @@ class SoftLabelStore:
         self._make_room()
         for number in set(numbers).difference(self._mapped):
             self._map(number)
-        # A row may lie in any of thousands of shards: slices cost the same for one shard and for a thousand.
+        # A row may lie in any of thousands of shards: slices cost the same for one shard and for a
+        # thousand.
         mapped, starts = self._mapped, (at * size).tolist()
         parts = [mapped[number][start : start + size] for number, start in zip(numbers, starts, strict=True)]
-        # Copied first: a processor fetches several far rows at once for a copy, and waits for each in a checksum.
+        # Copied first: a processor fetches several far rows at once for a copy, and waits for each
+        # in a checksum.
         rows = np.frombuffer(bytearray().join(parts), self._dtype)
         bad = damaged(rows, images, views)
         if len(bad):
@@ -341,7 +354,8 @@ class SoftLabelStore:
     def _map(self, number: int) -> memoryview:
         file, shard = self._checked(self.grid[number]), self.grid[number]
         start, size = file.tensor_start("rows"), shard.rows * self._dtype.itemsize
-        # numpy's and Python's own maps keep a file descriptor each, of which a process may have about a thousand.
+        # numpy's and Python's own maps keep a file descriptor each, of which a process may have
+        # about a thousand.
         whole: Any = torch.from_file(str(file.path), shared=False, size=start + size, dtype=torch.uint8).numpy()
         self._mapped[number] = memoryview(whole)[start:].toreadonly()
         return self._mapped[number]

@@ -137,7 +137,7 @@ def _plain_tensors(data: bytes) -> bool:
 
 
 # --- the texts of the graph
-# --------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------
 
 
 def _check_texts(path: Path, name: str, document: Any) -> None:

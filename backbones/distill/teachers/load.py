@@ -16,7 +16,9 @@ from .spec import PROGRAM_SUFFIXES, TeacherSettings
 
 @dataclass(frozen=True)
 class TeacherSpec(TeacherSettings):
-    """Settings that can load and describe their teacher; arguments as in :class:`.TeacherSettings`."""
+    """Settings that can load and describe their teacher; arguments as in
+    :class:`.TeacherSettings`.
+    """
 
     def load(self, device: str = "cpu") -> Teacher:
         """Return the teacher on a device; errors as in :func:`load_teacher`."""

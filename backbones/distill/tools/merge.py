@@ -1,4 +1,6 @@
-"""One store from parts that were labelled on different machines or by different teachers (``FORMAT.md``, "Headers")."""
+"""One store from parts that were labelled on different machines or by different teachers
+(``FORMAT.md``, "Headers").
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ class MergeSummary:
         copied: Shards that came into it, by labels.
         kept: Shards that were there already, or in several sources, by labels.
         missing: Shards that no source has, by labels.
-        problems: Shards that failed their checks: those of a source are not copied, those of the merged store are
-            replaced by whole ones where a source has them.
+        problems: Shards that failed their checks: those of a source are not copied, those of the
+            merged store are replaced by whole ones where a source has them.
     """
 
     store: Path
@@ -49,9 +51,11 @@ class MergeSummary:
 
 
 def merge_stores(out: str | Path, sources: Sequence[str | Path], *, show: bool = True) -> MergeSummary:
-    """Copy every finished shard of the sources into one store, after its checks; those that it has are checked too.
+    """Copy every finished shard of the sources into one store, after its checks; those that it has
+    are checked too.
 
-    Shards that several have are compared by their hashes. Nothing is copied when anything contradicts.
+    Shards that several have are compared by their hashes. Nothing is copied when anything
+    contradicts.
 
     Args:
         out: The merged store; new, or a store that takes part.
@@ -59,8 +63,8 @@ def merge_stores(out: str | Path, sources: Sequence[str | Path], *, show: bool =
         show: Report progress.
 
     Raises:
-        InputError: A source is no store, has other images or views, labels of the same name differ, or a shard has
-            different contents in two of them; all sides are named.
+        InputError: A source is no store, has other images or views, labels of the same name differ,
+            or a shard has different contents in two of them; all sides are named.
     """
     out, paths = Path(out), [Path(source) for source in sources]
     if not paths:

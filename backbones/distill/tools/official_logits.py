@@ -1,8 +1,10 @@
-"""The layout of the official TinyViT code, in both directions (``FORMAT.md``, "The official TinyViT format").
+"""The layout of the official TinyViT code, in both directions (``FORMAT.md``, "The official TinyViT
+format").
 
-An official store is a folder an epoch, ``logits_top{K}_epoch{e}``, with a list of image keys and a file of records for
-each process that made it. It names neither teacher nor class count, and its views exist only as seeds of the official
-transform code: what was imported is served with views of our own.
+An official store is a folder an epoch, ``logits_top{K}_epoch{e}``, with a list of image keys and a
+file of records for each process that made it. It names neither teacher nor class count, and its
+views exist only as seeds of the official transform code: what was imported is served with views of
+our own.
 """
 
 from __future__ import annotations
@@ -135,8 +137,8 @@ class ImportSummary:
         images: N.
         records: Records read.
         repeated: Records of an image and epoch that had one already; the first valid one counts.
-        incomplete: Images that lack a record of finite probabilities in some epoch, or cannot be read: left out of
-            training.
+        incomplete: Images that lack a record of finite probabilities in some epoch, or cannot be
+            read: left out of training.
     """
 
     store: Path
@@ -169,15 +171,18 @@ def import_official(
 
     Args:
         source: The folder with ``logits_top{K}_epoch{e}`` folders.
-        store_path: The store; new, one whose import was stopped, or one with other teachers of the same views.
+        store_path: The store; new, one whose import was stopped, or one with other teachers of the
+            same views.
         images: The images; a key there is the file's name without suffix (or its name or path).
         classes: C, which the files do not say; ``None`` takes the largest class index plus 1.
-        sampler: The views that the labels are served with; by default crops of at least half the area, and mirrors.
+        sampler: The views that the labels are served with; by default crops of at least half the
+            area, and mirrors.
         name: Name of the labels in the store.
         show: Report progress.
 
     Raises:
-        InputError: The files are not of the official layout, a key fits no image, or a class index is too large.
+        InputError: The files are not of the official layout, a key fits no image, or a class index
+            is too large.
     """
     epochs = find_epochs(Path(source))
     sampler = sampler or ViewSampler(scale=(0.5, 1.0))
@@ -250,7 +255,9 @@ def _largest_index(epoch: OfficialEpoch) -> int:
 
 
 class _Matcher:
-    """Finds ordinals by official keys, without a dictionary: sorted fixed-width text and binary search."""
+    """Finds ordinals by official keys, without a dictionary: sorted fixed-width text and binary
+    search.
+    """
 
     def __init__(self, kind: str, names: np.ndarray) -> None:
         self.kind = kind
@@ -293,7 +300,9 @@ class _Importer:
         self.sizes = self._picture_sizes(show)
 
     def _picture_sizes(self, show: bool) -> np.ndarray:
-        """``(N, 2)`` width and height of each image, from its header; zeros where it cannot be read."""
+        """``(N, 2)`` width and height of each image, from its header; zeros where it cannot be
+        read.
+        """
         sizes = np.zeros((len(self.images), 2), np.int64)
 
         def look(ordinals: range) -> int:
@@ -407,7 +416,7 @@ def origin_path(store: SoftLabelStore, epoch: int) -> Path:
     return store.folder / ORIGIN / f"epoch{epoch}.safetensors"
 
 
-# --- export ------------------------------------------------------------------------------------------------------
+# --- export -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -419,7 +428,8 @@ class ExportSummary:
         topk: K.
         epochs: Numbers of the epochs.
         records: Records written.
-        seeds: Whether the records carry the seeds of the official code (of an imported store), or zeros.
+        seeds: Whether the records carry the seeds of the official code (of an imported store), or
+            zeros.
     """
 
     folder: Path
@@ -436,18 +446,19 @@ class ExportSummary:
 def export_official(store: SoftLabelStore, out: str | Path, *, ranks: int = 1, show: bool = True) -> ExportSummary:
     """Write the labels in the official layout.
 
-    Imported labels give back the very bytes that they came from. Of others, every view becomes an epoch; the seeds are
-    0, because the official transform code cannot make our views.
+    Imported labels give back the very bytes that they came from. Of others, every view becomes an
+    epoch; the seeds are 0, because the official transform code cannot make our views.
 
     Args:
         store: Complete labels.
         out: A new or empty folder.
-        ranks: How many files an epoch is split into (image ``i`` goes to ``i mod ranks``); imported labels keep theirs.
+        ranks: How many files an epoch is split into (image ``i`` goes to ``i mod ranks``); imported
+            labels keep theirs.
         show: Report progress.
 
     Raises:
-        InputError: The store is incomplete, ``out`` is not empty, there are more than 32,767 classes, or two images
-            would have the same key.
+        InputError: The store is incomplete, ``out`` is not empty, there are more than 32,767
+            classes, or two images would have the same key.
     """
     out = Path(out)
     store.require_whole()

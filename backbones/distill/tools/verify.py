@@ -1,4 +1,6 @@
-"""Is a store what it says? Checksums, the images behind it, the pixels, and the teacher run again on a sample."""
+"""Is a store what it says? Checksums, the images behind it, the pixels, and the teacher run again
+on a sample.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ from ..store.rows import SoftLabels, encode_logits, restore
 from ..store.shards import INDEX_NAME, Shard, ShardIndex
 from ..teachers import Teacher
 
-#: Largest total-variation distance between a stored soft label and the teacher's label today. Another processor,
-#: thread count or batch moves bf16 logits by about 0.01; a wrong teacher or a wrong view moves them by tenths.
+#: Largest total-variation distance between a stored soft label and the teacher's label today.
+#: Another processor, thread count or batch moves bf16 logits by about 0.01; a wrong teacher or a
+#: wrong view moves them by tenths.
 TOLERANCE = 0.05
 
 
@@ -78,9 +81,10 @@ def verify_store(
 
     Args:
         store: The store, complete or not.
-        images: Its images: list and files are compared too and, unless something is wrong already, recorded pixel
-            hashes.
-        teacher: Its teacher: ``sample`` rows are labelled again, unless something is wrong already; needs ``images``.
+        images: Its images: list and files are compared too and, unless something is wrong already,
+            recorded pixel hashes.
+        teacher: Its teacher: ``sample`` rows are labelled again, unless something is wrong already;
+            needs ``images``.
         sample: How many rows.
         show: Report progress.
 
@@ -191,7 +195,8 @@ def _require_teacher(store: SoftLabelStore, teacher: Teacher) -> None:
     if store.header.coding == "official":
         raise InputError(f"{store.folder} was imported: the views that its teacher saw cannot be made again here")
     for key, value in teacher.fingerprint.items():
-        # Another version of the code, or the deployed form, moves labels within the tolerance or is wrong.
+        # Another version of the code, or the deployed form, moves labels within the tolerance or is
+        # wrong.
         if key not in ("code", "deployed") and made.get(key) != value:
             raise InputError(
                 f"{store.path} was labelled with teacher {key} {made.get(key)}, and the teacher here has {value}"
@@ -243,8 +248,8 @@ def describe_store(store: SoftLabelStore) -> dict[str, Any]:
     """What a store holds, as plain JSON values.
 
     Raises:
-        InputError: Its manifest, or a shard that is looked into, is missing, truncated, or, of up to 65,536 images,
-            damaged.
+        InputError: Its manifest, or a shard that is looked into, is missing, truncated, or, of up
+            to 65,536 images, damaged.
     """
     header, manifest = store.header, store.manifest
     finished = store.finished_shards()
@@ -274,7 +279,9 @@ def describe_store(store: SoftLabelStore) -> dict[str, Any]:
 
 
 def _label_figures(store: SoftLabelStore, finished: list[Shard]) -> dict[str, Any]:
-    """Mean and largest probability outside the top K, and of compact rows the loss, from up to 64 shards."""
+    """Mean and largest probability outside the top K, and of compact rows the loss, from up to 64
+    shards.
+    """
     names = ["residual", "kl"] if store.header.coding == "compact" else ["residual"]
     values: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for shard in finished[:: max(1, len(finished) // 64)]:

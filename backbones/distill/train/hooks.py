@@ -186,7 +186,9 @@ class TrainLog(Hook):
             raise diverged(f"the loss is {loss}", iteration, self.path.parent)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the losses since the last line, so that the next one is that of an undisturbed run."""
+        """Add the losses since the last line, so that the next one is that of an
+        undisturbed run.
+        """
         checkpoint["unlogged"] = [loss.cpu() for loss in self.unlogged]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -2,8 +2,9 @@
 
 Shape letters: B batch, C classes, K stored classes of a soft label, M true classes of a mixed view.
 
-Papers: TinyViT, https://arxiv.org/abs/2207.10666 (the soft label alone); DeiT, https://arxiv.org/abs/2012.12877,
-equations 2 (soft) and 3 (hard). Everything works on logits of any float type and computes in f32.
+Papers: TinyViT, https://arxiv.org/abs/2207.10666 (the soft label alone); DeiT,
+https://arxiv.org/abs/2012.12877, equations 2 (soft) and 3 (hard). Everything works on logits of any
+float type and computes in f32.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def _sparse_rows(logits: Tensor, index: Tensor, probability: Tensor, residual: T
 
 
 def dense_soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Cross-entropy to the softmax of a teacher's logits, both ``(B, C)``; the mean over the batch."""
+    """Cross-entropy to the softmax of a teacher's logits, both ``(B, C)``; the mean
+    over the batch.
+    """
     return torch.sum(-teacher_logits.float().softmax(1) * logits.float().log_softmax(1), 1).mean()
 
 

@@ -473,7 +473,9 @@ def _describe_rates(recipe: Recipe, schedule: Schedule) -> str:
 def export_student(
     weights: dict[str, torch.Tensor], recipe: Recipe, views: TrainingViews, teacher: Teacher | None, path: Path
 ) -> None:
-    """Write a student's weights, in timm's names, with what is needed to build and feed it again."""
+    """Write a student's weights, in timm's names, with what is needed to build and feed
+    it again.
+    """
     from safetensors.torch import save
 
     kwargs = {key: value for key, value in recipe.student.items() if key not in ("name", "weights", "pretrained")}

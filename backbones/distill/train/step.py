@@ -47,7 +47,9 @@ class Distiller(BaseModel):
         self.register_buffer("std", torch.tensor(recipe.std) * 255, persistent=False)
 
     def init_weights(self) -> None:
-        """Nothing: the student is initialised when it is made, and mmengine must not do it again."""
+        """Nothing: the student is initialised when it is made, and mmengine must not do
+        it again.
+        """
 
     def distribute(self) -> None:
         """Average gradients over the processes of the group from now on; BatchNorm statistics stay

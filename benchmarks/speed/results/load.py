@@ -18,12 +18,13 @@ class Load:
     """What a stretch of time looked like.
 
     Args:
-        foreign: What processes other than the watched ones used, as a share (0..1) of the processors that this process
-            may use. Workers that wait for their turn count as others.
+        foreign: What processes other than the watched ones used, as a share (0..1) of the
+            processors that this process may use. Workers that wait for their turn count as others.
         steal: What the hypervisor withheld, as the same share.
-        frequency_mhz: Mean clock of the processors that worked, each weighted by its work; ``None`` where unreadable
-            (many virtual machines state one number whatever the clock is).
-        involuntary_switches_per_second: How often the watched process had to make room for another one.
+        frequency_mhz: Mean clock of the processors that worked, each weighted by its work; ``None``
+            where unreadable (many virtual machines state one number whatever the clock is).
+        involuntary_switches_per_second: How often the watched process had to make room for another
+            one.
         spread: 90th percentile of the steps' times over their median; ``None`` below 5 steps.
     """
 
@@ -42,9 +43,11 @@ class Limits:
         foreign: Share of the processors used by others.
         steal: Share of the processors withheld by the hypervisor.
         slowdown: Share by which the clock is below its median over the same subject's turns so far.
-        switches: Involuntary switches in a second, for each thread of the subject. A thread that shares its processor
-            with another busy one is switched 100 times and more, one that has it for itself 10 to 40 times.
-        spread: 90th percentile over median; one step in ten took at least that many times the usual.
+        switches: Involuntary switches in a second, for each thread of the subject. A thread that
+            shares its processor with another busy one is switched 100 times and more, one that has
+            it for itself 10 to 40 times.
+        spread: 90th percentile over median; one step in ten took at least that many times the
+            usual.
     """
 
     foreign: float = 0.1
@@ -68,7 +71,9 @@ class Limits:
 
 
 def with_steps(load: Load, samples: Sequence[float], seconds: float, switches: float | None) -> Load:
-    """A load with what the worker knows: its steps' times, the turn's seconds, its involuntary switches."""
+    """A load with what the worker knows: its steps' times, the turn's seconds, its involuntary
+    switches.
+    """
     spread = quantile(samples, 0.9) / quantile(samples, 0.5) if len(samples) >= _LEAST_STEPS else None
     rate = switches / seconds if switches is not None and seconds > 0 else None
     return replace(load, involuntary_switches_per_second=rate, spread=spread)

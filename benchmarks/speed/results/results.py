@@ -22,7 +22,8 @@ class Round:
         index: Which round, from 0.
         position: Which turn within the round, from 0; the order changes from round to round.
         samples: Seconds of each step.
-        usage: What the worker used meanwhile: ``cpu_seconds``, ``minor_faults``, ``involuntary_switches``.
+        usage: What the worker used meanwhile: ``cpu_seconds``, ``minor_faults``,
+            ``involuntary_switches``.
         load: What others used meanwhile, where it can be read.
         disturbed: Whether a reading was beyond the plan's limits.
         disturbed_by: Which ones; see :meth:`.sensor.Limits.exceeded`.
@@ -41,11 +42,12 @@ class Round:
 
 @dataclass
 class SubjectResult:
-    """All that was found about one subject; ``error`` is set when it could not be measured to the end.
+    """All that was found about one subject; ``error`` is set when it could not be measured to the
+    end.
 
-    ``drift`` is the distance of the logits from fp32 eager on photographs, ``profile`` the time by class of operator
-    (``profile_note`` says why there is none), ``peak_share`` the achieved share of the machine's measured rate of
-    matrix products in the same precision on as many threads.
+    ``drift`` is the distance of the logits from fp32 eager on photographs, ``profile`` the time by
+    class of operator (``profile_note`` says why there is none), ``peak_share`` the achieved share
+    of the machine's measured rate of matrix products in the same precision on as many threads.
     """
 
     subject: Subject
@@ -76,7 +78,9 @@ class SubjectResult:
         return [sample for turn in self.rounds for sample in turn.samples]
 
     def latency(self) -> dict[str, Any] | None:
-        """Seconds of one step (a whole batch), with the bootstrap interval of the median; ``None`` without samples."""
+        """Seconds of one step (a whole batch), with the bootstrap interval of the median; ``None``
+        without samples.
+        """
         samples = self.samples
         if not samples:
             return None
@@ -96,7 +100,9 @@ class SubjectResult:
         return self.subject.batch_size / quantile(self.samples, 0.5) if self.rounds else None
 
     def faults_per_step(self) -> float | None:
-        """Minor page faults of one step, the median over the turns; ``None`` where the system keeps no count."""
+        """Minor page faults of one step, the median over the turns; ``None`` where the system keeps
+        no count.
+        """
         shares = [
             turn.usage["minor_faults"] / len(turn.samples) for turn in self.rounds if "minor_faults" in turn.usage
         ]
@@ -131,7 +137,9 @@ class SubjectResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One subject against the reference. ``ratio`` is of times, below 1 is faster; ``None`` when one of them failed."""
+    """One subject against the reference. ``ratio`` is of times, below 1 is faster; ``None`` when
+    one of them failed.
+    """
 
     subject: str
     against: str
@@ -181,15 +189,16 @@ class Report:
         plan: How it was measured.
         sensor: Whether the load by others could be read at all.
         seconds: How long it all took.
-        peaks: The machine's measured rate of matrix products, for each precision and number of threads.
+        peaks: The machine's measured rate of matrix products, for each precision and number of
+            threads.
         energy: What was read to know the energy, or why there is nothing to read.
         left_out: What was planned and not measured: ``{"subject": ..., "reason": ...}``.
         scenarios: What LoadGen found, if it was asked.
         machine: What the numbers were measured on; see :func:`~.machine.describe_machine`.
         ended: Why no more rounds were run, in words.
-        repeated: Disturbed rounds that were measured again: ``round``, ``because`` (what was beyond its limit),
-            ``replaced`` (false when the repeat was no quieter), ``dropped_medians`` (seconds by label, of what
-            was not kept).
+        repeated: Disturbed rounds that were measured again: ``round``, ``because`` (what was beyond
+            its limit), ``replaced`` (false when the repeat was no quieter), ``dropped_medians``
+            (seconds by label, of what was not kept).
         gate: What a baseline says about it, if there is one; see :class:`~.gate.GateResult`.
     """
 
@@ -238,7 +247,9 @@ class Report:
         return summarise(loads if self.sensor else [], [turn.disturbed_by for turn in turns], len(self.repeated))
 
     def text(self) -> str:
-        """The tables, then in words: verdicts, knees, scenarios, what failed, and how quiet the machine was."""
+        """The tables, then in words: verdicts, knees, scenarios, what failed, and how quiet the
+        machine was.
+        """
         said = [comparison.sentence() for comparison in self.comparisons]
         said += [knee["sentence"] for knee in find_knees(self.subjects)]
         said += [scenario["sentence"] for scenario in self.scenarios]

@@ -23,17 +23,19 @@ class Subject:
     """One thing to measure. Two subjects that differ in the model alone do the same work.
 
     Args:
-        model: One of our names, ``timm:NAME``, a ``.onnx`` file, or ``MODULE:FUNCTION``, a function without
-            arguments that returns a module or a callable on a batch ``(B, 3, H, W)``.
-        engine: ``eager`` (PyTorch as it is), ``deploy`` (our fused form), ``compile`` (torch.compile), ``onnxruntime``,
-            ``openvino`` (a name is exported first), or ``auto``: onnxruntime for a file, else eager.
+        model: One of our names, ``timm:NAME``, a ``.onnx`` file, or ``MODULE:FUNCTION``, a function
+            without arguments that returns a module or a callable on a batch ``(B, 3, H, W)``.
+        engine: ``eager`` (PyTorch as it is), ``deploy`` (our fused form), ``compile``
+            (torch.compile), ``onnxruntime``, ``openvino`` (a name is exported first), or ``auto``:
+            onnxruntime for a file, else eager.
         batch_size: Pictures in one forward pass.
         size: Input height and width; the model's own when not given.
         threads: Processor threads of the engine; all that this process may use when not given.
         device: ``cpu`` or a CUDA device.
-        precision: ``fp32``, ``bf16`` or ``fp16``, of weights and activations; nothing is lowered unasked. An ONNX file
-            in onnxruntime runs as it was written.
-        allocator: ``tuned`` (glibc told to keep big blocks) or ``default``, for the worker's process.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of weights and activations; nothing is lowered
+            unasked. An ONNX file in onnxruntime runs as it was written.
+        allocator: ``tuned`` (glibc told to keep big blocks) or ``default``, for the worker's
+            process.
         weights: A checkpoint, for our names and timm's; random weights when not given.
         label: How tables call it; the model and what is not usual about it when not given.
     """
@@ -82,7 +84,9 @@ class Subject:
         return " ".join(parts)
 
     def obstacle(self) -> str | None:
-        """Why the engine cannot run it, as far as that is known before anything is loaded; ``None`` when it can."""
+        """Why the engine cannot run it, as far as that is known before anything is loaded; ``None``
+        when it can.
+        """
         engine, on_cpu = self._engine(), self.device == "cpu"
         if self.is_onnx_file and engine not in FILE_ENGINES:
             return f"{self.model} is an ONNX file, which the engine {engine!r} cannot run; use onnxruntime or openvino"

@@ -30,7 +30,7 @@ from .process import WorkerDiedError, WorkerFailedError, WorkerProcess
 IMAGES = 64
 
 
-# ----------------------------------------------------------------------------------- pure functions
+# ------------------------------------------------------------------------- pure functions
 
 
 def reference_of(subject: Subject) -> Subject:
@@ -77,7 +77,7 @@ def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float | None:
     return float((a * b).sum()) / norms if norms else None
 
 
-# ------------------------------------------------------------------------------- in the coordinator
+# --------------------------------------------------------------------- in the coordinator
 
 
 def check_photos(photos: str | Path) -> int:

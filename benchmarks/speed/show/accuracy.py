@@ -1,4 +1,6 @@
-"""Published ImageNet-1k top-1 figures, for the accuracy axis of the page. Nothing here was measured by us."""
+"""Published ImageNet-1k top-1 figures, for the accuracy axis of the page. Nothing here was measured
+by us.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Any
 #: Where the figures are from.
 SOURCE = "timm's results/results-imagenet.csv (huggingface/pytorch-image-models, commit aa4b5850)"
 
-#: Model -> (tag of the weights, input size, top-1 in per cent). For a model without a tag the first row of its size.
+#: Model -> (tag of the weights, input size, top-1 in per cent). For a model without a tag the first
+#: row of its size.
 TOP1: dict[str, tuple[tuple[str, int, float], ...]] = {
     "tiny_vit_5m_224": (("dist_in22k_ft_in1k", 224, 80.874), ("in1k", 224, 79.196)),
     "tiny_vit_11m_224": (("dist_in22k_ft_in1k", 224, 83.232), ("in1k", 224, 81.538)),
@@ -49,13 +52,13 @@ def published_top1(model: str, size: int | None) -> dict[str, Any] | None:
     """What was published for a model at an input size.
 
     Args:
-        model: As a user spells it: one of our names, ``timm:NAME``, each with ``.TAG`` or without, or a function of
-            :mod:`.official`, whose models are the same.
+        model: As a user spells it: one of our names, ``timm:NAME``, each with ``.TAG`` or without,
+            or a function of :mod:`.official`, whose models are the same.
         size: Height and width that it was run at.
 
     Returns:
-        ``top1`` in per cent, the ``weights`` that it is of, and ``size``; ``None`` where the table has nothing for this
-        model, tag and size.
+        ``top1`` in per cent, the ``weights`` that it is of, and ``size``; ``None`` where the table
+        has nothing for this model, tag and size.
     """
     name, _, tag = _OFFICIAL.sub("", model.removeprefix("timm:")).partition(".")
     for known, at, top1 in TOP1.get(name, ()):

@@ -18,7 +18,8 @@ class ComparedSubject:
     Args:
         subject: Its label in A.
         other: Its label in B.
-        against: The reference that both were measured against, where ratios are compared; else ``None``.
+        against: The reference that both were measured against, where ratios are compared; else
+            ``None``.
         before: Median seconds in A, or the median time ratio to the reference.
         after: The same in B.
         ratio: ``after / before``; below 1 means that B is faster.
@@ -58,7 +59,8 @@ class ResultComparison:
     Args:
         rows: One per subject of both.
         not_compared: ``LABEL: REASON`` of each other subject.
-        machines_differ: How the machines differ; only ratios to a shared reference are compared then.
+        machines_differ: How the machines differ; only ratios to a shared reference are compared
+            then.
     """
 
     rows: list[ComparedSubject]
@@ -85,9 +87,10 @@ class ResultComparison:
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any], margin: float = MARGIN) -> ResultComparison:
     """Compare two results of ``tinyvit bench`` that were measured before.
 
-    Subjects are matched by what they are. A result with one subject is compared with another of one subject, whatever
-    the two are: that is what the user asks for. Rounds are paired where both results come from one run, whose rounds
-    took turns. All other intervals draw the starts and rounds of each result by themselves.
+    Subjects are matched by what they are. A result with one subject is compared with another of one
+    subject, whatever the two are: that is what the user asks for. Rounds are paired where both
+    results come from one run, whose rounds took turns. All other intervals draw the starts and
+    rounds of each result by themselves.
 
     Args:
         a: The document to compare with.
@@ -125,7 +128,9 @@ def _match(a: Side, b: Side) -> tuple[list[tuple[Subject, Subject]], list[str]]:
 
 
 def _are_one_run(sides: tuple[Side, Side], pairs: Sequence[tuple[Subject, Subject]]) -> bool:
-    """Return whether a subject of both has the very same samples: then the files come from one run."""
+    """Return whether a subject of both has the very same samples: then the files come
+    from one run.
+    """
     a, b = sides
     rounds = [(a.rounds[a.labels[one]], b.rounds[b.labels[two]]) for one, two in pairs]
     return any(one and one == two for one, two in rounds)

@@ -1,8 +1,9 @@
 """The gate for continuous integration: is anything slower than a baseline allows?
 
-A baseline is the ``result.json`` of an earlier ``tinyvit bench``. What it holds is measured again, and a subject fails
-only when the whole 95 % interval of its slow-down lies beyond what is allowed. Times of another machine say nothing, so
-such a baseline is refused; relative to a reference that both runs measured, it can be used.
+A baseline is the ``result.json`` of an earlier ``tinyvit bench``. What it holds is measured again,
+and a subject fails only when the whole 95 % interval of its slow-down lies beyond what is allowed.
+Times of another machine say nothing, so such a baseline is refused; relative to a reference that
+both runs measured, it can be used.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class GateRow:
         ratio: ``now / before``: above 1 it became slower.
         interval: 95 %, of the ratio; rounds of both runs are drawn, each for itself.
         rounds: Of the run that has fewer.
-        verdict: ``too slow`` (the whole interval is beyond the limit), ``holds`` (none of it is) or ``cannot tell``.
+        verdict: ``too slow`` (the whole interval is beyond the limit), ``holds`` (none of it is) or
+            ``cannot tell``.
     """
 
     subject: str
@@ -73,7 +75,8 @@ class GateResult:
         rows: A row for each subject that both runs measured.
         limit: Slow-down that is allowed, as a share.
         missing: Subjects of the baseline that could not be compared, each with the reason.
-        refused: In what the baseline's machine differs from this one; any means that only ratios are compared.
+        refused: In what the baseline's machine differs from this one; any means that only ratios
+            are compared.
     """
 
     rows: list[GateRow]
@@ -129,7 +132,8 @@ def read_baseline(path: str | Path, what: str = "baseline") -> dict[str, Any]:
 
 
 def baseline_runs(baseline: Mapping[str, Any]) -> list[Run]:
-    """What a baseline holds, to be measured again: the subjects of each reference with it; what failed is left out.
+    """What a baseline holds, to be measured again: the subjects of each reference with it; what
+    failed is left out.
 
     Raises:
         InputError: A subject that this version does not know, or none that was measured.
@@ -151,7 +155,9 @@ def baseline_runs(baseline: Mapping[str, Any]) -> list[Run]:
 
 
 def baseline_machine_differences(baseline: Mapping[str, Any]) -> list[str]:
-    """Return how the baseline's machine differs from this one: processor, processors, GPU, torch and engines."""
+    """Return how the baseline's machine differs from this one: processor, processors, GPU, torch
+    and engines.
+    """
     return machine_differences(baseline, describe_machine(), ("there", "here"))
 
 
@@ -181,7 +187,8 @@ def check_baseline_machine(baseline: Mapping[str, Any], relative: bool) -> list[
         The differences, which a relative comparison bears.
 
     Raises:
-        InputError: There are some and the comparison is not relative, or it is relative and there is no reference.
+        InputError: There are some and the comparison is not relative, or it is relative and there
+            is no reference.
     """
     if relative and not result_metrics(baseline).get("comparisons"):
         raise InputError("--relative needs a baseline that was measured with --against a reference; this one was not")
@@ -206,7 +213,8 @@ def compare_with_baseline(
         relative: Compare each subject's time ratio to its reference, instead of its time.
 
     Raises:
-        InputError: As :func:`check_baseline_machine`; a negative limit; or nothing that both measured.
+        InputError: As :func:`check_baseline_machine`; a negative limit; or nothing that both
+            measured.
     """
     if fail_if_slower < 0:
         raise InputError("the slow-down that is allowed must not be negative")
@@ -231,7 +239,9 @@ def compare_with_baseline(
 
 @dataclass(frozen=True)
 class Side:
-    """One run. Subjects are found by what they are, labels included, as the same model may be there twice."""
+    """One run. Subjects are found by what they are, labels included, as the same model may be there
+    twice.
+    """
 
     labels: dict[Subject, str]
     rounds: dict[str, dict[int, list[float]]]
@@ -253,7 +263,9 @@ class Side:
         return cls(labels, rounds, starts, {one["subject"]: one["against"] for one in metrics.get("comparisons", ())})
 
     def times(self, label: str, relative: bool) -> tuple[list[list[float]], list[int]]:
-        """The samples of each round, or each round's ratio of medians to the reference in lists of one; its start."""
+        """The samples of each round, or each round's ratio of medians to the reference in lists of
+        one; its start.
+        """
         rounds, starts = self.rounds[label], self.starts[label]
         if not relative:
             return list(rounds.values()), list(starts.values())
@@ -298,7 +310,9 @@ def result_metrics(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def described_machine(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the machine of a result, as :func:`.machine.describe_machine` spells it, and its ``gpu``."""
+    """Return the machine of a result, as :func:`.machine.describe_machine` spells it, and its
+    ``gpu``.
+    """
     environment = document.get("environment", {})
     found = {"gpu": environment.get("gpu")}
     machine = result_metrics(document).get("machine")

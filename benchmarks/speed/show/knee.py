@@ -17,13 +17,14 @@ _AXES = {"batch_size": "batch", "threads": "threads"}
 def find_knees(results: Sequence[SubjectResult], near: float = NEAR) -> list[dict[str, Any]]:
     """The knee of every sweep among the results.
 
-    A sweep is two or more subjects that differ in the batch size alone, or in the threads alone. Its knee is the
-    smallest value whose images per second are within ``near`` of the best of the sweep.
+    A sweep is two or more subjects that differ in the batch size alone, or in the threads alone.
+    Its knee is the smallest value whose images per second are within ``near`` of the best of the
+    sweep.
 
     Returns:
-        For each sweep: ``axis`` (``batch_size`` or ``threads``), ``subject`` (model, engine and what else is fixed),
-        ``points`` (``value``, ``images_per_second`` and ``error`` of each, either of them ``None``), ``knee``
-        (``None`` when nothing was measured) and ``sentence``.
+        For each sweep: ``axis`` (``batch_size`` or ``threads``), ``subject`` (model, engine and
+        what else is fixed), ``points`` (``value``, ``images_per_second`` and ``error`` of each,
+        either of them ``None``), ``knee`` (``None`` when nothing was measured) and ``sentence``.
     """
     knees = []
     for axis in _AXES:

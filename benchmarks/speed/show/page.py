@@ -1,4 +1,5 @@
-"""The report page of ``tinyvit bench``: one HTML file made from ``result.json``, with nothing to load from elsewhere.
+"""The report page of ``tinyvit bench``: one HTML file made from ``result.json``, with nothing to
+load from elsewhere.
 
 Every sentence with a number in it is made from the numbers, whatever they turned out to be.
 """
@@ -56,8 +57,8 @@ def write_page(path: Path, document: Mapping[str, Any]) -> Path:
 
     Args:
         path: The HTML file.
-        document: What :func:`~tinyvit.core.results.write_result` returned for ``bench``, or the same read from
-            ``result.json``.
+        document: What :func:`~tinyvit.core.results.write_result` returned for ``bench``, or the
+            same read from ``result.json``.
     """
     path.write_text(make_page(document), encoding="utf-8")
     return path
@@ -91,7 +92,8 @@ class _Names:
 
     def __init__(self, subjects: Sequence[Entry]) -> None:
         self.number = {entry["label"]: at + 1 for at, entry in enumerate(subjects)}
-        # A colour each; where they are too many, one for all that share what tells most of them apart.
+        # A colour each; where they are too many, one for all that share what tells most of them
+        # apart.
         for keys in (("label",), ("model", "engine", "precision"), ("model", "engine"), ("model",)):
             kinds = {entry["label"]: tuple({**entry["subject"], **entry}[key] for key in keys) for entry in subjects}
             places = list(dict.fromkeys(kinds.values()))
@@ -109,7 +111,7 @@ class _Names:
         return self.badge(label) + _breakable(label)
 
 
-# ------------------------------------------------------------------------------------------------------- sections
+# ------------------------------------------------------------------------------ sections
 
 
 def _title(metrics: Metrics) -> str:
@@ -300,7 +302,8 @@ def _columns(metrics: Metrics, names: _Names, cells: Any) -> tuple[list[str], li
     """Heads and rows of a table; columns that are empty for every subject are left out."""
     found = [cells(entry) for entry in metrics["subjects"]]
     heads = [head for head in found[0] if any(row[head] is not None for row in found)]
-    # What is the same for all stands at the top of the page, and what names say need not be said again.
+    # What is the same for all stands at the top of the page, and what names say need not be said
+    # again.
     labels = [f" {entry['label']} " for entry in metrics["subjects"]]
     for head, letter in _WORK.items():
         said = all(f" {letter}{row.get(head)} " in label for row, label in zip(found, labels, strict=True))
@@ -360,7 +363,7 @@ def _cost_cells(entry: Entry) -> dict[str, str | None]:
     }
 
 
-# ------------------------------------------------------------------------------------------- accuracy and latency
+# ------------------------------------------------------------------------------ accuracy and latency
 
 
 def _pareto(metrics: Metrics, names: _Names) -> str:
@@ -403,7 +406,9 @@ def _pareto(metrics: Metrics, names: _Names) -> str:
 
 
 class _Accuracies:
-    """What stands on the accuracy axis: published top-1, agreement on photographs, or (no accuracy) parameters."""
+    """What stands on the accuracy axis: published top-1, agreement on photographs, or (no accuracy)
+    parameters.
+    """
 
     def __init__(self, values: dict[str, float], title: str, axis: str, text: str, percent: bool = True) -> None:
         self.values, self.title, self.axis, self.text, self.percent = values, title, axis, text, percent
@@ -448,7 +453,7 @@ def _accuracies(measured: Sequence[Entry]) -> _Accuracies:
     )
 
 
-# ---------------------------------------------------------------------------------------------------- distributions
+# ------------------------------------------------------------------------------ distributions
 
 
 def _distributions(metrics: Metrics, names: _Names) -> str:
@@ -496,7 +501,7 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
     return inside
 
 
-# -------------------------------------------------------------------------------------------------------- breakdown
+# ------------------------------------------------------------------------------ breakdown
 
 
 def _breakdown(metrics: Metrics, names: _Names) -> str:
@@ -547,7 +552,7 @@ def _profile_table(profile: Sequence[Entry]) -> str:
     return html_table(("class", "share", "ms", "calls", "GFLOP/s"), rows, "lnnnn")
 
 
-# ------------------------------------------------------------------------------------- sweeps, scenarios, the course
+# --------------------------------------------------------------------------- sweeps, scenarios, the course
 
 
 def _sweeps(metrics: Metrics) -> str:
@@ -616,7 +621,7 @@ def _course(metrics: Metrics, names: _Names) -> str:
     return f"<section><h2>How quiet the machine was</h2><ul>{items}</ul>{figure}</section>"
 
 
-# --------------------------------------------------------------------------------------------- plan, machine, notes
+# ------------------------------------------------------------------------------ plan, machine, notes
 
 
 def _planned(metrics: Metrics, document: Mapping[str, Any]) -> str:
@@ -692,7 +697,7 @@ def _reading(metrics: Metrics) -> str:
     return f"<section><h2>Reading it</h2><ul>{items}</ul><p class='note'>All numbers are in result.json.</p></section>"
 
 
-# ------------------------------------------------------------------------------------------------------------ pieces
+# ------------------------------------------------------------------------------ pieces
 
 
 def _breakable(text: str) -> str:

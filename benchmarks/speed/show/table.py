@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 #: Columns of the terminal that a table fills at most.
 WIDTH = 120
 _GAP = "  "
-# A name needs so much room; to give it that, these columns go first, in this order. They are in the CSV.
+# A name needs so much room; to give it that, these columns go first, in this order. They are in the
+# CSV.
 _NAME = 16
 _SPARE = ("p90", "first s", "faults", "device", "GPU MiB", "p99", "disturbed")
 
@@ -30,8 +31,8 @@ class Column:
 def format_table(report: Report, width: int = WIDTH) -> str:
     """What is the same for all subjects in a line, then their speed, then what they cost.
 
-    Columns that are empty for every subject are left out, and some where there is no room; names that are too long
-    are shortened in the middle.
+    Columns that are empty for every subject are left out, and some where there is no room; names
+    that are too long are shortened in the middle.
     """
     results = report.subjects
     speedups = {comparison.subject: comparison for comparison in report.comparisons}
@@ -48,11 +49,13 @@ def fact_of(result: SubjectResult, name: str) -> Any:
     return result.facts.get(name)
 
 
-# --------------------------------------------------------------------------------------------------------- columns
+# ------------------------------------------------------------------------------ columns
 
 
 def _split_work(results: Sequence[SubjectResult]) -> tuple[list[str], list[Column]]:
-    """What all subjects share, in words, and a column for what they do not and their names do not say."""
+    """What all subjects share, in words, and a column for what they do not and their names do not
+    say.
+    """
     texts: list[tuple[str, Callable[[Any], str]]] = [
         ("engine", lambda subject: subject.engine),
         ("precision", lambda subject: subject.precision),
@@ -132,7 +135,9 @@ def _cost_columns() -> list[Column]:
 
 
 def half_interval(result: SubjectResult) -> str | None:
-    """The larger half of the interval of the median, as a share of the median; one round has no interval."""
+    """The larger half of the interval of the median, as a share of the median; one round has no
+    interval.
+    """
     latency = result.latency()
     if latency is None or latency["rounds"] < 2:
         return None
@@ -152,7 +157,7 @@ def _number(value: float | None, digits: int, factor: float = 1.0) -> str | None
     return None if value is None else f"{value * factor:,.{digits}f}"
 
 
-# ---------------------------------------------------------------------------------------------------------- layout
+# ------------------------------------------------------------------------------ layout
 
 
 def _block(results: Sequence[SubjectResult], columns: Sequence[Column], width: int) -> str:
@@ -179,14 +184,16 @@ def _place(text: str, head: str, width: int) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """A text with its middle replaced by an ellipsis where it is longer than ``width``: both ends tell names apart."""
+    """A text with its middle replaced by an ellipsis where it is longer than ``width``: both ends
+    tell names apart.
+    """
     if len(text) <= width:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
-# ------------------------------------------------------------------------------------------------------------- CSV
+# ------------------------------------------------------------------------------ CSV
 
 _SUBJECT_KEYS = ("model", "engine", "precision", "threads", "batch_size", "size", "allocator", "device", "weights")
 CSV_COLUMNS = (
@@ -201,7 +208,9 @@ CSV_COLUMNS = (
 
 
 def csv_rows(report: Report) -> list[dict[str, Any]]:
-    """A row for each subject with the columns :data:`CSV_COLUMNS`; what is not known is ``None``."""
+    """A row for each subject with the columns :data:`CSV_COLUMNS`; what is not known is
+    ``None``.
+    """
     comparisons = {comparison.subject: comparison.to_dict() for comparison in report.comparisons}
     return [_csv_row(result, comparisons.get(result.label, {})) for result in report.subjects]
 

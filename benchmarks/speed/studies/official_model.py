@@ -60,7 +60,8 @@ def load_official() -> Any:
 
 
 def build_official(name: str, **kwargs: Any) -> nn.Module:
-    """One of the official models with random weights, built from its class (its factory needs an old timm).
+    """One of the official models with random weights, built from its class (its factory needs an
+    old timm).
 
     Args:
         name: One of our names of a TinyViT.

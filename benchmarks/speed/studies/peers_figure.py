@@ -1,10 +1,11 @@
 """Figures and tables for reading, from what :mod:`.peers` measured.
 
-    python -m tinyvit.benchmarks.speed.studies.peers_figure deployed deployed.json --out deployed.svg
-    python -m tinyvit.benchmarks.speed.studies.peers_figure zoo zoo.json --out zoo.svg
+    python -m tinyvit.benchmarks.speed.studies.peers_figure deployed deployed.json --out
+    deployed.svg python -m tinyvit.benchmarks.speed.studies.peers_figure zoo zoo.json --out zoo.svg
     python -m tinyvit.benchmarks.speed.studies.peers_figure markdown deployed.json
 
-Nothing is measured here and no number is written by hand: bars, intervals and marks are those of the file.
+Nothing is measured here and no number is written by hand: bars, intervals and marks are those of
+the file.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def _bars(run: Mapping[str, Any]) -> list[Bar]:
 
 
 def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) -> str:
-    """Published accuracy over measured latency of every network's deployed form, with the front that none beats.
+    """Published accuracy over measured latency of every network's deployed form, with the front
+    that none beats.
 
     Args:
         document: Of the table ``zoo``.
@@ -93,7 +95,8 @@ def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) ->
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """How many times as fast as each subject the reference of its run was, with the interval, a column for each work.
+    """How many times as fast as each subject the reference of its run was, with the interval, a
+    column for each work.
 
     Args:
         document: Of either table.

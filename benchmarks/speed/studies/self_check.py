@@ -1,6 +1,7 @@
 """Check the harness: the same model twice, many times, and one that does 5 % more work.
 
-    python -m tinyvit.benchmarks.speed.studies.self_check --runs 40 --out benchmarks/results/speed_self_check.json
+    python -m tinyvit.benchmarks.speed.studies.self_check --runs 40 --out
+    benchmarks/results/speed_self_check.json
 
 Two starts of the same model must be ``cannot tell``, and more work must be ``slower``, in at least
 95 % of the runs of either kind. Otherwise the exit code is 1. More ``--rounds`` find smaller
@@ -73,7 +74,8 @@ def _repeated(times: int) -> torch.nn.Module:
 
 
 def summarise_runs(entries: Sequence[dict[str, Any]], right: str) -> dict[str, Any]:
-    """Verdicts of some runs, the share of right ones with its Wilson interval, and how far the ratios were from 1.
+    """Verdicts of some runs, the share of right ones with its Wilson interval, and how far the
+    ratios were from 1.
 
     Args:
         entries: A dictionary for each run, with ``verdict`` and ``time_ratio`` (``None`` for a run

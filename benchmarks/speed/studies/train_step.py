@@ -1,4 +1,5 @@
-"""One training step (forward, backward, AdamW) of our module, timm's and the official code, measured in turns.
+"""One training step (forward, backward, AdamW) of our module, timm's and the official code,
+measured in turns.
 
     python -m tinyvit.benchmarks.speed.studies.train_step --batch-size 16 --official tiny_vit.py --out train_step.json
 

@@ -65,7 +65,7 @@ def describe_energy(results: Sequence[SubjectResult]) -> str:
     return "; ".join(said) or "not measured: no subject was loaded"
 
 
-# --------------------------------------------------------------------------------------------- RAPL
+# ------------------------------------------------------------------------------ RAPL
 
 
 class _Zone:
@@ -103,7 +103,7 @@ def _open_rapl(powercap: Path) -> tuple[Callable[[], float], str]:
     return lambda: sum(zone.read() for zone in zones), source
 
 
-# --------------------------------------------------------------------------------------------- NVML
+# ------------------------------------------------------------------------------ NVML
 
 
 def _open_nvml(device: str) -> tuple[Callable[[], float], str]:

@@ -23,7 +23,9 @@ COUNT = 23
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Tiny tensors gain nothing from threads, and lose minutes to them where the processors are busy."""
+    """Tiny tensors gain nothing from threads, and lose minutes to them where the processors are
+    busy.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -64,7 +66,9 @@ def teacher() -> Teacher:
 
 
 def options(**changes) -> LabelOptions:
-    """Three views, four shards of six images and one of five, batches that do not divide a shard."""
+    """Three views, four shards of six images and one of five, batches that do not
+    divide a shard.
+    """
     values = {
         "views": 3,
         "topk": 5,

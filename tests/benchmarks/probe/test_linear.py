@@ -1,4 +1,6 @@
-"""The linear probe against the definition of its optimum, and its choices against rows that it must not see."""
+"""The linear probe against the definition of its optimum, and its choices against rows that it must
+not see.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ QUICK = ProbeOptions(cs=(0.1, 1.0, 10.0), refine=False)
 def blobs(
     rows: int, features: int, classes: int = 4, spread: float = 1.0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points around one centre a class; the centres depend on the numbers of classes and features alone."""
+    """Points around one centre a class; the centres depend on the numbers of classes and features
+    alone.
+    """
     centres = np.random.default_rng(99).normal(size=(classes, features))
     labels = np.arange(rows) % classes
     noise = np.random.default_rng(seed).normal(size=(rows, features))

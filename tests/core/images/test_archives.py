@@ -1,4 +1,6 @@
-"""Pictures in zip and tar archives and in lists: the same keys and bytes as loose ones, in every kind of process."""
+"""Pictures in zip and tar archives and in lists: the same keys and bytes as loose ones, in every
+kind of process.
+"""
 
 from __future__ import annotations
 
@@ -192,7 +194,7 @@ def _written(path: Path, data: bytes) -> Path:
     return path
 
 
-# --- lists -------------------------------------------------------------------------------------------------------
+# --- lists --------------------------------------------------------------------
 
 
 def write_list(path: Path, columns: dict[str, list]) -> Path:
@@ -242,7 +244,7 @@ def test_a_parquet_list_without_pyarrow_says_what_to_install(tmp_path, monkeypat
         ImageFiles(_written(tmp_path / "x.parquet", b"PAR1"))
 
 
-# --- keys --------------------------------------------------------------------------------------------------------
+# --- keys ---------------------------------------------------------------------
 
 
 def test_a_key_list_is_a_sequence_of_text():

@@ -1,1 +1,3 @@
-"""Images: finding them in folders, archives and lists, decoding them, and the preprocessing a model wants."""
+"""Images: finding them in folders, archives and lists, decoding them, and the preprocessing a model
+wants.
+"""

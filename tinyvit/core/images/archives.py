@@ -1,7 +1,8 @@
-"""Pictures inside zip and tar archives, read in place: where each lies is listed once, then every read is one seek.
+"""Pictures inside zip and tar archives, read in place: where each lies is listed once, then every
+read is one seek.
 
-Nothing is unpacked, an archive is opened once a process, and reading needs no shared file position, so that threads,
-forked and spawned worker processes read side by side.
+Nothing is unpacked, an archive is opened once a process, and reading needs no shared file position,
+so that threads, forked and spawned worker processes read side by side.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _UNPACK: dict[int, Callable[[bytes], bytes]] = {
 
 
 class KeyList(Sequence[str]):
-    """Keys one after the other in a byte array: a tenth of the memory of a list of text, and it may be mapped.
+    """Keys one after the other in a byte array: a tenth of the memory of a list of text, and it may
+    be mapped.
 
     Args:
         data: ``(sum,)`` u8, the keys in UTF-8.
@@ -112,9 +114,11 @@ class Members:
     """Where pictures lie in archives, in the order of their keys.
 
     Args:
-        archives: Paths of the archives below the root, ``/`` as separator; empty text for the root itself.
+        archives: Paths of the archives below the root, ``/`` as separator; empty text for the root
+            itself.
         archive: ``(N,)`` u32, which archive.
-        offset: ``(N,)`` u64, byte of the archive at which the member begins (in a zip: its local header).
+        offset: ``(N,)`` u64, byte of the archive at which the member begins (in a zip: its local
+            header).
         stored: ``(N,)`` u64, bytes that it takes there.
         size: ``(N,)`` u64, bytes of the picture.
         method: ``(N,)`` u8, how it is stored.
@@ -154,8 +158,9 @@ def is_archive(path: Path) -> bool:
 def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bool]) -> tuple[KeyList, Members]:
     """List the pictures in archives, sorted by key.
 
-    The key of a member is its path in the archive; with several archives, below a folder with the archive's own name,
-    as if each had been unpacked where it lies (unless its members are in such a folder already).
+    The key of a member is its path in the archive; with several archives, below a folder with the
+    archive's own name, as if each had been unpacked where it lies (unless its members are in such a
+    folder already).
 
     Args:
         root: The folder of the archives, or the one archive.
@@ -163,14 +168,16 @@ def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bo
         wanted: Whether a key is a picture; it sees every file of every archive.
 
     Raises:
-        InputError: An archive is damaged, or a picture's path in it leads out of the folder that it stands for.
+        InputError: An archive is damaged, or a picture's path in it leads out of the folder that it
+            stands for.
     """
     parts = []
     for number, name in enumerate(archives):
         path = root / name if name else root
         members = list(_walk(path))
         prefix = _prefix(name, members)
-        # Of members with the same name the last one counts, as when they are unpacked one after the other.
+        # Of members with the same name the last one counts, as when they are unpacked one after the
+        # other.
         chosen = {encode_key(prefix + member.key): member for member in members if wanted(prefix + member.key)}
         for member in chosen.values():
             _check_inside(path, member.key)
@@ -197,7 +204,9 @@ def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bo
 
 @dataclass(frozen=True)
 class _Part:
-    """The pictures of one archive, sorted: packed at once, because there may be many millions in all."""
+    """The pictures of one archive, sorted: packed at once, because there may be many millions in
+    all.
+    """
 
     keys: np.ndarray
     lengths: np.ndarray
@@ -225,7 +234,9 @@ class _Part:
         return cls(keys, lengths, columns, parts[0].first, parts[-1].last)
 
     def sorted(self) -> _Part:
-        """By key; of equal keys, which only different archives can have, the one of the later archive."""
+        """By key; of equal keys, which only different archives can have, the one of the later
+        archive.
+        """
         ends = np.cumsum(self.lengths).astype(np.int64).tolist()
         data = self.keys.tobytes()
         keys = [data[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
@@ -242,7 +253,9 @@ class _Part:
 
 
 def _check_inside(path: Path, key: str) -> None:
-    """Refuse a key that leads elsewhere: it is joined to folders by those who write files of the same names."""
+    """Refuse a key that leads elsewhere: it is joined to folders by those who write files of the
+    same names.
+    """
     if key.startswith(("/", "\\")) or (".." in key and ".." in key.replace("\\", "/").split("/")):
         raise InputError(f"archive {path} names {key!r}; a picture's path in an archive is relative and has no '..'")
 
@@ -294,7 +307,8 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
 
 
 class ArchiveReader:
-    """Reads members by their place. Safe for threads, and after a fork; travels to spawned processes.
+    """Reads members by their place. Safe for threads, and after a fork; travels to spawned
+    processes.
 
     Args:
         root: The folder of the archives, or the one archive.
@@ -351,7 +365,8 @@ class ArchiveReader:
                 handle = (self.root / name if name else self.root).open("rb", buffering=0)
                 self._handles[number] = handle  # pyright: ignore[reportArgumentType]
                 if len(self._handles) > _OPEN_ARCHIVES:
-                    # Not closed here: a thread may be reading from it, and the last one to let go closes it.
+                    # Not closed here: a thread may be reading from it, and the last one to let go
+                    # closes it.
                     self._handles.popitem(last=False)
             else:
                 self._handles.move_to_end(number)

@@ -1,7 +1,8 @@
-"""A list of pictures in one fixed order: a folder, zip and tar archives, or what a CSV or Parquet table names.
+"""A list of pictures in one fixed order: a folder, zip and tar archives, or what a CSV or Parquet
+table names.
 
-Labels, where a task has them, come from the first folder of a picture's path (``CLASS/NAME.jpg``), as in
-torchvision's ``ImageFolder``.
+Labels, where a task has them, come from the first folder of a picture's path (``CLASS/NAME.jpg``),
+as in torchvision's ``ImageFolder``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from .archives import ARCHIVE_SUFFIXES, ArchiveReader, KeyList, Members, encode_
 from .lists import LIST_SUFFIXES, read_files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-# What lies beside pictures and is expected there: tables, notes, and what file managers leave behind.
+# What lies beside pictures and is expected there: tables, notes, and what file managers leave
+# behind.
 _SIDE_SUFFIXES = (".csv", ".parquet", ".json", ".md")
 _SIDE_NAMES = ("thumbs.db", "desktop.ini")
 _SIDE_STEMS = ("readme", "license", "licence")
@@ -30,21 +32,23 @@ _SHOWN_KINDS = 6
 class ImageFiles(Sequence[str]):
     """Pictures of one data set, sorted by key.
 
-    A key is the picture's path relative to the root with forward slashes, so the order is the same on every system,
-    and the same whether the pictures lie loose or in archives.
+    A key is the picture's path relative to the root with forward slashes, so the order is the same
+    on every system, and the same whether the pictures lie loose or in archives.
 
     Args:
-        root: A folder of pictures (searched recursively); a zip or an uncompressed tar of them; a folder that holds
-            no loose picture, but such archives (often one a class: ``n01440764.tar`` stands for a folder
-            ``n01440764``); or a ``.csv`` or ``.parquet`` list with a column ``file``. Archives are read in place.
+        root: A folder of pictures (searched recursively); a zip or an uncompressed tar of them; a
+            folder that holds no loose picture, but such archives (often one a class:
+            ``n01440764.tar`` stands for a folder ``n01440764``); or a ``.csv`` or ``.parquet`` list
+            with a column ``file``. Archives are read in place.
 
     Attributes:
         root: What the keys are relative to: the folder or archive, or the folder of the list.
         keys: The keys, sorted.
         members: Where the pictures lie in archives; ``None`` when they lie loose.
         listing: The list that names the pictures, or ``None``.
-        left_out: Files below the root that are no pictures of a known kind, counted by suffix, most first. Hidden
-            files, tables and readmes are not counted. :func:`describe_left_out` says it in a sentence.
+        left_out: Files below the root that are no pictures of a known kind, counted by suffix, most
+            first. Hidden files, tables and readmes are not counted. :func:`describe_left_out` says
+            it in a sentence.
 
     Raises:
         InputError: ``root`` does not exist, is of no such kind, is damaged, or holds no picture.
@@ -76,7 +80,8 @@ class ImageFiles(Sequence[str]):
 
     @classmethod
     def listed(cls, root: str | Path, keys: KeyList, members: Members | None = None) -> ImageFiles:
-        """Pictures that are known already, without looking for them: what is missing shows when it is read.
+        """Pictures that are known already, without looking for them: what is missing shows when it
+        is read.
 
         Args:
             root: The folder, archive, or list.
@@ -237,7 +242,9 @@ def _counts(left_out: Mapping[str, int]) -> str:
 
 
 def describe_left_out(root: str | Path, left_out: Mapping[str, int]) -> str | None:
-    """A sentence about :attr:`ImageFiles.left_out` of the pictures below ``root``; ``None`` when nothing was."""
+    """A sentence about :attr:`ImageFiles.left_out` of the pictures below ``root``; ``None`` when
+    nothing was.
+    """
     total = sum(left_out.values())
     if not total:
         return None
@@ -250,7 +257,8 @@ def decode(data: bytes) -> Image.Image:
     """Decode an encoded picture to RGB, whole: a truncated file is an error, not a grey corner.
 
     Raises:
-        ValueError: The bytes are no picture of a known format. Damaged pictures raise what Pillow raises.
+        ValueError: The bytes are no picture of a known format. Damaged pictures raise what Pillow
+            raises.
     """
     try:
         image = Image.open(io.BytesIO(data))

@@ -1,7 +1,8 @@
 """Lists of pictures as tables: CSV, or Parquet through pyarrow.
 
-Columns: ``file`` (text; the picture's path below the folder of the list, ``/`` as separator) and, where the classes are
-known, ``class_index`` (a whole number). Other columns are ignored. The order of rows does not matter.
+Columns: ``file`` (text; the picture's path below the folder of the list, ``/`` as separator) and,
+where the classes are known, ``class_index`` (a whole number). Other columns are ignored. The order
+of rows does not matter.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ def read_files(path: Path) -> list[str]:
     """The column ``file``, sorted.
 
     Raises:
-        InputError: The list cannot be read, has no such column or no row, names a file twice, or a path leads out of
-            the folder of the list.
+        InputError: The list cannot be read, has no such column or no row, names a file twice, or a
+            path leads out of the folder of the list.
     """
     files = _column(path, "file")
     if not files:

@@ -1,6 +1,7 @@
 """The transform from an image to a model's input for evaluation: resize, centre crop, normalise.
 
-:class:`tinyvit.backbones.Preprocess` is the same with tensors; this module needs only numpy and Pillow.
+:class:`tinyvit.backbones.Preprocess` is the same with tensors; this module needs only numpy and
+Pillow.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def check_side(side: int | None, what: str, smallest: int = 1) -> None:
     """Reject an input side that is too small or too large; ``None`` stands for the model's own.
 
     Raises:
-        InputError: The side is not a whole number, or is below ``smallest`` or above :data:`MAX_SIDE`.
+        InputError: The side is not a whole number, or is below ``smallest`` or above
+            :data:`MAX_SIDE`.
     """
     if side is None:
         return
@@ -44,8 +46,10 @@ class Preprocess:
 
     Args:
         size: Height and width of the input, in pixels.
-        crop_pct: Share of the resized image that the centre crop keeps; timm 0.95 at 224 px, official 0.875.
-        crop_mode: ``center`` (resize the shorter side, then crop) or ``squash`` (resize both sides, no crop).
+        crop_pct: Share of the resized image that the centre crop keeps; timm 0.95 at 224 px,
+            official 0.875.
+        crop_mode: ``center`` (resize the shorter side, then crop) or ``squash`` (resize both sides,
+            no crop).
         interpolation: ``bicubic`` or ``bilinear``.
         mean: Per channel, in units of the full range 0..1.
         std: Per channel, in units of the full range 0..1.
@@ -105,7 +109,9 @@ class Preprocess:
         return image.crop((left, top, left + width, top + height))
 
     def normalize_array(self, image: Image.Image) -> np.ndarray:
-        """Return the numeric part, ``(x / 255 - mean) / std`` per channel, as a float32 array ``(3, H, W)``."""
+        """Return the numeric part, ``(x / 255 - mean) / std`` per channel, as a float32 array ``(3,
+        H, W)``.
+        """
         pixels = np.array(image, dtype=np.float32)
         pixels /= 255
         pixels -= np.array(self.mean, dtype=np.float32)

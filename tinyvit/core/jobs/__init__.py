@@ -1,12 +1,13 @@
 """Units of work on this process, several processes, the ranks of ``torchrun``, or a Ray cluster.
 
-A unit is idempotent: whoever does it leaves the same result, so one that a dead worker held is simply done again. There
-is no lease and no heartbeat here: the operating system (a closed pipe) or Ray says when a worker is gone, and ranks of
-``torchrun`` each have their fixed share.
+A unit is idempotent: whoever does it leaves the same result, so one that a dead worker held is
+simply done again. There is no lease and no heartbeat here: the operating system (a closed pipe) or
+Ray says when a worker is gone, and ranks of ``torchrun`` each have their fixed share.
 
-    place = choose_place(workers=4, device="cpu")
-    with place.open(make) as pool:            # make(device, threads) -> worker; worker(unit, report) -> result
-        for event in pool.run(units):         # Progress(index, value) while it works, Done(index, result) after
+    place = choose_place(workers=4, device="cpu") with place.open(make) as pool:            #
+    make(device, threads) -> worker; worker(unit, report) -> result
+        for event in pool.run(units):         # Progress(index, value) while it works, Done(index,
+        result) after
             ...
 """
 

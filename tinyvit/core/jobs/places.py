@@ -168,10 +168,12 @@ def choose_place(
     environ: Mapping[str, str] = os.environ,
     gpus: int = 0,
 ) -> Place:
-    """Return where a command works, from its options and from what ``torchrun`` left in the environment.
+    """Return where a command works, from its options and from what ``torchrun`` left in the
+    environment.
 
     Args:
-        workers: Processes on this machine, or actors of a Ray cluster; by default one a GPU, else this process alone.
+        workers: Processes on this machine, or actors of a Ray cluster; by default one a GPU, else
+            this process alone.
         ray: Address of a Ray cluster, or ``local``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         say: Told in a sentence when a worker died.

@@ -1,4 +1,6 @@
-"""Worker processes on this machine: the parent hands units out, and starts a process again that died."""
+"""Worker processes on this machine: the parent hands units out, and starts a process again that
+died.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ class _Member:
 class ProcessPool:
     """Processes that each make a worker once and then do units one by one.
 
-    Every process has a pipe of its own and nothing is shared, so that one that is killed, even in the middle of a
-    message, can hold up no other.
+    Every process has a pipe of its own and nothing is shared, so that one that is killed, even in
+    the middle of a message, can hold up no other.
 
     Args:
         make: Makes a worker for a device.
@@ -54,7 +56,8 @@ class ProcessPool:
         self._make, self._devices, self._threads = make, devices, threads
         self._say = say or (lambda _: None)
         self._deaths = Deaths(most_deaths)
-        # Forking this process would copy its threads' locks; a server that has only imported things is safe to fork.
+        # Forking this process would copy its threads' locks; a server that has only imported things
+        # is safe to fork.
         self._context: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
             # What it imports once, so that workers start in milliseconds.
@@ -129,7 +132,9 @@ class ProcessPool:
                     member.unit = None
 
     def _receive(self, member: _Member, waiting: deque[int]) -> tuple[str, Any] | None:
-        """The next message of a worker, or ``None`` when it is dead and another one has taken its place."""
+        """The next message of a worker, or ``None`` when it is dead and another one has taken its
+        place.
+        """
         try:
             return member.pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
@@ -146,7 +151,9 @@ class ProcessPool:
 
 
 def _start_server() -> None:
-    """Start the server without the current folder on its path: a folder there may be called as a package is."""
+    """Start the server without the current folder on its path: a folder there may be called as a
+    package is.
+    """
     from multiprocessing import forkserver  # POSIX has it
 
     before = os.environ.get("PYTHONSAFEPATH")  # looked at by Python 3.11 and later

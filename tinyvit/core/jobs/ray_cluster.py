@@ -1,4 +1,6 @@
-"""Workers as actors of a Ray cluster: Ray starts actors again that died, where it finds room for them."""
+"""Workers as actors of a Ray cluster: Ray starts actors again that died, where it finds room for
+them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _PATIENCE = 60.0
 
 
 class _Holder:
-    """An actor: it makes a worker when it gets its first unit, so that it answers soon and Ray knows that it lives.
+    """An actor: it makes a worker when it gets its first unit, so that it answers soon and Ray
+    knows that it lives.
 
     Args:
         device: Of the worker.
@@ -41,7 +44,8 @@ class _Holder:
         """Do a unit.
 
         Args:
-            make: A reference to what makes the worker, in a list: Ray would replace a bare one by what it refers to.
+            make: A reference to what makes the worker, in a list: Ray would replace a bare one by
+                what it refers to.
             unit: The unit.
         """
         try:
@@ -70,13 +74,13 @@ class _Actor:
 class RayPool:
     """Actors that hold a worker each.
 
-    A unit whose actor died goes to whichever actor is there next; the actor itself is started again by Ray and gets
-    units once it answers. So a node that never comes back holds nothing up.
+    A unit whose actor died goes to whichever actor is there next; the actor itself is started again
+    by Ray and gets units once it answers. So a node that never comes back holds nothing up.
 
     Args:
         make: Makes a worker for a device.
-        address: Of the cluster (``auto``, ``HOST:PORT``, ``ray://...``), or ``local`` for a Ray on this machine that
-            ends with the run.
+        address: Of the cluster (``auto``, ``HOST:PORT``, ``ray://...``), or ``local`` for a Ray on
+            this machine that ends with the run.
         workers: Actors; by default one a GPU of the cluster, or one a node where there is none.
         device: ``auto``, ``cpu`` or ``cuda``.
         say: Told in a sentence when an actor died.
@@ -111,7 +115,8 @@ class RayPool:
         if self._address == _LOCAL:
             settings |= {"num_cpus": max(available_cpus(), self._workers or 1), "include_dashboard": False}
         with ExitStack() as stack:
-            # Ray's threads print what became of workers, and stdout belongs to a command's own result.
+            # Ray's threads print what became of workers, and stdout belongs to a command's own
+            # result.
             stack.enter_context(redirect_stdout(sys.stderr))
             try:
                 ray.init(**settings)
@@ -184,7 +189,9 @@ class RayPool:
                 actor.call = actor.handle.work.remote(self._shared, units[actor.unit])
 
     def _answer(self, actor: _Actor, waiting: deque[int]) -> tuple[str, Any] | None:
-        """What an actor answered about its unit; ``None`` when it only said that it is there, or died."""
+        """What an actor answered about its unit; ``None`` when it only said that it is there, or
+        died.
+        """
         try:
             answer = self._ray.get(actor.call)
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError):
@@ -204,7 +211,9 @@ class RayPool:
 
 
 def _share(nodes: Sequence[dict[str, float]], gpus: int, count: int) -> dict[str, float]:
-    """What each of ``count`` actors asks Ray for: its part of a node, small enough for every node that may hold one."""
+    """What each of ``count`` actors asks Ray for: its part of a node, small enough for every node
+    that may hold one.
+    """
     fitting = [node for node in nodes if node.get("GPU", 0) or not gpus]
     on_one_node = -(-count // len(fitting))
     cpus = max(1, int(min(node.get("CPU", 1) for node in fitting)) // on_one_node)

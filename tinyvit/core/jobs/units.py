@@ -22,14 +22,17 @@ Worker = Callable[[Any, Report], Any]
 
 
 class Make(Protocol):
-    """Makes a worker. It travels to other processes, so it can be pickled, like units and results."""
+    """Makes a worker. It travels to other processes, so it can be pickled, like units
+    and results.
+    """
 
     def __call__(self, device: str, threads: int | None = None) -> Worker:
         """Return a worker.
 
         Args:
             device: A torch device.
-            threads: Threads that the worker's process may compute with; ``None`` keeps the process's setting.
+            threads: Threads that the worker's process may compute with; ``None`` keeps the
+                process's setting.
         """
         ...
 

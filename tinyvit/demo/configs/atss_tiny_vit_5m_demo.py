@@ -1,9 +1,9 @@
 """The demo's detector: ATSS with a narrow head on TinyViT-5M, for pictures of 128 px.
 
-Command: ``tinyvit demo``, which puts data, weights, learning rate, size and length into it.
-Recipe: MMDetection's ATSS, cut to 64 channels and the three levels that a small picture has; anchors of 32, 64 and
-128 px instead of 64 to 1024.
-Expected: see ``benchmarks/results/demo_tuning.json`` (tuning pictures of one seed).
+Command: ``tinyvit demo``, which puts data, weights, learning rate, size and length into it. Recipe:
+MMDetection's ATSS, cut to 64 channels and the three levels that a small picture has; anchors of 32,
+64 and 128 px instead of 64 to 1024. Expected: see ``benchmarks/results/demo_tuning.json`` (tuning
+pictures of one seed).
 """
 
 _base_ = ["mmdet::atss/atss_r50_fpn_1x_coco.py"]
@@ -15,7 +15,8 @@ model = dict(
         type="tinyvit.TinyViT",
         arch="5m",
         out_indices=(1, 2, 3),
-        # The windows that the student was distilled with: nothing is resized, and 128 px needs no padding.
+        # The windows that the student was distilled with: nothing is resized, and 128 px needs no
+        # padding.
         window_sizes=(2, 2, 4, 2),
         weights=None,
     ),

@@ -38,7 +38,8 @@ BITS = [
     *("-0x1.064670d979b73p-10", "0x1.5b97a17d41193p+1"),
     *("-0x1.036d6c4a04b5ap-2", "-0x1.29c5c4630ff0ep+1", "-0x1.e9a3e40341034p+2"),
 ]
-#: Records of seed 3 of images 0, 0 and 12345 of 20,000, views 0, 1 and 67, each image of 500 x 375 pixels.
+#: Records of seed 3 of images 0, 0 and 12345 of 20,000, views 0, 1 and 67, each image of 500 x 375
+#: pixels.
 PLACES = [(0, 0), (0, 1), (12345, 67)]
 RECORDS = {
     "deit": [

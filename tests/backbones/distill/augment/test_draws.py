@@ -1,4 +1,6 @@
-"""What the sampler draws has the distributions of timm's and torchvision's transforms, over 20,000 draws."""
+"""What the sampler draws has the distributions of timm's and torchvision's transforms, over 20,000
+draws.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from tinyvit.backbones.distill.augment.kernels import GRID
 from tinyvit.backbones.distill.augment.operations import JITTER_PARTS, RAND_NAMES
 
 DRAWS = 20_000
-#: A right sampler fails a comparison with this probability; seeds are fixed, so it fails always or never.
+#: A right sampler fails a comparison with this probability; seeds are fixed, so it fails always or
+#: never.
 P_VALUE = 1e-6
 NORMAL_QUANTILE = 4.7534  # at 1 - P_VALUE
 IMAGES = 1000

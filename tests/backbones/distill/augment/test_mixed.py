@@ -1,4 +1,6 @@
-"""Views with every operation through a store: labelled, made again, verified; mixed ones with their partners."""
+"""Views with every operation through a store: labelled, made again, verified; mixed ones with their
+partners.
+"""
 
 from __future__ import annotations
 

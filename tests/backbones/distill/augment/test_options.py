@@ -96,8 +96,8 @@ def test_descriptions():
     [
         (["--augment", "tinyvits"], "is not one of 'crop-flip', 'tinyvit', 'deit', 'deit3'"),
         (["--aa", "augmix-m5"], "unknown augmentation"),
-        (["--color-jitter", "some"], "neither a number"),
-        (["--reprob", "2"], "'--reprob': Input should be less than or equal to 1"),
+        (["--color-jitter", "some"], "write numbers with commas between them"),
+        (["--reprob", "2"], "--reprob must be at most 1.0, not '2'"),
         (["--centre", "--augment", "tinyvit"], "centre views are plain"),
     ],
 )

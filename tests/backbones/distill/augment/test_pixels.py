@@ -1,4 +1,6 @@
-"""Pixels of the operations: timm's and torchvision's where they have them, and the same view at every size."""
+"""Pixels of the operations: timm's and torchvision's where they have them, and the same view at
+every size.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 
 
 def scene(side: int = 224, seed: int = 0) -> Image.Image:
-    """Sky, ground, some coloured things with edges, and grain: as much of everything as a photograph has."""
+    """Sky, ground, some coloured things with edges, and grain: as much of everything as a
+    photograph has.
+    """
     rng = np.random.default_rng(seed)
     rows = np.linspace(0, 1, side)[:, None, None]
     pixels = (1 - rows) * [90, 140, 220] + rows * [70, 60, 30]
@@ -60,7 +64,7 @@ def same(ours: Image.Image, theirs: Image.Image) -> bool:
     return np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-# --- operations as timm and torchvision have them ------------------------------------------------------------------
+# --- operations as timm and torchvision have them -----------------------------
 
 
 @pytest.mark.parametrize("increasing", [True, False])
@@ -179,7 +183,7 @@ def test_erasing_modes():
     assert same(Erase((5, 5, 5, 9), "const")(image), image)
 
 
-# --- mixing --------------------------------------------------------------------------------------------------------
+# --- mixing -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.5, 0.999, 1.0])
@@ -213,9 +217,10 @@ def test_partners_view_is_its_own_without_mixing():
         apply(one, params, (64, 64))
 
 
-# --- the same view at every size -----------------------------------------------------------------------------------
+# --- the same view at every size ----------------------------------------------
 
-#: Operations whose curve depends on single pixels, or has a step: they and averaging do not commute.
+#: Operations whose curve depends on single pixels, or has a step: they and averaging do not
+#: commute.
 NOT_LINEAR = ("auto_contrast", "equalize", "posterize", "solarize", "solarize_add")
 VIEWS = {
     "plain": {},
@@ -238,7 +243,9 @@ def smoothed(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.parametrize("size", [(64, 64), (96, 160)])
 def test_student_sees_the_teachers_view(name, size):
-    """Compared after both are reduced to few pixels; other sizes and other shapes than the teacher's 224 x 224."""
+    """Compared after both are reduced to few pixels; other sizes and other shapes than the
+    teacher's 224 x 224.
+    """
     image, params = scene(320), whole(320, **VIEWS[name])
     teacher, student = apply(image, params, (224, 224)), apply(image, params, size)
     gap = np.abs(smoothed(teacher, (32, 32)) - smoothed(student, (32, 32))).mean()
@@ -246,7 +253,9 @@ def test_student_sees_the_teachers_view(name, size):
 
 
 def test_everything_at_once_is_fixed_for_ever():
-    """Pixels of every operation in one view; a change of Pillow may change them, and then only a hash policy helps."""
+    """Pixels of every operation in one view; a change of Pillow may change them, and then only a
+    hash policy helps.
+    """
     image, other = scene(), scene(160, seed=1)
     for preset in ("deit", "deit3"):
         sampler = ViewSampler.preset(preset, seed=1)

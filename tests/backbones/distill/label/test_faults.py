@@ -1,4 +1,6 @@
-"""A full disk, an unreadable image, a NaN: told precisely, and nothing is lost. And what a run says about its time."""
+"""A full disk, an unreadable image, a NaN: told precisely, and nothing is lost. And what a run says
+about its time.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +161,8 @@ def test_a_value_that_is_not_finite_is_told_with_image_view_and_shard(pictures, 
         label_store(ImageFiles(pictures), tmp_path / "t", teacher, options(), show=False)
     left = SoftLabelStore(tmp_path / "t")
     assert [shard.name for shard in left.finished_shards()] == ["i00000000-00000006_v0000-0002"]
-    # What came behind the broken batch was in the pipeline, and is not stored as if nothing had happened.
+    # What came behind the broken batch was in the pipeline, and is not stored as if nothing had
+    # happened.
     assert len(list((left.folder / "shards").iterdir())) == 2
 
 

@@ -36,7 +36,7 @@ def first_shard(path: Path) -> Path:
     return sorted((path / "teachers").glob("*/shards/*.safetensors"))[0]
 
 
-# --- tensor files ------------------------------------------------------------------------------------------------
+# --- tensor files -------------------------------------------------------------
 
 
 def test_tensor_file_has_golden_bytes(tmp_path):
@@ -74,7 +74,7 @@ def test_nothing_is_left_under_a_temporary_name(store):
     assert not list(store.path.rglob("*.tmp"))
 
 
-# --- manifest ----------------------------------------------------------------------------------------------------
+# --- manifest -----------------------------------------------------------------
 
 
 def test_manifest_is_the_sorted_list_with_hashes(store, pictures):
@@ -119,7 +119,7 @@ def test_changed_file_is_noticed_by_size_and_by_content(store, pictures, tmp_pat
         store.manifest.check_images(images, "the store")
 
 
-# --- rows --------------------------------------------------------------------------------------------------------
+# --- rows ---------------------------------------------------------------------
 
 
 def test_rows_come_in_any_order_from_any_shard(store):
@@ -150,7 +150,7 @@ def test_store_travels_to_another_process(store):
     assert (again.rows([4], [1]) == store.rows([4], [1])).all()
 
 
-# --- broken stores -----------------------------------------------------------------------------------------------
+# --- broken stores ------------------------------------------------------------
 
 
 def test_no_store(tmp_path):
@@ -281,7 +281,7 @@ def test_shard_that_lost_bytes_is_found_without_reading_rows_and_can_be_made_aga
     assert shard.read_bytes() == content
 
 
-# --- more views, more teachers -----------------------------------------------------------------------------------
+# --- more views, more teachers ------------------------------------------------
 
 
 def test_a_finished_store_grows_by_views_and_stays_what_it_was(copy, store, pictures, teacher, tmp_path):
@@ -341,7 +341,7 @@ def test_a_second_teacher_must_look_at_the_same_views(copy, pictures):
         label_store(ImageFiles(pictures), copy, other, options(name="a b"), show=False)
 
 
-# --- the index ---------------------------------------------------------------------------------------------------
+# --- the index ----------------------------------------------------------------
 
 
 def test_the_index_says_what_the_reports_say_and_goes_when_a_shard_is_made_again(pictures, teacher, tmp_path):
@@ -392,7 +392,7 @@ def test_an_index_of_fewer_views_is_not_believed(copy):
     assert not grown.write_index()
 
 
-# --- many images -------------------------------------------------------------------------------------------------
+# --- many images --------------------------------------------------------------
 
 
 def test_many_images_are_opened_without_being_listed(store, pictures, tmp_path, monkeypatch):
@@ -424,7 +424,8 @@ def test_places_in_archives_are_kept_with_the_store(pictures, teacher, tmp_path,
     monkeypatch.setattr(archives, "_walk", lambda *_: pytest.fail("the archive was listed"))
     images = opened.manifest.open_images(zipped, "the store", opened.path)
     assert opened.manifest.read(images, 3, "the store") == (pictures / "03.jpg").read_bytes()
-    # The same pictures packed otherwise: what is kept does not fit any more, and the archive is listed.
+    # The same pictures packed otherwise: what is kept does not fit any more, and the archive is
+    # listed.
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(pictures.iterdir(), reverse=True):
             archive.write(path, path.name)

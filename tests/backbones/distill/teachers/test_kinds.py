@@ -1,4 +1,6 @@
-"""Teachers that are no names of ours or timm's: programs in files, Python functions, OpenCLIP, and ensembles."""
+"""Teachers that are no names of ours or timm's: programs in files, Python functions, OpenCLIP, and
+ensembles.
+"""
 
 from __future__ import annotations
 
@@ -267,7 +269,7 @@ def test_files_that_are_no_programs(tmp_path):
         spec(tmp_path / "noise.pt2", weights=tmp_path / "x.pth").load()
 
 
-# --- ONNX --------------------------------------------------------------------------------------------------------
+# --- ONNX ---------------------------------------------------------------------
 
 
 def write_onnx(path: Path, *, batch: int | str = "n", nhwc: bool = False, softmax: bool = False) -> np.ndarray:
@@ -356,7 +358,7 @@ class _Mean(nn.Module):
         return x.mean((2, 3)) @ self.matrix
 
 
-# --- functions ---------------------------------------------------------------------------------------------------
+# --- functions ----------------------------------------------------------------
 
 SOURCE = """
 import torch
@@ -443,7 +445,7 @@ def _logits_of(network: nn.Module):
     return lambda x: network(x)["logits"]
 
 
-# --- ensembles ---------------------------------------------------------------------------------------------------
+# --- ensembles ----------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
@@ -526,7 +528,7 @@ def test_the_card_is_the_teachers(folder, names):
     assert (card.fingerprint, card.num_classes, card.size) == (teacher.fingerprint, teacher.num_classes, teacher.size)
 
 
-# --- OpenCLIP ----------------------------------------------------------------------------------------------------
+# --- OpenCLIP -----------------------------------------------------------------
 
 
 class FakeClip(nn.Module):

@@ -147,7 +147,7 @@ def test_real_teacher_knows_real_pictures(test_data, tmp_path):
     assert correct[1] >= 46
 
 
-# --- the teacher's own accuracy -----------------------------------------------------------------------------------
+# --- the teacher's own accuracy -----------------------------------------------
 
 
 def test_the_sample_is_evenly_spread_and_the_same_every_time():
@@ -224,7 +224,7 @@ def test_a_check_of_pictures_that_cannot_be_read_tells_so(pictures, tmp_path, ca
     assert "un-augmented views of 1 images whose class is known: not known, none could" in capsys.readouterr().err
 
 
-# --- true classes ------------------------------------------------------------------------------------------------
+# --- true classes -------------------------------------------------------------
 
 
 def test_ties_do_not_count_as_right():

@@ -1,4 +1,6 @@
-"""What a recipe can ask for, on small models: true classes, mixing, repeats, EMA, accumulation, starts, teachers."""
+"""What a recipe can ask for, on small models: true classes, mixing, repeats, EMA, accumulation,
+starts, teachers.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,7 @@ def weights(work_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(work_dir / "student.safetensors")
 
 
-# --- the order of views ------------------------------------------------------------------------------------------
+# --- the order of views -------------------------------------------------------
 
 
 def test_repeats_show_a_third_of_the_images_three_times_in_a_row_with_other_views():
@@ -144,7 +146,7 @@ def test_passes_taken_in_small_pieces_are_the_same(monkeypatch, repeats, world):
     assert [places(rank) for rank in range(world)] == whole
 
 
-# --- true classes ------------------------------------------------------------------------------------------------
+# --- true classes -------------------------------------------------------------
 
 
 def test_drawn_views_carry_both_classes_of_a_mixed_view(classes):
@@ -239,7 +241,7 @@ def test_unreadable_image_ends_a_run_without_a_store_and_is_named_with_the_way_o
     pretrain(recipe(data, loss="labels", max_iters=3), tmp_path / "run", show=False)
 
 
-# --- exact resume ------------------------------------------------------------------------------------------------
+# --- exact resume -------------------------------------------------------------
 
 KINDS = {
     "labels, mixed, repeated, averaged, in parts": {
@@ -342,7 +344,7 @@ def test_of_very_many_loose_pictures_a_sample_of_sizes_is_bound(classes, monkeyp
     assert sampled == DrawnViews(ImageFiles(classes), ViewSampler(), 24).identity
 
 
-# --- average, parts, statistics ----------------------------------------------------------------------------------
+# --- average, parts, statistics -----------------------------------------------
 
 
 def test_exported_student_is_the_moving_average_of_the_weights(store, pictures, tmp_path, monkeypatch):
@@ -378,7 +380,8 @@ def test_an_average_too_slow_for_a_run_is_refused(store, pictures, tmp_path):
 
 def test_parts_give_the_step_of_the_whole_batch(classes, tmp_path):
     for parts in (1, 4):
-        # A large eps: AdamW would make a full step of what rounding leaves of gradients that are zero.
+        # A large eps: AdamW would make a full step of what rounding leaves of gradients that are
+        # zero.
         keys = {"student": DEIT, "loss": "labels", "views": MIXED, "eps": 1e-2, "max_iters": 4}
         run = recipe(classes, **keys, accumulate=parts)
         pretrain(run, tmp_path / str(parts), show=False)
@@ -401,7 +404,7 @@ def test_statistics_of_batchnorm_stay_fixed_when_asked_for(classes, tmp_path, fi
     assert not torch.equal(trained["patch_embed.conv1.bn.weight"], start["patch_embed.conv1.bn.weight"])
 
 
-# --- where a student starts --------------------------------------------------------------------------------------
+# --- where a student starts ---------------------------------------------------
 
 
 @pytest.fixture
@@ -470,7 +473,7 @@ def test_start_is_not_needed_any_more_to_go_on(classes, start, tmp_path):
     assert pretrain(run, tmp_path / "run", resume=True, show=False).student.read_bytes() == first
 
 
-# --- a teacher beside the student --------------------------------------------------------------------------------
+# --- a teacher beside the student ---------------------------------------------
 
 
 def test_teacher_online_and_stored_teach_the_same(classes, mixed_store, truth_csv, tmp_path, monkeypatch):
@@ -506,10 +509,11 @@ def test_stored_labels_are_read_at_the_temperature_of_the_loss(mixed_store, clas
         open_views(other)
 
 
-# --- several processes -------------------------------------------------------------------------------------------
+# --- several processes --------------------------------------------------------
 
 
-# Commands one after the other in the same processes, which join once: starting them takes longer than training.
+# Commands one after the other in the same processes, which join once: starting them takes longer
+# than training.
 COMMANDS = """
 import json, sys
 import torch.distributed as dist
@@ -527,7 +531,9 @@ dist.destroy_process_group()
 
 @pytest.fixture
 def two_processes(tmp_path):
-    """Runs a module or a script as two processes that torchrun starts: its arguments -> stdout and stderr."""
+    """Runs a module or a script as two processes that torchrun starts: its arguments -> stdout and
+    stderr.
+    """
 
     def run(*arguments: str) -> tuple[str, str]:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
@@ -542,7 +548,9 @@ def two_processes(tmp_path):
 def test_two_processes_train_like_one_with_the_same_batch_and_resume(
     classes, truth_csv, mixed_store, tmp_path, two_processes
 ):
-    """DeiT, which has no BatchNorm: its statistics would be each process's own, over its part of the batch."""
+    """DeiT, which has no BatchNorm: its statistics would be each process's own, over its part of
+    the batch.
+    """
     student = {**TOKEN, "drop_path_rate": 0.0}
     keys = {"student": student, "loss": "deit_soft", "truth": str(truth_csv), "labels": str(mixed_store.path)}
     run = recipe(classes, **keys, eps=1e-2, ema=0.5, accumulate=2, repeats=3, max_iters=4)
@@ -560,7 +568,8 @@ def test_two_processes_train_like_one_with_the_same_batch_and_resume(
     for name, value in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(folder)[name], value, rtol=1e-4, atol=1e-6)
     assert json.loads((folder / "result.json").read_text())["metrics"]["processes"] == 2
-    # Killed after the first checkpoint, and continued by two processes: the same bits. Then all of it in bf16.
+    # Killed after the first checkpoint, and continued by two processes: the same bits. Then all of
+    # it in bf16.
     whole, curve = (folder / "student.safetensors").read_bytes(), losses(folder)
     for later in ("student.safetensors", "result.json", "checkpoints/iter_00000004.pth"):
         (folder / later).unlink()
@@ -602,7 +611,7 @@ def test_several_processes_need_a_folder_to_share(classes, run_cli, monkeypatch)
     assert (code, err) == (2, "tinyvit: several processes share one folder: give --work-dir\n")
 
 
-# --- the commands ------------------------------------------------------------------------------------------------
+# --- the commands -------------------------------------------------------------
 
 
 def test_finetune_starts_from_weights_and_maps_classes(classes, start, tmp_path, run_cli):
@@ -622,7 +631,7 @@ def test_finetune_starts_from_weights_and_maps_classes(classes, start, tmp_path,
     assert weights(tmp_path / "run")["head.fc.weight"].shape[0] == 4
 
 
-# --- what is said, and what is refused ---------------------------------------------------------------------------
+# --- what is said, and what is refused ----------------------------------------
 
 
 def test_plan_says_all_that_a_recipe_asks_for(known, tmp_path, capsys):

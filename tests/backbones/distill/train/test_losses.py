@@ -34,7 +34,7 @@ def stored(teacher: Tensor, topk: int, temperature: float = 1.0):
     return restore(encode_logits(teacher, layout), layout, temperature)
 
 
-# --- the soft label alone ----------------------------------------------------------------------------------------
+# --- the soft label alone -----------------------------------------------------
 
 
 @pytest.mark.parametrize("topk", [1, 10, 50])
@@ -77,7 +77,7 @@ def test_gradient_is_softmax_minus_target():
     assert logits.grad.sum(1).abs().max() < 1e-6
 
 
-# --- true classes ------------------------------------------------------------------------------------------------
+# --- true classes -------------------------------------------------------------
 
 
 def test_smoothed_labels_equal_timms():
@@ -96,7 +96,7 @@ def test_mixed_labels_equal_the_dense_mixture():
     torch.testing.assert_close(label_cross_entropy(logits, classes, weights, 0.1), dense)
 
 
-# --- DeiT --------------------------------------------------------------------------------------------------------
+# --- DeiT ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tau", TEMPERATURES)
@@ -135,7 +135,8 @@ def test_official_reduction_is_the_paper_divided_by_the_number_of_classes():
     teacher, logits = normal(5, 20, seed=0, scale=3), normal(5, 20, seed=1)
     labels = stored(teacher, 7, 3.0)
     fields = labels.index, labels.probability, labels.residual
-    # What DeiT's code writes down: the sum of the divergence over B and C, times tau^2, divided by B * C.
+    # What DeiT's code writes down: the sum of the divergence over B and C, times tau^2, divided by
+    # B * C.
     log_student, log_teacher = (logits / 3).log_softmax(1), (teacher / 3).log_softmax(1)
     official = (log_teacher.exp() * (log_teacher - log_student)).sum() * 9 / logits.numel()
     torch.testing.assert_close(dense_kl_divergence(logits, teacher, 3.0, "official"), official)

@@ -18,7 +18,8 @@ SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.sta
 TINYVIT, MIXED = ("rand-m9-mstd0.5-inc1", 0.25, 0.0, 0.0), ("rand-m9-mstd0.5-inc1", 0.25, 0.8, 1.0)
 DEIT = ("deit_tiny", "deit_small", "deit_base")
 
-# name -> (images, batch, epochs, warm-up, effective lr, min lr, warm-up lr, weight decay, drop path)
+# name -> (images, batch, epochs, warm-up, effective lr, min lr, warm-up lr, weight decay, drop
+# path)
 PUBLISHED = {
     **{
         f"tiny_vit_{size}_22k_distill": (IN22K, 4096, 90, 5, 2e-3, 4e-5, 4e-6, 0.01, path)
@@ -147,11 +148,13 @@ def test_cosine_runs_from_the_start_or_from_the_end_of_the_warm_up():
     assert [whole.rate(i) for i in (0, 50, 100, 500, 1000)] == pytest.approx([0.1, 0.55, 0.975528, 0.5, 0.0], abs=1e-6)
 
 
-# --- layer decay and weight decay --------------------------------------------------------------------------------
+# --- layer decay and weight decay ---------------------------------------------
 
 
 def test_layer_decay_is_the_official_map():
-    """The numbers of the official ``set_layer_lr_decay``; a downsample ends its stage there, and begins one here."""
+    """The numbers of the official ``set_layer_lr_decay``; a downsample ends its stage there, and
+    begins one here.
+    """
     model = create_model("tiny_vit_5m_224")
     scales = rate_scales(model, 0.8)
     powers = {

@@ -71,7 +71,7 @@ def whole_run(store, pictures, tmp_path_factory):
     return pretrain(recipe(store, pictures), work_dir, show=False), work_dir
 
 
-# --- the order of views ------------------------------------------------------------------------------------------
+# --- the order of views -------------------------------------------------------
 
 
 def test_a_pass_is_a_permutation_with_one_view_and_the_next_has_the_next():
@@ -92,7 +92,7 @@ def test_skipping_is_going_on(skipped):
     assert list(islice(order, 10)) == list(islice(ViewOrder(images, 3, seed=1), skipped, skipped + 10))
 
 
-# --- the data ----------------------------------------------------------------------------------------------------
+# --- the data -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -164,7 +164,7 @@ def test_other_pixels_are_an_error_a_warning_or_ignored(store, other_pixels, pic
     assert "warning: " not in capsys.readouterr().err
 
 
-# --- a run -------------------------------------------------------------------------------------------------------
+# --- a run --------------------------------------------------------------------
 
 
 def test_loss_falls_and_the_schedule_is_warmup_then_cosine(store, pictures, tmp_path):
@@ -421,7 +421,9 @@ def test_loss_that_is_not_finite_ends_the_run(store, pictures, tmp_path):
 def test_weights_that_are_not_finite_are_never_saved_and_the_last_checkpoint_starts_another_run(
     store, pictures, tmp_path, monkeypatch
 ):
-    """Nothing is logged between iteration 7, where the weights break, and 10, where they would be saved."""
+    """Nothing is logged between iteration 7, where the weights break, and 10, where they would be
+    saved.
+    """
     original = Distiller.train_step
 
     def breaks(self, data, optim_wrapper):
@@ -465,7 +467,7 @@ def test_nothing_decays_that_must_not():
     assert all(p.ndim <= 1 or "attention_biases" in names[id(p)] for p in free["params"])
 
 
-# --- unreadable images, and what is refused ----------------------------------------------------------------------
+# --- unreadable images, and what is refused -----------------------------------
 
 
 def test_unreadable_images_are_left_out_of_training(pictures, teacher, tmp_path):

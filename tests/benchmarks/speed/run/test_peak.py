@@ -1,4 +1,6 @@
-"""The GEMM peak: which peaks are measured and how shares follow from it. No test looks at how long anything took."""
+"""The GEMM peak: which peaks are measured and how shares follow from it. No test looks at how long
+anything took.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""When rounds end and which are repeated (with scripted workers), and that the harness is right (with real ones)."""
+"""When rounds end and which are repeated (with scripted workers), and that the harness is right
+(with real ones).
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,8 @@ def test_the_time_limit_ends_it_and_is_named() -> None:
 
 
 def test_a_disturbed_round_is_measured_again_at_the_end() -> None:
-    # Round 1 (the second) is disturbed in one of its two turns: both are measured again, so that they stay paired.
+    # Round 1 (the second) is disturbed in one of its two turns: both are measured again, so that
+    # they stay paired.
     rounds = run_rounds([iter(range(1, 9)), iter(range(11, 19))], Plan(rounds=3), [QUIET, QUIET, QUIET, BUSY])
     first, second = (runner.result for runner in rounds.runners)
     assert [turn.index for turn in first.rounds] == [0, 1, 2]
@@ -198,7 +201,7 @@ def test_order_changes_and_either_of_two_goes_first_equally_often() -> None:
     assert sum(order.index(0) < order.index(2) for order in orders) == 20
 
 
-# ------------------------------------------------------------------------------------------------- real workers
+# ------------------------------------------------------------------------------ real workers
 
 SUBJECTS = """
 import os, subprocess, sys, time
@@ -259,7 +262,9 @@ def subject(name: str) -> Subject:
 
 
 def short_plan(**changes: Any) -> Plan:
-    """Turns of one step, without warm-up, repeats and the machine's peak, where nothing else is said."""
+    """Turns of one step, without warm-up, repeats and the machine's peak, where nothing else is
+    said.
+    """
     short = {"round_seconds": 0.0, "round_iterations": 1, "warmup_seconds": 0.0, "repeat_disturbed": 0, "peak": False}
     return Plan(**{**short, **changes})
 
@@ -292,7 +297,8 @@ def busy_report(folder: Path) -> Report:
 
 @pytest.mark.skipif(not ContentionSensor().available, reason="the load cannot be read on this system")
 def test_a_foreign_load_in_the_middle_is_flagged(busy_report: Report) -> None:
-    # 3 warm-up steps, then an untimed one and 3 or more a round: the load starts in the second or third round.
+    # 3 warm-up steps, then an untimed one and 3 or more a round: the load starts in the second or
+    # third round.
     turns = busy_report.subjects[0].rounds
     assert len(turns) == 6
     assert all("foreign load" in turn.disturbed_by for turn in turns[3:])

@@ -1,4 +1,6 @@
-"""The pure parts between the command line and the report: options, runs, knees, tables, machine, charts."""
+"""The pure parts between the command line and the report: options, runs, knees, tables, machine,
+charts.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def result(rate: float | None, error: str | None = None, **work: object) -> Subj
     return SubjectResult(subject, rounds=rounds, error=error)
 
 
-# ---------------------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------ options
 
 
 def test_lists_keep_their_order_and_lose_what_is_said_twice() -> None:
@@ -65,7 +67,7 @@ def test_wrong_durations_name_the_option(text: str) -> None:
         parse_seconds(text, "--max-time")
 
 
-# ------------------------------------------------------------------------------------------------------------- runs
+# ------------------------------------------------------------------------------ runs
 
 
 def test_without_a_reference_all_take_turns_unless_they_are_many() -> None:
@@ -134,7 +136,7 @@ def test_reports_of_several_runs_become_one() -> None:
     assert merged.ended == "run 1: as planned; run 2: time was up"
 
 
-# ------------------------------------------------------------------------------------------------------------ knees
+# ------------------------------------------------------------------------------ knees
 
 
 def test_the_knee_is_the_smallest_batch_near_the_best() -> None:
@@ -166,7 +168,7 @@ def test_a_sweep_in_which_nothing_was_measured() -> None:
     assert "no batch could be measured" in knee["sentence"]
 
 
-# ----------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------ tables
 
 
 def make_report(results: list[SubjectResult], comparisons: list[Comparison] | None = None) -> Report:
@@ -205,7 +207,7 @@ def test_names_lose_their_middle(width: int, short: str) -> None:
     assert shorten("abcdefghij", width) == short
 
 
-# ---------------------------------------------------------------------------------------------- machine and accuracy
+# ------------------------------------------------------------------------------ machine and accuracy
 
 
 def test_flags_of_known_texts() -> None:
@@ -231,7 +233,7 @@ def test_published_accuracy_needs_the_right_size_and_tag() -> None:
     assert all(50 < top1 < 95 for rows in TOP1.values() for _, _, top1 in rows)
 
 
-# ----------------------------------------------------------------------------------------------------------- charts
+# ------------------------------------------------------------------------------ charts
 
 
 def test_the_front_is_what_nothing_beats_in_both() -> None:

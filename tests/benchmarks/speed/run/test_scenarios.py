@@ -1,4 +1,6 @@
-"""MLPerf's scenarios with the real LoadGen, in short runs. No test looks at how long anything took."""
+"""MLPerf's scenarios with the real LoadGen, in short runs. No test looks at how long
+anything took.
+"""
 
 from __future__ import annotations
 
@@ -198,7 +200,8 @@ def test_server_finds_a_rate_and_confirms_it(folder: Path) -> None:
     result = run(folder, "sums", "Server", latency_bound=30.0)
     assert result.error is None
     assert [tried["logs"] for tried in result.search] == ["search_01", "search_02", "search_03", "confirm_01"]
-    # Nothing waits 30 seconds in runs this short: every rate that is tried is higher than the one before.
+    # Nothing waits 30 seconds in runs this short: every rate that is tried is higher than the one
+    # before.
     assert all(tried["kept"] for tried in result.search)
     rates = [tried["rate"] for tried in result.search]
     assert rates[:3] == sorted(rates[:3])

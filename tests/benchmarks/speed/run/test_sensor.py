@@ -58,7 +58,8 @@ def test_work_of_a_watched_process_is_not_foreign() -> None:
     assert watched is not None
     assert unwatched is not None
     assert 0 <= watched.foreign <= 1
-    # What it used, however little a crowded machine gave it, must be in the foreign share (a tick may fall outside).
+    # What it used, however little a crowded machine gave it, must be in the foreign share (a tick
+    # may fall outside).
     assert unwatched.foreign > 0.5 * used / (0.7 * len(os.sched_getaffinity(0)))
 
 

@@ -1,4 +1,6 @@
-"""What ``tinyvit bench`` writes and prints: JSON as documented, table, CSV, page. One run serves all tests."""
+"""What ``tinyvit bench`` writes and prints: JSON as documented, table, CSV, page. One run serves
+all tests.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ SCHEMA = Path(tinyvit.benchmarks.speed.__file__).with_name("SCHEMA.md")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, exit_code: Callable[..., int]) -> Path:
-    """A sweep over two batch sizes with a reference, something that is left out and something that fails."""
+    """A sweep over two batch sizes with a reference, something that is left out and something that
+    fails.
+    """
     folder = tmp_path_factory.mktemp("bench")
     (folder / "output_subjects.py").write_text(SUBJECTS)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +77,9 @@ def join(steps: list[str]) -> str:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its path, lists written as ``[]``; values inside objects and lists come after them."""
+    """Every value with its path, lists written as ``[]``; values inside objects and lists come
+    after them.
+    """
     if path:
         yield path, value
     if isinstance(value, dict):
@@ -85,7 +91,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def lookup(value: Any, steps: list[str]) -> Iterator[bool]:
-    """Whether the key at the end of ``steps`` is there, once for every object that should hold it."""
+    """Whether the key at the end of ``steps`` is there, once for every object that
+    should hold it.
+    """
     if not steps or value is None or steps[0] == "*":
         return
     if steps[0] == "[]":
@@ -205,7 +213,8 @@ def test_the_page_stands_alone_and_says_what_the_result_says(folder: Path, docum
     assert metrics["left_out"][0]["reason"] in page.text
     assert "out of memory" in page.text
     assert metrics["machine"]["processor"] in page.text
-    # Nothing was published for these subjects, and no photographs were given: the page must say what it shows instead.
+    # Nothing was published for these subjects, and no photographs were given: the page must say
+    # what it shows instead.
     assert "No accuracy is known of these subjects" in page.text
     assert "--batch-size 1,2" in page.text
 
@@ -252,7 +261,7 @@ def test_the_terminal_output_fits_120_columns(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name at least one model"),
+        (("run",), "name at least one model"),
         (("--relative", "m:f"), "--relative is about a --baseline"),
         (("m:f", "--baseline", "nowhere.json"), "leave the models and --against out"),
         (("--baseline", "nowhere.json"), "baseline nowhere.json cannot be read"),

@@ -1,4 +1,6 @@
-"""The committed tables: which runs there are, what is kept of them, and the figures drawn from them."""
+"""The committed tables: which runs there are, what is kept of them, and the figures drawn from
+them.
+"""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -72,7 +74,7 @@ def test_a_sweep_goes_on_and_repeats_what_failed(tmp_path: Path, monkeypatch: py
     stored = json.loads(out.read_text())
     subjects = [subject for run in stored["runs"] for subject in run["subjects"]]
     assert all(subject == {"label": subject["label"], "round_median_seconds": [2.0]} for subject in subjects)
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         peers.run_table("deployed", tmp_path / "none.py", out, Plan())
 
 

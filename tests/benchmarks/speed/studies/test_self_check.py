@@ -68,7 +68,9 @@ def test_both_kinds_are_mixed() -> None:
 
 
 def test_a_stopped_check_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second call does the runs that the first one did not; another command does not touch the file."""
+    """The second call does the runs that the first one did not; another command does not touch the
+    file.
+    """
     done: list[str] = []
 
     def run_once(subject: Any, against: Any, plan: Any) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The engines: each computes what eager float32 does, from the same weights, in the precision that was asked for."""
+"""The engines: each computes what eager float32 does, from the same weights, in the precision that
+was asked for.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def plain():
 def whole_list():
     return lambda batch: [batch]
 """
-# timm's own miniature models: a transformer with a fixed size, and a convolutional network that takes any.
+# timm's own miniature models: a transformer with a fixed size, and a convolutional network that
+# takes any.
 VIT, RESNET = "timm:test_vit", "timm:test_resnet"
 
 
@@ -150,7 +153,9 @@ def test_exported_files_hold_the_weights_that_eager_has(model: str) -> None:
 
 
 def test_tiny_vit_does_the_same_work_as_timm_at_another_size() -> None:
-    """Windows stay as they are at every input size; a model that was built for the size would scale them."""
+    """Windows stay as they are at every input size; a model that was built for the size would scale
+    them.
+    """
     image = torch.zeros(1, 3, 96, 96)
     ours, theirs = (
         make_module(Subject(name, size=96).resolved()) for name in ("tiny_vit_5m_224", "timm:tiny_vit_5m_224")
@@ -180,7 +185,9 @@ assert compiled.count() == reference.count()
 
 
 def test_compiled_is_what_eager_is_and_says_how_long_it_took(functions: str, tmp_path: Path) -> None:
-    """In a process of its own, as in the harness: compiled code and a runtime's threads in one process can crash."""
+    """In a process of its own, as in the harness: compiled code and a runtime's threads in one
+    process can crash.
+    """
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", COMPILED]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -219,9 +226,9 @@ def test_what_is_no_module_runs_as_it_is_and_no_other_way(functions: str) -> Non
     assert plain.count()["params"] is None
     with pytest.raises(EngineError, match="does not return a torch module"):
         build(Subject(f"{functions}:plain", engine="deploy", size=8))
-    with pytest.raises(EngineError, match="precision cannot be chosen"):
+    with pytest.raises(EngineError, match="its precision is fixed; use --precision fp32"):
         build(Subject(f"{functions}:plain", precision="bf16", size=8))
-    with pytest.raises(EngineError, match="returns list and no tensor"):
+    with pytest.raises(EngineError, match="returns list instead of a tensor"):
         build(Subject(f"{functions}:whole_list", size=8)).infer(np.ones((1, 3, 8, 8), np.float32))
 
 

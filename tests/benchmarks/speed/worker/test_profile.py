@@ -1,4 +1,6 @@
-"""The breakdown of a step: operators in classes, and the arithmetic that is read from recorded shapes."""
+"""The breakdown of a step: operators in classes, and the arithmetic that is read from recorded
+shapes.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def model() -> nn.Module:
 
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
 def test_every_product_of_a_real_model_is_counted(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """The same sum as torch's own counter finds, from another source, packed weights of the deployed form included."""
+    """The same sum as torch's own counter finds, from another source, packed weights of the
+    deployed form included.
+    """
     batch = torch.randn(2, 3, 96, 128)
     run = model if dtype is None else deploy(model, dtype, check=False)
     found = profile_module(run, batch)
@@ -259,7 +263,9 @@ def test_a_recording_far_slower_than_the_step_is_called_disturbed(monkeypatch: p
 
 
 def write_network(path: Path) -> dict[str, int]:
-    """A network with one layer of each class for 32 x 32 pixels; its floating-point operations by class."""
+    """A network with one layer of each class for 32 x 32 pixels; its floating-point operations by
+    class.
+    """
     onnx = pytest.importorskip("onnx")
     make, draw = onnx.helper.make_node, np.random.default_rng(0).standard_normal
     weights = {"full": (16, 3, 3, 3), "deep": (16, 1, 3, 3), "layer": (16, 32), "other": (16, 48)}
