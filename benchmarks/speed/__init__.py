@@ -1,6 +1,7 @@
 """How fast a model runs: every subject in its own process, measured in turns."""
 
-from .results.results import Comparison, Report, Round, SubjectResult
+from .results.measurements import Round, SubjectResult
+from .results.report import Comparison, Report
 from .results.subjects import Subject
 from .run.measure import measure
 from .run.plan import Plan

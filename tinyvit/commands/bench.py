@@ -11,7 +11,7 @@ import typer
 from ._common import DeviceOption, JsonOption, WorkDirOption, hint, print_json, resolve_device
 
 if TYPE_CHECKING:
-    from tinyvit.benchmarks.speed.results.results import Report
+    from tinyvit.benchmarks.speed.results.report import Report
     from tinyvit.benchmarks.speed.results.subjects import Subject
     from tinyvit.benchmarks.speed.run.matrix import Matrix
     from tinyvit.benchmarks.speed.run.plan import Plan
@@ -269,7 +269,7 @@ def _write_files(report: Report, arguments: Arguments, folder: Path) -> tuple[di
     document = write_result(folder, "bench", kept, report.to_dict())
     paths = [folder / "result.json"]
     if arguments["csv"]:
-        paths.append(write_csv(folder / "result.csv", report))
+        paths.append(write_csv(folder / "result.csv", document["metrics"]))
     if arguments["html"]:
         paths.append(write_page(folder / "report.html", document))
     return document, paths
@@ -281,7 +281,9 @@ def _write(report: Report, arguments: Arguments, folder: Path) -> None:
     if arguments["as_json"]:
         print_json(document)
         return
-    typer.echo(f"\n{report.text()}\n")
+    from tinyvit.benchmarks.speed.show.table import report_text
+
+    typer.echo(f"\n{report_text(document['metrics'])}\n")
     for path in paths:
         typer.echo(f"{path.name}: {path}")
     hint("tinyvit bench compare BEFORE.json " + str(folder / "result.json"))

@@ -21,7 +21,7 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
 
-from ..results.results import SubjectResult
+from ..results.measurements import SubjectResult
 from ..results.subjects import Subject
 from .exported import export_if_needed
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess

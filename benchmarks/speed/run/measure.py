@@ -15,7 +15,8 @@ from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
 from tinyvit.core.results import plain
 
-from ..results.results import Comparison, Report, SubjectResult
+from ..results.measurements import SubjectResult
+from ..results.report import Comparison, Report
 from ..results.subjects import Subject
 from ..worker.energy import describe_energy, joules_per_image
 from .drift import check_photos, measure_drifts

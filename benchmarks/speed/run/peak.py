@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...statistics import quantile
-from ..results.results import SubjectResult
+from ..results.measurements import SubjectResult
 from ..results.subjects import PEAK, Subject
 
 PeakKey = tuple[str, int, str]

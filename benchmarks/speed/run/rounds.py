@@ -11,7 +11,7 @@ from typing import Any
 
 from ...statistics import RESAMPLES, Ratio, median_interval, paired_ratio, quantile
 from ..results.load import with_steps
-from ..results.results import Round, SubjectResult
+from ..results.measurements import Round, SubjectResult
 from ..results.subjects import Subject
 from .plan import Plan
 from .process import WorkerDiedError, WorkerFailedError, WorkerProcess

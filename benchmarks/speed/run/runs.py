@@ -8,7 +8,7 @@ from typing import Any
 
 from tinyvit.core.errors import InputError
 
-from ..results.results import Report
+from ..results.report import Report
 from ..results.subjects import Subject
 from .matrix import Matrix
 from .measure import measure

@@ -18,7 +18,7 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.machine import describe_machine
 
 from ...statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, quantile, unpaired_ratio_interval
-from ..results.results import Report
+from ..results.report import Report
 from ..results.subjects import Subject
 from ..run.runs import Run
 

@@ -30,6 +30,7 @@ from ...scripts import run_script
 from ..results.subjects import Subject
 from ..run.measure import measure
 from ..run.plan import Plan
+from ..show.table import report_text
 from .official_model import PATH_VARIABLE
 
 _OFFICIAL = f"{__package__}.official_model"
@@ -186,7 +187,7 @@ def run_table(table: str, official: Path | None, out: Path, plan: Plan) -> dict[
             continue
         print(f"{title} ...", file=sys.stderr, flush=True)
         report = measure(subjects, plan, against=reference)
-        print(report.text(), file=sys.stderr, flush=True)
+        print(report_text(report.to_dict()), file=sys.stderr, flush=True)
         found.append({"title": title, "work": work.__dict__, **_short(report.to_dict())})
         if not report.failed:  # the next call repeats a failed run
             write_json(path, found[-1])

@@ -24,6 +24,7 @@ from tinyvit.core.files import write_json
 from tinyvit.core.machine import environment
 
 from ...scripts import run_script
+from ..show.table import report_text
 
 _SETTINGS = "TINYVIT_TRAIN_STEP"
 _MODEL = "tiny_vit_21m_224"
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Plan(rounds=options.rounds, round_seconds=0.0, round_iterations=1, max_seconds=None, peak=False),
         against=subjects[0],
     )
-    print(report.text(), file=sys.stderr)
+    print(report_text(report.to_dict()), file=sys.stderr)
     write_json(
         options.out,
         {

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..results.results import SubjectResult
+from ..results.measurements import SubjectResult
 
 POWERCAP = Path("/sys/class/powercap")
 

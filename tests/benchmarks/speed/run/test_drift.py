@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tinyvit.benchmarks.speed import Subject
-from tinyvit.benchmarks.speed.results.results import SubjectResult
+from tinyvit.benchmarks.speed.results.measurements import SubjectResult
 from tinyvit.benchmarks.speed.run.drift import (
     compare_outputs,
     is_reference,

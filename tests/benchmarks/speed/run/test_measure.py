@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tinyvit.backbones import create_model
 from tinyvit.benchmarks.speed import Plan, Report, Subject, measure
 from tinyvit.benchmarks.speed.run.measure import _add_reference, _distinct_labels
+from tinyvit.benchmarks.speed.show.table import report_text
 from tinyvit.benchmarks.speed.worker.engines import build_engine
 from tinyvit.benchmarks.speed.worker.engines.modules import count_module
 from tinyvit.core.errors import InputError
@@ -123,7 +124,7 @@ def test_the_report_is_json_with_raw_samples_and_a_table(report: Report) -> None
     assert [turn["samples"] for turn in first["rounds"]] == [turn.samples for turn in report.subjects[0].rounds]
     assert first["images_per_second"] == pytest.approx(1 / first["latency_seconds"]["median"])
     assert document["plan"]["rounds"] == 6
-    text = report.text()
+    text = report_text(report.to_dict())
     assert "failed: killed: in round 2" in text
     assert "noisy against sums: " in text
     assert text.splitlines()[0] == "eager, fp32, 1 thread, batch 1, tuned allocator, cpu, 8 px"

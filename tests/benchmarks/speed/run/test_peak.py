@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from tinyvit.benchmarks.speed import Subject
-from tinyvit.benchmarks.speed.results.results import Round, SubjectResult
+from tinyvit.benchmarks.speed.results.measurements import Round, SubjectResult
 from tinyvit.benchmarks.speed.run import peak
 
 

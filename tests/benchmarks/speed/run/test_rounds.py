@@ -15,10 +15,11 @@ import pytest
 
 from tinyvit.benchmarks.speed import Plan, Report, Subject, measure
 from tinyvit.benchmarks.speed.results.load import Limits, Load
-from tinyvit.benchmarks.speed.results.results import SubjectResult
+from tinyvit.benchmarks.speed.results.measurements import SubjectResult
 from tinyvit.benchmarks.speed.run.process import WorkerDiedError
 from tinyvit.benchmarks.speed.run.rounds import Rounds, Runner, compare_rounds, iter_orders
 from tinyvit.benchmarks.speed.run.sensor import ContentionSensor
+from tinyvit.benchmarks.speed.show.table import report_text
 from tinyvit.core.machine import available_cpus
 
 QUIET, BUSY = Load(0.01, 0.0), Load(0.4, 0.0)
@@ -277,9 +278,9 @@ def test_five_per_cent_more_is_found_slower_and_the_same_twice_is_not() -> None:
     assert set(verdicts) == {"slowed", "twin"}
     assert verdicts["slowed"] is not None
     assert verdicts["twin"] is not None
-    assert verdicts["slowed"].verdict == "slower", report.text()
+    assert verdicts["slowed"].verdict == "slower", report_text(report.to_dict())
     assert verdicts["slowed"].interval.low < 1.05
-    assert verdicts["twin"].verdict == "cannot tell", report.text()
+    assert verdicts["twin"].verdict == "cannot tell", report_text(report.to_dict())
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +307,7 @@ def test_a_foreign_load_in_the_middle_is_flagged(busy_report: Report) -> None:
     found = busy_report.contention()
     assert found["reasons"]["foreign load"] >= 3
     assert found["repeated_rounds"] == 2
-    text = busy_report.text()
+    text = report_text(busy_report.to_dict())
     assert "BUSY MACHINE: " in text
     assert "foreign load" in text
     assert "2 disturbed rounds measured again" in text

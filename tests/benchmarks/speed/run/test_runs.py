@@ -8,10 +8,10 @@ import pytest
 
 from tinyvit.benchmarks import charts
 from tinyvit.benchmarks.speed import Comparison, Plan, Report, Round, Subject, SubjectResult
+from tinyvit.benchmarks.speed.results.knees import find_knees
 from tinyvit.benchmarks.speed.run.matrix import plan_cells
 from tinyvit.benchmarks.speed.run.runs import TOGETHER, merge_reports, plan_runs, plan_text
 from tinyvit.benchmarks.speed.show.accuracy import TOP1, published_top1
-from tinyvit.benchmarks.speed.show.knee import find_knees
 from tinyvit.benchmarks.speed.show.table import WIDTH, format_table, shorten
 from tinyvit.benchmarks.statistics import Interval, Ratio
 from tinyvit.core.errors import InputError
@@ -176,11 +176,11 @@ def make_report(results: list[SubjectResult], comparisons: list[Comparison] | No
 
 
 def test_columns_that_say_nothing_are_left_out_and_what_is_shared_is_said_once() -> None:
-    text = format_table(make_report([result(10.0), result(20.0, engine="deploy")]))
+    text = format_table(make_report([result(10.0), result(20.0, engine="deploy")]).to_dict())
     first, speed, cost = text.split("\n\n")
     assert first == "fp32, 1 thread, batch 1, tuned allocator, cpu"
     # One round has no interval, and no peak was measured.
-    assert speed.splitlines()[0].split() == ["subject", "engine", "median", "ms", "p90", "p99", "img/s", "disturbed"]
+    assert speed.splitlines()[0].split() == ["subject", "engine", "median", "ms", "p90", "p99", "images/s", "disturbed"]
     assert "100.00" in speed.splitlines()[1]
     assert "joules" not in cost.lower()
 
@@ -195,7 +195,7 @@ def test_a_table_with_everything_in_it_fits_the_terminal() -> None:
         found.joules_per_image = 1.5
         found.drift = {"max_difference": 1e-6, "centred_cosine": 1.0, "top1_agreement": 1.0}
     ratio = Ratio(1.3, Interval(1.2, 1.4), 12, "cannot tell")
-    text = format_table(make_report([one, two], [Comparison(one.label, two.label, ratio)]))
+    text = format_table(make_report([one, two], [Comparison(one.label, two.label, ratio)]).to_dict())
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "0.77x cannot tell" in text
     assert "reference" in text

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tinyvit.benchmarks.speed import Plan, Report, Subject, SubjectResult
-from tinyvit.benchmarks.speed.results.results import Comparison, Round
+from tinyvit.benchmarks.speed.results.measurements import Round
+from tinyvit.benchmarks.speed.results.report import Comparison
 from tinyvit.benchmarks.speed.run.rounds import compare_rounds
 from tinyvit.benchmarks.speed.show.gate import (
     baseline_runs,

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import tinyvit.benchmarks.speed
+from tinyvit.benchmarks.speed.results.metrics import COST, METRICS, SPEED
 from tinyvit.benchmarks.speed.show.page import make_page
 from tinyvit.benchmarks.speed.show.table import CSV_COLUMNS, WIDTH
 
@@ -131,6 +132,21 @@ def test_every_documented_key_is_in_a_result(document: dict[str, Any]) -> None:
     for path, (_, always) in documented().items():
         if always:
             assert all(lookup(document, split(path))), f"{path} is documented and missing"
+
+
+def test_the_schema_says_of_each_metric_what_its_declaration_says() -> None:
+    text = SCHEMA.read_text()
+    for metric in METRICS.values():
+        if metric.path:
+            path = re.sub(r"\.\d+$", "[]", metric.path)
+            assert f"| `metrics.subjects[].{path}` | {metric.kind} | {metric.meaning} |" in text, metric.key
+
+
+def test_each_metric_of_a_table_has_a_heading_of_its_own() -> None:
+    headings = [metric.heading for metric in (*SPEED, *COST)]
+    assert None not in headings
+    assert len(set(headings)) == len(headings)
+    assert set(SPEED) | set(COST) == {metric for metric in METRICS.values() if metric.heading}
 
 
 def test_the_plan_says_what_is_left_out_and_the_result_too(document: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ def test_every_asked_network_and_engine_is_in_the_zoo() -> None:
 def fake_report(failed: list[str]) -> Any:
     turns = [{"samples": [3.0, 1.0, 2.0]}, {"samples": []}]
     subjects = [{"label": "timm", "rounds": turns}, {"label": "deployed", "rounds": turns}]
-    return SimpleNamespace(failed=failed, text=lambda: "a table", to_dict=lambda: {"subjects": subjects})
+    return SimpleNamespace(failed=failed, to_dict=lambda: {"subjects": subjects})
 
 
 def test_a_sweep_goes_on_and_repeats_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +65,7 @@ def test_a_sweep_goes_on_and_repeats_what_failed(tmp_path: Path, monkeypatch: py
         return fake_report(["it broke"] if len(done) == 2 else [])
 
     monkeypatch.setattr(peers, "measure", measure)
+    monkeypatch.setattr(peers, "report_text", lambda metrics: f"{len(metrics['subjects'])} subjects")
     out = tmp_path / "deployed.json"
     first = peers.run_table("deployed", None, out, Plan())
     total = len(first["runs"])

@@ -8,7 +8,7 @@ import pynvml
 import pytest
 
 from tinyvit.benchmarks.speed import Subject
-from tinyvit.benchmarks.speed.results.results import Round, SubjectResult
+from tinyvit.benchmarks.speed.results.measurements import Round, SubjectResult
 from tinyvit.benchmarks.speed.worker import energy
 from tinyvit.benchmarks.speed.worker.energy import EnergyMeter, describe_energy, joules_per_image
 

@@ -1,13 +1,13 @@
-"""Sweeps: from which batch size, or number of threads, on nothing is gained any more."""
+"""Sweeps: the batch size, or number of threads, from which on nothing is gained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..results.results import SubjectResult
+from .measurements import SubjectResult
+from .metrics import format_rate
 
 #: So much less than the best counts as reached.
 NEAR = 0.05
@@ -15,7 +15,7 @@ _AXES = {"batch_size": "batch", "threads": "threads"}
 
 
 def find_knees(results: Sequence[SubjectResult], near: float = NEAR) -> list[dict[str, Any]]:
-    """The knee of every sweep among the results.
+    """Return the knee of every sweep among the results.
 
     A sweep is two or more subjects that differ in the batch size alone, or in the threads alone.
     Its knee is the smallest value whose images per second are within ``near`` of the best of the
@@ -71,13 +71,9 @@ def _sentence(name: str, axis: str, rows: Sequence[dict[str, Any]], rates: dict[
     rate, best = rates[knee], max(rates, key=lambda value: rates[value])
     spelled = f"{axis} {knee}" if axis == "batch" else f"{knee} thread{'' if knee == 1 else 's'}"
     if len(rates) == 1:
-        return f"{name}: {_rate(rate)} images/s at {spelled}, and nothing to compare it with{lost}"
+        return f"{name}: {format_rate(rate)} images/s at {spelled}, and nothing to compare it with{lost}"
     if knee == max(rates):
         # The largest value won: where the growth ends was not seen.
-        return f"{name}: images/s still grow at {spelled}, the largest measured ({_rate(rate)} images/s){lost}"
+        return f"{name}: images/s still grow at {spelled}, the largest measured ({format_rate(rate)} images/s){lost}"
     reach = "the best" if knee == best else f"{rate / rates[best]:.0%} of the best, at {best}"
-    return f"{name}: images/s stop growing at {spelled} ({_rate(rate)} images/s, {reach}){lost}"
-
-
-def _rate(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    return f"{name}: images/s stop growing at {spelled} ({format_rate(rate)} images/s, {reach}){lost}"
