@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from .api.deployment import export_onnx, predict_onnx, verify_onnx
     from .api.labels import label
     from .api.probing import linear_probe
+    from .api.speed import bench
     from .api.training import evaluate, finetune, pretrain
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "bench",
     "evaluate",
     "export_onnx",
     "finetune",

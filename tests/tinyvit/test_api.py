@@ -10,9 +10,10 @@ import pytest
 
 import tinyvit
 from tinyvit.api import HOME
-from tinyvit.commands import export, labels, pretrain, probe
+from tinyvit.commands import bench, export, labels, pretrain, probe
 
 COMMANDS = {
+    "bench": bench.bench,
     "evaluate": pretrain.evaluate,
     "export_onnx": export.onnx,
     "finetune": pretrain.finetune,
@@ -24,7 +25,7 @@ COMMANDS = {
 }
 # Options that only a command has, and a parameter that cannot be named as its option in the
 # command.
-ONLY_COMMAND = {"as_json", "work_dir", "more"}
+ONLY_COMMAND = {"as_json", "csv", "html", "more", "work_dir"}
 RENAMED = {"input_format": "input"}
 
 
@@ -74,3 +75,20 @@ def test_export_and_predict_in_two_calls(tmp_path):
     assert report.path.is_file()
     (found,) = tinyvit.predict_onnx(report.path, [tmp_path / "a.png"], topk=2)
     assert len(found["classes"]) == 2
+
+
+def test_bench_takes_lists_and_rejects_what_the_command_rejects():
+    from tinyvit.core.errors import InputError
+
+    with pytest.raises(InputError, match="--relative needs --baseline"):
+        tinyvit.bench("tiny_vit_5m_224", relative=True)
+    with pytest.raises(InputError, match="'two' is not a whole number"):
+        tinyvit.bench(["tiny_vit_5m_224"], batch_size=[1, "two"])
+
+
+def test_bench_returns_a_report_of_every_cell():
+    options = {"rounds": 2, "min_time": 0.01, "size": 32, "threads": 1, "peak": False}
+    report = tinyvit.bench("tiny_vit_5m_224", batch_size=[1, 2], **options)
+    assert [one.subject.batch_size for one in report.subjects] == [1, 2]
+    assert not report.failed
+    assert report.to_dict()["subjects"][1]["images_per_second"] > 0

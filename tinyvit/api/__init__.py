@@ -6,6 +6,7 @@ as an object.
 
 #: Public name of ``tinyvit`` -> the module that defines it.
 HOME = {
+    "bench": "api.speed",
     "evaluate": "api.training",
     "export_onnx": "api.deployment",
     "finetune": "api.training",

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeviceOption, JsonOption, WorkDirOption, hint, print_json, resolve_device
+from ._common import DeviceOption, JsonOption, WorkDirOption, hint, print_json
+from ._help import OUTPUT
 
 if TYPE_CHECKING:
     from tinyvit.benchmarks.speed.results.report import Report
-    from tinyvit.benchmarks.speed.results.subjects import Subject
-    from tinyvit.benchmarks.speed.run.matrix import Matrix
-    from tinyvit.benchmarks.speed.run.plan import Plan
-    from tinyvit.benchmarks.speed.run.runs import Run
-    from tinyvit.benchmarks.speed.show.gate import GateResult
 
 Arguments = dict[str, Any]
 
-# So that two models end in under two minutes, their loading and counting included.
-_RUN_LIMIT = "110"
-
+COMPARE, WORK, TIME = "Reference", "Work", "Rounds and time"
+MORE, GATE = "Also measure", "Gate for CI"
 
 _group = typer.Typer(
     no_args_is_help=True,
@@ -44,54 +38,110 @@ def bench(
         list[str] | None, typer.Argument(help="Models, timm:NAME, ONNX files, or MODULE:FUNCTION.", show_default=False)
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Compare every model with this one, paired round by round.")
+        str | None,
+        typer.Option(help="Compare every model with this one, paired round by round.", rich_help_panel=COMPARE),
     ] = None,
     against_engine: Annotated[
-        str, typer.Option(help="Engine of the reference; auto: onnxruntime for ONNX files, else eager.")
+        str,
+        typer.Option(
+            help="Engine of the reference; auto: onnxruntime for ONNX files, else eager.", rich_help_panel=COMPARE
+        ),
     ] = "auto",
-    against_precision: Annotated[str, typer.Option(help="Precision of the reference.")] = "fp32",
+    against_precision: Annotated[
+        str, typer.Option(help="Precision of the reference.", rich_help_panel=COMPARE)
+    ] = "fp32",
     engine: Annotated[
-        str, typer.Option(help="eager, deploy, compile, onnxruntime, openvino or auto; several like eager,deploy.")
+        str,
+        typer.Option(
+            help="eager, deploy, compile, onnxruntime, openvino or auto; several like eager,deploy.",
+            rich_help_panel=WORK,
+        ),
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16; several like fp32,bf16.")] = "fp32",
-    threads: Annotated[str | None, typer.Option(help="Processor threads, like 1,2 or all. [default: all]")] = None,
-    batch_size: Annotated[str, typer.Option(help="Pictures in one forward pass; several like 1,4,16.")] = "1",
-    size: Annotated[
-        str | None, typer.Option(help="Input height and width, like 224,384 or native. [default: native]")
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16; several like fp32,bf16.", rich_help_panel=WORK)
+    ] = "fp32",
+    threads: Annotated[
+        str | None, typer.Option(help="Processor threads, like 1,2 or all. [default: all]", rich_help_panel=WORK)
     ] = None,
-    allocator: Annotated[str, typer.Option(help="tuned (glibc keeps big blocks), default, or both.")] = "tuned",
-    weights: Annotated[str | None, typer.Option(help="A checkpoint for all models. [default: random weights]")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; every model has one turn in each.")] = 15,
-    min_time: Annotated[float, typer.Option(min=0, help="Seconds that a turn lasts at least.")] = 0.5,
+    batch_size: Annotated[
+        str, typer.Option(help="Images per forward pass; several like 1,4,16.", rich_help_panel=WORK)
+    ] = "1",
+    size: Annotated[
+        str | None,
+        typer.Option(help="Input height and width, like 224,384 or native. [default: native]", rich_help_panel=WORK),
+    ] = None,
+    allocator: Annotated[
+        str, typer.Option(help="tuned (glibc keeps big blocks), default, or both.", rich_help_panel=WORK)
+    ] = "tuned",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint for all models. [default: random weights]", rich_help_panel=WORK),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds; every model has one turn in each.", rich_help_panel=TIME)
+    ] = 15,
+    min_time: Annotated[
+        float, typer.Option(min=0, help="Seconds that a turn lasts at least.", rich_help_panel=TIME)
+    ] = 0.5,
     precision_target: Annotated[
-        str | None, typer.Option(help="Go on in rounds until each 95 % interval is within so much, like 2%.")
+        str | None,
+        typer.Option(help="Add rounds until each 95 % interval is within this share, like 2%.", rich_help_panel=TIME),
     ] = None,
     max_time: Annotated[
         str | None,
-        typer.Option(help="Time limit of all rounds, like 90, 5min or none. [default: 110 s for each run of the plan]"),
+        typer.Option(
+            help="Time limit of all rounds, like 90, 5min or none. [default: 110 s per run of the plan]",
+            rich_help_panel=TIME,
+        ),
     ] = None,
     photos: Annotated[
-        Path | None, typer.Option(help="Photographs, to measure how far the outputs are from fp32 eager.")
+        Path | None,
+        typer.Option(
+            help="Folder of photographs: measure how far the outputs are from fp32 eager.", rich_help_panel=MORE
+        ),
     ] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Break a step down by class of operator.")] = False,
-    peak: Annotated[bool, typer.Option("--peak/--no-peak", help="Measure the machine's GEMM peak too.")] = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Break a step down by class of operator.", rich_help_panel=MORE)
+    ] = False,
+    peak: Annotated[
+        bool, typer.Option("--peak/--no-peak", help="Measure the machine's GEMM peak too.", rich_help_panel=MORE)
+    ] = True,
     scenario: Annotated[
-        str | None, typer.Option(help="LoadGen: SingleStream, MultiStream, Offline, Server; several with commas.")
+        str | None,
+        typer.Option(
+            help="LoadGen: SingleStream, MultiStream, Offline, Server; several with commas.", rich_help_panel=MORE
+        ),
     ] = None,
     mlperf_length: Annotated[
-        bool, typer.Option("--mlperf-length", help="Each LoadGen run as long as MLPerf's rules ask: ten minutes.")
+        bool,
+        typer.Option(
+            "--mlperf-length",
+            help="Make each LoadGen run as long as MLPerf's rules ask: ten minutes.",
+            rich_help_panel=MORE,
+        ),
     ] = False,
-    latency_bound: Annotated[str, typer.Option(help="Of Server: keep the 99th percentile below this.")] = "100ms",
+    latency_bound: Annotated[
+        str,
+        typer.Option(help="Server keeps the 99th percentile below this.", rich_help_panel=MORE),
+    ] = "100ms",
     baseline: Annotated[
-        Path | None, typer.Option(help="A result.json: measure what it holds again, and exit 1 if it became slower.")
+        Path | None,
+        typer.Option(
+            help="A result.json: measure what it holds again, and exit 1 if it became slower.", rich_help_panel=GATE
+        ),
     ] = None,
-    fail_if_slower: Annotated[str, typer.Option(help="Slow-down that --baseline allows.")] = "5%",
+    fail_if_slower: Annotated[str, typer.Option(help="Slow-down that --baseline allows.", rich_help_panel=GATE)] = "5%",
     relative: Annotated[
-        bool, typer.Option("--relative", help="Hold ratios to the reference against the baseline's, on any machine.")
+        bool,
+        typer.Option(
+            "--relative",
+            help="Compare ratios to the reference with the baseline's, on any machine.",
+            rich_help_panel=GATE,
+        ),
     ] = False,
-    html: Annotated[bool, typer.Option("--html/--no-html", help="Write report.html.")] = True,
-    csv: Annotated[bool, typer.Option("--csv/--no-csv", help="Write result.csv.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
+    html: Annotated[bool, typer.Option("--html/--no-html", help="Write report.html.", rich_help_panel=OUTPUT)] = True,
+    csv: Annotated[bool, typer.Option("--csv/--no-csv", help="Write result.csv.", rich_help_panel=OUTPUT)] = True,
+    seed: Annotated[int, typer.Option(help="Random seed for the order of turns.", rich_help_panel=TIME)] = 0,
     device: DeviceOption = "cpu",
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
@@ -101,162 +151,31 @@ def bench(
     Lists make a matrix, which is shown before it is run. A model that cannot be measured to the end
     is named with the reason, and the exit code is then 1.
 
-    Example: tinyvit bench tiny_vit_21m_224 --against timm:tiny_vit_21m_224
+    Examples:
+        tinyvit bench tiny_vit_21m_224 --against timm:tiny_vit_21m_224
+        tinyvit bench tiny_vit_5m_224 --engine deploy,onnxruntime --batch-size 1,16 --threads 1,all
+        tinyvit bench --baseline main/result.json --fail-if-slower 5%
     """
     arguments: Arguments = dict(locals())
-    from tinyvit.benchmarks.speed.run.matrix import Matrix
-    from tinyvit.benchmarks.speed.run.runs import plan_runs, plan_text, run_all
-    from tinyvit.benchmarks.speed.show.gate import baseline_runs
+    from tinyvit.api.speed import prepare_bench
     from tinyvit.core.errors import CheckFailedError
     from tinyvit.core.results import make_work_dir
 
-    if device != "cpu":
-        arguments["device"] = resolve_device(device)
-    plan, scenarios, before = _plan(arguments), _scenarios(arguments), _baseline(arguments)
-    if before is None:
-        matrix, references = _matrices(arguments)
-        runs = plan_runs(matrix, references)
-    else:
-        runs = baseline_runs(before)
-        matrix = Matrix([subject for run in runs for subject in run.subjects])
-    if max_time is None and plan.max_seconds is not None:
-        plan = replace(plan, max_seconds=plan.max_seconds * len(runs))
-    pairs = _scenario_pairs(runs, scenarios) if scenarios else []
+    prepared = prepare_bench(arguments)
     # With --json, standard output is for the one document.
-    typer.echo(plan_text(runs, matrix, plan), err=as_json)
-    if pairs:
-        typer.echo(f"  then LoadGen, {len(pairs)} times: {', '.join(scenarios)}", err=as_json)
+    typer.echo(prepared.text(), err=as_json)
     folder = make_work_dir("bench", work_dir)
-    report = run_all(runs, plan, matrix.left_out, announce=lambda text: typer.echo(text, err=True))
-    if pairs:
-        # Timed is timed, whatever becomes of the scenarios.
-        _write_files(report, arguments, folder)
-        report.scenarios = _run_scenarios(pairs, arguments, folder)
-    gate = None if before is None else _hold_against(before, report, arguments)
+    report = prepared.measure(
+        folder,
+        announce=lambda text: typer.echo(text, err=True),
+        keep=lambda report: _write_files(report, arguments, folder),
+    )
     _write(report, arguments, folder)
-    if gate is not None and gate.failed:
-        raise CheckFailedError(f"{len(gate.failed)} of {len(gate.rows)} subjects are slower than the baseline allows")
+    if report.gate is not None and report.gate["failed"]:
+        failed, rows = report.gate["failed"], report.gate["rows"]
+        raise CheckFailedError(f"{len(failed)} of {len(rows)} subjects are slower than the baseline allows")
     if report.failed:
         raise CheckFailedError(f"{len(report.failed)} of {len(report.subjects)} subjects could not be measured")
-
-
-def _plan(arguments: Arguments) -> Plan:
-    from tinyvit.benchmarks.speed import Plan
-    from tinyvit.core.options import parse_seconds, parse_share
-
-    target, limit = arguments["precision_target"], arguments["max_time"]
-    return Plan(
-        rounds=arguments["rounds"],
-        round_seconds=arguments["min_time"],
-        precision_target=None if target is None else parse_share(target, "--precision-target"),
-        max_seconds=None if limit == "none" else parse_seconds(limit or _RUN_LIMIT, "--max-time"),
-        peak=arguments["peak"],
-        photos=arguments["photos"],
-        profile=arguments["profile"],
-        seed=arguments["seed"],
-    )
-
-
-def _baseline(arguments: Arguments) -> dict[str, Any] | None:
-    """The baseline, refused before anything is measured where it could not be used."""
-    from tinyvit.core.errors import InputError
-
-    if arguments["baseline"] is None:
-        if arguments["relative"]:
-            raise InputError("--relative is about a --baseline, and none was given")
-        return None
-    if arguments["models"] or arguments["against"]:
-        raise InputError("--baseline measures what it holds; leave the models and --against out")
-    from tinyvit.benchmarks.speed.show.gate import check_baseline_machine, read_baseline
-    from tinyvit.core.options import parse_share
-
-    parse_share(arguments["fail_if_slower"], "--fail-if-slower")
-    document = read_baseline(arguments["baseline"])
-    check_baseline_machine(document, arguments["relative"])
-    return document
-
-
-def _hold_against(before: dict[str, Any], report: Report, arguments: Arguments) -> GateResult:
-    from tinyvit.benchmarks.speed.show.gate import compare_with_baseline
-    from tinyvit.core.options import parse_share
-
-    limit = parse_share(arguments["fail_if_slower"], "--fail-if-slower")
-    gate = compare_with_baseline(before, report, limit, arguments["relative"])
-    report.gate = gate.to_dict() | {"text": gate.text()}
-    return gate
-
-
-def _matrices(arguments: Arguments) -> tuple[Matrix, Matrix | None]:
-    """What to measure, and the reference for the same lists of work."""
-    from tinyvit.benchmarks.speed.run.matrix import plan_cells
-    from tinyvit.core.errors import InputError
-    from tinyvit.core.options import parse_list, parse_numbers
-
-    work = {
-        "threads": parse_numbers(arguments["threads"], "--threads", "all"),
-        "batch_sizes": parse_list(arguments["batch_size"], "--batch-size", int),
-        "sizes": parse_numbers(arguments["size"], "--size", "native"),
-        "allocators": parse_list(arguments["allocator"], "--allocator"),
-        "device": arguments["device"],
-        "weights": arguments["weights"],
-    }
-    if not arguments["models"]:
-        raise InputError("name at least one model, like tiny_vit_21m_224, or a --baseline")
-    engines, precisions = parse_list(arguments["engine"], "--engine"), parse_list(arguments["precision"], "--precision")
-    matrix = plan_cells(arguments["models"], engines, precisions, **work)
-    if arguments["against"] is None:
-        return matrix, None
-    how = ([arguments["against_engine"]], [arguments["against_precision"]])
-    return matrix, plan_cells([arguments["against"]], *how, **work)
-
-
-def _scenarios(arguments: Arguments) -> list[str]:
-    """The scenarios asked for, checked before anything is measured."""
-    from tinyvit.core.errors import InputError
-
-    if arguments["scenario"] is None:
-        if arguments["mlperf_length"]:
-            raise InputError("--mlperf-length is the length of LoadGen's runs; name them with --scenario")
-        return []
-    from tinyvit.benchmarks.speed.run.scenarios import check_scenario
-    from tinyvit.core.options import parse_list, parse_seconds
-
-    parse_seconds(arguments["latency_bound"], "--latency-bound")
-    names = parse_list(arguments["scenario"], "--scenario")
-    for name in names:
-        check_scenario(name)
-    return names
-
-
-def _scenario_pairs(runs: list[Run], names: list[str]) -> list[tuple[Subject, str]]:
-    """Every subject in every scenario; what differs in a batch size that the scenario sets is the
-    same work.
-    """
-    from tinyvit.benchmarks.speed.worker.loadgen import MULTI_STREAM_SAMPLES
-
-    pairs: dict[tuple[Subject, str], tuple[Subject, str]] = {}
-    for subject in [subject for run in runs for subject in run.subjects]:
-        for name in names:
-            batch = {"SingleStream": 1, "MultiStream": MULTI_STREAM_SAMPLES}.get(name, subject.batch_size)
-            pairs.setdefault((replace(subject, batch_size=batch, label=None), name), (subject, name))
-    return list(pairs.values())
-
-
-def _run_scenarios(pairs: list[tuple[Subject, str]], arguments: Arguments, folder: Path) -> list[dict[str, Any]]:
-    """One after the other, each in a process of its own."""
-    if not pairs:
-        return []
-    from tinyvit.benchmarks.speed.run.scenarios import ScenarioPlan, run_scenario
-    from tinyvit.core.console import track
-    from tinyvit.core.options import parse_seconds
-
-    make = ScenarioPlan.long if arguments["mlperf_length"] else ScenarioPlan
-    plan = make(latency_bound=parse_seconds(arguments["latency_bound"], "--latency-bound"), folder=folder / "loadgen")
-    found = []
-    for subject, name in track(pairs, "LoadGen"):
-        result = run_scenario(subject, name, plan)
-        found.append(result.to_dict() | {"sentence": result.sentence()})
-    return found
 
 
 def _write_files(report: Report, arguments: Arguments, folder: Path) -> tuple[dict[str, Any], list[Path]]:

@@ -278,14 +278,14 @@ def test_the_terminal_output_fits_120_columns(
     ("arguments", "message"),
     [
         (("run",), "name at least one model"),
-        (("--relative", "m:f"), "--relative is about a --baseline"),
+        (("--relative", "m:f"), "--relative needs --baseline"),
         (("m:f", "--baseline", "nowhere.json"), "leave the models and --against out"),
         (("--baseline", "nowhere.json"), "baseline nowhere.json cannot be read"),
         (("--baseline", "nowhere.json", "--fail-if-slower", "fast"), "--fail-if-slower 'fast' is not a share"),
         (("m:f", "--max-time", "soon"), "--max-time 'soon' is not a duration"),
         (("m:f", "--threads", "some"), "--threads 'some' is not a whole number"),
         (("m:f", "--scenario", "Offlin"), "Offline"),
-        (("m:f", "--mlperf-length"), "name them with --scenario"),
+        (("m:f", "--mlperf-length"), "--mlperf-length needs --scenario"),
         (("m:f", "--engine", "onnxruntime"), "no requested subject can run: m:f is a function"),
     ],
 )
