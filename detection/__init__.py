@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING
 
 from tinyvit.core.lazy import lazy_names
 
-from .mmcv_ext import MissingOperatorError, mmcv_ops_in_use
 from .mmcv_ext import install as _install
+from .mmcv_ext import mmcv_ops_in_use
+from .mmcv_missing import MissingOperatorError
 
 # Before anything of mmcv.ops or mmdet.models is imported, by us or by a user of this package.
 _install()

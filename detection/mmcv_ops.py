@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .mmcv_missing import missing_operator
+
 # Schemas of these registered operators: `torch.ops.torchvision._roi_align_backward.default._schema`
 # and so on. They are what torchvision's own autograd formulas call; going through autograd instead
 # would repeat the forward pass.
@@ -201,8 +203,6 @@ def roi_align_backward(
 
 def _check_average(pool_mode: int, name: str) -> None:
     if pool_mode != 1:
-        from .mmcv_ext import missing_operator
-
         raise missing_operator(f"{name} with pool_mode='max'")
 
 

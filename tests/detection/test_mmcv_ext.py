@@ -11,7 +11,7 @@ import torch
 
 import tinyvit.detection
 from tinyvit.detection import MissingOperatorError, mmcv_ops_in_use
-from tinyvit.detection.mmcv_ext import compile_command, install
+from tinyvit.detection.mmcv_ext import install
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -54,14 +54,6 @@ def test_installing_twice_keeps_the_module() -> None:
     before = sys.modules["mmcv._ext"]
     install()
     assert sys.modules["mmcv._ext"] is before
-
-
-@pytest.mark.parametrize(("torch_version", "cxx20"), [((2, 13), False), ((2, 14), True), ((3, 0), True)])
-def test_the_compile_command_asks_for_cxx20_where_torch_does(monkeypatch, torch_version, cxx20: bool) -> None:
-    monkeypatch.setattr("tinyvit.detection.mmcv_ext._torch_version", lambda: torch_version)
-    command = compile_command()
-    assert ("c++20" in command) == cxx20
-    assert "--no-build-isolation" in command
 
 
 def fake_mmcv(tmp_path, extension: str):
