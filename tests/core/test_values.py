@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.values import checked, input_error
+from tinyvit.core.values import check_fields, checked, input_error
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -57,3 +57,30 @@ def test_an_unknown_key_without_the_known_ones_is_to_be_removed():
     with pytest.raises(ValidationError) as error:
         TypeAdapter(Settings).validate_python({"epochs": 1, "color": 2})
     assert str(input_error(error.value, "a.json")) == "a.json: unknown key 'color'; remove it"
+
+
+class Fields:
+    rate: Annotated[float, Field(gt=0, le=1)]
+    pair: tuple[int, int]
+    mode: Literal["auto"] | bool
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rate": "0.5"}, "key rate must be a number, not '0.5'"),
+        ({"rate": 2}, "key rate must be at most 1, not 2"),
+        ({"rate": float("inf")}, "key rate must be a finite number, not inf"),
+        ({"pair": (1,)}, "key pair is (1,); it needs more values"),
+        ({"pair": (1, 2.5)}, "key pair.1 must be a whole number, not 2.5"),
+        ({"mode": "off"}, "key mode must be 'auto' or true or false, not 'off'"),
+    ],
+)
+def test_fields_are_checked_without_conversion(values, message):
+    with pytest.raises(InputError) as error:
+        check_fields(Fields, values, "key ")
+    assert str(error.value) == message
+
+
+def test_fields_that_fit_and_other_names_pass():
+    check_fields(Fields, {"rate": 1, "pair": (1, 2), "mode": True, "other": object()}, "key ")

@@ -6,13 +6,14 @@ pydantic is imported by the functions: help pages and the ONNX runtime do withou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+import functools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from .errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -71,6 +72,48 @@ def checked(type_: type[T], value: Any, where: str, *, strict: bool = False) -> 
         raise input_error(error, where, known) from None
 
 
+def check_fields(record: type, values: Mapping[str, Any], where: str) -> None:
+    """Check values by the annotations of a class, without conversion.
+
+    Floats must be finite, and may be whole numbers. Texts are not read as numbers.
+
+    Args:
+        record: The class with annotated fields, such as a dataclass.
+        values: Values by name of a field; other names are ignored.
+        where: The start of the message, which the name of the field follows: ``config key ``.
+
+    Raises:
+        InputError: A value does not fit.
+    """
+    from pydantic import ValidationError
+
+    for name, adapter in _field_adapters(record).items():
+        if name not in values:
+            continue
+        try:
+            adapter.validate_python(values[name])
+        except ValidationError as error:
+            raise _field_error(error, f"{where}{name}") from None
+
+
+@functools.cache
+def _field_adapters(record: type) -> dict[str, TypeAdapter[Any]]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    config = ConfigDict(strict=True, allow_inf_nan=False)
+    hints = get_type_hints(record, include_extras=True)
+    return {name: TypeAdapter(hint, config=config) for name, hint in hints.items()}
+
+
+def _field_error(error: ValidationError, where: str) -> InputError:
+    """Return the first of pydantic's errors as one sentence that starts with the field."""
+    first = error.errors(include_url=False)[0]
+    key = _key(first["loc"])
+    if first["type"] in _MISSING:
+        return InputError(f"{where} is {_shown(first['input'])}; it needs more values")
+    return InputError(f"{where}{'.' * bool(key)}{key} must be {_expectation(error)}, not {_shown(first['input'])}")
+
+
 def input_error(error: ValidationError, where: str, known: Iterable[str] | None = None) -> InputError:
     """Return the first of pydantic's errors as one sentence that names the key, the value and what
     would be right.
@@ -80,8 +123,7 @@ def input_error(error: ValidationError, where: str, known: Iterable[str] | None 
         where: The start of the message: the file, or the option.
         known: The keys at the top, for a "did you mean" beside an unknown one.
     """
-    details = error.errors(include_url=False)
-    first = details[0]
+    first = error.errors(include_url=False)[0]
     # A union has an error per member at nearly the same place: the sentence names what each member
     # expects.
     key = _key(first["loc"])
@@ -92,11 +134,15 @@ def input_error(error: ValidationError, where: str, known: Iterable[str] | None 
         return InputError(f"{where}: {unknown_name('key', name, known)}")
     if first["type"] in _MISSING:
         return InputError(f"{where}: key {key} is missing; add it")
-    value = first["input"]
-    same = [detail for detail in details if detail["input"] is value] if len(details) > 1 else [first]
-    expected = " or ".join(dict.fromkeys(_expected(detail) for detail in same))
     subject = f"{where}: key {key}" if key else where
-    return InputError(f"{subject} must be {expected}, not {_shown(value)}")
+    return InputError(f"{subject} must be {_expectation(error)}, not {_shown(first['input'])}")
+
+
+def _expectation(error: ValidationError) -> str:
+    """Return what the first value must be, by all members of a union."""
+    first, *others = error.errors(include_url=False)
+    same = [first, *(detail for detail in others if detail["input"] is first["input"])]
+    return " or ".join(dict.fromkeys(_expected(detail) for detail in same))
 
 
 def _key(location: tuple[int | str, ...]) -> str:
@@ -110,13 +156,19 @@ def _is_member(part: str) -> bool:
 
 
 def _expected(detail: Any) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
+    kind = detail["type"]
+    context = {key: _short(value) for key, value in detail.get("ctx", {}).items()}
     if kind in ("value_error", "assertion_error"):
         return str(context.get("error", detail["msg"]))
     for name in (kind, *(kind.removesuffix(suffix) for suffix in ("_type", "_parsing", "_from_float", "_number"))):
         if name in _EXPECTED:
             return _EXPECTED[name].format(**context)
     return detail["msg"].removeprefix("Input should be ").lower()
+
+
+def _short(value: Any) -> Any:
+    """Return a limit as people write it, ``1`` for ``1.0``."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _shown(value: Any) -> str:

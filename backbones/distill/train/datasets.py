@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.archives import KeyList, encode_key
 from tinyvit.core.images.files import ImageFiles
+from tinyvit.core.values import check_fields
 
 from ..augment import ViewParams, ViewSampler, apply, describe_views
 from ..replay import open_for_training, render
@@ -28,7 +29,7 @@ from ..truth import find_classes
 from .cache import ViewCache, make_cache
 from .losses import Objective
 from .order import ViewPlace
-from .recipe import Recipe, check_kinds
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     from ..teachers import Teacher
@@ -355,7 +356,7 @@ def drawn_by(recipe: Recipe) -> ViewSampler:
     preset = values.pop("preset", "crop-flip")
     if "seed" in values:
         raise InputError("config key views must not set seed: views are drawn by config key seed")
-    check_kinds(ViewSampler, values, "views.")
+    check_fields(ViewSampler, values, "config key views.")
     try:
         return ViewSampler.preset(str(preset), seed=recipe.seed, **values)
     except TypeError as error:

@@ -10,7 +10,7 @@ float type and computes in f32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,9 @@ from torch.autograd.function import once_differentiable
 
 from tinyvit.core.errors import InputError
 
-LOSSES = ("teacher", "labels", "deit_soft", "deit_hard")
-KL_REDUCTIONS = ("batchmean", "official")
+Loss = Literal["teacher", "labels", "deit_soft", "deit_hard"]
+KLReduction = Literal["batchmean", "official"]
+KL_REDUCTIONS: tuple[KLReduction, ...] = get_args(KLReduction)
 
 
 def sparse_soft_cross_entropy(logits: Tensor, index: Tensor, probability: Tensor, residual: Tensor) -> Tensor:

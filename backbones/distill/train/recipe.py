@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import Field
 
 from tinyvit.core.errors import InputError, unknown_name
-from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
+from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE
+from tinyvit.core.values import check_fields
 
-from .losses import KL_REDUCTIONS, LOSSES, Objective
+from .losses import KLReduction, Loss, Objective
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -42,12 +43,38 @@ FREE_FIELDS = (
 )
 
 _EITHER = (("epochs", "max_iters"), ("warmup_epochs", "warmup_iters"))
-RATES = ("lr", "min_lr", "warmup_lr")
+Rate = Literal["lr", "min_lr", "warmup_lr"]
+RATES: tuple[Rate, ...] = get_args(Rate)
 _TEACHER_KEYS = ("name", "weights", "size", "precision", "deployed")
-_STAGE_LISTS = ("embed_dims", "depths", "num_heads", "window_sizes")
-_STAGES = tuple[int, ...]
-_DROP_RATES = ("drop_path_rate", "drop_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "patch_drop_rate")
 _DISTILL_WEIGHTS = {"deit_soft": 0.1, "deit_hard": 0.5}
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+AtLeast0 = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+_Stages = list[int] | tuple[int, ...] | None
+
+
+class _StudentKeys:
+    """The checked keys of ``student``; ``create_model`` checks the others."""
+
+    name: str
+    drop_path_rate: Below1 | None
+    drop_rate: Below1 | None
+    proj_drop_rate: Below1 | None
+    attn_drop_rate: Below1 | None
+    pos_drop_rate: Below1 | None
+    patch_drop_rate: Below1 | None
+
+
+class _TinyViTKeys(_StudentKeys):
+    """The same of a TinyViT, one value per stage."""
+
+    embed_dims: _Stages
+    depths: _Stages
+    num_heads: _Stages
+    window_sizes: _Stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,79 +167,61 @@ class Recipe:
     data: str | None = None
     labels: str | None = None
     truth: str | None = None
-    num_classes: int | None = None
+    num_classes: Count | None = None
     teacher: str | dict[str, Any] | None = None
     init: str | None = None
     class_map: str | None = None
-    loss: str = "teacher"
-    tau: float = 3.0
-    distill_weight: float | None = None
-    kl_reduction: str = "batchmean"
-    label_smoothing: float = 0.0
+    loss: Loss = "teacher"
+    tau: Positive = 3.0
+    distill_weight: Share | None = None
+    kl_reduction: KLReduction = "batchmean"
+    label_smoothing: Share = 0.0
     views: dict[str, Any] = field(default_factory=dict)
-    repeats: int = 1
-    input_size: int = 224
-    batch_size: int = 128
-    accumulate: int = 1
-    epochs: float | None = None
-    max_iters: int | None = None
-    lr: float = 1e-3
-    warmup_lr: float = 1e-6
-    min_lr: float = 1e-5
-    base_batch_size: int | None = None
-    scaled_rates: tuple[str, ...] = RATES
-    cosine: str = "after_warmup"
-    warmup_epochs: float | None = None
-    warmup_iters: int | None = None
-    layer_decay: float = 1.0
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_grad: float = 5.0
+    repeats: Count = 1
+    input_size: Annotated[int, Field(ge=1, le=MAX_SIDE)] = 224
+    batch_size: Count = 128
+    accumulate: Count = 1
+    epochs: Positive | None = None
+    max_iters: Count | None = None
+    lr: Positive = 1e-3
+    warmup_lr: Positive = 1e-6
+    min_lr: AtLeast0 = 1e-5
+    base_batch_size: Count | None = None
+    scaled_rates: tuple[Rate, ...] = RATES
+    cosine: Literal["after_warmup", "whole_run"] = "after_warmup"
+    warmup_epochs: AtLeast0 | None = None
+    warmup_iters: Annotated[int, Field(ge=0)] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weight_decay: AtLeast0 = 0.05
+    betas: tuple[Below1, Below1] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    clip_grad: AtLeast0 = 5.0
     bn_eval: bool = False
-    ema: float = 0.0
-    precision: str = "fp32"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    pixel_check: str = "error"
-    workers: int = 2
-    cache: bool | str = "auto"
-    seed: int = 0
-    log_interval: int = 20
-    checkpoint_interval: int = 500
-    keep_checkpoints: int = 2
+    ema: Annotated[float, Field(ge=0, le=0.9999999)] = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    pixel_check: Literal["error", "warn", "ignore"] = "error"
+    workers: Annotated[int, Field(ge=0)] = 2
+    cache: Literal["auto"] | bool = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    log_interval: Count = 20
+    checkpoint_interval: Count = 500
+    keep_checkpoints: Count = 2
     tensorboard: bool = False
     val: str | None = None
     val_labels: str | None = None
     val_truth: str | None = None
-    val_interval: int = 1
-    val_metric: str | None = None
+    val_interval: Count = 1
+    val_metric: Literal["top1", "loss"] | None = None
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        check_kinds(Recipe, {entry.name: getattr(self, entry.name) for entry in fields(self)}, "")
-        self._check_choices()
+        check_fields(Recipe, vars(self), "config key ")
         self._check_student()
+        self._check_teacher()
         self._check_length()
-        self._check_numbers()
-        self._check_each()
         self._check_validation()
-
-    def _check_choices(self) -> None:
-        for name, known in (
-            ("loss", LOSSES),
-            ("kl_reduction", KL_REDUCTIONS),
-            ("cosine", ("after_warmup", "whole_run")),
-            ("precision", ("fp32", "bf16")),
-            ("pixel_check", ("error", "warn", "ignore")),
-            ("cache", ("auto", True, False)),
-        ):
-            if getattr(self, name) not in known:
-                choices = ", ".join(map(str, known))
-                raise InputError(f"config key {name} is {getattr(self, name)!r}; it must be one of {choices}")
-        for name in self.scaled_rates:
-            if name not in RATES:
-                raise unknown_name("rate in config key scaled_rates", str(name), RATES)
 
     def _check_student(self) -> None:
         if not isinstance(self.student.get("name"), str):
@@ -222,84 +231,29 @@ class Recipe:
                 "config key student must not set num_classes: the student has the classes of its labels; "
                 "num_classes is a config key of its own"
             )
-        for name in _STAGE_LISTS if self.student["name"].startswith("tiny_vit") else ():
-            values = self.student.get(name)
-            if values is not None and not _fits(tuple(values) if isinstance(values, list) else values, _STAGES):
-                raise InputError(f"config key student.{name} is {values!r}; it must be a list of whole numbers")
-        for name in _DROP_RATES:
-            rate = self.student.get(name)
-            if rate is not None and not (_fits(rate, float) and 0 <= rate < 1):
-                raise InputError(f"config key student.{name} is {rate!r}; it must be a number from 0 to below 1")
-        if isinstance(self.teacher, dict):
-            if not isinstance(self.teacher.get("name"), str):
-                raise InputError(
-                    "config key teacher needs a name: teacher = dict(name='timm:regnety_160', weights=...)"
-                )
-            for key in self.teacher:
-                if key not in _TEACHER_KEYS:
-                    raise unknown_name("key of config key teacher", key, _TEACHER_KEYS)
+        keys = _TinyViTKeys if self.student["name"].startswith("tiny_vit") else _StudentKeys
+        check_fields(keys, self.student, "config key student.")
         if self.class_map is not None and self.init is None:
             raise InputError("config key class_map says which classes of init to take; give init, too")
+
+    def _check_teacher(self) -> None:
+        if not isinstance(self.teacher, dict):
+            return
+        if not isinstance(self.teacher.get("name"), str):
+            raise InputError("config key teacher needs a name: teacher = dict(name='timm:regnety_160', weights=...)")
+        for key in self.teacher:
+            if key not in _TEACHER_KEYS:
+                raise unknown_name("key of config key teacher", key, _TEACHER_KEYS)
 
     def _check_length(self) -> None:
         if (self.epochs is None) == (self.max_iters is None):
             raise InputError("give exactly one of the config keys epochs and max_iters")
         if self.warmup_epochs is not None and self.warmup_iters is not None:
             raise InputError("give at most one of the config keys warmup_epochs and warmup_iters")
-        for name in ("epochs", "max_iters"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise InputError(f"config key {name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup_epochs", "warmup_iters"):
-            if getattr(self, name) is not None and getattr(self, name) < 0:
-                raise InputError(f"config key {name} is {getattr(self, name)}; it must be 0 or more")
-
-    def _check_numbers(self) -> None:
-        check_side(self.input_size, "config key input_size")
-        for name in (
-            "batch_size",
-            "accumulate",
-            "repeats",
-            "lr",
-            "tau",
-            "eps",
-            "layer_decay",
-            "log_interval",
-            "checkpoint_interval",
-            "keep_checkpoints",
-            "val_interval",
-        ):
-            if getattr(self, name) <= 0:
-                raise InputError(f"config key {name} is {getattr(self, name)}; it must be above 0")
-        for name in ("num_classes", "base_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise InputError(f"config key {name} is {getattr(self, name)}; it must be above 0")
-        for name in ("workers", "weight_decay", "clip_grad"):
-            if getattr(self, name) < 0:
-                raise InputError(f"config key {name} is {getattr(self, name)}; it must be 0 or more")
-        for name, high in (("label_smoothing", 1), ("distill_weight", 1), ("ema", 0.9999999)):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= high:
-                raise InputError(f"config key {name} is {getattr(self, name)}; it must lie in 0..1")
-        if self.layer_decay > 1:
-            raise InputError(f"config key layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"config key seed is {self.seed}; it must lie in 0..2**63-1")
-        if not 0 < self.warmup_lr <= self.lr or not 0 <= self.min_lr <= self.lr:
+        if not self.warmup_lr <= self.lr or not self.min_lr <= self.lr:
             raise InputError(f"warmup_lr {self.warmup_lr} and min_lr {self.min_lr} must lie between 0 and lr {self.lr}")
 
-    def _check_each(self) -> None:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"config key betas is {self.betas}; both must lie in 0..1, below 1")
-        if not all(0 <= value <= 1 for value in self.mean):
-            raise InputError(
-                f"config key mean is {self.mean}; its values must lie in 0..1 (pixels of 0..255 are scaled)"
-            )
-        if not all(value > 0 for value in self.std):
-            raise InputError(f"config key std is {self.std}; its values must be above 0")
-
     def _check_validation(self) -> None:
-        metrics = ("top1", "loss")
-        if self.val_metric not in (None, *metrics):
-            raise InputError(f"config key val_metric is {self.val_metric!r}; it must be one of {', '.join(metrics)}")
         for name in ("val_labels", "val_truth", "val_metric"):
             if self.val is None and getattr(self, name) is not None:
                 raise InputError(f"config key {name} needs the validation images; set config key val, or --val")
@@ -332,7 +286,7 @@ class Recipe:
         """By how much the real batch is larger than the one that the rates are meant for."""
         return self.batch_size / self.base_batch_size if self.base_batch_size else 1.0
 
-    def effective(self, name: str) -> float:
+    def effective(self, name: Rate) -> float:
         """A rate as it is used.
 
         Args:
@@ -348,49 +302,6 @@ class Recipe:
         if isinstance(values["teacher"], dict):
             values["teacher"].pop("weights", None)  # a path; the teacher's fingerprint stands for it
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def check_kinds(record: type, values: Mapping[str, Any], prefix: str) -> None:
-    """Hold values against the annotations of a dataclass: config files carry no types.
-
-    Args:
-        record: The dataclass.
-        values: By name of a field; others are ignored.
-        prefix: Prefix of the names, for the message.
-
-    Raises:
-        InputError: One is of another kind, has another length, or is not finite.
-    """
-    for name, hint in get_type_hints(record).items():
-        if name in values and not _fits(values[name], hint):
-            raise InputError(f"config key {prefix}{name} is {values[name]!r}; it must be {_wanted(hint)}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what an annotation says; floats are finite, and may be whole numbers."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is UnionType:
-        return any(_fits(value, part) for part in parts)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if hint in (int, float):
-        is_number = isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-        return is_number and math.isfinite(value)
-    return isinstance(value, origin or hint)
-
-
-def _wanted(hint: Any) -> str:
-    """An annotation in words."""
-    if get_origin(hint) is UnionType:
-        return " or ".join(_wanted(part) for part in get_args(hint) if part is not NoneType)
-    if get_origin(hint) is tuple:
-        first, *others = get_args(hint)
-        what = "names" if first is str else "finite numbers"
-        return f"a list of {what}" if Ellipsis in others else f"a list of {1 + len(others)} {what}"
-    return "a finite number" if hint is float else f"of type {(get_origin(hint) or hint).__name__}"
 
 
 def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Recipe:

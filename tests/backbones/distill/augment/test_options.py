@@ -97,7 +97,7 @@ def test_descriptions():
         (["--augment", "tinyvits"], "is not one of 'crop-flip', 'tinyvit', 'deit', 'deit3'"),
         (["--aa", "augmix-m5"], "unknown augmentation"),
         (["--color-jitter", "some"], "write numbers with commas between them"),
-        (["--reprob", "2"], "--reprob must be at most 1.0, not '2'"),
+        (["--reprob", "2"], "--reprob must be at most 1, not '2'"),
         (["--centre", "--augment", "tinyvit"], "centre views are plain"),
     ],
 )

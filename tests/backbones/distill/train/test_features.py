@@ -679,9 +679,9 @@ def test_tensorboard_gets_the_log_or_its_extra_is_named(store, pictures, tmp_pat
         ({"labels": None, "loss": "labels", "views": {"seed": 4}}, "views must not set seed: .* by config key seed"),
         (
             {"labels": None, "loss": "labels", "views": {"scale": 3}},
-            r"views\.scale is 3; .* a list of 2 finite numbers",
+            r"views\.scale must be a list, not 3",
         ),
-        ({"labels": None, "loss": "labels", "views": {"auto_augment": 3}}, r"views\.auto_augment is 3; .* of type str"),
+        ({"labels": None, "loss": "labels", "views": {"auto_augment": 3}}, r"views\.auto_augment must be a text"),
     ],
 )
 def test_sources_that_do_not_fit_are_refused(store, pictures, classes, tmp_path, changes, message):
@@ -696,17 +696,17 @@ def test_sources_that_do_not_fit_are_refused(store, pictures, classes, tmp_path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "kl"}, "loss is 'kl'; it must be one of teacher, labels, deit_soft, deit_hard"),
-        ({"kl_reduction": "sum"}, "kl_reduction is 'sum'; it must be one of batchmean, official"),
+        ({"loss": "kl"}, "loss must be 'teacher', 'labels', 'deit_soft' or 'deit_hard', not 'kl'"),
+        ({"kl_reduction": "sum"}, "kl_reduction must be 'batchmean' or 'official', not 'sum'"),
         ({"teacher": {"weights": "x"}}, "teacher needs a name"),
         ({"teacher": {"name": "toy", "wieghts": "x"}}, "unknown key of config key teacher 'wieghts'; did you mean"),
         ({"class_map": "map.txt"}, "give init, too"),
-        ({"ema": 1.0}, r"ema is 1\.0; it must lie in 0\.\.1"),
+        ({"ema": 1.0}, r"ema must be at most 0\.9999999, not 1\.0"),
         ({"layer_decay": 1.5}, "at most 1"),
-        ({"repeats": 0}, "repeats is 0; it must be above 0"),
-        ({"accumulate": 0}, "accumulate is 0"),
-        ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
-        ({"scaled_rates": ["lr", "wd"]}, "unknown rate in config key scaled_rates 'wd'"),
+        ({"repeats": 0}, "repeats must be at least 1, not 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be at least 0, not -0.1"),
+        ({"scaled_rates": ["lr", "wd"]}, r"scaled_rates\.1 must be 'lr', 'min_lr' or 'warmup_lr', not 'wd'"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(tmp_path, changes, message):

@@ -139,8 +139,8 @@ def test_value_that_is_not_finite_never_wins(store, pictures, truth, tmp_path, m
     ("changes", "message"),
     [
         ({"val_metric": "top1"}, "val_metric needs the validation images"),
-        ({"val": "x", "val_metric": "top5"}, "val_metric is 'top5'; it must be one of top1, loss"),
-        ({"val": "x", "val_interval": 0}, "val_interval is 0; it must be above 0"),
+        ({"val": "x", "val_metric": "top5"}, "val_metric must be 'top1' or 'loss', not 'top5'"),
+        ({"val": "x", "val_interval": 0}, "val_interval must be at least 1, not 0"),
         ({"val": "x", "val_labels": "y", "val_metric": "top1"}, "needs true classes"),
         ({"val": "x", "val_metric": "loss"}, "needs soft labels of the validation images"),
     ],
