@@ -41,17 +41,22 @@ from .randomness import SeedByPositionHook  # noqa: E402
 from .runtime import StopOnBadLossHook  # noqa: E402
 
 if TYPE_CHECKING:
-    from .config import list_configs, load_config, set_schedule, trained_size
+    from .config import apply_overrides, input_size, list_configs, load_config, set_classes, set_schedule, trained_size
     from .inference import Predictor, draw_detections, predict
     from .run import evaluate, train
+    from .runtime import read_detector
 
 _HOME = {
     "Predictor": "inference",
+    "apply_overrides": "config",
     "draw_detections": "inference",
     "evaluate": "run",
+    "input_size": "config",
     "list_configs": "config",
     "load_config": "config",
     "predict": "inference",
+    "read_detector": "runtime",
+    "set_classes": "config",
     "set_schedule": "config",
     "train": "run",
     "trained_size": "config",
@@ -66,12 +71,16 @@ __all__ = [
     "SimpleFeaturePyramid",
     "StopOnBadLossHook",
     "TinyViT",
+    "apply_overrides",
     "draw_detections",
     "evaluate",
+    "input_size",
     "list_configs",
     "load_config",
     "mmcv_ops_in_use",
     "predict",
+    "read_detector",
+    "set_classes",
     "set_schedule",
     "train",
     "trained_size",

@@ -170,6 +170,8 @@ def predict(
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score is {score_threshold:g}; it must be from 0 to 1")
     files = list(find_images([images] if isinstance(images, (str, Path)) else images))
+    if not files:
+        raise InputError("there is no image to predict on; give at least one image file or folder")
     work_dir = make_work_dir("detect-predict", work_dir)
     predictor = Predictor(cfg, weights, device=device, deployed=deployed)
     (work_dir / "pictures").mkdir(exist_ok=True)

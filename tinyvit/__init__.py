@@ -21,6 +21,7 @@ from .core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .api.deployment import export_onnx, predict_onnx, verify_onnx
+    from .api.detection import detect_predict, detect_test, detect_train
     from .api.labels import label
     from .api.probing import linear_probe
     from .api.speed import bench
@@ -31,6 +32,9 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "bench",
+    "detect_predict",
+    "detect_test",
+    "detect_train",
     "evaluate",
     "export_onnx",
     "finetune",

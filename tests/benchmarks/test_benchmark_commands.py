@@ -67,7 +67,10 @@ def test_probe_prints_one_json_document_and_keeps_it(
         (("tiny_vit_5m_224", "--data", "{data}/train/red"), "no class folder"),
         (("tiny_vit_5m_224", "--data", "{data}", "--weights", "{data}"), "is a folder; give the checkpoint file"),
         (("tiny_vit_5m_224", "--data", "{data}", "--size", "20000"), "size is 20000; it must be a whole number"),
-        (("tiny_vit_5m_224", "--data", "{data}", "--pool", "all"), "unknown pool 'all'"),
+        (
+            ("tiny_vit_5m_224", "--data", "{data}", "--pool", "all"),
+            "--pool: 'all' is not one of 'penultimate'",
+        ),
         (("tiny_vit_5m_224", "--data", "{data}", "--crop-pct", "1.5"), "up to 1 of the image, not 1.5"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.options import parse_ordered, parse_setting
+from tinyvit.core.options import parse_ordered, parse_setting, parse_settings
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,12 @@ from tinyvit.core.options import parse_ordered, parse_setting
 )
 def test_settings_are_python_or_text(text, value):
     assert parse_setting(text, "--cfg-options") == ("a.b", value)
+
+
+def test_settings_are_a_list_of_texts_or_a_dict():
+    assert parse_settings(["a.b=1", "c=x", "a.b=2"], "--cfg-options") == {"a.b": 2, "c": "x"}
+    assert parse_settings({"a.b": "1"}, "--cfg-options") == {"a.b": "1"}
+    assert parse_settings(None, "--cfg-options") == {}
 
 
 @pytest.mark.parametrize("text", ["photo.jpg", "=1", " =1"])

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+import tinyvit
+from tinyvit.api.detection import report_size
 from tinyvit.backbones import CheckFailedError, InputError, create_model
-from tinyvit.commands.detect import _tell_size
 from tinyvit.detection import Predictor, draw_detections, evaluate, load_config, predict, set_schedule, train
 from tinyvit.detection.config import input_size, trained_size
 
@@ -156,6 +157,29 @@ def test_the_commands_train_resume_test_and_predict(
     for entry in document["images"]:
         assert Image.open(entry["picture"]).size == (entry["width"], entry["height"])
 
+    # Settings among the images, and the same from Python.
+    scale, image = "test_dataloader.dataset.pipeline.1.scale", root / "val2017" / "000.png"
+    again = ("detect", "predict", small_config, image, "--weights", work / "iter_6.pth", "--score", 0.0)
+    settings = ("--cfg-options", "test_dataloader.batch_size=1", f"{scale}=(64, 64)")
+    assert exit_code(*again, *settings, "--work-dir", tmp_path / "settings", "--device", "cpu") == 0
+    printed = capsys.readouterr()
+    assert "image size 64 x 64 px, from --cfg-options" in printed.err
+    assert printed.err.splitlines()[-1].startswith("next: tinyvit detect test ")
+    found = tinyvit.detect_predict(
+        small_config,
+        image,
+        work / "iter_6.pth",
+        score=0.0,
+        cfg_options={scale: (64, 64)},
+        device="cpu",
+        work_dir=tmp_path / "called",
+    )
+    assert (found["img_size"], found["work_dir"]) == ([64, 64], str(tmp_path / "called"))
+    typed = json.loads((tmp_path / "settings" / "predictions.json").read_text())
+    assert found["images"][0]["detections"] == typed["images"][0]["detections"]
+    with pytest.raises(InputError, match="give at least one image"):
+        tinyvit.detect_predict(small_config, [], work / "iter_6.pth", work_dir=tmp_path / "called", device="cpu")
+
 
 def test_the_size_of_the_training_is_the_size_of_its_tests(
     make_coco, small_config, tmp_path, capsys, exit_code
@@ -172,7 +196,7 @@ def test_the_size_of_the_training_is_the_size_of_its_tests(
     assert input_size(load_config(small_config)) == (1333, 800)
 
     tuned = load_config(small_config, img_size=96, overrides={"test_dataloader.dataset.pipeline.1.scale": (128, 64)})
-    assert _tell_size(tuned, 96, "--img-size") == {"img_size": [128, 64], "img_size_from": "--cfg-options"}
+    assert report_size(tuned, 96, "--img-size") == {"img_size": [128, 64], "img_size_from": "--cfg-options"}
 
     # What is asked for wins, and a test in the training's folder does not become the training.
     test_it = ("detect", "test", small_config, "--data-root", root, "--weights", weights, "--device", "cpu")
@@ -269,7 +293,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
             ("train", small_config, "--data-root", root, "--resume", "--work-dir", tmp_path / "w"),
             "no checkpoint to go on",
         ),
-        (("train", small_config, "--data-root", root, "--resume"), "--resume needs the --work-dir"),
+        (("train", small_config, "--data-root", root, "--resume"), "--resume needs --work-dir"),
         (
             ("train", small_config, "--data-root", root, "--limit-images", 0),
             "--limit-images is 0; it must be at least 1",

@@ -10,10 +10,13 @@ import pytest
 
 import tinyvit
 from tinyvit.api import HOME
-from tinyvit.commands import bench, export, labels, pretrain, probe
+from tinyvit.commands import bench, detect, export, labels, pretrain, probe
 
 COMMANDS = {
     "bench": bench.bench,
+    "detect_predict": detect.predict,
+    "detect_test": detect.test,
+    "detect_train": detect.train,
     "evaluate": pretrain.evaluate,
     "export_onnx": export.onnx,
     "finetune": pretrain.finetune,

@@ -18,7 +18,22 @@ print([name for name in {heavy!r} if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("command", [[], ["label"], ["labels"], ["detect", "train"], ["bench"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["label"],
+        ["labels"],
+        ["detect", "train"],
+        ["detect", "predict"],
+        ["probe", "linear"],
+        ["export", "onnx"],
+        ["demo"],
+        ["models"],
+        ["bench"],
+    ],
+    ids=" ".join,
+)
 def test_help_loads_nothing_heavy(command):
     code = PRINT_HELP.format(arguments=[*command, "--help"], heavy=HEAVY)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -35,6 +50,25 @@ def test_help_has_panels_and_plain_lines_of_a_hundred_columns(run_cli):
     assert max(len(line) for line in lines) <= 100
     assert "\x1b" not in out
     assert lines[-1].split()[:2] == ["-h,", "--help"]
+
+
+@pytest.mark.parametrize(
+    ("command", "panels"),
+    [
+        ("detect train", {"Data:", "Detector:", "Schedule:", "Machine:", "Output:"}),
+        ("detect test", {"Data:", "Detector:", "Machine:", "Output:"}),
+        ("detect predict", {"Data:", "Detector:", "Machine:", "Output:"}),
+        ("probe linear", {"Options:", "Data:", "Features:", "Machine:", "Output:"}),
+        ("export onnx", {"Model:", "File:", "Output:"}),
+        ("export verify", {"Model:", "Comparison:", "Output:"}),
+        ("export predict", {"Options:", "Machine:", "Output:"}),
+    ],
+)
+def test_the_options_of_a_command_are_in_panels(command, panels, run_cli):
+    lines = run_cli(*command.split(), "--help")[1].splitlines()
+    assert {line for line in lines if line.endswith(":") and not line.startswith(" ")} - {"Example:", "Examples:"} == (
+        panels | {"Arguments:"}
+    )
 
 
 def test_the_next_step_is_on_stderr_and_not_with_json(capsys):

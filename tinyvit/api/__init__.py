@@ -7,6 +7,9 @@ as an object.
 #: Public name of ``tinyvit`` -> the module that defines it.
 HOME = {
     "bench": "api.speed",
+    "detect_predict": "api.detection",
+    "detect_test": "api.detection",
+    "detect_train": "api.detection",
     "evaluate": "api.training",
     "export_onnx": "api.deployment",
     "finetune": "api.training",

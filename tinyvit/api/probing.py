@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ._devices import resolve_device
 
@@ -20,7 +20,7 @@ def linear_probe(
     test_limit: int | None = None,
     size: int | None = None,
     crop_pct: float | None = None,
-    pool: str = "penultimate",
+    pool: Literal["penultimate", "stages34"] = "penultimate",
     seed: int = 0,
     batch_size: int = 32,
     threads: int = 2,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.options import parse_setting
+from tinyvit.core.options import parse_settings
 
 from ._devices import resolve_device
 
@@ -111,11 +111,7 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
         raise InputError("give either --epochs or --max-iters, not both")
     if arguments["work_dir"] is None and process_count() > 1:
         raise InputError("several processes share one folder: give --work-dir")
-    options = arguments["cfg_options"] or ()
-    pairs = (
-        options.items() if isinstance(options, Mapping) else [parse_setting(one, "--cfg-options") for one in options]
-    )
-    overrides = dict(pairs)
+    overrides = parse_settings(arguments["cfg_options"], "--cfg-options")
     given = {key: arguments.get(name) for name, key in _RECIPE_KEYS.items()}
     overrides |= {
         key: str(value) if isinstance(value, Path) else value

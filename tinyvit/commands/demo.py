@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ._common import DeviceOption, JsonOption, WorkDirOption, print_json, resolve_device
+from ._common import DeviceOption, JsonOption, WorkDirOption, hint, print_json, resolve_device
 
 
 def register(app: typer.Typer) -> None:
@@ -18,22 +18,24 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     quick: Annotated[
-        bool, typer.Option("--quick", help="A handful of pictures, under a minute; the numbers then mean nothing.")
+        bool, typer.Option("--quick", help="Use a handful of images: under a minute, but the numbers mean nothing.")
     ] = False,
     data_root: Annotated[
-        Path | None, typer.Option(help="A COCO-layout folder of real pictures instead of drawn ones.")
+        Path | None, typer.Option(help="Folder of real images in COCO layout. [default: drawn images]")
     ] = None,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of the pictures and of all training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for the images and for all training.")] = 0,
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk the whole road on the package's own pictures: label, distil, probe, detect, export,
-    time, report.
+    """Walk the whole road on drawn images: label, distil, probe, detect, export, time, report.
 
-    About ten minutes on two cores. A run that was stopped goes on with the same --work-dir.
+    The walk takes about ten minutes on two cores. To resume a stopped run, give the same
+    --work-dir again.
 
-    Example: tinyvit demo --work-dir runs/demo/first
+    Examples:
+        tinyvit demo --work-dir runs/demo/first
+        tinyvit demo --quick
     """
     started = time.monotonic()
     from tinyvit.demo.run import DemoJob, run_demo, show_summary
@@ -47,3 +49,4 @@ def demo(
         return
     for line in show_summary(document):
         typer.echo(line)
+    hint("tinyvit label IMAGES STORE --teacher efficientnet_lite2")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ._common import JsonOption, WorkDirOption, hint, print_json
-from ._help import OUTPUT
+from ._help import MACHINE, OUTPUT
 
 if TYPE_CHECKING:
     from tinyvit.export import ExportReport, OnnxModel, VerifyReport
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 _app = typer.Typer(help="Write, check and run ONNX files; running needs no torch.", no_args_is_help=True)
 
 _FileArgument = Annotated[Path, typer.Argument(help="A file of `tinyvit export onnx`.", metavar="FILE.onnx")]
-_ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads. [default: all cores]")]
+_ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Processor threads. [default: all cores]", rich_help_panel=MACHINE)
+]
+_MODEL, _FILE, _COMPARISON = "Model", "File", "Comparison"
 
 
 def register(app: typer.Typer) -> None:
@@ -35,19 +38,31 @@ def onnx(
     model: Annotated[
         str, typer.Argument(help="A model, NAME.TAG (published weights), timm:NAME, or efficientnet_lite1 / _lite2.")
     ],
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint, .pth or .safetensors.")] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Take random weights, only to try an export.")
-    ] = False,
-    num_classes: Annotated[int | None, typer.Option(min=1, help="Classes with random weights.")] = None,
-    features: Annotated[bool, typer.Option("--features", help="Export feature maps instead of logits.")] = False,
-    out_indices: Annotated[
-        str | None, typer.Option(help="Feature maps to export, as 1,2,3. [default: the deepest of each stride]")
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint, .pth or .safetensors.", rich_help_panel=_MODEL)
     ] = None,
-    size: Annotated[int | None, typer.Option(min=32, help="Input side in pixels. [default: the model's]")] = None,
+    random_weights: Annotated[
+        bool,
+        typer.Option("--random-weights", help="Use random weights, only to try an export.", rich_help_panel=_MODEL),
+    ] = False,
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="Classes with random weights.", rich_help_panel=_MODEL)
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Export feature maps instead of logits.", rich_help_panel=_MODEL)
+    ] = False,
+    out_indices: Annotated[
+        str | None,
+        typer.Option(
+            help="Feature maps to export, as 1,2,3. [default: the deepest of each stride]", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=32, help="Input side in pixels. [default: the model's]", rich_help_panel=_MODEL)
+    ] = None,
     fixed_size: Annotated[
         bool,
-        typer.Option("--fixed-size", help="Fix height and width; only the batch stays free.", rich_help_panel="File"),
+        typer.Option("--fixed-size", help="Fix height and width; only the batch stays free.", rich_help_panel=_FILE),
     ] = False,
     input_format: Annotated[
         Literal["normalized", "unit", "uint8"],
@@ -55,21 +70,21 @@ def onnx(
             "--input",
             help="Values that the file takes: normalized floats, floats 0..1, or bytes (NHWC). "
             "The graph does the rest.",
-            rich_help_panel="File",
+            rich_help_panel=_FILE,
         ),
     ] = "normalized",
     classes: Annotated[
         Path | None,
         typer.Option(
-            help="Names of the classes: a text file with one per line, or a JSON list.", rich_help_panel="File"
+            help="Names of the classes: a text file with one per line, or a JSON list.", rich_help_panel=_FILE
         ),
     ] = None,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operators, 18 to 24.", rich_help_panel="File")] = 20,
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operators, 18 to 24.", rich_help_panel=_FILE)] = 20,
     out: Annotated[
         Path | None, typer.Option(help="The file to write. [default: WORK_DIR/MODEL.onnx]", rich_help_panel=OUTPUT)
     ] = None,
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Skip the comparison with the model.", rich_help_panel="File")
+        bool, typer.Option("--no-verify", help="Skip the comparison with the model.", rich_help_panel=_FILE)
     ] = False,
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
@@ -116,18 +131,38 @@ def onnx(
 def verify(
     file: _FileArgument,
     weights: Annotated[
-        Path | None, typer.Option(help="The checkpoint that the file was exported from; not needed for random ones.")
+        Path | None,
+        typer.Option(
+            help="The checkpoint that the file was exported from; not needed for random weights.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(help="Input sizes, N or HxW, as 224,256x320. [default: the file's and two others]")
+        str | None,
+        typer.Option(
+            help="Input sizes, N or HxW, as 224,256x320. [default: the file's and two others]",
+            rich_help_panel=_COMPARISON,
+        ),
     ] = None,
-    batches: Annotated[str, typer.Option(help="Images per run, as 1,3.")] = "1,3",
-    photos: Annotated[Path | None, typer.Option(help="Folder or zip of photographs. [default: drawn images]")] = None,
+    batches: Annotated[str, typer.Option(help="Images per run, as 1,3.", rich_help_panel=_COMPARISON)] = "1,3",
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="Folder or zip of photographs. [default: drawn images]", rich_help_panel=_COMPARISON),
+    ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Largest difference, as a share of an output's largest value.")
+        float,
+        typer.Option(
+            min=0.0, help="Largest difference, as a share of an output's largest value.", rich_help_panel=_COMPARISON
+        ),
     ] = 1e-4,
     min_cosine: Annotated[
-        float, typer.Option(min=-1.0, max=1.0, help="Smallest cosine of the parts that vary from image to image.")
+        float,
+        typer.Option(
+            min=-1.0,
+            max=1.0,
+            help="Smallest cosine of the parts that vary from image to image.",
+            rich_help_panel=_COMPARISON,
+        ),
     ] = 0.999,
     work_dir: WorkDirOption = None,
     as_json: JsonOption = False,
@@ -161,6 +196,7 @@ def verify(
     else:
         _print_verify(report)
     report.raise_if_failed(str(file))
+    hint(f"tinyvit export predict {file} IMAGE", as_json)
 
 
 @_app.command("predict")
@@ -177,6 +213,7 @@ def predict(
 
     Examples:
         tinyvit export predict student.onnx cat.jpg dog.jpg --topk 3
+        tinyvit export predict student.onnx cat.jpg --size 256x320 --json
     """
     from tinyvit.api.deployment import predict_with
     from tinyvit.export.runtime import OnnxModel
@@ -189,10 +226,10 @@ def predict(
         print_json({"file": str(file), "model": runner.card.model, "task": runner.card.task, "images": found})
     else:
         _print_predictions(runner, found)
+    hint(f"tinyvit bench {file}", as_json)
 
 
-# --- printing
-# ------------------------------------------------------------------------------
+# --- printing ---------------------------------------------------------------------------
 
 
 def _warn(message: str) -> None:

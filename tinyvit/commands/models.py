@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._common import JsonOption, print_json
+from ._common import JsonOption, hint, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -17,13 +17,15 @@ def register(app: typer.Typer) -> None:
 def models(
     pattern: Annotated[str, typer.Argument(help="Only names that match, for example 'tiny_vit_*'.")] = "*",
     env: Annotated[
-        bool, typer.Option("--env", help="Show versions, processor and which of mmcv's operators are in use instead.")
+        bool, typer.Option("--env", help="Show versions, the processor and mmcv's operators instead of the models.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the models: names, parameters, multiply-accumulates, input size, feature channels.
 
-    Example: tinyvit models 'tiny_vit_*'
+    Examples:
+        tinyvit models 'tiny_vit_*'
+        tinyvit models --env
     """
     from tinyvit.backbones.registry import PRETRAINED_TAGS, describe, list_models
 
@@ -52,6 +54,7 @@ def models(
         for fact in facts
     ]
     print_table(["model", "params", "MACs", "input", "channels", "strides", "pretrained"], rows)
+    hint(f"tinyvit evaluate {names[0]} --data DATA --weights FILE")
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
@@ -79,7 +82,7 @@ def _mmcv_operators() -> dict[str, str]:
     from tinyvit.core.errors import MissingExtraError
 
     try:
-        from tinyvit.detection.mmcv_ext import mmcv_ops_in_use
+        from tinyvit.detection import mmcv_ops_in_use
 
         return mmcv_ops_in_use()
     except MissingExtraError as error:

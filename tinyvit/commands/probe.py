@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,14 +14,18 @@ from ._common import (
     RayOption,
     WorkDirOption,
     WorkersOption,
+    hint,
     print_json,
     resolve_device,
 )
+from ._help import MACHINE, OUTPUT
 
 if TYPE_CHECKING:
     from tinyvit.benchmarks.probe import ProbeResult
 
 _app = typer.Typer(help="Measure the quality of frozen features on your images.", no_args_is_help=True)
+
+DATA, FEATURES = "Data", "Features"
 
 
 def register(app: typer.Typer) -> None:
@@ -40,28 +44,47 @@ def linear(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder with train and test (or val), as folders or zips of CLASS/NAME.jpg; or class folders."
+            help="Folder with train and test (or val), as folders or zips of CLASS/NAME.jpg; or class folders.",
+            rich_help_panel=DATA,
         ),
     ],
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint; without one the weights are random.")] = None,
-    train_limit: Annotated[
-        int | None, typer.Option(min=1, help="Training images at most, evenly over the classes.")
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint. [default: random weights]", rich_help_panel=FEATURES)
     ] = None,
-    test_limit: Annotated[int | None, typer.Option(min=1, help="Test images at most, evenly over the classes.")] = None,
-    size: Annotated[int | None, typer.Option(min=32, help="Input height and width. [default: the model's]")] = None,
+    train_limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training images at most, evenly over the classes.", rich_help_panel=DATA),
+    ] = None,
+    test_limit: Annotated[
+        int | None, typer.Option(min=1, help="Test images at most, evenly over the classes.", rich_help_panel=DATA)
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=32, help="Input height and width in pixels. [default: the model's]", rich_help_panel=FEATURES),
+    ] = None,
     crop_pct: Annotated[
-        float | None, typer.Option(help="Share that the centre crop keeps; 1: all. [default: the model's]")
+        float | None,
+        typer.Option(help="Share that the centre crop keeps; 1: all. [default: the model's]", rich_help_panel=FEATURES),
     ] = None,
     pool: Annotated[
-        str, typer.Option(help="Features: penultimate (before the classifier) or stages34 (last two maps, averaged).")
+        Literal["penultimate", "stages34"],
+        typer.Option(
+            help="Features: penultimate (before the classifier) or stages34 (last two maps, averaged).",
+            rich_help_panel=FEATURES,
+        ),
     ] = "penultimate",
     seed: Annotated[int, typer.Option(min=0, help="Random seed for subsets, folds and random weights.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="Threads per process that decode images.")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.", rich_help_panel=MACHINE)] = 32,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads per process that decode images.", rich_help_panel=MACHINE)
+    ] = 2,
     workers: WorkersOption = None,
     ray: RayOption = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of cached features, reused by content. [default: WORK_DIR/features]")
+        Path | None,
+        typer.Option(
+            help="Folder of cached features, reused by content. [default: WORK_DIR/features]", rich_help_panel=OUTPUT
+        ),
     ] = None,
     deploy: DeployOption = True,
     device: DeviceOption = "auto",
@@ -75,6 +98,7 @@ def linear(
 
     Examples:
         tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
+        tinyvit probe linear tiny_vit_5m_224 --data photos --weights student.pth --pool stages34
     """
     import torch
 
@@ -99,6 +123,7 @@ def linear(
         print_json(document)
     else:
         _print(metrics, result, folder)
+        hint(f"tinyvit finetune RECIPE --data TRAIN --weights {weights or 'FILE'}")
 
 
 def _print(metrics: dict[str, Any], result: ProbeResult, folder: Path) -> None:
@@ -106,7 +131,7 @@ def _print(metrics: dict[str, Any], result: ProbeResult, folder: Path) -> None:
 
     model, weights = metrics["model"], metrics["weights"]
     if weights.startswith("random"):
-        typer.echo(f"RANDOM WEIGHTS: {model} was not trained; this is a floor, not a result. Give --weights.")
+        typer.echo(f"RANDOM WEIGHTS: {model} was not trained; this is a floor, not a result; give --weights")
     rows = result.rows
     low, high = (100 * bound for bound in result.interval)
     typer.echo(f"{model}, weights: {weights}")

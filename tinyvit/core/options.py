@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .errors import InputError
@@ -98,6 +98,17 @@ def parse_setting(text: str, option: str) -> tuple[str, Any]:
         return key.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError):
         return key.strip(), value
+
+
+def parse_settings(options: Mapping[str, Any] | Sequence[str] | None, option: str) -> dict[str, Any]:
+    """Return dotted keys and Python values of several ``KEY=VALUE``; a mapping is taken as it is.
+
+    Raises:
+        InputError: The key or ``=`` of a setting is missing.
+    """
+    if isinstance(options, Mapping):
+        return dict(options)
+    return dict(parse_setting(text, option) for text in options or ())
 
 
 def parse_share(text: str, option: str) -> float:

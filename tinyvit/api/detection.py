@@ -1,0 +1,208 @@
+"""``tinyvit.detect_train``, ``tinyvit.detect_test`` and ``tinyvit.detect_predict``.
+
+``tinyvit.detection`` is the sub-package, so these functions carry ``detect`` in their names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tinyvit.core.errors import InputError, unknown_name
+from tinyvit.core.options import parse_settings
+
+from ._devices import resolve_device
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def detect_train(
+    config: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    weights: str | Path | None = None,
+    epochs: int | None = None,
+    max_iters: int | None = None,
+    batch_size: int | None = None,
+    img_size: int | None = None,
+    limit_images: int | None = None,
+    eval_on_train: bool = False,
+    classes_from: Literal["data", "config"] = "data",
+    resume: bool = False,
+    seed: int | None = None,
+    cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
+    work_dir: str | Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Train a detector, as ``tinyvit detect train`` does.
+
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit detect
+    train --help``); ``cfg_options`` also takes a dict.
+
+    Returns:
+        The result of :func:`tinyvit.detection.train` (``checkpoint``, ``losses``, ``metrics`` and
+        others), and ``work_dir``.
+
+    Raises:
+        InputError: Config, data, weights or checkpoint do not fit each other.
+        CheckFailedError: A loss became NaN or infinite.
+    """
+    if resume and work_dir is None:
+        raise InputError("--resume needs --work-dir, the folder of the run to resume")
+    folder, where = _work_folder("detect-train", work_dir), _prepared(device)
+    from tinyvit.detection import apply_overrides, load_config, set_schedule, train
+
+    overrides = parse_settings(cfg_options, "--cfg-options")
+    cfg = load_config(
+        config,
+        data_root=data_root,
+        overrides=overrides,
+        img_size=img_size,
+        classes_from=_known_origin(classes_from),
+        limit_images=(limit_images, folder) if limit_images is not None else None,
+        eval_on_train=eval_on_train,
+    )
+    if cfg.get("train_cfg"):
+        set_schedule(cfg, epochs=epochs, max_iters=max_iters, batch_size=batch_size)
+        # Once more: --cfg-options take precedence over what the schedule derives.
+        apply_overrides(cfg, overrides)
+    found = train(cfg, folder, weights=weights, resume=resume, seed=seed, device=where)
+    return {**found, "work_dir": str(folder)}
+
+
+def detect_test(
+    config: str | Path,
+    weights: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    img_size: int | None = None,
+    limit_images: int | None = None,
+    eval_on_train: bool = False,
+    classes_from: Literal["data", "config"] = "data",
+    cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
+    work_dir: str | Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Evaluate a detector with COCO's metrics, as ``tinyvit detect test`` does.
+
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit detect test
+    --help``); ``cfg_options`` also takes a dict.
+
+    Returns:
+        The numbers of :func:`tinyvit.detection.evaluate` (``bbox_mAP`` and others, in 0..1),
+        ``img_size`` (width and height in pixels) and ``img_size_from``, and ``work_dir``.
+
+    Raises:
+        InputError: Config, data and checkpoint do not fit each other.
+    """
+    folder, where = _work_folder("detect-test", work_dir), _prepared(device)
+    from tinyvit.detection import evaluate, load_config
+
+    size, origin = _test_size(config, weights, img_size)
+    cfg = load_config(
+        config,
+        data_root=data_root,
+        overrides=parse_settings(cfg_options, "--cfg-options"),
+        img_size=size,
+        classes_from=_known_origin(classes_from),
+        limit_images=(limit_images, folder) if limit_images is not None else None,
+        eval_on_train=eval_on_train,
+    )
+    used = report_size(cfg, size, origin)
+    return {**evaluate(cfg, weights, folder, device=where), **used, "work_dir": str(folder)}
+
+
+def detect_predict(
+    config: str | Path,
+    images: str | Path | Sequence[str | Path],
+    weights: str | Path,
+    *,
+    score: float = 0.3,
+    img_size: int | None = None,
+    cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
+    work_dir: str | Path | None = None,
+    deploy: bool = True,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Detect objects in images, as ``tinyvit detect predict`` does.
+
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit detect
+    predict --help``); ``cfg_options`` also takes a dict.
+
+    Returns:
+        The document of :func:`tinyvit.detection.predict` (``images`` with their detections and
+        others), ``img_size`` (width and height in pixels) and ``img_size_from``, and ``work_dir``.
+
+    Raises:
+        InputError: No readable image, a score outside 0..1, or a checkpoint that does not fit.
+    """
+    folder, where = _work_folder("detect-predict", work_dir), _prepared(device)
+    from tinyvit.detection import load_config, predict, read_detector, set_classes
+
+    size, origin = _test_size(config, weights, img_size)
+    cfg = load_config(config, overrides=parse_settings(cfg_options, "--cfg-options"), img_size=size)
+    _, classes = read_detector(weights)
+    if classes:
+        set_classes(cfg, classes)
+    used = report_size(cfg, size, origin)
+    document = predict(cfg, weights, images, folder, score_threshold=score, device=where, deployed=deploy)
+    return {**document, **used, "work_dir": str(folder)}
+
+
+def _work_folder(command: str, work_dir: str | Path | None) -> Path:
+    """Return the folder of the artefacts; the processes of ``torchrun`` must agree on it."""
+    from tinyvit.core.results import make_work_dir
+
+    if work_dir is None and "LOCAL_RANK" in os.environ:
+        raise InputError("several processes share one folder: give --work-dir")
+    return make_work_dir(command, work_dir)
+
+
+def _prepared(device: str) -> str:
+    """Return the device by name, with the memory allocator tuned for the CPU."""
+    from tinyvit.core.allocator import tune_allocator
+
+    where = resolve_device(device)
+    if where == "cpu":
+        tune_allocator()
+    return where
+
+
+def _known_origin(classes_from: str) -> Any:
+    if classes_from not in ("data", "config"):
+        raise unknown_name("--classes-from", classes_from, ["data", "config"])
+    return classes_from
+
+
+def _test_size(config: str | Path, weights: str | Path, asked: int | None) -> tuple[Any, str]:
+    """Return the size of test images for ``load_config`` and its origin: the option, the training,
+    or the config.
+    """
+    from tinyvit.detection import trained_size
+
+    if asked is not None:
+        return asked, "--img-size"
+    found = trained_size(config, weights)
+    return (found[0], f"the training's config {found[1]}") if found else (None, f"the config {config}")
+
+
+def report_size(cfg: Config, asked: int | tuple[int, int] | None, origin: str) -> dict[str, Any]:
+    """Print the size of the test images and its origin; return both for the result.
+
+    Args:
+        cfg: The config, with all options in it.
+        asked: The size that the config was read with: one side, or width and height, in pixels.
+        origin: Where ``asked`` comes from.
+    """
+    from tinyvit.core.console import say
+    from tinyvit.detection import input_size
+
+    size = input_size(cfg)
+    if asked is not None and size != ((asked, asked) if isinstance(asked, int) else asked):
+        origin = "--cfg-options"
+    if size and os.environ.get("RANK", "0") == "0":
+        say(f"image size {size[0]} x {size[1]} px, from {origin}")
+    return {"img_size": list(size) if size else None, "img_size_from": origin}
