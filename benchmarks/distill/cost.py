@@ -44,8 +44,7 @@ from tinyvit.core.machine import environment
 
 from ...backbones.distill.augment import ViewSampler
 from ...backbones.distill.label.run import LabelOptions, label_store
-from ...backbones.distill.store import SoftLabelStore
-from ...backbones.distill.store.rows import RowLayout, SoftLabels, encode_logits, restore
+from ...backbones.distill.store import RowLayout, SoftLabels, SoftLabelStore, encode_logits, restore
 from ...backbones.distill.teachers import PACKAGED, Teacher, load_classifier, load_teacher
 from ...backbones.distill.train.datasets import DrawnViews, open_views
 from ...backbones.distill.train.order import ViewOrder

@@ -32,7 +32,7 @@ from tinyvit.core.machine import environment
 from ...backbones.distill.augment import ViewSampler, pixel_hash
 from ...backbones.distill.label.pipeline import Labeller, Timing
 from ...backbones.distill.label.run import LabelOptions, open_or_create
-from ...backbones.distill.store.shards import Shard
+from ...backbones.distill.store import Shard
 from ...backbones.distill.teachers import Teacher, load_teacher
 from ...backbones.distill.teachers.base import DTYPES
 from ..scripts import run_script

@@ -40,11 +40,17 @@ from tinyvit.core.files import folder_bytes, write_json
 from tinyvit.core.machine import environment
 
 from ...backbones.distill.augment import ViewSampler, library_versions
-from ...backbones.distill.store import SoftLabelStore
-from ...backbones.distill.store.container import write_tensors
-from ...backbones.distill.store.header import StoreHeader
-from ...backbones.distill.store.manifest import MANIFEST_NAME, Manifest
-from ...backbones.distill.store.rows import VALID, encode_logits, restore, seal
+from ...backbones.distill.store import (
+    MANIFEST_NAME,
+    VALID,
+    Manifest,
+    SoftLabelStore,
+    StoreHeader,
+    encode_logits,
+    restore,
+    seal,
+    write_tensors,
+)
 from ...backbones.distill.tools.official_logits import record_type
 from ..scripts import run_script
 from ..statistics import paired_ratio

@@ -71,8 +71,7 @@ def test_the_numbers_are_those_of_the_artefacts(quick):
 
 
 def test_labels_say_as_much_as_a_dense_computation_finds(quick):
-    from tinyvit.backbones.distill.store import SoftLabelStore
-    from tinyvit.backbones.distill.store.rows import restore
+    from tinyvit.backbones.distill.store import SoftLabelStore, restore
 
     folder, document = quick
     store = SoftLabelStore(folder / "store")

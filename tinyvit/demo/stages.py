@@ -24,8 +24,7 @@ from PIL import Image
 from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label.run import LabelOptions, label_store
-from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.distill.store.rows import restore
+from tinyvit.backbones.distill.store import SoftLabelStore, restore
 from tinyvit.backbones.distill.teachers import load_teacher
 from tinyvit.backbones.distill.train.recipe import Recipe
 from tinyvit.backbones.distill.train.run import pretrain

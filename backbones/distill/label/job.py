@@ -14,8 +14,7 @@ from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.jobs import Report
 
 from ..augment import ViewSampler
-from ..store import SoftLabelStore
-from ..store.shards import Shard
+from ..store import Shard, SoftLabelStore
 from ..teachers import Teacher, TeacherCard
 from .check import check_teacher
 from .pipeline import Labeller, Timing

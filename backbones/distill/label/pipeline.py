@@ -22,9 +22,7 @@ from tinyvit.core.images.files import ImageFiles, decode
 from tinyvit.core.machine import available_cpus
 
 from ..augment import ViewSampler, draw_view, pixel_hash, require_recordable
-from ..store import SoftLabelStore
-from ..store.rows import VALID, encode_logits, seal
-from ..store.shards import Shard
+from ..store import VALID, Shard, SoftLabelStore, encode_logits, seal
 from ..teachers import Teacher
 
 #: Share of the pass that the teacher has to wait for pictures before decoding is called the limit.

@@ -19,11 +19,19 @@ from tinyvit.core.jobs import Done, Here, Place, Progress, Ranks
 from tinyvit.core.machine import available_cpus
 
 from ..augment import ViewSampler, library_versions
-from ..store import SoftLabelStore, open_manifest, refuse_lost_header, teacher_names
-from ..store.header import HEADER_NAME, StoreHeader, teacher_folder
-from ..store.manifest import MANIFEST_NAME, Manifest
-from ..store.rows import RowLayout
-from ..store.shards import Shard
+from ..store import (
+    HEADER_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    RowLayout,
+    Shard,
+    SoftLabelStore,
+    StoreHeader,
+    open_manifest,
+    refuse_lost_header,
+    teacher_folder,
+    teacher_names,
+)
 from ..teachers import Teacher, TeacherCard
 from .check import CHECK_IMAGES, check_teacher, describe_check, evaluate_top, kept_check, spread
 from .job import CheckUnit, LabelJob, ShardUnit, TeacherSource

@@ -15,7 +15,7 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.machine import environment
 
 from ..augment import RECORD
-from .rows import CODINGS, RowLayout
+from .layout import CODINGS, RowLayout
 
 SCHEMA_VERSION = 2
 STORE_FORMAT = "tinyvit-soft-labels"
@@ -45,7 +45,7 @@ class StoreHeader:
         batch_size: Rows a teacher batch.
         view_blocks: Half-open ranges of views, consecutive from 0.
         made_with: The environment that started these labels, for information.
-        coding: How a label becomes a row: one of ``rows.CODINGS``.
+        coding: How a label becomes a row: one of ``layout.CODINGS``.
     """
 
     num_classes: int

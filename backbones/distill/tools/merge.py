@@ -17,11 +17,22 @@ from tinyvit.core.console import RateBar, counted
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import temporary_beside
 
-from ..store import ORIGIN, SoftLabelStore, open_manifest, teacher_names
-from ..store.container import sha256_of
-from ..store.header import HEADER_NAME, STORE_FORMAT, difference, document_id, read_header
-from ..store.manifest import LOCATIONS_NAME, MANIFEST_NAME
-from ..store.shards import INDEX_NAME, Shard
+from ..store import (
+    HEADER_NAME,
+    INDEX_NAME,
+    LOCATIONS_NAME,
+    MANIFEST_NAME,
+    ORIGIN,
+    STORE_FORMAT,
+    Shard,
+    SoftLabelStore,
+    difference,
+    document_id,
+    open_manifest,
+    read_header,
+    sha256_of,
+    teacher_names,
+)
 
 _SHOWN_CONFLICTS = 10
 

@@ -26,12 +26,23 @@ from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
 
 from ..augment import ViewSampler, library_versions, pack_many
-from ..store import ORIGIN, SoftLabelStore, open_manifest, teacher_names
-from ..store.container import TensorFile, write_tensors
-from ..store.header import HEADER_NAME, StoreHeader
-from ..store.manifest import MANIFEST_NAME, Manifest, in_blocks
-from ..store.rows import VALID, restore, seal
-from ..store.shards import Shard
+from ..store import (
+    HEADER_NAME,
+    MANIFEST_NAME,
+    ORIGIN,
+    VALID,
+    Manifest,
+    Shard,
+    SoftLabelStore,
+    StoreHeader,
+    TensorFile,
+    in_blocks,
+    open_manifest,
+    restore,
+    seal,
+    teacher_names,
+    write_tensors,
+)
 
 FORMAT_NAME = "tinyvit-official"
 _EPOCH = re.compile(r"logits_top(\d+)_epoch(\d+)")

@@ -18,10 +18,20 @@ from tinyvit.core.machine import available_cpus
 
 from ..augment import pixel_hash
 from ..replay import render
-from ..store import SoftLabelStore, teacher_names
-from ..store.manifest import MANIFEST_NAME, Manifest, describe_copies, in_blocks
-from ..store.rows import SoftLabels, encode_logits, restore
-from ..store.shards import INDEX_NAME, Shard, ShardIndex
+from ..store import (
+    INDEX_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    Shard,
+    ShardIndex,
+    SoftLabels,
+    SoftLabelStore,
+    describe_copies,
+    encode_logits,
+    in_blocks,
+    restore,
+    teacher_names,
+)
 from ..teachers import Teacher
 
 #: Largest total-variation distance between a stored soft label and the teacher's label today.

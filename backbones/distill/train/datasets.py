@@ -22,9 +22,7 @@ from tinyvit.core.values import check_fields
 
 from ..augment import ViewParams, ViewSampler, apply, describe_views
 from ..replay import open_for_training, render
-from ..store import SoftLabelStore
-from ..store.manifest import MANY_IMAGES
-from ..store.rows import restore
+from ..store import MANY_IMAGES, SoftLabelStore, restore
 from ..truth import find_classes
 from .cache import ViewCache, make_cache
 from .losses import Objective

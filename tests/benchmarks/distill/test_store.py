@@ -8,8 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.distill.store.rows import restore
+from tinyvit.backbones.distill.store import SoftLabelStore, restore
 from tinyvit.benchmarks.distill import store as distill_store
 from tinyvit.benchmarks.distill.store import main, make_store, make_subjects
 

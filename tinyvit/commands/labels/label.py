@@ -176,7 +176,7 @@ def label(
 
 
 def _print_summary(summary: LabelSummary, data: Path, left_out: Any) -> None:
-    from tinyvit.backbones.distill.store.manifest import MANIFEST_NAME, Manifest, describe_copies
+    from tinyvit.backbones.distill.store import MANIFEST_NAME, Manifest, describe_copies
     from tinyvit.core.console import counted
     from tinyvit.core.images.files import describe_left_out
 

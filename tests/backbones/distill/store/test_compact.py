@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tinyvit.backbones.distill.store import compact
-from tinyvit.backbones.distill.store.rows import RowLayout, divergence, encode_logits, restore
+from tinyvit.backbones.distill.store import RowLayout, compact, encode_logits, restore
+from tinyvit.backbones.distill.store.codec import divergence
 
 
 @pytest.mark.parametrize(("k", "classes"), [(1, 1), (1, 2), (5, 5), (5, 20), (10, 1000), (100, 21841), (3, 70000)])

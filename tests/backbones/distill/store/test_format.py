@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from tinyvit.backbones.distill.label.run import label_store
-from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.distill.store.rows import restore
+from tinyvit.backbones.distill.store import SoftLabelStore, restore
 from tinyvit.core.images.files import ImageFiles
 
 from ..conftest import options

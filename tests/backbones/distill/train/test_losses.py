@@ -7,7 +7,7 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
-from tinyvit.backbones.distill.store.rows import TEMPERATURES, RowLayout, encode_logits, restore
+from tinyvit.backbones.distill.store import TEMPERATURES, RowLayout, encode_logits, restore
 from tinyvit.backbones.distill.train.losses import (
     Objective,
     Targets,

@@ -21,9 +21,7 @@ from tinyvit.backbones import create_model, load_weights
 from tinyvit.backbones.distill.augment import ViewParams, apply
 from tinyvit.backbones.distill.label.run import label_store
 from tinyvit.backbones.distill.replay import pixel_problem
-from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.distill.store.container import TensorFile, write_tensors
-from tinyvit.backbones.distill.store.rows import restore
+from tinyvit.backbones.distill.store import SoftLabelStore, TensorFile, restore, write_tensors
 from tinyvit.backbones.distill.teachers import load_classifier
 from tinyvit.backbones.distill.train import hooks, losses
 from tinyvit.backbones.distill.train.cache import ViewCache, make_cache

@@ -1,9 +1,8 @@
-"""The soft-label store on disk. ``FORMAT.md`` beside this file is the specification."""
+"""Reading a soft-label store. ``FORMAT.md`` beside this file is the specification."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +10,21 @@ import numpy as np
 import torch
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.files import write_json
 
 from ..augment import library_versions
-from .container import TensorFile, sha256_of, write_tensors
-from .header import (
-    HEADER_NAME,
-    LABELS_FORMAT,
-    LABELS_NAME,
-    SCHEMA_VERSION,
-    STORE_FORMAT,
-    StoreHeader,
-    difference,
-    read_header,
-    teacher_folder,
-)
+from .checksums import damaged, is_whole
+from .container import TensorFile, sha256_of
+from .folder import choose_labels, labels_folder, open_manifest, refuse_lost_header
+from .header import HEADER_NAME, LABELS_NAME, SCHEMA_VERSION, StoreHeader
+from .layout import VALID
 from .manifest import MANIFEST_NAME, MANY_IMAGES, Manifest
-from .rows import VALID, damaged, is_whole
-from .shards import INDEX_NAME, Shard, ShardGrid, ShardIndex, file_names, file_sizes, read_report
+from .shards import Shard, ShardGrid, ShardIndex, file_names, file_sizes, read_report
 
-__all__ = ["SCHEMA_VERSION", "Shard", "SoftLabelStore", "StoreHeader"]
-
-_TEACHERS = "teachers"
-#: Folder of what imported labels keep of their source (``official.py``).
-ORIGIN = "origin"
 # Linux lets a process have 65,530 mappings; half of them are left to others.
 _OPEN_SHARDS = 32_768
 
 
-class SoftLabelStore:
+class StoreReader:
     """One teacher's labels in a store. Cheap to open and to send to another process: shards are
     mapped when touched.
 
@@ -64,8 +49,8 @@ class SoftLabelStore:
         if not (self.path / HEADER_NAME).is_file():
             refuse_lost_header(self.path)
             raise InputError(f"{self.path} is not a soft-label store: it has no {HEADER_NAME}; make one: tinyvit label")
-        self.name = self._choose(teacher)
-        self.folder = self.path / _TEACHERS / self.name
+        self.name = choose_labels(self.path, teacher)
+        self.folder = labels_folder(self.path, self.name)
         self.header = StoreHeader.from_documents(self.path / HEADER_NAME, self.folder / LABELS_NAME)
         self.layout = self.header.layout
         self.grid = ShardGrid(self.header)
@@ -73,83 +58,6 @@ class SoftLabelStore:
         self._dtype = self.layout.dtype
         self._mapped: dict[int, memoryview] = {}
         self._manifest: Manifest | None = None
-
-    def _choose(self, teacher: str | None) -> str:
-        names = teacher_names(self.path)
-        if teacher in names:
-            return teacher
-        if not names:
-            read_header(self.path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
-            raise InputError(f"{self.path} holds no labels yet; make some: tinyvit label")
-        if teacher is None:
-            if len(names) > 1:
-                raise InputError(
-                    f"{self.path} holds the labels of several teachers: name one of {', '.join(names)} (a recipe's key "
-                    "teacher, or --labels of `tinyvit labels`)"
-                )
-            return names[0]
-        made_by = {name: _teacher_name(self.path / _TEACHERS / name / LABELS_NAME) for name in names}
-        found = [name for name in names if made_by[name] == teacher]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise InputError(f"{self.path} holds several labels by {teacher!r}, name one of: {', '.join(found)}")
-        held = ", ".join(f"{name} (by {maker})" for name, maker in made_by.items())
-        raise InputError(f"{self.path} holds no labels {teacher!r}; it holds {held}")
-
-    @classmethod
-    def open(cls, path: str | Path, teacher: str | None = None) -> SoftLabelStore:
-        """The same as the constructor."""
-        return cls(path, teacher)
-
-    @classmethod
-    def create(cls, path: Path, header: StoreHeader, teacher: str | None = None) -> SoftLabelStore:
-        """Begin a teacher's labels in a store whose manifest lies in ``path`` already; the first
-        makes the store.
-
-        Args:
-            path: The store's folder.
-            header: The headers; with a second teacher, images and augmentation are those of the
-                first.
-            teacher: Name of the labels' folder; by default made from the teacher's name.
-
-        Raises:
-            InputError: The name is no name of a folder, is taken, or the store has other images or
-                views.
-        """
-        name = teacher_folder(header.teacher["name"]) if teacher is None else teacher
-        if name != teacher_folder(name):
-            raise InputError(f"labels cannot be named {name!r}; use letters, digits, and any of ._-")
-        folder = path / _TEACHERS / name
-        if (folder / LABELS_NAME).exists():
-            raise InputError(f"{path} holds labels named {name!r} already; give another name")
-        if (path / HEADER_NAME).is_file():
-            _require_same_base(path, header)
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(path / HEADER_NAME, header.store_document())
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
-        write_json(folder / LABELS_NAME, header.labels_document())
-        return cls(path, name)
-
-    def grow(self, header: StoreHeader) -> SoftLabelStore:
-        """Make room for more views: the blocks that exist stay as they are, and their shards stay
-        finished.
-
-        Args:
-            header: These labels' header with blocks added (:meth:`StoreHeader.grown`).
-
-        Returns:
-            The store with its new header; this one stays as it was.
-
-        Raises:
-            InputError: Something else than added blocks differs.
-        """
-        self.header.require_same(header, self.path)
-        if header.view_blocks != self.header.view_blocks:
-            grown = replace(self.header, view_blocks=header.view_blocks)
-            write_json(self.folder / LABELS_NAME, grown.labels_document())
-        return type(self)(self.path, self.name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "name": self.name}
@@ -251,17 +159,6 @@ class SoftLabelStore:
             InputError: It is damaged.
         """
         return ShardIndex.read(self.folder, self.header)
-
-    def write_index(self) -> bool:
-        """Sum up the reports of all shards in one file, so that opening need not read thousands.
-
-        Returns:
-            Whether it was written: not while shards are unfinished.
-        """
-        if len(self.finished_shards()) < len(self.grid):
-            return False
-        ShardIndex.gather([self.report(shard) for shard in self.shards()]).write(self.folder, self.header)
-        return True
 
     def report(self, shard: Shard) -> dict[str, Any]:
         """The ``.json`` of a finished shard.
@@ -380,45 +277,6 @@ class SoftLabelStore:
         file = self._checked(shard)
         return np.array(file.tensor("hash_rows")), np.array(file.tensor("pixel_hash"))
 
-    def write_shard(
-        self,
-        shard: Shard,
-        rows: np.ndarray,
-        hash_rows: Sequence[int],
-        hashes: Sequence[int],
-        invalid: Sequence[tuple[int, str]],
-    ) -> None:
-        """Write a shard whole and declare it finished.
-
-        Args:
-            shard: Its place.
-            rows: ``(shard.rows,)``, sealed.
-            hash_rows: Ascending row numbers that have a pixel hash.
-            hashes: Their pixel hashes.
-            invalid: Ordinal and reason of images that could not be read.
-
-        Raises:
-            InputError: The disk is full or not writable.
-        """
-        path = self.shard_path(shard)
-        (self.folder / INDEX_NAME).unlink(missing_ok=True)
-        tensors = {
-            "pixel_hash": np.array(hashes, np.uint64),
-            "hash_rows": np.array(hash_rows, np.uint32),
-            "rows": rows.view(np.uint8).reshape(shard.rows, self._dtype.itemsize),
-        }
-        size, sha256 = write_tensors(path, tensors, self._metadata(shard))
-        report = {
-            "file": path.name,
-            "bytes": size,
-            "sha256": sha256,
-            "images": [shard.begin, shard.end],
-            "views": [shard.view_begin, shard.view_end],
-            "rows": shard.rows,
-            "invalid": [list(entry) for entry in invalid],
-        }
-        write_json(self.report_path(shard), report)
-
     def damaged_rows(self, shard: Shard) -> list[str]:
         """Verify every checksum of a finished shard.
 
@@ -473,52 +331,3 @@ class SoftLabelStore:
             "images": f"{shard.begin}-{shard.end}",
             "views": f"{shard.view_begin}-{shard.view_end}",
         }
-
-
-def refuse_lost_header(path: Path) -> None:
-    """Refuse a folder that holds labels and no header: made anew, they would be lost.
-
-    Raises:
-        InputError: It is such a folder.
-    """
-    if teacher_names(path):
-        raise InputError(f"{path} lacks its {HEADER_NAME}; take it from a copy of the store or a part of it")
-
-
-def open_manifest(path: Path) -> Manifest:
-    """The manifest of a store, read whole and held against the header.
-
-    Raises:
-        InputError: Header or manifest are missing or damaged.
-    """
-    header = read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
-    manifest = Manifest.open(path / MANIFEST_NAME)
-    if manifest.sha256 != header["manifest"]["sha256"]:
-        raise InputError(
-            f"{path / MANIFEST_NAME} is damaged: its hash is not the one in {HEADER_NAME}; take it from a copy, or "
-            "make a new store"
-        )
-    return manifest
-
-
-def teacher_names(path: str | Path) -> list[str]:
-    """Names of the labels in a store, sorted; empty when there is no store."""
-    return sorted(labels.parent.name for labels in Path(path).glob(f"{_TEACHERS}/*/{LABELS_NAME}"))
-
-
-def _teacher_name(labels: Path) -> str:
-    teacher = read_header(labels, LABELS_FORMAT, "the header of a teacher's labels").get("teacher")
-    return str(teacher.get("name")) if isinstance(teacher, dict) else ""
-
-
-def _require_same_base(path: Path, wanted: StoreHeader) -> None:
-    """Check that a further teacher looks at the same images and views.
-
-    Raises:
-        InputError: It does not; the message names both sides.
-    """
-    mine = read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
-    theirs = wanted.store_document()
-    for key in theirs:
-        if key != "made_with" and mine.get(key) != theirs[key]:
-            raise InputError(f"{path} was made with {difference(key, mine.get(key), theirs[key])}; give another STORE")
