@@ -17,9 +17,10 @@ def any_size() -> Iterator[None]:
     and refused by ``torch.export``.
 
         with any_size():
-            free = torch.export.Dim("batch", max=64), torch.export.Dim("h", min=33),
-            torch.export.Dim("w", min=33) program = torch.export.export(model, (image,),
-            dynamic_shapes=(dict(zip((0, 2, 3), free)),), strict=True)
+            dim = torch.export.Dim
+            free = dim("batch", max=64), dim("h", min=33), dim("w", min=33)
+            shapes = (dict(zip((0, 2, 3), free)),)
+            program = torch.export.export(model, (image,), dynamic_shapes=shapes, strict=True)
 
     A compiled model must be called inside it whenever that may trace. Sides of 32 pixels and less
     remain a case of their own (the last map is a single pixel), and so does for ``torch.compile`` a

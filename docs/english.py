@@ -209,11 +209,11 @@ def split_python(text: str) -> Iterator[Block]:
 def long_lines(text: str, is_python: bool) -> Iterator[tuple[int, int]]:
     """Yield number and length of long lines of prose; tables, links and code are exempt."""
     if is_python:
-        prose = {n for d in _docstrings(ast.parse(text)) for n in range(d.lineno, (d.end_lineno or d.lineno) + 1)}
+        documented = _docstrings(ast.parse(text))
+        blocks = (block for node in documented for block in split_docstring(str(node.value), node.lineno))
     else:
-        prose = {
-            n for block in split_markdown(text) for n in range(block.line, block.line + len(block.text.splitlines()))
-        }
+        blocks = split_markdown(text)
+    prose = {n for block in blocks for n in range(block.line, block.line + len(block.text.splitlines()))}
     for number, line in enumerate(text.splitlines(), 1):
         is_prose = number in prose or (is_python and line.lstrip().startswith("#"))
         is_exempt = "http" in line or "](" in line or line.lstrip().startswith("|") or "noqa" in line

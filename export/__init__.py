@@ -5,8 +5,8 @@ does.
 
     from tinyvit.export import OnnxModel, export_onnx, verify_onnx
 
-    export_onnx("tiny_vit_5m_224", "tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors") report =
-    verify_onnx("tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors", sizes=[224, (256, 320)])
+    export_onnx("tiny_vit_5m_224", "tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors")
+    report = verify_onnx("tiny_vit_5m.onnx", weights="tiny_vit_5m.safetensors", sizes=[224, (256, 320)])
     logits, = OnnxModel("tiny_vit_5m.onnx")(batch)
 """
 

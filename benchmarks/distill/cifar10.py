@@ -1,7 +1,6 @@
 """Linear probes of one student on CIFAR-10: distilled, trained with labels, or not trained.
 
-    python -m tinyvit.benchmarks.distill.cifar10 --data cifar10 --work-dir runs/cifar10 --out
-    distill_cifar10.json
+    python -m tinyvit.benchmarks.distill.cifar10 --data cifar10 --work-dir runs/cifar10 --out distill_cifar10.json
 
 A teacher labels all training images once, without their classes. The student is TinyViT-5M at 64 px
 (``recipes/_cifar10.py``). For each seed it is trained for the same number of views in these ways:

@@ -1,7 +1,6 @@
 """Making recorded views against timm's own transforms: time per view, from image to model input.
 
-    python -m tinyvit.benchmarks.distill.views --data imagenet-sample/images --out
-    distill_views.json
+    python -m tinyvit.benchmarks.distill.views --data imagenet-sample/images --out distill_views.json
 
 Ours draws parameters from its counter-based streams and applies them; timm's transform draws and
 applies in one. Both see the same decoded images in turns, in one thread. Up to the mixed view both

@@ -1,7 +1,6 @@
 """Detectors, with their time split into preprocessing, network and post-processing.
 
-    python -m tinyvit.benchmarks.speed.studies.detectors --images val2017 --img-size 640 --out
-    detectors.json
+    python -m tinyvit.benchmarks.speed.studies.detectors --images val2017 --img-size 640 --out detectors.json
 
 TinyViT-5M and 21M and MMDetection's own ResNet-50 in RetinaNet, and TinyViT-5M and ResNet-50 in
 Mask R-CNN, take turns on the same photographs in one process. Preprocessing is from the decoded

@@ -1,8 +1,8 @@
 """The tables of ``benchmarks/results/``: our models beside their peers and beside inference
 engines, in turns.
 
-    python -m tinyvit.benchmarks.speed.studies.peers deployed --official models/tiny_vit.py --out
-    deployed.json python -m tinyvit.benchmarks.speed.studies.peers zoo --out zoo.json
+    python -m tinyvit.benchmarks.speed.studies.peers deployed --official models/tiny_vit.py --out deployed.json
+    python -m tinyvit.benchmarks.speed.studies.peers zoo --out zoo.json
 
 ``deployed`` compares the deployed TinyViT with its module, the official code, timm, onnxruntime and
 OpenVINO; ``zoo`` compares TinyViT in every engine with DeiT and timm's small networks. Each kind of

@@ -1,7 +1,7 @@
 """Figures and tables for reading, from what :mod:`.peers` measured.
 
-    python -m tinyvit.benchmarks.speed.studies.peers_figure deployed deployed.json --out
-    deployed.svg python -m tinyvit.benchmarks.speed.studies.peers_figure zoo zoo.json --out zoo.svg
+    python -m tinyvit.benchmarks.speed.studies.peers_figure deployed deployed.json --out deployed.svg
+    python -m tinyvit.benchmarks.speed.studies.peers_figure zoo zoo.json --out zoo.svg
     python -m tinyvit.benchmarks.speed.studies.peers_figure markdown deployed.json
 
 Nothing is measured here and no number is written by hand: bars, intervals and marks are those of

@@ -1,7 +1,6 @@
 """Check the harness: the same model twice, many times, and one that does 5 % more work.
 
-    python -m tinyvit.benchmarks.speed.studies.self_check --runs 40 --out
-    benchmarks/results/speed_self_check.json
+    python -m tinyvit.benchmarks.speed.studies.self_check --runs 40 --out benchmarks/results/speed_self_check.json
 
 Two starts of the same model must be ``cannot tell``, and more work must be ``slower``, in at least
 95 % of the runs of either kind. Otherwise the exit code is 1. More ``--rounds`` find smaller

@@ -4,10 +4,10 @@ A unit is idempotent: whoever does it leaves the same result, so one that a dead
 simply done again. There is no lease and no heartbeat here: the operating system (a closed pipe) or
 Ray says when a worker is gone, and ranks of ``torchrun`` each have their fixed share.
 
-    place = choose_place(workers=4, device="cpu") with place.open(make) as pool:            #
-    make(device, threads) -> worker; worker(unit, report) -> result
-        for event in pool.run(units):         # Progress(index, value) while it works, Done(index,
-        result) after
+    place = choose_place(workers=4, device="cpu")
+    # make(device, threads) returns a worker, and worker(unit, report) a result.
+    with place.open(make) as pool:
+        for event in pool.run(units):  # Progress(index, value) while it works, Done(index, result) after
             ...
 """
 
