@@ -34,7 +34,7 @@ class BoxCounts:
     Attributes:
         boxes: All objects of the file.
         unusable: Of these, the ones with a side below one pixel, no area, or no part inside their
-            picture. MMDetection leaves them out of training.
+            image. MMDetection leaves them out of training.
         trainable: The objects that a detector learns from: usable, no crowd, not marked ``ignore``.
         images: Images with at least one object of any kind, which is what an epoch of MMDetection
             goes through.
@@ -56,7 +56,7 @@ class CocoSplit:
         classes: Names of the categories, in the file's order, which is the order of mmdet's labels.
         num_images: Images in the file.
         num_annotated: Images with at least one object to train on: no crowd, with an area inside
-            its picture.
+            its image.
     """
 
     annotations: Path

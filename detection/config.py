@@ -424,7 +424,7 @@ def count_training_boxes(cfg: Config) -> dict[Path, BoxCounts]:
         raise InputError(
             f"{names} has no box to train on: of {sum(found.boxes for found in counts.values())} boxes, "
             f"{sum(found.unusable for found in counts.values())} have no area (a side below 1 pixel) or lie outside "
-            "their picture, and the others are crowds or marked to be ignored"
+            "their image, and the others are crowds or marked to be ignored"
         )
     check_annotations(cfg, "val_dataloader")
     return counts

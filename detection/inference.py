@@ -1,4 +1,4 @@
-"""Detections of pictures: as data, and drawn."""
+"""Detections of images: as data, and drawn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class Predictor:
-    """A detector with its weights, ready for pictures.
+    """A detector with its weights, ready for images.
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`.
@@ -65,7 +65,7 @@ class Predictor:
         self.pipeline = Compose(steps)
 
     def __call__(self, image: np.ndarray) -> list[dict[str, Any]]:
-        """Detect on one picture.
+        """Detect on one image.
 
         Args:
             image: RGB, uint8, (height, width, 3).
@@ -83,13 +83,13 @@ class Predictor:
         return list(self._detections(result.pred_instances.cpu()))
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
-        """A picture as the detector's ``test_step`` takes it: resized, not yet normalised.
+        """An image as the detector's ``test_step`` takes it: resized, not yet normalised.
 
         Args:
             image: RGB, uint8, (height, width, 3).
 
         Raises:
-            InputError: A picture that becomes less than a pixel wide or high.
+            InputError: An image that becomes less than a pixel wide or high.
         """
         import cv2
 
@@ -98,7 +98,7 @@ class Predictor:
             sample: Any = self.pipeline({"img": bgr, "img_id": 0})
         except cv2.error as error:  # a side that becomes less than a pixel, say
             height, width = image.shape[:2]
-            raise InputError(f"a picture of {width} x {height} pixels cannot be resized to the input") from error
+            raise InputError(f"an image of {width} x {height} pixels cannot be resized to the input") from error
         return {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
 
     def _detections(self, found: Any) -> Iterator[dict[str, Any]]:
@@ -120,7 +120,7 @@ class Predictor:
 def _test_pipeline(cfg: Config) -> list[Any]:
     loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
     if not loader:
-        raise InputError("the config has no test_dataloader, whose pipeline says how a picture is prepared")
+        raise InputError("the config has no test_dataloader, whose pipeline says how an image is prepared")
     dataset = loader["dataset"]
     while "pipeline" not in dataset and "dataset" in dataset:
         dataset = dataset["dataset"]
@@ -144,16 +144,16 @@ def predict(
     device: str = "cpu",
     deployed: bool = True,
 ) -> dict[str, Any]:
-    """Detect on pictures; write an annotated copy of each and one ``predictions.json``.
+    """Detect on images; write an annotated copy of each and one ``predictions.json``.
 
-    A file that is no readable picture is reported and left out; the others are done.
+    A file that is no readable image is reported and left out; the others are done.
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`.
         weights: The detector's checkpoint.
-        images: Picture files, folders of them, or one of either.
+        images: Image files, folders of them, or one of either.
         work_dir: Folder for ``predictions.json`` and ``pictures/``.
-        score_threshold: Detections below this score are left out, in the JSON and in the pictures;
+        score_threshold: Detections below this score are left out, in the JSON and in the images;
             in [0, 1].
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         deployed: Whether the backbone's deployed form runs.
@@ -164,7 +164,7 @@ def predict(
         ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
 
     Raises:
-        InputError: No picture at all, a missing file, a score outside [0, 1], or a checkpoint that
+        InputError: No image at all, a missing file, a score outside [0, 1], or a checkpoint that
             does not fit.
     """
     if not 0 <= score_threshold <= 1:
@@ -199,22 +199,22 @@ def predict(
         entry = {"file": str(file), "width": image.width, "height": image.height, "picture": str(picture)}
         document["images"].append({**entry, "detections": detections})
     if not document["images"]:
-        raise InputError(f"none of the {len(files)} files is a readable picture; the first was {files[0]}")
+        raise InputError(f"none of the {len(files)} files is a readable image; the first was {files[0]}")
     write_json(work_dir / "predictions.json", document)
     return document
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """The picture files among files and folders (not below sub-folders), sorted within each folder.
+    """The image files among files and folders (not below sub-folders), sorted within each folder.
 
     Raises:
-        InputError: A path that does not exist, or a folder without pictures.
+        InputError: A path that does not exist, or a folder without images.
     """
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
             if not inside:
-                raise InputError(f"folder {path} holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
+                raise InputError(f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
             yield from inside
         elif path.is_file():
             yield path
@@ -225,11 +225,11 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
 def draw_detections(
     image: Image.Image, detections: Sequence[dict[str, Any]], colours: Sequence[tuple[int, int, int]] | None = None
 ) -> Image.Image:
-    """A copy of a picture with boxes, class names, scores and, where there are any, translucent
+    """A copy of an image with boxes, class names, scores and, where there are any, translucent
     masks.
 
     Args:
-        image: The picture.
+        image: The image.
         detections: As :class:`Predictor` gives them.
         colours: One per label; default: :func:`tinyvit.detection.config.make_palette`.
     """

@@ -64,7 +64,7 @@ class SeedByPositionHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Before the model draws.
 
-        Where this process loads the pictures, numpy's generator then stands where those of the next
+        Where this process loads the images, numpy's generator then stands where those of the next
         iteration begin: at the number that an epoch, or a resumed run, starts with there.
         """
         self._seed(runner, runner.iter + 1)

@@ -134,14 +134,14 @@ def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:
         if found.unusable:
             print_log(
                 f"{found.unusable} of {found.boxes} boxes in {path} have no area (a side below 1 pixel) or lie outside "
-                "their picture; they are not trained on",
+                "their image; they are not trained on",
                 "current",
                 logging.WARNING,
             )
 
 
 def _train(runner: Any) -> None:
-    """Train; a training picture that cannot be read ends it with the file's name."""
+    """Train; a training image that cannot be read ends it with the file's name."""
     try:
         runner.train()
     except AssertionError as error:
@@ -151,7 +151,7 @@ def _train(runner: Any) -> None:
             raise
         # The last one: the text may show the loader's source line first.
         raise InputError(
-            f"training picture {unreadable[-1].strip()} cannot be read; mend it or take it out of the annotations"
+            f"training image {unreadable[-1].strip()} cannot be read; mend it or take it out of the annotations"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """ONNX: writing a model, checking the file against the model, running it without torch.
 
-Public names are loaded on first use: :class:`OnnxModel` and what it needs import no torch, the rest
-does.
+Public names are loaded on first use. :class:`OnnxModel` and the modules that it needs import no
+torch; the others do.
 
     from tinyvit.export import OnnxModel, export_onnx, verify_onnx
 

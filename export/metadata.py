@@ -1,7 +1,7 @@
-"""What an exported file says about itself: the key-value pairs in its ``metadata_props``.
+"""The metadata of an exported file: the key-value pairs in its ``metadata_props``.
 
-One file is enough to run a model: names of the classes, how to prepare a picture, what goes in and
-what comes out. Needs no torch and no onnx.
+One file is enough to run a model: it holds the names of the classes, the preprocessing, and the
+form of inputs and outputs. The module needs neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tinyvit.core.images.preprocess import Preprocess
 
 FORMAT_VERSION = 1
 
-#: What the graph takes -> (layout, element type, range). ``normalized`` is what the module itself
-#: takes.
+#: Input format of the graph -> (layout, element type, range). ``normalized`` is the format of the
+#: module itself.
 INPUT_FORMATS = {
     "normalized": ("NCHW", "float32", "(x / 255 - mean) / std"),
     "unit": ("NCHW", "float32", "0..1"),
@@ -46,25 +46,25 @@ class Output:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything an exported file says about itself.
+    """The metadata of an exported file.
 
     Args:
         model: Name of the model, as the command line takes it.
         task: ``classifier`` or ``features``.
         input_format: A key of :data:`INPUT_FORMATS`.
-        preprocess: How a picture is prepared.
-        outputs: In the graph's order.
+        preprocess: Preparation of an image.
+        outputs: The outputs, in the graph's order.
         classes: Name of each class; empty when the names are not known.
-        weights: File name of the weights, ``random (seed N)``, or ``module`` for a module given as
-            it was.
-        weights_sha256: Of that file; empty when there is none.
-        state_sha256: Of the parameters and buffers in the model.
+        weights: File name of the weights, ``random (seed N)``, or ``module`` for a module that was
+            given as an object.
+        weights_sha256: SHA-256 of that file; empty without a file.
+        state_sha256: SHA-256 of the parameters and buffers in the model.
         arguments: The arguments of :func:`tinyvit.export.load_source` that build the model again,
             without weights.
         opset: Version of the ONNX operators.
-        tinyvit_version: That wrote the file.
-        torch_version: That traced the model.
-        format_version: Of these fields.
+        tinyvit_version: Version of tinyvit that wrote the file.
+        torch_version: Version of torch that traced the model.
+        format_version: Version of these fields.
     """
 
     model: str
@@ -83,8 +83,9 @@ class ModelCard:
     format_version: int = FORMAT_VERSION
 
     def to_props(self) -> dict[str, str]:
-        """As ``metadata_props``: strings, JSON where a value is no string; the preprocessing one
-        key a setting.
+        """Return the card as ``metadata_props``: strings, and JSON for all other values.
+
+        Preprocessing has one key per setting.
         """
         layout, dtype, value_range = INPUT_FORMATS[self.input_format]
         document: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -94,7 +95,7 @@ class ModelCard:
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in document.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the card as plain JSON values."""
         document = {item.name: getattr(self, item.name) for item in fields(self)}
         document["preprocess"] = self.preprocess.to_dict()
         document["outputs"] = [vars(output) for output in self.outputs]
@@ -103,7 +104,7 @@ class ModelCard:
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], origin: str) -> ModelCard:
-        """Read back what :meth:`to_props` made.
+        """Return the card that :meth:`to_props` wrote.
 
         Args:
             props: The file's ``metadata_props``.
@@ -113,7 +114,7 @@ class ModelCard:
             InputError: The file was written by something else, or by a later version.
         """
         if "format_version" not in props or "model" not in props:
-            raise InputError(f"{origin} says nothing about itself; it was not written by `tinyvit export onnx`")
+            raise InputError(f"{origin} has no metadata of tinyvit; give a file of `tinyvit export onnx`")
         if props["format_version"] != str(FORMAT_VERSION):
             raise InputError(
                 f"{origin} has metadata of version {props['format_version']}, but this tinyvit reads version "
@@ -139,7 +140,7 @@ def _read(props: Mapping[str, str], key: str) -> Any:
 
 
 def check_form(input_format: str, opset: int) -> None:
-    """Refuse what no file can be, before a model is built for it.
+    """Reject an input format or opset that cannot be written, before a model is built for it.
 
     Raises:
         InputError: An unknown input format, or an opset outside :data:`OPSETS`.
@@ -151,7 +152,7 @@ def check_form(input_format: str, opset: int) -> None:
 
 
 def check_place(path: str | Path) -> Path:
-    """The path, if a file can be written there.
+    """Return the path, if a file can be written there.
 
     Raises:
         InputError: It is a folder, or lies in one that does not exist.
@@ -160,12 +161,12 @@ def check_place(path: str | Path) -> Path:
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of the file to write")
     if not path.parent.is_dir():
-        raise InputError(f"folder {path.parent} does not exist")
+        raise InputError(f"folder {path.parent} does not exist; create it, or give another path")
     return path
 
 
 def check_classes(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
-    """The names of the classes, as many as the model has.
+    """Return the names of the classes, as many as the model has.
 
     Raises:
         InputError: Their number is not the model's.
@@ -173,5 +174,7 @@ def check_classes(classes: Sequence[str] | None, num_classes: int) -> tuple[str,
     if classes is None:
         return ()
     if len(classes) != num_classes:
-        raise InputError(f"{len(classes)} class names were given, but the model has {num_classes} classes")
+        raise InputError(
+            f"{len(classes)} class names were given, but the model has {num_classes} classes; give one name per class"
+        )
     return tuple(str(name) for name in classes)

@@ -1,9 +1,8 @@
-"""Writing a model as one ONNX file: free batch, height and width, everything a user needs in its
-metadata, checked.
+"""Export of a model as one checked ONNX file: free batch, height and width, and metadata.
 
-A file exists only if it passed: it is written beside its final place, opened again, looked at, run
-in onnxruntime at a batch and at sizes that it was not traced at, compared with the model, and then
-renamed.
+A file exists only if it passed its check. It is written beside its final place, opened again and
+run in onnxruntime, at a batch and at sizes that differ from the traced ones. Its outputs are
+compared with the model's, and then the file is renamed.
 """
 
 from __future__ import annotations
@@ -38,27 +37,27 @@ if TYPE_CHECKING:
 
 INPUT_NAME = "image"
 TRACED_BATCH = 2
-#: Free sides are traced with at least this many pixels: a map of one row or column would be taken
-#: for a constant.
+#: Smallest side in pixels that is traced where sides are free: a map of one row or column would
+#: become a constant.
 _MIN_TRACED_SIDE = 96
-#: The first with a GELU operator (older ones spell it out and run slower), and the one most
-#: runtimes have. From 23 on attention is one operator: a smaller graph, the same speed, fewer
-#: runtimes.
+#: The first opset with a GELU operator, which older ones write as several slower operators; most
+#: runtimes have it. From 23 on attention is one operator: the graph is smaller and as fast, but
+#: fewer runtimes have it.
 DEFAULT_OPSET = 20
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """An export and its result.
 
     Args:
         path: The file.
-        card: What it says about itself.
-        sha256: Of the file.
-        size_bytes: Of the file.
-        nodes: Operators in the graph.
-        seconds: That it took, the checks included.
-        check: The comparison with the model; ``None`` when it was not asked for.
+        card: Its metadata.
+        sha256: SHA-256 of the file.
+        size_bytes: Size of the file in bytes.
+        nodes: Number of operators in the graph.
+        seconds: Duration of the export, the checks included.
+        check: The comparison with the model; ``None`` where it was skipped.
     """
 
     path: Path
@@ -70,7 +69,7 @@ class ExportReport:
     check: VerifyReport | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the report as plain JSON values."""
         return {
             "path": str(self.path),
             "sha256": self.sha256,
@@ -103,16 +102,16 @@ def export_onnx(
         input_format: A key of :data:`tinyvit.export.metadata.INPUT_FORMATS`: ``normalized`` (NCHW
             float, as the module takes it), ``unit`` (NCHW float 0..1, normalised in the graph) or
             ``uint8`` (NHWC bytes, likewise).
-        dynamic_size: Leave height and width free; else they are fixed to the model's. The batch is
+        dynamic_size: Keep height and width free; else they are fixed to the model's. The batch is
             always free.
         opset: Version of the ONNX operators, 18 to 24.
         check: Compare with the model in onnxruntime before the file gets its name. The shapes of
-            the written file's inputs and outputs are looked at in any case.
+            its inputs and outputs are always checked.
         **options: Arguments of :func:`load_source` for a name; a module takes ``size`` alone.
 
     Raises:
         InputError: Bad arguments, or a model whose height and width cannot be free.
-        CheckFailedError: The file does not do what it should; nothing is left at ``path``.
+        CheckFailedError: The file differs from the model; nothing is left at ``path``.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
     started = time.perf_counter()
@@ -170,7 +169,7 @@ def _describe(source: Source, classes: tuple[str, ...], input_format: str, opset
 
 
 class _Graph(nn.Module):
-    """What is traced: the model, with the normalisation before it when the graph is to do that."""
+    """The traced module: the model, after the normalisation where the graph normalises."""
 
     mean: Tensor
     std: Tensor
@@ -183,7 +182,7 @@ class _Graph(nn.Module):
         self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """``image`` in the input format -> logits, or feature maps."""
+        """Return logits or feature maps of an ``image`` in the input format."""
         if self.input_format == "uint8":
             image = image.permute(0, 3, 1, 2).float() / 255
         if self.input_format != "normalized":
@@ -193,11 +192,10 @@ class _Graph(nn.Module):
 
 
 def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool) -> Any:
-    """Trace and translate. ``torch.onnx.export`` on a module would fix the batch without a word if
-    it had to.
+    """Return the ONNX graph of a model.
 
-    ``torch.export`` comes first and on its own, because it refuses where a dimension cannot be
-    free.
+    ``torch.export`` comes first and on its own, because it rejects a dimension that cannot be free.
+    ``torch.onnx.export`` on a module would fix that dimension without a message.
     """
     traced = _traced_size(source.preprocess.size) if dynamic_size else source.preprocess.size
     free: Any = torch.export.Dim.DYNAMIC
@@ -209,8 +207,8 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
         example = torch.zeros(TRACED_BATCH, 3, *traced)
     graph = _Graph(source.module, source.preprocess, input_format).eval()
     names = [output.name for output in source.outputs]
-    # Gradients stay off for both steps: attention takes another path with them, and the second
-    # step's shapes would no longer be the first one's.
+    # Gradients stay off for both steps. Attention takes another path with gradients, and the shapes
+    # of the two steps would differ.
     with torch.no_grad(), _quiet():
         try:
             program = torch.export.export(graph, (example,), dynamic_shapes={INPUT_NAME: shapes}, strict=False)
@@ -218,7 +216,7 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
             if dynamic_size:
                 raise InputError(
                     f"{source.name} cannot be exported with free batch, height and width ({_reason(error)}); "
-                    f"fix its size (--fixed-size)"
+                    "fix its size (--fixed-size)"
                 ) from error
             raise CheckFailedError(f"{source.name} cannot be traced: {_reason(error)}") from error
         try:
@@ -240,17 +238,17 @@ def _to_proto(source: Source, input_format: str, opset: int, dynamic_size: bool)
 
 
 def _traced_size(native: tuple[int, int]) -> tuple[int, int]:
-    """What to trace at when height and width are free: the native size, or a multiple of a small
-    one.
+    """Return the size to trace at where height and width are free: the native size, or a multiple
+    of a small one.
 
-    The sides are unequal, so that a graph which mixes them up does not get through.
+    The sides are unequal, so that a graph that mixes them up fails the check.
     """
     height, width = (side * math.ceil(_MIN_TRACED_SIDE / side) for side in native)
     return (height, width + 32) if height == width else (height, width)
 
 
 def _checked_sizes(source: Source, dynamic_size: bool) -> list[tuple[int, int]]:
-    """Sizes to compare at: where they are free, others than the traced one."""
+    """Return the sizes to compare at: where sizes are free, others than the traced one."""
     native = source.preprocess.size
     if not dynamic_size:
         return [native]
@@ -260,7 +258,7 @@ def _checked_sizes(source: Source, dynamic_size: bool) -> list[tuple[int, int]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter away: its warnings are about its own insides."""
+    """Hide the exporter's warnings, which are about its own code."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -275,7 +273,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The telling line of an exporter's long message."""
+    """Return the line of an exporter's long message that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if re.match(r"(<class|Constraints violated|Could not|.*Error:)", line)]
     return re.sub(r"\s+", " ", (telling or lines or [type(error).__name__])[0])[:300].rstrip(".!")
@@ -285,11 +283,10 @@ def _reason(error: Exception) -> str:
 
 
 def _tidy(proto: Any, source: Source, dynamic_size: bool) -> None:
-    """Leave in the file what a runtime needs.
+    """Remove from the graph whatever a runtime does not need.
 
-    Shapes of inner values go: with free sizes they are stale or formulas, and onnxruntime's
-    quantiser trips over them. So do traces of our source code that the exporter hangs on every
-    node.
+    Shapes of inner values are stale or formulas where sizes are free, and onnxruntime's quantiser
+    fails on them. The exporter also adds traces of our source code to every node.
     """
     graph = proto.graph
     del graph.value_info[:]
@@ -304,9 +301,7 @@ def _tidy(proto: Any, source: Source, dynamic_size: bool) -> None:
 
 
 def _share_equal_weights(graph: Any) -> None:
-    """Keep one of several equal tensors: each block brings its own copy of the same attention
-    index.
-    """
+    """Keep one of several equal tensors: each block has a copy of the same attention index."""
     kept: dict[bytes, str] = {}
     renamed: dict[str, str] = {}
     for tensor in list(graph.initializer):
@@ -314,7 +309,7 @@ def _share_equal_weights(graph: Any) -> None:
         content.CopyFrom(tensor)
         content.ClearField("name")
         key = content.SerializeToString()
-        if len(key) < 1024:  # scalars and shapes; not worth the reading
+        if len(key) < 1024:  # scalars and shapes: not worth reading
             continue
         if key in kept:
             renamed[tensor.name] = kept[key]
@@ -327,7 +322,7 @@ def _share_equal_weights(graph: Any) -> None:
 
 
 def _name_dimensions(graph: Any, source: Source, dynamic_size: bool) -> None:
-    """Give free dimensions names for people: batch, height, width, stride8_height, ..."""
+    """Give free dimensions readable names: batch, height, width, stride8_height, ..."""
     (image,) = graph.input
     dims = image.type.tensor_type.shape.dim
     rows_at = 1 if dims[3].dim_value == 3 else 2
@@ -361,11 +356,11 @@ def _written(proto: Any, path: Path) -> Iterator[Path]:
 
 
 def _check_shapes(runner: OnnxModel, card: ModelCard, dynamic_size: bool) -> None:
-    """The re-opened file's input and outputs: free where they should be, and named as they should
-    be.
+    """Check names and free dimensions of the input and the outputs of the written file.
 
     Raises:
-        CheckFailedError: A dimension that was to be free is a number, or the other way round.
+        CheckFailedError: A name differs, or a dimension is fixed that should be free, or free that
+            should be fixed.
     """
     height, width = card.preprocess.size
     rows: list[int | str] = ["height", "width"] if dynamic_size else [height, width]

@@ -1,4 +1,4 @@
-"""Running an exported file with onnxruntime, numpy and Pillow, where there is no torch."""
+"""Exported files run by onnxruntime, with numpy and Pillow and without torch."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ CPU = "CPUExecutionProvider"
 class OnnxModel:
     """An ONNX file, loaded and ready to run.
 
-    Any file with one input works; :attr:`card` and what needs it want one of ``tinyvit export
-    onnx``.
+    Any file with one input works. :attr:`card` and the functions that use it need a file of
+    ``tinyvit export onnx``.
 
     Args:
         path: The file.
-        threads: Processor threads; onnxruntime's choice (all cores) when not given.
-        providers: onnxruntime's execution providers, best first; the CPU's when not given.
+        threads: Processor threads; ``None``: onnxruntime's choice, all cores.
+        providers: onnxruntime's execution providers, best first; ``None``: the CPU's.
 
     Attributes:
         session: The ``onnxruntime.InferenceSession``.
-        input_shape: Of the input; an integer where a dimension is fixed, a name where it is free.
-        output_names: In the order that a call returns them.
+        input_shape: Shape of the input; an integer where a dimension is fixed, a name where it is
+            free.
+        output_names: Names of the outputs, in the order that a call returns them.
 
     Raises:
-        InputError: The file is missing or no ONNX model, or a provider is not there.
+        InputError: The file is missing or not an ONNX model, or a provider is not installed.
         MissingExtraError: onnxruntime is not installed.
     """
 
@@ -58,7 +59,7 @@ class OnnxModel:
             raise InputError(f"{self.path} cannot be loaded as an ONNX model: {_first_line(error)}") from error
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
-            raise InputError(f"{self.path} has {len(inputs)} inputs; models of one picture batch are run")
+            raise InputError(f"{self.path} has {len(inputs)} inputs; give a model whose one input is a batch of images")
         self.input_name: str = inputs[0].name
         self.input_shape: list[int | str] = list(inputs[0].shape)
         self.input_type: str = inputs[0].type
@@ -66,7 +67,7 @@ class OnnxModel:
 
     @cached_property
     def card(self) -> ModelCard:
-        """What the file says about itself.
+        """Return the metadata of the file.
 
         Raises:
             InputError: It was not written by ``tinyvit export onnx``.
@@ -75,7 +76,7 @@ class OnnxModel:
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width when the graph takes no others, else ``None``."""
+        """Return height and width when the graph takes no others, else ``None``."""
         layout_nhwc = self.input_type == "tensor(uint8)"
         height, width = self.input_shape[1:3] if layout_nhwc else self.input_shape[2:4]
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
@@ -84,8 +85,8 @@ class OnnxModel:
         """Run the graph.
 
         Args:
-            batch: In the form the file asks for, see :data:`tinyvit.export.metadata.INPUT_FORMATS`:
-                ``(B, 3, H, W)`` float32, or ``(B, H, W, 3)`` uint8.
+            batch: ``(B, 3, H, W)`` float32 or ``(B, H, W, 3)`` uint8, as the file's input format
+                says; see :data:`tinyvit.export.metadata.INPUT_FORMATS`.
 
         Returns:
             The outputs, in the order of :attr:`output_names`.
@@ -102,29 +103,31 @@ class OnnxModel:
             ) from error
 
     def encode(self, image: Image.Image) -> np.ndarray:
-        """A cropped RGB picture in the form that the graph takes, without the batch dimension."""
+        """Return a cropped RGB image in the input format of the graph, without a batch
+        dimension.
+        """
         return encode(image, self.card.preprocess, self.card.input_format)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
-        """A picture of any size and mode -> a batch of one.
+        """Return a batch of one from an image of any size and mode.
 
         Args:
-            image: The picture.
-            size: Height and width to resize and crop to, in pixels; the file's own when not given.
+            image: The image.
+            size: Height and width to resize and crop to, in pixels; ``None``: the file's own.
 
         Raises:
             InputError: The graph takes one size only, and this is another.
         """
         if size is not None and self.fixed_size not in (None, size):
             height, width = self.fixed_size or (0, 0)
-            raise InputError(f"{self.path.name} takes pictures of {height}x{width} only, not {size[0]}x{size[1]}")
+            raise InputError(f"{self.path.name} takes images of {height}x{width} only, not {size[0]}x{size[1]}")
         preprocess = replace(self.card.preprocess, size=size) if size else self.card.preprocess
         return self.encode(preprocess.crop(image))[None]
 
 
 def encode(image: Image.Image, preprocess: Preprocess, input_format: str) -> np.ndarray:
-    """A cropped RGB picture (H, W) as ``normalized`` or ``unit`` ``(3, H, W)`` float32, or
-    ``uint8`` ``(H, W, 3)``.
+    """Return a cropped RGB image (H, W) in an input format: ``(3, H, W)`` float32 for
+    ``normalized`` and ``unit``, ``(H, W, 3)`` uint8 for ``uint8``.
     """
     if input_format == "normalized":
         return np.ascontiguousarray(preprocess.normalize_array(image))
@@ -136,11 +139,11 @@ def encode(image: Image.Image, preprocess: Preprocess, input_format: str) -> np.
 
 @dataclass(frozen=True)
 class Guess:
-    """One class of a picture.
+    """One class of an image.
 
     Args:
-        index: Of the class.
-        name: Of the class, or its index as text where the file knows no names.
+        index: Index of the class.
+        name: Name of the class, or its index as text where the file has no names.
         probability: Softmax of the logits, 0 to 1.
     """
 
@@ -150,7 +153,7 @@ class Guess:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode a picture to RGB, whole.
+    """Return an image decoded to RGB; a truncated file is an error.
 
     Raises:
         InputError: It is missing or damaged.
@@ -160,21 +163,21 @@ def open_image(path: str | Path) -> Image.Image:
     except FileNotFoundError as error:
         raise InputError(f"image {path} does not exist") from error
     except IsADirectoryError as error:
-        raise InputError(f"image {path} is a folder; give picture files") from error
+        raise InputError(f"image {path} is a folder; give image files") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"cannot read image {path}: it is damaged, or of no kind that Pillow knows") from error
+        raise InputError(f"cannot read image {path}: it is damaged, or of a kind that Pillow does not know") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise InputError(f"cannot read image {path}: {_first_line(error)}") from error
 
 
 def classify(model: OnnxModel, image: Image.Image, topk: int = 5, size: tuple[int, int] | None = None) -> list[Guess]:
-    """The most probable classes of a picture, best first.
+    """Return the most probable classes of an image, best first.
 
     Raises:
-        InputError: The file holds no classifier.
+        InputError: The file is not a classifier.
     """
     if model.card.task != "classifier":
-        raise InputError(f"{model.path} gives feature maps, not classes")
+        raise InputError(f"{model.path} gives feature maps, not classes; use summarize")
     logits = model(model.prepare(image, size))[0][0].astype(np.float64)
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
@@ -184,8 +187,8 @@ def classify(model: OnnxModel, image: Image.Image, topk: int = 5, size: tuple[in
 
 
 def summarize(model: OnnxModel, image: Image.Image, size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
-    """Shape and statistics of each output for a picture: ``name``, ``shape``, ``mean``, ``std``,
-    ``min``, ``max``.
+    """Return shape and statistics of each output for an image: ``name``, ``shape``, ``mean``,
+    ``std``, ``min``, ``max``.
     """
     outputs = model(model.prepare(image, size))
     return [

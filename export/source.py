@@ -38,17 +38,17 @@ class SourceOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Source:
-    """A model with all that its exported file must say.
+    """A model with all metadata of its exported file.
 
     Args:
-        name: As the command line takes it; for a bare module, its class.
+        name: Name as the command line takes it; for a bare module, its class.
         module: ``(B, 3, H, W)`` normalised -> logits ``(B, C)``, or a list of feature maps ``(B, C,
             H', W')``.
-        preprocess: How a picture is prepared for it.
+        preprocess: Preparation of an image.
         weights: File name, ``random (seed N)`` or ``module``.
-        weights_sha256: Of that file; empty without one.
-        arguments: For :func:`load_source`, to build it again; empty for a bare module.
-        outputs: Found by running the module once; see :func:`describe_outputs`.
+        weights_sha256: SHA-256 of that file; empty without a file.
+        arguments: Arguments of :func:`load_source` that build it again; empty for a bare module.
+        outputs: The outputs, found by running the module once; see :func:`describe_outputs`.
     """
 
     name: str
@@ -65,18 +65,18 @@ class Source:
 
     @property
     def task(self) -> str:
-        """``classifier`` or ``features``."""
+        """Return ``classifier`` or ``features``."""
         return "features" if self.outputs[0].stride else "classifier"
 
     @property
     def num_classes(self) -> int:
-        """Classes of a classifier, 0 for feature maps."""
+        """Return the number of classes of a classifier, 0 for feature maps."""
         return 0 if self.outputs[0].stride else self.outputs[0].channels
 
     @classmethod
     def from_module(cls, module: nn.Module, size: int | None = None) -> Source:
-        """A copy of a module, on the CPU; preprocessing from its ``pretrained_cfg``, ImageNet's
-        where it has none.
+        """Return a copy of a module on the CPU; preprocessing comes from its ``pretrained_cfg``,
+        else it is ImageNet's.
         """
         config: Any = getattr(module, "pretrained_cfg", None) or {}
         copied = copy.deepcopy(module).cpu().float()
@@ -99,7 +99,7 @@ def load_source(
         name: One of our models (``NAME.TAG`` fetches published weights), ``timm:NAME``, or
             ``efficientnet_lite1`` or ``efficientnet_lite2``, whose packages bring their weights.
         weights: Its checkpoint.
-        random_weights: Take random weights (seed 0) on purpose. Without weights this must be said.
+        random_weights: Use random weights (seed 0); needed where no weights are given.
         num_classes: Classes with random weights (default 1000); with a checkpoint they are the
             checkpoint's, and another number is an error.
         features: Feature maps instead of logits.
@@ -113,7 +113,7 @@ def load_source(
     check_side(size, "size", smallest=8)
     _check_name(name)
     if out_indices is not None and not features:
-        raise InputError("out_indices choose feature maps: ask for features too")
+        raise InputError("--out-indices (out_indices) needs --features (features=True)")
     if brings_weights(name) + (weights is not None) + random_weights > 1:
         raise InputError(f"give {name} weights in one way: published with the name, a weights file, or random ones")
     if weights is None and not random_weights:
@@ -148,20 +148,22 @@ def _check_name(name: str) -> None:
 
 
 def brings_weights(name: str) -> bool:
-    """Whether a name says which weights: a packaged model, or ``NAME.TAG`` of ours."""
+    """Return whether a name includes weights: a packaged model, or a published ``NAME.TAG``."""
     return name in PACKAGED or ("." in name and not name.startswith("timm:"))
 
 
 def _published(name: str) -> Path | None:
-    """The file of ``NAME.TAG``; ``None`` for a packaged model; an error where the name does not say
-    which weights.
+    """Return the file of ``NAME.TAG``, or ``None`` for a packaged model.
+
+    Raises:
+        InputError: The name does not include weights.
     """
     if name in PACKAGED:
         return None
     if not brings_weights(name):
         raise InputError(
-            f"{name} has no weights: give a weights file (--weights), or ask for random ones (--random-weights) to try "
-            f"the export without"
+            f"{name} has no weights; give a weights file (--weights), or use random weights (--random-weights) to try "
+            "an export"
         )
     base, _, tag = name.partition(".")
     if tag not in PRETRAINED_TAGS[base]:
@@ -186,8 +188,7 @@ def _weighted(
     if not features or weights is None or base not in list_models():
         classifier = load_classifier(base, weights=weights, size=size)
         return classifier.module, classifier.preprocess, classifier.weights_sha256
-    # The checkpoint of a backbone alone, or of a detector, has no classifier, and feature maps need
-    # none.
+    # The checkpoint of a backbone or detector has no classifier; feature maps do not need one.
     path = check_weights_file(weights)
     metadata = student_metadata(path)
     kwargs: dict[str, Any] = metadata.get("kwargs", {}) if metadata.get("model") == base else {}
@@ -198,13 +199,13 @@ def _weighted(
 
 
 def _features(name: str, module: nn.Module, out_indices: Sequence[int] | None) -> nn.Module:
-    """The maps asked for, of a model or of its backbone with all maps."""
+    """Return the wanted feature maps of a model, or of its backbone with all maps."""
     if isinstance(module, FeatureBackbone):
         if out_indices is None:
             return module
         module = module.model
     if not hasattr(module, "forward_intermediates") or not hasattr(module, "feature_info"):
-        raise InputError(f"{name} has no feature maps to export")
+        raise InputError(f"{name} has no feature maps to export; leave --features out")
     if out_indices is None:
         strides = [int(info["reduction"]) for info in getattr(module, "feature_info")]  # noqa: B009
         deepest = {stride: index for index, stride in enumerate(strides) if stride >= 4}
@@ -214,10 +215,10 @@ def _features(name: str, module: nn.Module, out_indices: Sequence[int] | None) -
 
 @torch.no_grad()
 def describe_outputs(module: nn.Module, size: tuple[int, int]) -> tuple[Output, ...]:
-    """Run a module once on zeros of ``size`` and name what comes out.
+    """Run a module once on zeros of ``size`` and return its outputs.
 
     Raises:
-        InputError: Something else than logits ``(B, C)`` or feature maps ``(B, C, H, W)``.
+        InputError: The outputs are neither logits ``(B, C)`` nor feature maps ``(B, C, H, W)``.
     """
     found = module(torch.zeros(1, 3, *size))
     if isinstance(found, Tensor) and found.ndim == 2:

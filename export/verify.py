@@ -1,10 +1,10 @@
-"""Whether an exported file does what its model does, at several sizes and batches, on real pictures
-or drawn ones.
+"""Comparison of an exported file with its model at several sizes and batches, on real or drawn
+images.
 
-A small difference alone proves little: on random weights every picture gives nearly the same
-output, and a graph that has lost the picture altogether still agrees to four digits. So the part of
-the outputs that varies from picture to picture is compared as well (the *centred* cosine: the mean
-over the pictures is taken out on both sides).
+A small difference alone proves little. With random weights every image gives nearly the same
+output, so a graph that ignores the image still agrees to four digits. The part of the outputs that
+varies from image to image is therefore compared as well. This is the *centred* cosine, without the
+mean over the images on both sides.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output at one size and batch, over all pictures.
+    """One output at one size and batch, over all images.
 
     Args:
         size: Height and width of the input, in pixels.
-        batch: Pictures in one run of the file.
-        output: Its name.
-        shape: Of the output for all pictures together.
+        batch: Images in one run of the file.
+        output: Name of the output.
+        shape: Shape of the output for all images together.
         max_abs_diff: Largest difference between file and model.
         scale: Largest absolute value of the model's output.
-        centred_cosine: Cosine of the two outputs after their means over the pictures are taken out, -1 to 1.
-        top1_agreement: Share of pictures with the same best class, 0 to 1; ``None`` for feature
+        centred_cosine: Cosine of the two outputs without their means over the images, -1 to 1.
+        top1_agreement: Share of images with the same best class, 0 to 1; ``None`` for feature
             maps.
     """
 
@@ -62,7 +62,7 @@ class Comparison:
     top1_agreement: float | None
 
     def problem(self, tolerance: float, min_cosine: float = MIN_CENTRED_COSINE) -> str | None:
-        """What is wrong, in words, or ``None``; limits as in :class:`VerifyReport`."""
+        """Return the problem in words, or ``None``; limits as in :class:`VerifyReport`."""
         where = f"{self.output} at {self.size[0]}x{self.size[1]}, batch {self.batch}"
         if not math.isfinite(self.max_abs_diff):
             return f"{where} is not finite"
@@ -72,7 +72,7 @@ class Comparison:
                 f"{self.scale:.3g}"
             )
         if not self.centred_cosine >= min_cosine:  # also when it is not a number
-            return f"{where} agrees in its mean only: the part that varies with the picture has cosine " + (
+            return f"{where} agrees in its mean only: the part that varies with the image has cosine " + (
                 f"{self.centred_cosine:.4f}"
             )
         return None
@@ -84,7 +84,7 @@ class VerifyReport:
 
     Args:
         comparisons: One per size, batch and output.
-        pictures: How many, and of what kind.
+        pictures: Number and kind of the images.
         tolerance: Largest difference allowed, as a share of the output's largest value.
         min_cosine: Smallest centred cosine allowed.
     """
@@ -96,16 +96,16 @@ class VerifyReport:
 
     @property
     def max_abs_diff(self) -> float:
-        """The largest difference of all."""
+        """Return the largest difference of all comparisons."""
         return max(comparison.max_abs_diff for comparison in self.comparisons)
 
     def problem(self, comparison: Comparison) -> str | None:
-        """What is wrong with one of them, in words, or ``None``."""
+        """Return the problem of one comparison in words, or ``None``."""
         return comparison.problem(self.tolerance, self.min_cosine)
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, in words."""
+        """Return all problems in words."""
         return [text for comparison in self.comparisons if (text := self.problem(comparison))]
 
     def raise_if_failed(self, what: str) -> None:
@@ -115,7 +115,7 @@ class VerifyReport:
             raise CheckFailedError(f"{what} does not match its model: {problems[0]}{more}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the report as plain JSON values."""
         return {
             "holds": not self.problems,
             "max_abs_diff": self.max_abs_diff,
@@ -127,7 +127,7 @@ class VerifyReport:
 
 
 def default_sizes(native: Size) -> list[Size]:
-    """The native size, a wide one, and an odd one that no stride divides."""
+    """Return the native size, a wide one, and an odd one that no stride divides."""
     height, width = native
     return [native, (height + 32, width + 96), (max(33, height - 31), width + 37)]
 
@@ -147,12 +147,12 @@ def verify_onnx(
 
     Args:
         path: A file of :func:`tinyvit.export.export_onnx`.
-        model: The model; built again from the file's metadata and ``weights`` when not given.
+        model: The model; ``None`` builds it again from the file's metadata and ``weights``.
         weights: The checkpoint that the file was exported from; not needed for random, packaged or
             published weights.
         sizes: Input sizes, one number for a square; default: :func:`default_sizes`.
-        batches: Pictures in one run.
-        photos: Folder or zip of pictures; drawn ones when not given.
+        batches: Images in one run.
+        photos: Folder or zip of images; ``None`` draws them.
         tolerance: Largest difference allowed, as a share of the output's largest value.
         min_cosine: Smallest centred cosine allowed, see :class:`Comparison`.
 
@@ -182,9 +182,9 @@ def _model_of(card: ModelCard, path: str | Path, model: nn.Module | None, weight
             raise InputError("give either the model or its weights, not both")
         return replace(Source.from_module(model), preprocess=card.preprocess)
     if card.weights == "module":
-        raise InputError(f"{path} was exported from a module that has no name; compare it from Python with that module")
+        raise InputError(f"{path} was exported from a module without a name; compare it from Python with that module")
     if weights is None and not card.arguments.get("random_weights") and not brings_weights(card.model):
-        raise InputError(f"{path} was exported with the weights {card.weights}: give that file to compare with")
+        raise InputError(f"{path} was exported with the weights {card.weights}; give that file with --weights")
     source = load_source(card.model, weights=weights, **card.arguments)
     if not holds_state(source.module, card.state_sha256):
         given = weights or "the random weights of this version"
@@ -202,7 +202,7 @@ def compare(
     tolerance: float = DEFAULT_TOLERANCE,
     min_cosine: float = MIN_CENTRED_COSINE,
 ) -> VerifyReport:
-    """Run file and model on the same pictures; arguments as in :func:`verify_onnx`."""
+    """Run file and model on the same images; arguments as in :func:`verify_onnx`."""
     _check_work(runner, sizes, batches)
     count = max(_PICTURES, *batches)
     images = _photos(photos, count) if photos else [_draw(index) for index in range(count)]
@@ -217,7 +217,7 @@ def compare(
             found = _run_file(runner, inputs, batch)
             for output, reference, value in zip(source.outputs, expected, found, strict=True):
                 comparisons.append(_compare(output.name, size, batch, reference, value))
-    kind = f"photographs of {Path(photos).name}" if photos else "drawn pictures"
+    kind = f"photographs of {Path(photos).name}" if photos else "drawn images"
     return VerifyReport(tuple(comparisons), f"{count} {kind}", tolerance, min_cosine)
 
 
@@ -229,7 +229,7 @@ def _check_work(runner: OnnxModel, sizes: Sequence[Size], batches: Sequence[int]
             check_side(side, "a side to compare at")
         if runner.fixed_size not in (None, size):
             height, width = runner.fixed_size or (0, 0)
-            raise InputError(f"{runner.path.name} takes pictures of {height}x{width} only, not {size[0]}x{size[1]}")
+            raise InputError(f"{runner.path.name} takes images of {height}x{width} only, not {size[0]}x{size[1]}")
 
 
 def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.ndarray) -> Comparison:
@@ -246,8 +246,8 @@ def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.
 
 
 def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Cosine of two (pictures, values) arrays less their means over the pictures; NaN when nothing
-    varies.
+    """Return the cosine of two (images, values) arrays without their means over the images; NaN
+    when nothing varies.
     """
     a, b = a - a.mean(0), b - b.mean(0)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -256,7 +256,7 @@ def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 @torch.no_grad()
 def _run_module(module: nn.Module, batch: Tensor) -> list[np.ndarray]:
-    """The module's outputs, in small batches: memory, not speed, is what big sizes run out of."""
+    """Return the module's outputs; small batches keep the memory of big sizes low."""
     parts = []
     for chunk in batch.split(2):
         found = module(chunk)
@@ -270,17 +270,15 @@ def _run_file(runner: OnnxModel, inputs: np.ndarray, batch: int) -> list[np.ndar
 
 
 def _photos(folder: str | Path, count: int) -> list[Image.Image]:
-    """``count`` pictures, evenly over the folder."""
+    """Return ``count`` images, evenly over the folder."""
     files = ImageFiles(folder)
     if len(files) < count:
-        raise InputError(f"{folder} has {len(files)} pictures, but {count} are needed")
+        raise InputError(f"{folder} has {len(files)} images, but {count} are needed; give a larger folder")
     return [files.open(files[index * len(files) // count]) for index in range(count)]
 
 
 def _draw(index: int, side: int = 320) -> Image.Image:
-    """A picture of blobs, edges and noise that differs from index to index, and is the same on
-    every machine.
-    """
+    """Return an image of blobs, edges and noise that depends on the index and on nothing else."""
     random = np.random.default_rng(index)
     coarse = random.integers(0, 256, (3 + 2 * index % 7, 4 + index % 5, 3), dtype=np.uint8)
     picture = np.array(Image.fromarray(coarse).resize((side + 40 * (index % 3), side), Image.Resampling.BICUBIC))

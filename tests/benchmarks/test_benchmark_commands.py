@@ -52,7 +52,7 @@ def test_probe_prints_one_json_document_and_keeps_it(
         assert exit_code("probe", "linear", *arguments) == 0
     finally:
         (pictures / "train" / "red" / "moving.gif").unlink()
-    known = f"1 file in {pictures / 'train'} is not a picture of a known kind (.gif 1) and left out"
+    known = f"1 file in {pictures / 'train'} is not an image of a known kind (.gif 1) and skipped"
     assert known in capsys.readouterr().out
     kept = json.loads((work_dir / "result.json").read_text())["metrics"]["left_out"]
     assert kept == {str(pictures / "train"): {".gif": 1}, str(pictures / "test"): {}}

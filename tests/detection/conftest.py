@@ -23,7 +23,7 @@ SMALL_ARCH = {
 
 
 def draw_split(root: Path, images: str, annotations: str, classes: Sequence[str], count: int, size: int = 96) -> dict:
-    """Draw ``count`` pictures with one or two filled rectangles whose colour is their class; return
+    """Draw ``count`` images with one or two filled rectangles whose colour is their class; return
     the document.
     """
     rng = np.random.default_rng(len(images) + count)

@@ -42,7 +42,7 @@ def small_config(tmp_path, shrink) -> Path:
 
 @pytest.fixture
 def learned(make_coco, small_config, tmp_path) -> dict:
-    """A detector that was trained until it knows its eight pictures."""
+    """A detector that was trained until it knows its eight images."""
     torch.manual_seed(0)
     root = make_coco(train=8, val=4)
     fast = {
@@ -142,7 +142,7 @@ def test_the_commands_train_resume_test_and_predict(
     assert printed["metrics"]["img_size"] == [96, 96]
     assert printed["metrics"]["img_size_from"] == f"the training's config {work / 'small.py'}"
 
-    (root / "val2017" / "bad.jpg").write_bytes(b"no picture")
+    (root / "val2017" / "bad.jpg").write_bytes(b"no image")
     Image.new("RGB", (2000, 3)).save(root / "val2017" / "wide.png")  # less than a pixel high at 96 px
     shown = tmp_path / "shown"
     arguments = ("detect", "predict", small_config, root / "val2017", "--weights", work / "iter_6.pth", "--score", 0.0)

@@ -43,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(folder) -> Path:
-    """No parameter at a neutral value, so that losing one is seen; statistics that let the picture
+    """No parameter at a neutral value, so that losing one is seen; statistics that let the image
     through.
     """
     torch.manual_seed(0)
@@ -99,7 +99,7 @@ def features(folder, export) -> Exported:
 
 @pytest.fixture(scope="session")
 def photo(folder) -> Path:
-    """A picture that is no square and needs resizing and cropping."""
+    """An image that is not square and needs resizing and cropping."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8))
     path = folder / "photo.png"

@@ -229,7 +229,7 @@ def test_places_that_no_file_can_be_written_to(tmp_path):
         (["tiny_vit_5m_224"], "tiny_vit_5m_224 has no weights"),
         (["tiny_vit_5m_224", "--weights", "none.pth"], "weights file none.pth does not exist"),
         (["tiny_vit_5m_224.in1", "--json"], "unknown pretrained tag of tiny_vit_5m_224 'in1'; did you mean in1k"),
-        (["tiny_vit_5m_224", "--random-weights", "--out-indices", "1"], "out_indices choose feature maps"),
+        (["tiny_vit_5m_224", "--random-weights", "--out-indices", "1"], "--out-indices (out_indices) needs --features"),
         (["tiny_vit_5m_224", "--random-weights", "--features", "--out-indices", "7"], "out_indices holds 7"),
         (["tiny_vit_5m_224", "--random-weights", "--classes", "none.txt"], "cannot read class names from none.txt"),
         (["efficientnet_lite1", "--random-weights"], "give efficientnet_lite1 weights in one way"),

@@ -1,4 +1,4 @@
-"""Running a file: without torch, on pictures, and on what is no picture or no file."""
+"""Running a file: without torch, on images, on other files, and on missing ones."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def test_feature_maps_are_not_classified(features, photo):
 
 def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
     (tmp_path / "text.onnx").write_text("no model")
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "half.png").write_bytes(photo.read_bytes()[:2000])
     half = tmp_path / "half.onnx"
     half.write_bytes(classifier.path.read_bytes()[:20000])
     for file, image, message in (
         (tmp_path / "none.onnx", photo, "none.onnx does not exist"),
         (tmp_path, photo, "is a folder; give the .onnx file itself"),
-        (classifier.path, tmp_path, "is a folder; give picture files"),
+        (classifier.path, tmp_path, "is a folder; give image files"),
         (tmp_path / "text.onnx", photo, "text.onnx cannot be loaded as an ONNX model"),
         (half, photo, "half.onnx cannot be loaded as an ONNX model"),
         (classifier.path, tmp_path / "none.jpg", "none.jpg does not exist"),
@@ -152,7 +152,7 @@ def test_a_file_of_another_tool_runs_but_says_nothing_about_itself(classifier, p
     assert model(np.zeros((2, 3, 64, 64), np.float32))[0].shape == (2, 7)
     code, _, err = run_cli("export", "predict", model.path, photo)
     assert code == 2
-    assert "was not written by `tinyvit export onnx`" in err
+    assert "has no metadata of tinyvit; give a file of `tinyvit export onnx`" in err
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_bad_input(classifier, tmp_path, run_cli):
         ((*weights, "--batches", "0"), "positive"),
         ((*weights, "--photos", tmp_path / "none"), "does not exist"),
         ((*weights, "--photos", empty), "no image"),
-        ((*weights, "--photos", tmp_path / "one"), "has 1 pictures, but 4 are needed"),
+        ((*weights, "--photos", tmp_path / "one"), "has 1 images, but 4 are needed"),
     ):
         code, _, err = run_cli("export", "verify", classifier.path, *arguments)
         assert code == 2, arguments

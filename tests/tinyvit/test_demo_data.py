@@ -84,7 +84,7 @@ def coco_folder(tmp_path, **change):
         (lambda root: (root / "val" / "a.jpg").rename(root / "val" / "b.jpg") and root, "names the image a.jpg"),
         (lambda root: root, "the probe needs two"),
     ],
-    ids=["no folder", "no annotations", "no JSON", "not COCO", "no pictures", "one category"],
+    ids=["no folder", "no annotations", "no JSON", "not COCO", "no images", "one category"],
 )
 def test_a_bad_coco_folder_is_named_in_one_sentence(tmp_path, spoil, message):
     root = spoil(coco_folder(tmp_path))
@@ -99,6 +99,6 @@ def test_a_damaged_picture_is_named(tmp_path):
     images = [{"id": k, "file_name": "a.jpg", "width": 64, "height": 48} for k in range(1, 6)]
     boxes = [{**box, "image_id": k, "id": 10 * k + c, "category_id": c} for k in range(1, 6) for c in (1, 2)]
     root = coco_folder(tmp_path, categories=two, images=images, annotations=boxes)
-    (root / "val" / "a.jpg").write_bytes(b"no picture")
+    (root / "val" / "a.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"cannot read image .*val/a\.jpg"):
         from_coco(tmp_path / "out", root, CocoLimits(min_per_class=2))

@@ -1,4 +1,4 @@
-"""The drawn pictures: what a picture depends on, and that boxes and masks are those of
+"""The drawn images: what an image depends on, and that boxes and masks are those of
 the shapes.
 """
 

@@ -1,6 +1,6 @@
 """``tinyvit demo``: the whole road on data that the package draws itself.
 
-- ``shapes.py`` draws the data: pictures of coloured, textured shapes, with classes, boxes and
+- ``shapes.py`` draws the data: images of coloured, textured shapes, with classes, boxes and
   masks.
 - ``plan.py`` holds every setting of the road: the full run, the smaller one for slow machines, and
   ``--quick``.

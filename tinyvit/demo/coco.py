@@ -1,4 +1,4 @@
-"""A COCO-layout folder of real pictures, cut to the demo's size and brought into the layout of
+"""A COCO-layout folder of real images, cut to the demo's size and brought into the layout of
 ``layout.py``.
 """
 
@@ -26,12 +26,12 @@ class CocoLimits:
     """How real data is cut to the demo's size.
 
     Args:
-        pool_px: Shorter side of a pool picture, in pixels (never enlarged).
-        scene_px: Longer side of a detector picture, in pixels (never enlarged).
+        pool_px: Shorter side of a pool image, in pixels (never enlarged).
+        scene_px: Longer side of a detector image, in pixels (never enlarged).
         min_object_px: A box with a shorter side gives no probe crop.
         min_per_class: A category joins the probe with at least this many objects in each of train
             and test.
-        max_images: Pictures used of each split, or 0 for all.
+        max_images: Images used of each split, or 0 for all.
     """
 
     pool_px: int = 256
@@ -44,11 +44,11 @@ class CocoLimits:
 def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
     """Bring a COCO-layout folder into the demo's layout; its ``val`` split becomes ``test``.
 
-    One in five training pictures is kept back: their object crops choose the probe's regularisation
+    One in five training images is kept back: their object crops choose the probe's regularisation
     (``probe-val``), and they form the detector's ``tune`` split.
 
     Raises:
-        InputError: Not a COCO layout, unreadable pictures, or fewer than two categories with enough
+        InputError: Not a COCO layout, unreadable images, or fewer than two categories with enough
             objects.
     """
     splits = [find_split(root, name) or _missing(root, name) for name in ("train", "val")]
@@ -60,7 +60,7 @@ def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
     pictures = {"detect-train": splits[0].images, "detect-tune": splits[0].images, "detect-test": splits[1].images}
     tables: dict[str, dict[str, list]] = {split: {"images": [], "annotations": []} for split in pictures}
     counts: Counter[str] = Counter()
-    for row in track(rows, "cutting pictures", len(rows)):
+    for row in track(rows, "cutting images", len(rows)):
         picture = _open(pictures[row.split] / row.image["file_name"])
         if row.split != "detect-test":
             _save(_shrink(picture, limits.pool_px, min), folder / "pool" / f"{row.image['id']}.jpg")
@@ -76,7 +76,7 @@ def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**table, "categories": categories})
     notes = (
-        f"The data is {counts['pool']} training and {counts['detect-test']} test pictures: far too few to distil or to "
+        f"The data is {counts['pool']} training and {counts['detect-test']} test images: far too few to distil or to "
         "train a detector from. The numbers show that every stage runs on real data, and nothing more.",
     )
     return DataCard("coco", splits[0].classes, tuple(sorted(set(chosen.values()))), dict(counts), notes)
@@ -91,7 +91,7 @@ def _missing(root: Path, split: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class _Row:
-    """One picture: its split, its entry in ``images`` and its annotations."""
+    """One image: its split, its entry in ``images`` and its annotations."""
 
     split: str
     image: dict[str, Any]
@@ -153,7 +153,7 @@ def _probe_categories(rows: list[_Row], categories: list[dict], limits: CocoLimi
 
 
 def _write_crops(folder: Path, picture: Image.Image, row: _Row, chosen: dict[int, str], limits: CocoLimits) -> int:
-    """Cut out the objects of one picture with a tenth of context on each side; returns how many."""
+    """Cut out the objects of one image with a tenth of context on each side; returns how many."""
     objects = [a for a in row.annotations if a["category_id"] in chosen and _usable(a, limits)]
     for annotation in objects:
         x, y, width, height = annotation["bbox"]
@@ -166,7 +166,7 @@ def _write_crops(folder: Path, picture: Image.Image, row: _Row, chosen: dict[int
 
 
 def _add_scene(folder: Path, table: dict[str, list], small: Image.Image, picture: Image.Image, row: _Row) -> None:
-    """Write one shrunken detector picture and enter it; masks are left out, the detector needs
+    """Write one shrunken detector image and enter it; masks are left out, the detector needs
     boxes only.
     """
     identity = row.image["id"]

@@ -1,5 +1,5 @@
 """The control that a linear probe needs beside it: the whole network trained on the same labelled
-pictures.
+images.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class ControlOptions:
     Args:
         px: Side of the input.
         steps: Training steps.
-        batch: Crops a step; fewer when there are fewer pictures.
+        batch: Crops a step; fewer when there are fewer images.
         lr: Highest learning rate (AdamW, 10 % warm-up, cosine to zero).
-        crop: Smallest and largest share of a picture's area in a crop, as in distillation.
+        crop: Smallest and largest share of an image's area in a crop, as in distillation.
         seed: Of the weights, the order and the crops.
         precision: ``fp32`` or ``bf16`` (autocast).
         device: A torch device.
@@ -49,10 +49,10 @@ class ControlOptions:
 
 
 def train_on_labels(images: LabelledImages, options: ControlOptions, start: Path | None = None) -> nn.Module:
-    """Train TinyViT-5M, every layer, with cross-entropy on labelled pictures.
+    """Train TinyViT-5M, every layer, with cross-entropy on labelled images.
 
     Args:
-        images: The pictures; each pass shows every one once, in a new random crop, mirrored half of
+        images: The images; each pass shows every one once, in a new random crop, mirrored half of
             the time.
         options: How.
         start: Weights to start from; random ones when not given. The classifier is new either way.
@@ -96,7 +96,7 @@ def train_on_labels(images: LabelledImages, options: ControlOptions, start: Path
 
 
 def _places(count: int, options: ControlOptions) -> Iterator[tuple[int, int]]:
-    """``(epoch, picture)`` without end, each epoch in a new order."""
+    """``(epoch, image)`` without end, each epoch in a new order."""
     generator = np.random.default_rng(options.seed)
     epoch = 0
     while True:
@@ -106,7 +106,7 @@ def _places(count: int, options: ControlOptions) -> Iterator[tuple[int, int]]:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: LabelledImages, px: int, device: str = "cpu") -> tuple[float, int]:
-    """Share of pictures whose class the model names, on the evaluation transform, and how many were
+    """Share of images whose class the model names, on the evaluation transform, and how many were
     right.
     """
     preprocess = Preprocess.from_config(getattr(model, "pretrained_cfg", {}), px)

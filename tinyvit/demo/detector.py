@@ -30,18 +30,18 @@ class ArmJob:
     """One detector to train.
 
     Args:
-        scenes: Data root with ``train`` and ``val`` pictures; the latter are for testing.
+        scenes: Data root with ``train`` and ``val`` images; the latter are for testing.
         work_dir: Folder for checkpoints, logs and ``arm.json``; a run that was killed there goes
             on.
         weights: The backbone's weights, or ``None`` for random ones.
         lr: Highest learning rate.
-        epochs: Passes over the training pictures.
-        batch: Pictures a step.
+        epochs: Passes over the training images.
+        batch: Images a step.
         px: Longest side of the input.
-        seed: Of the head, the order of pictures, and random weights.
+        seed: Of the head, the order of images, and random weights.
         device: ``cpu`` or ``cuda``.
         threads: Of torch, on the processor.
-        pictures: The first so many test pictures are predicted and kept for the report.
+        pictures: Number of test images whose detections are kept for the report.
     """
 
     scenes: str
@@ -114,7 +114,7 @@ def run_arm(job: ArmJob) -> dict[str, Any]:
     Returns:
         ``ap``, ``ap50``, ``ap75`` (0..1), ``metrics`` (all of COCO's), ``seconds`` of training,
         ``losses``, ``lr``, ``epochs``, ``checkpoint``, and ``pictures``: file, size and detections
-        of the first test pictures.
+        of the first test images.
     """
     import torch
 
@@ -156,7 +156,7 @@ def _config(job: ArmJob) -> Any:
 
 
 def _without_validation(cfg: Any) -> Any:
-    """For training: the test pictures are looked at once, at the end."""
+    """For training: the test images are looked at once, at the end."""
     cfg = cfg.copy()
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     return cfg

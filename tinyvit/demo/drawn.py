@@ -1,4 +1,4 @@
-"""The demo's own pictures, drawn with all processors into the layout of ``layout.py``."""
+"""The demo's own images, drawn with all processors into the layout of ``layout.py``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def draw(folder: Path, seed: int, counts: dict[str, int], scene_px: int = 192) -
     """Draw the demo's own data with all processors.
 
     Args:
-        folder: Created; pictures that are there already are drawn over with the same bytes.
-        seed: Of all pictures.
-        counts: Pictures for each split of :data:`shapes.SPLITS`; a split of none leaves nothing on
+        folder: Created; images that are there already are drawn over with the same bytes.
+        seed: Of all images.
+        counts: Images for each split of :data:`shapes.SPLITS`; a split of none leaves nothing on
             disk.
         scene_px: Side of a scene, in pixels.
     """
@@ -42,7 +42,7 @@ def draw(folder: Path, seed: int, counts: dict[str, int], scene_px: int = 192) -
     # Spawned, not forked: the parent may hold torch with its threads.
     with ProcessPoolExecutor(available_cpus(), mp_context=multiprocessing.get_context("spawn")) as pool:
         done = pool.map(_draw_chunk, jobs)
-        for split, rows in track(done, "drawing pictures", total=len(jobs)):
+        for split, rows in track(done, "drawing images", total=len(jobs)):
             annotations[split] += rows
     boxes = {}
     for split in filter(counts.get, shapes.SPLITS):
@@ -66,7 +66,7 @@ def _make_folders(folder: Path, split: str) -> None:
 
 
 def _draw_chunk(job: tuple[Path, int, str, int, int, int]) -> tuple[str, list[tuple[int, list[dict]]]]:
-    """Draw pictures ``first`` to ``last`` of one split; returns the annotations of scenes."""
+    """Draw images ``first`` to ``last`` of one split; returns the annotations of scenes."""
     folder, seed, split, first, last, scene_px = job
     rows = []
     for index in range(first, last):

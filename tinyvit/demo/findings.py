@@ -21,13 +21,13 @@ def findings(metrics: Metrics) -> dict[str, list[str]]:
 
 
 def costs(metrics: Metrics) -> dict[str, Any]:
-    """What each arm was given, as a table: pictures, labels, and seconds before the detector."""
+    """What each arm was given, as a table: images, labels, and seconds before the detector."""
     label, distil, detection = metrics["label"], metrics["distil"], metrics["detection"]["arms"]
     counts = metrics["data"]["counts"]
     labelled = f"{counts['detect-train']:,} ({counts['boxes detect-train']:,} boxes)"
     shared = [labelled, f"{detection['random']['epochs']}"]
     return {
-        "columns": ["labelled pictures", "detector epochs", "unlabelled pictures", "teacher", "seconds before it"],
+        "columns": ["labelled images", "detector epochs", "unlabelled images", "teacher", "seconds before it"],
         "rows": [
             {"role": "random", "title": "random weights", "cells": [*shared, "0", "none", "0"]},
             {
@@ -49,12 +49,12 @@ def _loss(metrics: Metrics) -> str:
     share = 1 - distil["final_kl"] / distil["constant_kl"] if distil["constant_kl"] > 0 else 0.0
     if share <= 0.02:
         return (
-            f"The student had not yet learned anything from the teacher that depends on the picture: its loss "
+            f"The student had not yet learned anything from the teacher that depends on the image: its loss "
             f"({distil['final_kl']:.2f}) is no better than a constant answer's ({distil['constant_kl']:.2f})."
         )
     return (
         f"The student learned from stored labels alone: it closed {100 * share:.0f} % of the way from a constant "
-        f"answer (KL {distil['constant_kl']:.2f}) to the teacher (KL 0), measured on the pictures it trained on."
+        f"answer (KL {distil['constant_kl']:.2f}) to the teacher (KL 0), measured on the images it trained on."
     )
 
 
@@ -71,7 +71,7 @@ def _probe(metrics: Metrics) -> list[str]:
     else:
         sentences.append(
             f"With {labels[-1]:,} labels distilled and random features differ by {100 * gain:.0f} points, which is "
-            f"within the noise of {probe['test']:,} test pictures."
+            f"within the noise of {probe['test']:,} test images."
         )
     return sentences
 
@@ -107,7 +107,7 @@ def _detection(metrics: Metrics) -> str:
     if max(random, distilled) < 0.01:
         return f"Neither detector found anything worth counting (AP below 1; epochs: {epochs})."
     return (
-        f"After {epochs} epochs on the same pictures the detector that started from distilled weights reached AP "
+        f"After {epochs} epochs on the same images the detector that started from distilled weights reached AP "
         f"{100 * distilled:.1f}, the one from random weights AP {100 * random:.1f}."
     )
 
@@ -116,17 +116,15 @@ def _limits(metrics: Metrics) -> list[str]:
     label, distil, counts = metrics["label"], metrics["distil"], metrics["data"]["counts"]
     seconds = label["seconds"] + distil["seconds"]
     limits = [
-        f"That distillation is free: the distilled arm also saw {label['images']:,} unlabelled pictures of the same "
+        f"That distillation is free: the distilled arm also saw {label['images']:,} unlabelled images of the same "
         f"kind, a teacher trained on 1.28 million labelled photographs, and {seconds:,.0f} more seconds of "
         "computing. A detector from random weights that trains for longer catches up in part.",
         "How much varies from run to run: this is one run with one seed "
         f"({metrics['seed']}). The intervals cover the size of the test set, not the luck of a seed.",
-        "Anything about photographs or large data: in-domain pictures win at this budget, and shapes are easy.",
+        "Anything about photographs or large data: in-domain images win at this budget, and shapes are easy.",
         "How TinyViT ranks against other backbones, or what it reaches when trained in full: inputs here are "
         f"{label['student_px']} and {metrics['detection']['px']} pixels, and training takes minutes, not GPU-days.",
     ]
     if metrics["data"]["source"] == "coco":
-        limits[2] = (
-            f"Anything about COCO: {counts['pool']} training pictures are far too few, whatever the numbers say."
-        )
+        limits[2] = f"Anything about COCO: {counts['pool']} training images are far too few, whatever the numbers say."
     return limits

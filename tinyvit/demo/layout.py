@@ -2,9 +2,9 @@
 
 ::
 
-    FOLDER/pool/*.jpg                     unlabelled pictures for distillation: no class in any name or folder
+    FOLDER/pool/*.jpg                     unlabelled images for distillation: no class in any name or folder
     FOLDER/probe-train|val|test/CLASS/*   labelled crops for the linear probe
-    FOLDER/scenes/train|tune|val/*        pictures for the detector
+    FOLDER/scenes/train|tune|val/*        images for the detector
     FOLDER/scenes/annotations/instances_train|tune|val.json
 
 ``probe-val`` and ``tune`` are where settings are chosen; ``probe-test`` and ``val`` (split
@@ -29,7 +29,7 @@ class DataCard:
         source: ``drawn`` or ``coco``.
         classes: Names of the detector's classes, in label order.
         probe_classes: Names of the probe's classes, in label order.
-        counts: Pictures a split, and ``boxes ...`` for the boxes of a detector split.
+        counts: Images a split, and ``boxes ...`` for the boxes of a detector split.
         notes: Sentences about the data that the report must repeat.
     """
 

@@ -62,7 +62,7 @@ def choose_plan(device: str, precision: str) -> tuple[Plan, dict[str, Any]]:
 
 def _estimate(plan: Plan, teacher: float, student: float) -> float:
     """Seconds of the whole road. The constants are of two quiet cores: probe, exports, latency and
-    imports take 120 s, and a detector's step costs nine times a student's for each picture, two of
+    imports take 120 s, and a detector's step costs nine times a student's for each image, two of
     them running at once.
     """
     steps = sum(plan.probe.control_steps)

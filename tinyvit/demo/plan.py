@@ -2,7 +2,7 @@
 real COCO data.
 
 The learning rates of both detectors, of the supervised control and of the fine-tuned student were
-chosen on ``detect-tune`` and ``probe-val`` pictures of another seed, never on the pictures that a
+chosen on ``detect-tune`` and ``probe-val`` images of another seed, never on the images that a
 run reports; ``benchmarks/results/demo_tuning.json`` has the table and ``python -m
 tinyvit.demo.tune`` makes it again. The other settings were fixed before, on other drawings of such
 shapes.
@@ -27,8 +27,8 @@ class DistilPlan:
     Args:
         teacher_px: Side of the teacher's input.
         student_px: Side of the student's input; its attention windows follow from it.
-        views: Views the teacher labels of each picture.
-        crop: Smallest and largest share of a picture's area in a view.
+        views: Views the teacher labels of each image.
+        crop: Smallest and largest share of an image's area in a view.
         topk: Classes kept of each label.
         steps: Training steps.
         batch: Views a step.
@@ -50,7 +50,7 @@ class ProbePlan:
     """How features are probed, and the supervised control is trained.
 
     Args:
-        labels: Numbers of labelled pictures, rising.
+        labels: Numbers of labelled images, rising.
         control_steps: Steps of the control for each number of labels.
         control_batch: Crops a step, at most.
         control_lr: Highest learning rate of the control for each number of labels.
@@ -72,8 +72,8 @@ class DetectPlan:
 
     Args:
         px: Longest side of the input.
-        epochs: Passes over the training pictures.
-        batch: Pictures a step.
+        epochs: Passes over the training images.
+        batch: Images a step.
         lr: Highest learning rate of each arm.
     """
 
@@ -89,7 +89,7 @@ class Plan:
 
     Args:
         name: ``full``, ``small``, ``quick`` or ``coco``.
-        counts: Pictures to draw for each split.
+        counts: Images to draw for each split.
         distil: Teacher and student.
         probe: Probe and control.
         detect: The detectors.
@@ -144,7 +144,7 @@ QUICK = Plan(
 COCO = Plan(
     "coco",
     _counts(*[0] * 7),
-    # Few pictures, many views of each: 80 pictures give 3,200 views.
+    # Few images, many views of each: 80 images give 3,200 views.
     DistilPlan(teacher_px=160, student_px=64, views=40, crop=(0.1, 1.0), steps=300),
     ProbePlan((100,), (60,), 32, (1e-3,), finetune_labels=0),
     DetectPlan(px=256, epochs=12, batch=8),

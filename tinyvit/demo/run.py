@@ -31,13 +31,13 @@ REPORT = "report.html"
 _TITLES = {
     "pace": "Look at the machine",
     "data": "Make the data",
-    "label": "Label: the teacher describes each picture once",
+    "label": "Label: the teacher describes each image once",
     "distil": "Distil: the student learns from the descriptions",
     "probe": "Probe: what frozen features are worth",
     "control": "Control: the same network trained on labels alone",
     "detect": "Detect: two detectors, random and distilled start",
     "export": "Export: ONNX, checked against PyTorch",
-    "latency": "Time: one picture, PyTorch and ONNX Runtime",
+    "latency": "Time: one image, PyTorch and ONNX Runtime",
 }
 
 
@@ -47,10 +47,10 @@ class DemoJob:
 
     Args:
         work_dir: Folder for everything; a new one below ``runs/demo`` when not given.
-        quick: Walk every stage with a handful of pictures; the numbers then mean nothing.
-        data_root: A COCO-layout folder instead of drawn pictures.
+        quick: Walk every stage with a handful of images; the numbers then mean nothing.
+        data_root: A COCO-layout folder instead of drawn images.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: Of the pictures and of all training.
+        seed: Of the images and of all training.
         command: As it was typed, for the report.
     """
 
@@ -145,7 +145,7 @@ def _walk(road: Road, setting: stages.Setting, job: DemoJob) -> tuple[DataCard, 
 
 
 def _make_data(setting: stages.Setting, job: DemoJob) -> dict[str, Any]:
-    # Half-made data of a killed run could hold pictures of other counts.
+    # Half-made data of a killed run could hold images of other counts.
     shutil.rmtree(setting.data, ignore_errors=True)
     if job.data_root:
         limits = (
@@ -193,7 +193,7 @@ def _metrics(
 def _notes(plan: Plan) -> list[str]:
     if plan.name == "quick":
         return [
-            "Quick run: every stage was really walked, with a handful of pictures and steps. The numbers mean nothing."
+            "Quick run: every stage was really walked, with a handful of images and steps. The numbers mean nothing."
         ]
     if plan.name == "small":
         return [
@@ -206,7 +206,7 @@ def _notes(plan: Plan) -> list[str]:
 def _tuning_text(plan: Plan) -> str:
     if plan.name in ("full", "small"):
         return (
-            "Learning rates were chosen beforehand on tuning pictures of another seed, never on the test pictures "
+            "Learning rates were chosen beforehand on tuning images of another seed, never on the test images "
             "above: the detector's from random weights as well as from distilled ones, the supervised control's for "
             "each number of labels, and the fine-tuned student's. Everything else was fixed before and not swept. "
             "python -m tinyvit.demo.tune does the sweep; benchmarks/results/demo_tuning.json has its numbers."
@@ -226,7 +226,7 @@ def _probe_arms(found: dict[str, Any], setting: stages.Setting) -> dict[str, Any
     note = (
         "Features: the mean over positions of stages 3 and 4 (teacher: its last map). Normalisation and regularisation "
         "are chosen inside the training labels, for every row. The random network's BatchNorm statistics were measured "
-        "on unlabelled pictures."
+        "on unlabelled images."
     )
     tuned = found["control"].get("finetuned")
     if tuned:
@@ -249,7 +249,7 @@ def _stage_rows(road: Road, setting: stages.Setting, card: DataCard, found: dict
     crops = counts["probe-train"] + counts["probe-test"] + counts["probe-val"]
     detail = {
         "pace": f"{found['label']['precision']} arithmetic, {plan.name} plan",
-        "data": f"{counts['pool']:,} unlabelled pictures, {crops:,} labelled crops, {scenes:,} pictures with boxes",
+        "data": f"{counts['pool']:,} unlabelled images, {crops:,} labelled crops, {scenes:,} images with boxes",
         "label": f"{found['label']['views_total']:,} views, {found['label']['images_per_second']:,.0f} a second",
         "distil": f"{found['distil']['views_seen']:,} views, {found['distil']['images_per_second']:,.0f} a second; "
         f"KL {found['distil']['constant_kl']:.2f} for a constant answer, {found['distil']['final_kl']:.2f} at the end",
@@ -279,14 +279,14 @@ def show_summary(document: dict[str, Any]) -> list[str]:
     last = {name: f"{100 * arm['accuracy'][-1]:.1f} %" for name, arm in arms.items()}
     ap = {name: f"{100 * arm['ap']:.1f}" for name, arm in detection.items()}
     times = {row["title"]: f"{row['median_ms']:.2f} ms" for row in metrics["latency"]["rows"]}
-    gain = f"plus {metrics['label']['images']:,} unlabelled pictures, a teacher and "
+    gain = f"plus {metrics['label']['images']:,} unlabelled images, a teacher and "
     gain += f"{metrics['label']['seconds'] + metrics['distil']['seconds']:.0f} s"
     return [
         *metrics["notes"],
         f"probe, {metrics['probe']['labels'][-1]:,} labels   random {last['random']}, supervised {last['supervised']}, "
         f"distilled {last['distilled']}, teacher {last['teacher']}",
         f"detector AP           random {ap['random']}, distilled {ap['distilled']} (the latter {gain})",
-        f"one picture           {', '.join(f'{name} {value}' for name, value in times.items())}",
+        f"one image           {', '.join(f'{name} {value}' for name, value in times.items())}",
         f"time                  {metrics['total_seconds']:.0f} s",
         f"report                {os.path.abspath(metrics['report'])}",
     ]

@@ -1,11 +1,11 @@
 """Pictures of coloured, textured shapes: the demo's own data, drawn the same way on every machine.
 
-Two kinds of picture. A *single* shows one shape that fills much of the frame and has a class. A *scene* shows one to
+Two kinds of image. A *single* shows one shape that fills much of the frame and has a class. A *scene* shows one to
 four smaller shapes, with a box and a mask each. Both lie on a muted, smooth background with clutter and sensor noise.
 In seven of ten shapes the texture is the class's own, so that texture is evidence but no proof, as in photographs.
 
-A picture depends on (seed, split, index) and on nothing else: no order, no worker, no earlier
-picture.
+An image depends on (seed, split, index) and on nothing else: no order, no worker, no earlier
+image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLASSES = ("disc", "square", "triangle", "star", "ring", "cross", "heart", "cres
 """The ten shapes; a class index counts in this order."""
 
 SPLITS = ("pool", "probe-train", "probe-val", "probe-test", "detect-train", "detect-tune", "detect-test")
-"""Pictures of two splits have nothing in common; a split's place in this list is part of every picture's seed."""
+"""Pictures of two splits have nothing in common; a split's place in this list is part of every image's seed."""
 
 OWN_TEXTURE_SHARE = 0.7
 """How often a shape wears the texture of its class; otherwise one of the nine others, evenly."""
@@ -159,7 +159,7 @@ class Instance:
     Args:
         category: Class index, in the order of :data:`CLASSES`.
         box: ``x, y, width, height`` in pixels, the tight box of ``mask``.
-        mask: What is visible of the shape, bool ``(height, width)`` of the whole picture.
+        mask: What is visible of the shape, bool ``(height, width)`` of the whole image.
     """
 
     category: int
@@ -173,8 +173,8 @@ def single(seed: int, split: str, index: int, size: int = 128) -> tuple[np.ndarr
     Args:
         seed: Of the whole data set.
         split: One of :data:`SPLITS`.
-        index: 0 and up; classes take turns, so any ten pictures in a row hold every class once.
-        size: Side of the square picture, in pixels.
+        index: 0 and up; classes take turns, so any ten images in a row hold every class once.
+        size: Side of the square image, in pixels.
 
     Returns:
         Pixels, uint8 ``(size, size, 3)``, and the class index.
@@ -195,7 +195,7 @@ def scene(seed: int, split: str, index: int, size: int = 192) -> tuple[np.ndarra
         seed: Of the whole data set.
         split: One of :data:`SPLITS`.
         index: 0 and up.
-        size: Side of the square picture, in pixels.
+        size: Side of the square image, in pixels.
 
     Returns:
         Pixels, uint8 ``(size, size, 3)``, and the shapes in it (at least one).

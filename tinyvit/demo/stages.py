@@ -90,7 +90,7 @@ class Setting:
 
 
 def label(setting: Setting) -> dict[str, Any]:
-    """The teacher describes views of the unlabelled pictures."""
+    """The teacher describes views of the unlabelled images."""
     plan = setting.plan.distil
     teacher = load_teacher(TEACHER, size=plan.teacher_px, device=setting.device, precision=setting.precision)
     sampler = ViewSampler(setting.seed, scale=plan.crop)
@@ -119,7 +119,7 @@ def label_information(store: SoftLabelStore) -> tuple[float, float]:
 
     Returns:
         Their mean entropy, and the mean KL divergence of the best constant answer from them, which
-        is their mean; both in nats. The second is what a student reaches that ignores the picture.
+        is their mean; both in nats. The second is what a student reaches that ignores the image.
     """
     classes, topk = store.header.num_classes, store.header.topk
     total, entropy, rows_seen = np.zeros(classes), 0.0, 0
@@ -185,7 +185,7 @@ def distil(setting: Setting, entropy: float, constant: float) -> dict[str, Any]:
 
 def save_start(setting: Setting) -> None:
     """Write the weights that the student started from, with BatchNorm statistics measured on
-    unlabelled pictures.
+    unlabelled images.
 
     Without statistics a random network's features are on no useful scale; this is the most that
     "random weights" can mean for a frozen network. Training in the detector is not affected: it
@@ -272,7 +272,7 @@ def control(setting: Setting) -> dict[str, Any]:
 def control_run(
     setting: Setting, train: LabelledImages, test: LabelledImages, steps: int, lr: float, start: Path | None
 ) -> tuple[float, list[float]]:
-    """Train the network on labelled pictures; its accuracy on test pictures, and Wilson's interval
+    """Train the network on labelled images; its accuracy on test images, and Wilson's interval
     of it.
     """
     plan = setting.plan
@@ -292,12 +292,12 @@ def control_run(
 
 
 def labelled(setting: Setting, split: str) -> LabelledImages:
-    """The labelled pictures of a probe split."""
+    """The labelled images of a probe split."""
     return LabelledImages.from_files(ImageFiles(setting.data / split))
 
 
 def label_subsets(images: LabelledImages, counts: tuple[int, ...], seed: int) -> list[np.ndarray]:
-    """Rows of so many pictures, evenly over the classes as far as they go; a smaller set lies
+    """Rows of so many images, evenly over the classes as far as they go; a smaller set lies
     inside a larger one.
     """
     generator = np.random.default_rng(seed)
@@ -305,7 +305,7 @@ def label_subsets(images: LabelledImages, counts: tuple[int, ...], seed: int) ->
     for category in np.unique(images.labels):
         rows = np.flatnonzero(images.labels == category)
         turns[generator.permutation(rows)] = np.arange(len(rows))
-    # First every class's first picture, then every class's second, ...
+    # First every class's first image, then every class's second, ...
     order = np.lexsort((images.labels, turns))
     return [np.sort(order[:count]) for count in counts if count <= len(images)] or [np.sort(order)]
 
@@ -333,9 +333,9 @@ def arm_jobs(setting: Setting, plan: DetectPlan, scenes: Path, folder: str, pict
     Args:
         setting: The run.
         plan: Of the detectors.
-        scenes: Data root with ``train`` and ``val`` pictures.
+        scenes: Data root with ``train`` and ``val`` images.
         folder: Below the work directory, for both.
-        pictures: Test pictures whose detections are kept.
+        pictures: Number of test images whose detections are kept.
     """
     return {
         name: ArmJob(
@@ -356,7 +356,7 @@ def arm_jobs(setting: Setting, plan: DetectPlan, scenes: Path, folder: str, pict
 
 
 def _annotated(scenes: Path, found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """For the report: each picture with the truth and with what either detector found."""
+    """For the report: each image with the truth and with what either detector found."""
     document = json.loads((scenes / "annotations" / "instances_val.json").read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in document["categories"]}
     images = {image["file_name"]: image for image in document["images"]}
@@ -413,7 +413,7 @@ def export(setting: Setting) -> dict[str, Any]:
 
 
 def latency(setting: Setting) -> dict[str, Any]:
-    """One picture on the processor, by PyTorch (the deployed form) and by ONNX Runtime in turns."""
+    """One image on the processor, by PyTorch (the deployed form) and by ONNX Runtime in turns."""
     plan = setting.plan
     px, threads = plan.distil.student_px, available_cpus()
     subjects = [
@@ -464,7 +464,7 @@ def latency(setting: Setting) -> dict[str, Any]:
 
 
 def samples(setting: Setting) -> str:
-    """A strip of pictures for the report: unlabelled ones above, the detector's below; JPEG,
+    """A strip of images for the report: unlabelled ones above, the detector's below; JPEG,
     base64.
     """
     width, small, large = 1000, 100, 200

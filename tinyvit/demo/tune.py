@@ -1,10 +1,10 @@
-"""The sweeps that the demo's settings come from, on tuning pictures of seeds that the demo does not
+"""The sweeps that the demo's settings come from, on tuning images of seeds that the demo does not
 use by default.
 
     python -m tinyvit.demo.tune runs/tune --seeds 101 --out benchmarks/results/demo_tuning.json
 
 For each seed: draw, label and distil as the demo does; then, on ``detect-tune`` and ``probe-val``
-pictures only, train the detector from random and from distilled weights, the supervised control,
+images only, train the detector from random and from distilled weights, the supervised control,
 and the fine-tuned student, each at several learning rates. A sweep that was stopped goes on in the
 same folder; ``--collect`` only gathers what is finished, and names what is not. About 35 minutes a
 seed on two cores.
@@ -46,7 +46,7 @@ def sweep(folder: Path, seed: int, device: str = "cpu") -> None:
 
     Args:
         folder: Where everything of this seed lies; a stopped sweep goes on there.
-        seed: Of pictures and training.
+        seed: Of images and training.
         device: A torch device.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def _detectors(setting: stages.Setting, lr: float) -> dict[str, Any]:
 
 
 def _tuning_scenes(setting: stages.Setting) -> Path:
-    """A data root whose ``val`` pictures are those of ``detect-tune``."""
+    """A data root whose ``val`` images are those of ``detect-tune``."""
     scenes, root = setting.data / "scenes", setting.folder / "tuning-scenes"
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for name, source in (("train", "train"), ("val", "tune")):

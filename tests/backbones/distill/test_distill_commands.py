@@ -49,7 +49,7 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
     assert "teacher top-1 on 22 un-augmented views of 23 images whose class is known: " in err
     assert "23 images x 2 views, 3 shards (3 made now), 1 image unreadable" in out
     assert "unreadable: 04.jpg" in out
-    left_out = f"1 file in {data} is not a picture of a known kind (.gif 1) and left out"
+    left_out = f"1 file in {data} is not an image of a known kind (.gif 1) and skipped"
     assert left_out in out
     assert "skipped unreadable image" in err
     assert json.loads((store / "result.json").read_text())["metrics"]["rows_made"] == 46

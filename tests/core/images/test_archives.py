@@ -1,4 +1,4 @@
-"""Pictures in zip and tar archives and in lists: the same keys and bytes as loose ones, in every
+"""Images in zip and tar archives and in lists: the same keys and bytes as loose ones, in every
 kind of process.
 """
 
@@ -74,7 +74,7 @@ def test_a_folder_of_archives_is_the_folder_that_they_stand_for(folder, tmp_path
     assert list(images) == list(loose)
     assert contents(images) == contents(loose)
     assert images.class_names() == ["a", "a-b", "b"]
-    # A loose picture beside them: then archives are no pictures.
+    # With a loose image beside them, archives are not read.
     Image.new("RGB", (2, 2)).save(tmp_path / "loose.png")
     assert list(ImageFiles(tmp_path)) == ["loose.png"]
     assert ImageFiles(tmp_path).left_out == {suffix: 3}
@@ -161,7 +161,7 @@ def test_damage_is_named(folder, tmp_path):
         images.read("a/1.jpg")
     with zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("x.png", b"12345")
-    with pytest.raises(OSError, match="zip method 14, which is not read"):
+    with pytest.raises(OSError, match="zip method 14, which is not supported"):
         ImageFiles(tmp_path / "lzma.zip").read("x.png")
 
 
@@ -183,7 +183,7 @@ def with_names(path: Path, *names: str) -> Path:
 @pytest.mark.parametrize("kind", ["x.zip", "x.tar"])
 @pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/x.png", "a\\..\\..\\x.png"])
 def test_paths_that_lead_out_of_an_archive_are_refused(tmp_path, kind, name):
-    with pytest.raises(InputError, match=r"x\.(zip|tar) names '.*x\.png'; a picture's path in an archive is relative"):
+    with pytest.raises(InputError, match=r"x\.(zip|tar) names '.*x\.png'; an image's path in an archive is relative"):
         ImageFiles(with_names(tmp_path / kind, "a.png", name))
     inside = ["a..b/x.png", "a/..x.png"]
     assert list(ImageFiles(with_names(tmp_path / kind, *inside, "../notes.txt"))) == inside

@@ -1,8 +1,8 @@
-"""Pictures inside zip and tar archives, read in place: where each lies is listed once, then every
-read is one seek.
+"""Images inside zip and tar archives, read in place: their places are listed once, then every read
+is one seek.
 
-Nothing is unpacked, an archive is opened once a process, and reading needs no shared file position,
-so that threads, forked and spawned worker processes read side by side.
+Nothing is unpacked, and an archive is opened once per process. Reading needs no shared file
+position, so that threads and worker processes, forked or spawned, read side by side.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _UNPACK: dict[int, Callable[[bytes], bytes]] = {
 
 
 class KeyList(Sequence[str]):
-    """Keys one after the other in a byte array: a tenth of the memory of a list of text, and it may
-    be mapped.
+    """Keys one after the other in a byte array, which may be mapped: a tenth of the memory of a
+    list of text.
 
     Args:
         data: ``(sum,)`` u8, the keys in UTF-8.
@@ -51,7 +51,7 @@ class KeyList(Sequence[str]):
 
     @classmethod
     def of(cls, keys: Sequence[bytes]) -> KeyList:
-        """From encoded keys."""
+        """Return the list of encoded keys."""
         ends = np.cumsum(np.fromiter(map(len, keys), np.uint64, len(keys)), dtype=np.uint64)
         return cls(np.frombuffer(b"".join(keys), np.uint8), ends)
 
@@ -100,29 +100,29 @@ class KeyList(Sequence[str]):
 
 
 def encode_key(key: str) -> bytes:
-    """A key as bytes; file names that are no valid UTF-8 survive."""
+    """Return a key as bytes; file names that are not valid UTF-8 survive."""
     return key.encode("utf-8", "surrogateescape")
 
 
 def decode_key(data: bytes) -> str:
-    """A key from bytes."""
+    """Return a key from bytes."""
     return data.decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
 class Members:
-    """Where pictures lie in archives, in the order of their keys.
+    """Places of images in archives, in the order of their keys.
 
     Args:
         archives: Paths of the archives below the root, ``/`` as separator; empty text for the root
             itself.
-        archive: ``(N,)`` u32, which archive.
+        archive: ``(N,)`` u32, index of the archive.
         offset: ``(N,)`` u64, byte of the archive at which the member begins (in a zip: its local
             header).
-        stored: ``(N,)`` u64, bytes that it takes there.
-        size: ``(N,)`` u64, bytes of the picture.
-        method: ``(N,)`` u8, how it is stored.
-        crc: ``(N,)`` u32, CRC-32 of the picture (zip only).
+        stored: ``(N,)`` u64, bytes of the member in the archive.
+        size: ``(N,)`` u64, bytes of the image.
+        method: ``(N,)`` u8, storage method of the member.
+        crc: ``(N,)`` u32, CRC-32 of the image (zip only).
     """
 
     archives: list[str]
@@ -145,7 +145,7 @@ class _Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or a plain tar, by its content."""
+    """Return whether a file is a zip or an uncompressed tar, by its content."""
     if zipfile.is_zipfile(path):
         return True
     try:
@@ -156,19 +156,19 @@ def is_archive(path: Path) -> bool:
 
 
 def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bool]) -> tuple[KeyList, Members]:
-    """List the pictures in archives, sorted by key.
+    """List the images in archives, sorted by key.
 
-    The key of a member is its path in the archive; with several archives, below a folder with the
-    archive's own name, as if each had been unpacked where it lies (unless its members are in such a
-    folder already).
+    The key of a member is its path in the archive. With several archives, the keys are those of
+    archives unpacked in place, each into a folder of its own name. An archive whose members are in
+    such a folder already gets no second one.
 
     Args:
         root: The folder of the archives, or the one archive.
         archives: Their paths below ``root``, or one empty text.
-        wanted: Whether a key is a picture; it sees every file of every archive.
+        wanted: Returns whether a key is an image; it sees every file of every archive.
 
     Raises:
-        InputError: An archive is damaged, or a picture's path in it leads out of the folder that it
+        InputError: An archive is damaged, or an image's path in it leads out of the folder that it
             stands for.
     """
     parts = []
@@ -176,8 +176,8 @@ def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bo
         path = root / name if name else root
         members = list(_walk(path))
         prefix = _prefix(name, members)
-        # Of members with the same name the last one counts, as when they are unpacked one after the
-        # other.
+        # The last of several members with the same name counts, as when they are unpacked in
+        # order.
         chosen = {encode_key(prefix + member.key): member for member in members if wanted(prefix + member.key)}
         for member in chosen.values():
             _check_inside(path, member.key)
@@ -204,9 +204,7 @@ def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bo
 
 @dataclass(frozen=True)
 class _Part:
-    """The pictures of one archive, sorted: packed at once, because there may be many millions in
-    all.
-    """
+    """The images of one archive, sorted, in packed arrays: there may be many millions in all."""
 
     keys: np.ndarray
     lengths: np.ndarray
@@ -234,9 +232,7 @@ class _Part:
         return cls(keys, lengths, columns, parts[0].first, parts[-1].last)
 
     def sorted(self) -> _Part:
-        """By key; of equal keys, which only different archives can have, the one of the later
-        archive.
-        """
+        """Return the part sorted by key; the later of two archives wins where both have a key."""
         ends = np.cumsum(self.lengths).astype(np.int64).tolist()
         data = self.keys.tobytes()
         keys = [data[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
@@ -253,11 +249,11 @@ class _Part:
 
 
 def _check_inside(path: Path, key: str) -> None:
-    """Refuse a key that leads elsewhere: it is joined to folders by those who write files of the
-    same names.
+    """Reject a key that leads out of its folder: users of the list join keys to folders when they
+    write files.
     """
     if key.startswith(("/", "\\")) or (".." in key and ".." in key.replace("\\", "/").split("/")):
-        raise InputError(f"archive {path} names {key!r}; a picture's path in an archive is relative and has no '..'")
+        raise InputError(f"archive {path} names {key!r}; an image's path in an archive is relative and has no '..'")
 
 
 def _prefix(name: str, members: Sequence[_Member]) -> str:
@@ -277,7 +273,7 @@ def _walk(path: Path) -> Iterator[_Member]:
         else:
             yield from _walk_tar(path)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-        raise InputError(f"archive {path} is damaged or no plain zip or tar: {error}") from error
+        raise InputError(f"archive {path} is damaged, or not a zip or uncompressed tar: {error}") from error
 
 
 def _walk_zip(path: Path) -> Iterator[_Member]:
@@ -307,12 +303,11 @@ def _walk_tar(path: Path) -> Iterator[_Member]:
 
 
 class ArchiveReader:
-    """Reads members by their place. Safe for threads, and after a fork; travels to spawned
-    processes.
+    """A reader of members by their place; threads, forked and spawned processes can use it.
 
     Args:
         root: The folder of the archives, or the one archive.
-        members: Where the pictures lie.
+        members: Places of the images.
     """
 
     def __init__(self, root: Path, members: Members) -> None:
@@ -331,10 +326,10 @@ class ArchiveReader:
         self._open_files()
 
     def read(self, index: int) -> bytes:
-        """The picture at a position, unpacked.
+        """Return the image at a position, unpacked.
 
         Raises:
-            OSError: It is damaged, encrypted, or stored in a way that is not read.
+            OSError: It is damaged, encrypted, or stored by a method that is not supported.
         """
         members = self.members
         method, offset, stored = int(members.method[index]), int(members.offset[index]), int(members.stored[index])
@@ -342,8 +337,8 @@ class ArchiveReader:
         if method == _TAR:
             return _exactly(handle, stored, offset)
         if method in (_ENCRYPTED, _SPARSE) or method not in _UNPACK:
-            kinds = {_ENCRYPTED: "encrypted, or packed in a way that is not read", _SPARSE: "a sparse file"}
-            raise OSError(f"it is {kinds.get(method, f'packed with zip method {method}, which is not read')}")
+            kinds = {_ENCRYPTED: "encrypted, or packed by a method that is not supported", _SPARSE: "a sparse file"}
+            raise OSError(f"it is {kinds.get(method, f'packed with zip method {method}, which is not supported')}")
         header = _exactly(handle, _ZIP_HEADER, offset)
         if header[:4] != b"PK\x03\x04":
             raise OSError("the archive is damaged: there is no member where its list says so")
@@ -365,8 +360,7 @@ class ArchiveReader:
                 handle = (self.root / name if name else self.root).open("rb", buffering=0)
                 self._handles[number] = handle  # pyright: ignore[reportArgumentType]
                 if len(self._handles) > _OPEN_ARCHIVES:
-                    # Not closed here: a thread may be reading from it, and the last one to let go
-                    # closes it.
+                    # Not closed here, as a thread may be reading it: the last reference closes it.
                     self._handles.popitem(last=False)
             else:
                 self._handles.move_to_end(number)

@@ -1,7 +1,7 @@
-"""A list of pictures in one fixed order: a folder, zip and tar archives, or what a CSV or Parquet
-table names.
+"""The images of a data set in one fixed order: a folder, zip and tar archives, or a CSV or Parquet
+list.
 
-Labels, where a task has them, come from the first folder of a picture's path (``CLASS/NAME.jpg``),
+Labels, where a task has them, come from the first folder of an image's path (``CLASS/NAME.jpg``),
 as in torchvision's ``ImageFolder``.
 """
 
@@ -21,8 +21,7 @@ from .archives import ARCHIVE_SUFFIXES, ArchiveReader, KeyList, Members, encode_
 from .lists import LIST_SUFFIXES, read_files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-# What lies beside pictures and is expected there: tables, notes, and what file managers leave
-# behind.
+# Files that are expected beside images: tables, notes, and files of file managers.
 _SIDE_SUFFIXES = (".csv", ".parquet", ".json", ".md")
 _SIDE_NAMES = ("thumbs.db", "desktop.ini")
 _SIDE_STEMS = ("readme", "license", "licence")
@@ -30,28 +29,28 @@ _SHOWN_KINDS = 6
 
 
 class ImageFiles(Sequence[str]):
-    """Pictures of one data set, sorted by key.
+    """Images of one data set, sorted by key.
 
-    A key is the picture's path relative to the root with forward slashes, so the order is the same
-    on every system, and the same whether the pictures lie loose or in archives.
+    A key is the image's path relative to the root, with forward slashes. The order is therefore the
+    same on every system, for loose images and for archives.
 
     Args:
-        root: A folder of pictures (searched recursively); a zip or an uncompressed tar of them; a
-            folder that holds no loose picture, but such archives (often one a class:
-            ``n01440764.tar`` stands for a folder ``n01440764``); or a ``.csv`` or ``.parquet`` list
-            with a column ``file``. Archives are read in place.
+        root: A folder of images (searched recursively), a zip or an uncompressed tar of them, or a
+            ``.csv`` or ``.parquet`` list with a column ``file``. A folder without loose images may
+            hold archives, often one per class: ``n01440764.tar`` stands for a folder
+            ``n01440764``. Archives are read in place.
 
     Attributes:
-        root: What the keys are relative to: the folder or archive, or the folder of the list.
+        root: The folder or archive that the keys are relative to; for a list, its folder.
         keys: The keys, sorted.
-        members: Where the pictures lie in archives; ``None`` when they lie loose.
-        listing: The list that names the pictures, or ``None``.
-        left_out: Files below the root that are no pictures of a known kind, counted by suffix, most
-            first. Hidden files, tables and readmes are not counted. :func:`describe_left_out` says
-            it in a sentence.
+        members: Places of the images in archives; ``None`` for loose images.
+        listing: The list that names the images, or ``None``.
+        left_out: Files below the root that are not images of a known kind, counted by suffix, most
+            frequent first. Hidden files, tables and readmes are not counted.
+            :func:`describe_left_out` makes a sentence of it.
 
     Raises:
-        InputError: ``root`` does not exist, is of no such kind, is damaged, or holds no picture.
+        InputError: ``root`` does not exist, is of another kind, is damaged, or holds no image.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -80,13 +79,13 @@ class ImageFiles(Sequence[str]):
 
     @classmethod
     def listed(cls, root: str | Path, keys: KeyList, members: Members | None = None) -> ImageFiles:
-        """Pictures that are known already, without looking for them: what is missing shows when it
-        is read.
+        """Return images whose keys are known, without searching; a missing image is reported when
+        it is read.
 
         Args:
             root: The folder, archive, or list.
             keys: The keys, sorted.
-            members: Where they lie in archives.
+            members: Their places in archives.
 
         Raises:
             InputError: ``root`` does not exist.
@@ -137,7 +136,7 @@ class ImageFiles(Sequence[str]):
         return self.keys[index]
 
     def read(self, key: str) -> bytes:
-        """The encoded bytes of one picture.
+        """Return the encoded bytes of one image.
 
         Raises:
             OSError: It is missing or cannot be read.
@@ -150,7 +149,7 @@ class ImageFiles(Sequence[str]):
             raise FileNotFoundError(2, "there is no such image", str(self.root / key)) from None
 
     def read_at(self, index: int) -> bytes:
-        """The encoded bytes of the picture at a position.
+        """Return the encoded bytes of the image at a position.
 
         Raises:
             OSError: It is missing or cannot be read.
@@ -158,7 +157,7 @@ class ImageFiles(Sequence[str]):
         return self.read(self.keys[index]) if self._reader is None else self._reader.read(index)
 
     def size_at(self, index: int) -> int:
-        """Length in bytes of the encoded picture at a position.
+        """Return the length in bytes of the encoded image at a position.
 
         Raises:
             OSError: It is missing.
@@ -168,7 +167,7 @@ class ImageFiles(Sequence[str]):
         return (self.root / self.keys[index]).stat().st_size
 
     def sizes(self) -> np.ndarray:
-        """``(N,)`` u64, the length of each encoded picture; 0 of one that is missing."""
+        """Return the length in bytes of each encoded image, ``(N,)`` u64; 0 for a missing one."""
         if self.members is not None:
             return self.members.size
 
@@ -181,10 +180,10 @@ class ImageFiles(Sequence[str]):
         return np.fromiter(map(size, range(len(self))), np.uint64, len(self))
 
     def open(self, key: str) -> Image.Image:
-        """One picture, decoded to RGB.
+        """Return one image, decoded to RGB.
 
         Raises:
-            InputError: The picture is missing or cannot be decoded.
+            InputError: The image is missing or cannot be decoded.
         """
         try:
             return decode(self.read(key))
@@ -192,10 +191,10 @@ class ImageFiles(Sequence[str]):
             raise InputError(f"cannot read image {self.root / key}: {error}") from error
 
     def class_names(self) -> list[str]:
-        """The sorted first folders of the keys.
+        """Return the sorted first folders of the keys.
 
         Raises:
-            InputError: A picture lies directly at the root, so its class is not known.
+            InputError: An image lies directly at the root, so its class is not known.
         """
         loose = next((key for key in self.keys if "/" not in key), None)
         if loose is not None:
@@ -204,7 +203,7 @@ class ImageFiles(Sequence[str]):
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Files below a folder, by sorted path. Links to folders are not followed."""
+    """Yield the files below a folder, by sorted path. Links to folders are not followed."""
     stack = [""]
     while stack:
         at = stack.pop()
@@ -220,7 +219,7 @@ def _walk(root: Path) -> Iterator[str]:
 def _described(entry: os.DirEntry[str], above: str) -> str:
     if entry.is_dir(follow_symlinks=False):
         return f"{above}{entry.name}/"
-    # A dangling link is kept: reading it fails, and is reported like any other damaged picture.
+    # A dangling link is kept: reading it fails, and is reported like any other damaged image.
     return "" if entry.is_symlink() and entry.is_dir() else above + entry.name
 
 
@@ -242,27 +241,27 @@ def _counts(left_out: Mapping[str, int]) -> str:
 
 
 def describe_left_out(root: str | Path, left_out: Mapping[str, int]) -> str | None:
-    """A sentence about :attr:`ImageFiles.left_out` of the pictures below ``root``; ``None`` when
-    nothing was.
+    """Return a sentence about :attr:`ImageFiles.left_out` of ``root``; ``None`` where it is
+    empty.
     """
     total = sum(left_out.values())
     if not total:
         return None
-    are = "files in {} are not pictures" if total > 1 else "file in {} is not a picture"
+    are = "files in {} are not images" if total > 1 else "file in {} is not an image"
     known = ", ".join(IMAGE_SUFFIXES)
-    return f"{total} {are.format(root)} of a known kind ({_counts(left_out)}) and left out; known kinds: {known}"
+    return f"{total} {are.format(root)} of a known kind ({_counts(left_out)}) and skipped; known kinds: {known}"
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode an encoded picture to RGB, whole: a truncated file is an error, not a grey corner.
+    """Return an encoded image decoded to RGB; a truncated file is an error, not a grey corner.
 
     Raises:
-        ValueError: The bytes are no picture of a known format. Damaged pictures raise what Pillow
-            raises.
+        ValueError: The bytes are not an image of a known format. Damaged images raise Pillow's own
+            errors.
     """
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
-        # Pillow's own message shows the address of the buffer, which tells a user nothing.
-        raise ValueError("no picture of a known format") from None
+        # Pillow's own message shows the address of the buffer, which does not help a user.
+        raise ValueError("not an image of a known format") from None
     return image.convert("RGB")

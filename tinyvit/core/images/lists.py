@@ -1,6 +1,6 @@
-"""Lists of pictures as tables: CSV, or Parquet through pyarrow.
+"""Lists of images as tables: CSV, or Parquet through pyarrow.
 
-Columns: ``file`` (text; the picture's path below the folder of the list, ``/`` as separator) and,
+Columns: ``file`` (text; the image's path below the folder of the list, ``/`` as separator) and,
 where the classes are known, ``class_index`` (a whole number). Other columns are ignored. The order
 of rows does not matter.
 """
@@ -18,11 +18,11 @@ LIST_SUFFIXES = (".csv", ".parquet")
 
 
 def read_files(path: Path) -> list[str]:
-    """The column ``file``, sorted.
+    """Return the column ``file``, sorted.
 
     Raises:
-        InputError: The list cannot be read, has no such column or no row, names a file twice, or a
-            path leads out of the folder of the list.
+        InputError: The list cannot be read, has no such column or no row, names a file twice, or
+            names one outside its folder.
     """
     files = _column(path, "file")
     if not files:
@@ -39,10 +39,10 @@ def read_files(path: Path) -> list[str]:
 
 
 def read_classes(path: Path) -> dict[str, int]:
-    """File -> class index.
+    """Return the class index of each file.
 
     Raises:
-        InputError: The list cannot be read, lacks a column, or a class index is no whole number.
+        InputError: The list cannot be read, lacks a column, or a class index is not a whole number.
     """
     try:
         return dict(zip(_column(path, "file"), map(int, _column(path, "class_index")), strict=True))
@@ -53,7 +53,7 @@ def read_classes(path: Path) -> dict[str, int]:
 
 
 def has_classes(path: Path) -> bool:
-    """Whether the list has a column ``class_index``."""
+    """Return whether the list has a column ``class_index``."""
     return "class_index" in _columns(path)
 
 

@@ -217,7 +217,7 @@ def test_workers_measure_the_teacher_first_and_report_what_they_cannot_read(
     assert [key for key, _ in summary.invalid] == ["07.jpg"]
     said = capsys.readouterr().err
     assert (
-        "07.jpg (ValueError: no picture of a known format): views 0 to 1, shard i00000006-00000008_v0000-0002" in said
+        "07.jpg (ValueError: not an image of a known format): views 0 to 1, shard i00000006-00000008_v0000-0002" in said
     )
     # All is finished and measured: no worker is needed any more.
     monkeypatch.setattr(ProcessPool, "__enter__", None)
