@@ -197,7 +197,7 @@ def recipe_keys_page() -> str:
     """Return the table of a recipe's keys, from the fields of ``Recipe`` and their descriptions."""
     from dataclasses import fields
 
-    from tinyvit.backbones.distill.train.recipe import Recipe
+    from tinyvit.backbones.distill.train import Recipe
 
     meanings = _entries(inspect.getdoc(Recipe) or "")
     rows: list[tuple[object, ...]] = []

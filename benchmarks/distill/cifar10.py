@@ -45,11 +45,10 @@ from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus, environment
 
 from ...backbones.distill.augment import ViewSampler
-from ...backbones.distill.label.run import LabelOptions, label_store
+from ...backbones.distill.label import LabelOptions, label_store
 from ...backbones.distill.store import SoftLabelStore
 from ...backbones.distill.teachers import load_teacher
-from ...backbones.distill.train.recipe import load_recipe
-from ...backbones.distill.train.run import STUDENT_NAME, pretrain
+from ...backbones.distill.train import STUDENT_NAME, load_recipe, pretrain
 from ...backbones.registry import create_model
 from ..probe import ProbeJob, run_linear_probe
 from ..probe.data import open_labelled, stratified_subset

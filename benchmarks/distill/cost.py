@@ -43,15 +43,19 @@ from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import environment
 
 from ...backbones.distill.augment import ViewSampler
-from ...backbones.distill.label.run import LabelOptions, label_store
+from ...backbones.distill.label import LabelOptions, label_store
 from ...backbones.distill.store import RowLayout, SoftLabels, SoftLabelStore, encode_logits, restore
 from ...backbones.distill.teachers import PACKAGED, Teacher, load_classifier, load_teacher
-from ...backbones.distill.train.datasets import DrawnViews, open_views
-from ...backbones.distill.train.order import ViewOrder
-from ...backbones.distill.train.recipe import Recipe
-from ...backbones.distill.train.run import load_online_teacher, make_optim_wrapper
-from ...backbones.distill.train.schedule import parameter_groups
-from ...backbones.distill.train.step import Distiller
+from ...backbones.distill.train import (
+    Distiller,
+    DrawnViews,
+    Recipe,
+    ViewOrder,
+    load_online_teacher,
+    make_optim_wrapper,
+    open_views,
+    parameter_groups,
+)
 from ...backbones.registry import count_parameters, create_model, create_timm_model
 from ..scripts import run_script
 from ..speed.worker.memory import MemoryWatch

@@ -30,11 +30,9 @@ from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import environment
 
 from ...backbones.distill.augment import ViewSampler, pixel_hash
-from ...backbones.distill.label.pipeline import Labeller, Timing
-from ...backbones.distill.label.run import LabelOptions, open_or_create
+from ...backbones.distill.label import Labeller, LabelOptions, Timing, open_or_create
 from ...backbones.distill.store import Shard
-from ...backbones.distill.teachers import Teacher, load_teacher
-from ...backbones.distill.teachers.base import DTYPES
+from ...backbones.distill.teachers import DTYPES, Teacher, load_teacher
 from ..scripts import run_script
 from ..statistics import paired_ratio
 

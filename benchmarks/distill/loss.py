@@ -28,7 +28,7 @@ from tinyvit.core.files import write_json
 from tinyvit.core.machine import environment
 
 from ...backbones.distill.store import RowLayout, SoftLabels, encode_logits, restore
-from ...backbones.distill.train.losses import sparse_soft_cross_entropy
+from ...backbones.distill.train import sparse_soft_cross_entropy
 from ..scripts import run_script
 from ..speed.worker.memory import MemoryWatch
 from ..statistics import paired_ratio

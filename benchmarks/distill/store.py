@@ -51,7 +51,7 @@ from ...backbones.distill.store import (
     seal,
     write_tensors,
 )
-from ...backbones.distill.tools.official_logits import record_type
+from ...backbones.distill.tools import record_type
 from ..scripts import run_script
 from ..statistics import paired_ratio
 

@@ -116,7 +116,21 @@ def test_every_module_imports(name):
     assert importlib.import_module(name).__doc__, f"{name} does not say what it is"
 
 
-@pytest.mark.parametrize("room", ["backbones", "detection", "benchmarks.probe", "benchmarks.speed", "export"])
+DISTILL = ("augment", "label", "store", "teachers", "tools", "train")
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        "backbones",
+        "backbones.distill",
+        *(f"backbones.distill.{name}" for name in DISTILL),
+        "detection",
+        "benchmarks.probe",
+        "benchmarks.speed",
+        "export",
+    ],
+)
 def test_public_names_exist_and_are_listed_once(room):
     module = importlib.import_module(f"tinyvit.{room}")
     assert len(set(module.__all__)) == len(module.__all__)
@@ -125,7 +139,7 @@ def test_public_names_exist_and_are_listed_once(room):
 
 
 def test_every_room_has_a_page():
-    for room in ROOMS:
+    for room in (*ROOMS, *(f"backbones/distill/{name}" for name in DISTILL)):
         assert len((ROOT / room / "README.md").read_text().splitlines()) > 10
 
 

@@ -45,8 +45,8 @@ RunCli = Callable[..., tuple[int, str, str]]
 def moving() -> SimpleNamespace:
     """The names that no room exports: the one place to change when they move."""
     from tinyvit.backbones.distill.store import SoftLabelStore, restore
+    from tinyvit.backbones.distill.train import load_recipe
     from tinyvit.backbones.distill.train.datasets import StoredViews
-    from tinyvit.backbones.distill.train.recipe import load_recipe
     from tinyvit.core.images.files import ImageFiles
 
     return SimpleNamespace(

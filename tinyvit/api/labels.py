@@ -13,7 +13,7 @@ from ._devices import resolve_device
 
 if TYPE_CHECKING:
     from tinyvit.backbones.distill.augment import ViewSampler
-    from tinyvit.backbones.distill.label.run import LabelSummary
+    from tinyvit.backbones.distill.label import LabelSummary
     from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.core.images.files import ImageFiles
 
@@ -81,7 +81,7 @@ def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     """
     import torch
 
-    from tinyvit.backbones.distill.label.run import LabelOptions, label_store
+    from tinyvit.backbones.distill.label import LabelOptions, label_store
     from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.console import say
@@ -176,7 +176,7 @@ def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[in
     """Return true classes from the given CSV, or from a ``labels.csv`` in or beside the images that
     matches them.
     """
-    from tinyvit.backbones.distill.truth import find_labels, true_classes
+    from tinyvit.backbones.distill import find_labels, true_classes
     from tinyvit.core.console import say
 
     if labels is not None:

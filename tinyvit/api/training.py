@@ -12,8 +12,7 @@ from tinyvit.core.options import parse_settings
 from ._devices import resolve_device
 
 if TYPE_CHECKING:
-    from tinyvit.backbones.distill.train.recipe import Recipe
-    from tinyvit.backbones.distill.train.run import PretrainSummary
+    from tinyvit.backbones.distill.train import PretrainSummary, Recipe
 
 #: Option of a command -> the recipe's key that it sets.
 _RECIPE_KEYS = {key: key for key in ("data", "labels", "truth", "epochs", "max_iters", "class_map", "tensorboard")}
@@ -86,7 +85,7 @@ def finetune(
 
 
 def _train(command: str, arguments: dict[str, Any]) -> PretrainSummary:
-    from tinyvit.backbones.distill.train.run import pretrain as run
+    from tinyvit.backbones.distill.train import pretrain as run
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.results import make_work_dir
 
@@ -102,8 +101,7 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
     Raises:
         InputError: Arguments contradict each other, or a key of the recipe is unknown or wrong.
     """
-    from tinyvit.backbones.distill.train.parallel import process_count
-    from tinyvit.backbones.distill.train.recipe import load_recipe
+    from tinyvit.backbones.distill.train import load_recipe, process_count
 
     if arguments["resume"] and arguments["work_dir"] is None:
         raise InputError("--resume needs --work-dir, the folder of the run to resume")
@@ -146,9 +144,9 @@ def evaluate(
     Raises:
         InputError: Unknown model, weights that do not fit, or images without readable classes.
     """
-    from tinyvit.backbones.distill.label.run import evaluate_top
+    from tinyvit.backbones.distill import find_classes
+    from tinyvit.backbones.distill.label import evaluate_top
     from tinyvit.backbones.distill.teachers import load_teacher
-    from tinyvit.backbones.distill.truth import find_classes
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.images.files import ImageFiles
 

@@ -13,7 +13,7 @@ from ._common import DeployOption, DeviceOption, JsonOption, Precision, WorkDirO
 from ._help import MACHINE, OUTPUT
 
 if TYPE_CHECKING:
-    from tinyvit.backbones.distill.train.run import PretrainSummary
+    from tinyvit.backbones.distill.train import PretrainSummary
 
 
 def register(app: typer.Typer) -> None:
@@ -178,8 +178,8 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
     # Typer gives an option one value: the others of --cfg-options A B C arrive as arguments.
     arguments["cfg_options"] = [*(arguments["cfg_options"] or []), *(arguments.pop("more") or [])]
     recipe = read_recipe(command, arguments)
-    from tinyvit.backbones.distill.train.parallel import is_first_process, process_count
-    from tinyvit.backbones.distill.train.run import pretrain as run
+    from tinyvit.backbones.distill.train import is_first_process, process_count
+    from tinyvit.backbones.distill.train import pretrain as run
 
     work_dir, resume = arguments["work_dir"], arguments["resume"]
     allocator = tune_allocator()

@@ -16,7 +16,7 @@ from torch import nn
 
 from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.augment import ViewSampler, apply
-from tinyvit.backbones.distill.train.run import parameter_groups
+from tinyvit.backbones.distill.train import parameter_groups
 from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.probe import LabelledImages
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from tinyvit.backbones import Preprocess
 from tinyvit.backbones.distill.augment import ViewSampler
-from tinyvit.backbones.distill.label.run import LabelOptions, label_store
+from tinyvit.backbones.distill.label import LabelOptions, label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import Classifier, Teacher
 from tinyvit.core.images.files import ImageFiles

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyvit.backbones.distill.label.run import label_store
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.core.images.files import ImageFiles
 

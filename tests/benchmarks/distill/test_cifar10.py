@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyvit.backbones.distill.train.recipe import load_recipe
+from tinyvit.backbones.distill.train import load_recipe
 from tinyvit.benchmarks.distill import cifar10 as distill_cifar10
 from tinyvit.benchmarks.distill.cifar10 import CONFIGS, TEACHER, WAYS, Experiment, summarise, table
 from tinyvit.core.errors import InputError

@@ -47,7 +47,7 @@ def import_(
         tinyvit labels import logits store --data imagenet22k --classes 21841
     """
     from tinyvit.backbones.distill.augment import ViewSampler
-    from tinyvit.backbones.distill.tools.official_logits import import_official
+    from tinyvit.backbones.distill.tools import import_official
     from tinyvit.core.images.files import ImageFiles
 
     sampler = ViewSampler(seed=seed, scale=crop_scale)
@@ -82,7 +82,7 @@ def export(
         tinyvit labels export store logits
     """
     from tinyvit.backbones.distill.store import SoftLabelStore
-    from tinyvit.backbones.distill.tools.official_logits import export_official
+    from tinyvit.backbones.distill.tools import export_official
 
     summary = export_official(SoftLabelStore.open(store, labels), out, ranks=ranks)
     if as_json:

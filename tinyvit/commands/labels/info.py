@@ -18,7 +18,7 @@ def info(store: StoreArgument, labels: LabelsOption = None, as_json: JsonOption 
         tinyvit labels info store
     """
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
-    from tinyvit.backbones.distill.tools.verify import describe_store
+    from tinyvit.backbones.distill.tools import describe_store
 
     names = teacher_names(store) if labels is None else [labels]
     documents = [describe_store(SoftLabelStore.open(store, name)) for name in names or [None]]

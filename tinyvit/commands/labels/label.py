@@ -49,7 +49,7 @@ from ._views import (
 )
 
 if TYPE_CHECKING:
-    from tinyvit.backbones.distill.label.run import LabelSummary
+    from tinyvit.backbones.distill.label import LabelSummary
 
 
 def label(

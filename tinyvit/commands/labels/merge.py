@@ -24,7 +24,7 @@ def merge(
     Examples:
         tinyvit labels merge store machine1/store machine2/store
     """
-    from tinyvit.backbones.distill.tools.merge import merge_stores
+    from tinyvit.backbones.distill.tools import merge_stores
     from tinyvit.core.console import counted
     from tinyvit.core.errors import CheckFailedError
 

@@ -59,7 +59,7 @@ def verify(
     arguments = dict(locals())
     from tinyvit.api.labels import teacher_spec
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
-    from tinyvit.backbones.distill.tools.verify import verify_store
+    from tinyvit.backbones.distill.tools import verify_store
     from tinyvit.core.console import counted
     from tinyvit.core.errors import CheckFailedError, InputError
     from tinyvit.core.images.files import ImageFiles

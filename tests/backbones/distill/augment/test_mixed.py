@@ -21,10 +21,10 @@ from tinyvit.backbones.distill.augment import (
     record,
     require_recordable,
 )
-from tinyvit.backbones.distill.label.run import label_store
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.replay import open_for_training, pixel_problem, render
 from tinyvit.backbones.distill.store import SoftLabelStore, TensorFile, restore, write_tensors
-from tinyvit.backbones.distill.tools.verify import verify_store
+from tinyvit.backbones.distill.tools import verify_store
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
 

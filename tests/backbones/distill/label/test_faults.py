@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tinyvit.backbones.distill.label import Labeller, Timing, label_store
 from tinyvit.backbones.distill.label import run as label
-from tinyvit.backbones.distill.label.pipeline import DECODING_LIMITS, Labeller, Timing
-from tinyvit.backbones.distill.label.run import label_store
+from tinyvit.backbones.distill.label.pipeline import DECODING_LIMITS
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import temporary_beside

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tinyvit.backbones.distill.augment import ViewParams, ViewSampler, apply, pixel_hash
-from tinyvit.backbones.distill.label.run import LabelOptions, label_store
+from tinyvit.backbones.distill.label import LabelOptions, label_store
 from tinyvit.backbones.distill.store import SoftLabelStore, restore
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles

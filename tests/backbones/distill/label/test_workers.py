@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tinyvit.backbones.distill.augment import ViewSampler
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.label.job import LabelJob
-from tinyvit.backbones.distill.label.run import label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import TeacherSpec
 from tinyvit.core.errors import InputError
@@ -269,7 +269,7 @@ PARENT = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from conftest import options
-from tinyvit.backbones.distill.label.run import label_store
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.teachers import TeacherSpec
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.jobs import Processes

@@ -14,11 +14,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from tinyvit.backbones.distill.augment import ViewSampler
-from tinyvit.backbones.distill.label.run import label_store
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.replay import open_for_training
 from tinyvit.backbones.distill.store import Manifest, ShardIndex, SoftLabelStore, TensorFile, write_tensors
 from tinyvit.backbones.distill.store.manifest import content_hash
-from tinyvit.backbones.distill.tools.verify import describe_store, verify_store
+from tinyvit.backbones.distill.tools import describe_store, verify_store
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
 

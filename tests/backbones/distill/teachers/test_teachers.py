@@ -13,12 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from tinyvit.backbones import create_model
+from tinyvit.backbones.distill.label import Labeller, LabelOptions, evaluate_top, label_store
 from tinyvit.backbones.distill.label.check import spread
-from tinyvit.backbones.distill.label.pipeline import Labeller
-from tinyvit.backbones.distill.label.run import LabelOptions, evaluate_top, label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import Teacher, TeacherSpec, file_sha256, load_classifier, load_teacher
-from tinyvit.backbones.distill.tools.verify import verify_store
+from tinyvit.backbones.distill.tools import verify_store
 from tinyvit.backbones.distill.truth import find_labels, read_labels, topk_correct, true_classes
 from tinyvit.core.errors import CheckFailedError, InputError, MissingExtraError
 from tinyvit.core.images.files import ImageFiles

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tinyvit.backbones.distill.augment import ViewSampler
-from tinyvit.backbones.distill.label.run import label_store
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
-from tinyvit.backbones.distill.tools.merge import merge_stores
-from tinyvit.backbones.distill.tools.official_logits import export_official, import_official
+from tinyvit.backbones.distill.tools import export_official, import_official, merge_stores
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
 

@@ -10,7 +10,7 @@ import pytest
 
 from tinyvit.backbones.distill.augment import ViewParams, ViewSampler
 from tinyvit.backbones.distill.store import SoftLabelStore, restore
-from tinyvit.backbones.distill.tools.official_logits import export_official, import_official, record_type
+from tinyvit.backbones.distill.tools import export_official, import_official, record_type
 from tinyvit.backbones.distill.train.datasets import StoredViews
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles

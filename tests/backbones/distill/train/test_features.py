@@ -23,17 +23,22 @@ from safetensors.torch import load_file, save_file
 
 from tinyvit.backbones import create_model, load_weights
 from tinyvit.backbones.distill.augment import ViewSampler
-from tinyvit.backbones.distill.label.run import label_store
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.store import SoftLabelStore
+from tinyvit.backbones.distill.train import (
+    Distiller,
+    DrawnViews,
+    Recipe,
+    ViewOrder,
+    load_recipe,
+    open_views,
+    order,
+    pretrain,
+)
 from tinyvit.backbones.distill.train import datasets as views
-from tinyvit.backbones.distill.train import order
 from tinyvit.backbones.distill.train import run as train
-from tinyvit.backbones.distill.train.datasets import DrawnViews, StoredViews, Truth, open_views
-from tinyvit.backbones.distill.train.order import ViewOrder
-from tinyvit.backbones.distill.train.recipe import Recipe, load_recipe
-from tinyvit.backbones.distill.train.run import pretrain
+from tinyvit.backbones.distill.train.datasets import StoredViews, Truth
 from tinyvit.backbones.distill.train.start_weights import read_class_map
-from tinyvit.backbones.distill.train.step import Distiller
 from tinyvit.core.errors import InputError, MissingExtraError
 from tinyvit.core.images.files import ImageFiles
 

@@ -8,13 +8,13 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
 from tinyvit.backbones.distill.store import TEMPERATURES, RowLayout, encode_logits, restore
+from tinyvit.backbones.distill.train import sparse_soft_cross_entropy
 from tinyvit.backbones.distill.train.losses import (
     Objective,
     Targets,
     dense_kl_divergence,
     label_cross_entropy,
     sparse_kl_divergence,
-    sparse_soft_cross_entropy,
 )
 from tinyvit.core.errors import InputError
 

@@ -7,9 +7,10 @@ import ast
 import pytest
 
 from tinyvit.backbones import create_model
+from tinyvit.backbones.distill.train import load_recipe, parameter_groups
 from tinyvit.backbones.distill.train.datasets import drawn_by
-from tinyvit.backbones.distill.train.recipe import CONFIGS, load_recipe
-from tinyvit.backbones.distill.train.schedule import Schedule, parameter_groups, rate_scales
+from tinyvit.backbones.distill.train.recipe import CONFIGS
+from tinyvit.backbones.distill.train.schedule import Schedule, rate_scales
 from tinyvit.core.errors import InputError
 
 IN1K, IN22K = 1_281_167, 14_197_122

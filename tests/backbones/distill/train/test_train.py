@@ -19,18 +19,22 @@ import torch
 
 from tinyvit.backbones import create_model, load_weights
 from tinyvit.backbones.distill.augment import ViewParams, apply
-from tinyvit.backbones.distill.label.run import label_store
+from tinyvit.backbones.distill.label import label_store
 from tinyvit.backbones.distill.replay import pixel_problem
 from tinyvit.backbones.distill.store import SoftLabelStore, TensorFile, restore, write_tensors
 from tinyvit.backbones.distill.teachers import load_classifier
-from tinyvit.backbones.distill.train import hooks, losses
+from tinyvit.backbones.distill.train import (
+    Distiller,
+    ViewOrder,
+    find_config,
+    hooks,
+    load_recipe,
+    losses,
+    parameter_groups,
+    pretrain,
+)
 from tinyvit.backbones.distill.train.cache import ViewCache, make_cache
 from tinyvit.backbones.distill.train.datasets import StoredViews
-from tinyvit.backbones.distill.train.order import ViewOrder
-from tinyvit.backbones.distill.train.recipe import find_config, load_recipe
-from tinyvit.backbones.distill.train.run import pretrain
-from tinyvit.backbones.distill.train.schedule import parameter_groups
-from tinyvit.backbones.distill.train.step import Distiller
 from tinyvit.core.errors import CheckFailedError, InputError, StoppedError
 from tinyvit.core.images.files import ImageFiles
 
@@ -211,7 +215,7 @@ torch.set_num_threads(1)
 from pathlib import Path
 import tinyvit.backbones.distill.train.losses as losses
 import tinyvit.backbones.distill.train.run as train
-from tinyvit.backbones.distill.train.recipe import load_recipe
+from tinyvit.backbones.distill.train import load_recipe
 original = losses.sparse_soft_cross_entropy
 def slow(*arguments):
     time.sleep(0.2)

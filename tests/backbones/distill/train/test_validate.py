@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tinyvit.backbones.distill.train.recipe import load_recipe
-from tinyvit.backbones.distill.train.run import pretrain
+from tinyvit.backbones.distill.train import load_recipe, pretrain
 from tinyvit.backbones.distill.train.validate import Validation, ValidationImages
 from tinyvit.core.errors import InputError, StoppedError
 
