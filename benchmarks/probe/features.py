@@ -273,10 +273,12 @@ def extract_features(
     said = f"features of {model.name}"
     if place is None or isinstance(place, Here):
         with ThreadPoolExecutor(max_workers=extraction.threads) as pool:
-            return np.concatenate([extraction.chunk(model, chunk, pool) for chunk in track(chunks, said)])
+            return np.concatenate(
+                [extraction.chunk(model, chunk, pool) for chunk in track(chunks, said, unit="chunks")]
+            )
     rows: dict[int, np.ndarray] = {}
     with place.open(extraction) as workers:
-        for event in track(workers.run(chunks), said, len(chunks)):
+        for event in track(workers.run(chunks), said, len(chunks), "chunks"):
             if isinstance(event, Done):
                 rows[event.index] = event.result
     return np.concatenate([rows[index] for index in range(len(chunks))])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional as F
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.results import plain
 
 from ..statistics import wilson_interval
 
@@ -116,9 +117,7 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the predictions."""
-        document = asdict(self)
-        document.pop("predictions")
-        return document
+        return {key: value for key, value in plain(self).items() if key != "predictions"}
 
 
 def linear_probe(

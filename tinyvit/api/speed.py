@@ -143,7 +143,7 @@ class PreparedBench:
 
         make = ScenarioPlan.long if self.mlperf_length else ScenarioPlan
         plan = make(latency_bound=self.latency_bound, folder=folder / "loadgen")
-        results = [run_scenario(subject, name, plan) for subject, name in track(self.scenarios, "LoadGen")]
+        results = [run_scenario(subject, name, plan) for subject, name in track(self.scenarios, "LoadGen", unit="runs")]
         return [result.to_dict() | {"sentence": result.sentence()} for result in results]
 
 

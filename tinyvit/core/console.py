@@ -1,12 +1,10 @@
-"""How long runs report themselves: a bar on a terminal, a line now and then elsewhere. Everything
-goes to stderr.
-"""
+"""Progress of long runs: a bar on a terminal, a line every ten seconds elsewhere, all on stderr."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -21,27 +19,27 @@ def say(message: str) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and what it counts: ``1 shard``, ``2 shards``."""
+    """Return a number with its noun: ``1 shard``, ``2 shards``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``h:mm:ss``."""
+    """Return seconds as ``h:mm:ss``."""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 class RateBar:
-    """Share done, units a second and time left, as a context manager.
+    """Share done, units per second and time left, as a context manager.
 
     Args:
         description: What is being done.
-        total: Units in all.
+        total: Units in all; ``None`` where that is not known.
         unit: Their name, plural.
         show: ``False`` keeps silent.
     """
 
-    def __init__(self, description: str, total: int, unit: str, show: bool = True) -> None:
+    def __init__(self, description: str, total: int | None, unit: str, show: bool = True) -> None:
         self.description, self.total, self.unit, self.show = description, total, unit, show
         self.done = 0
         self._bar: Any = None
@@ -70,8 +68,12 @@ class RateBar:
         self.done += units
         now = time.monotonic()
         rate = self.done / max(now - self._start, 1e-9)
-        left = duration((self.total - self.done) / rate)
-        text = f"{self.done:,}/{self.total:,} {self.unit}, {rate:.0f} {self.unit}/s, {left} left{note}"
+        text = f"{self.done:,} {self.unit}"
+        if self.total is not None:
+            left = duration((self.total - self.done) / rate)
+            speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+            text = f"{self.done:,}/{self.total:,} {self.unit}, {speed} {self.unit}/s, {left} left"
+        text += note
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, rate=text)
         elif self.show and now - self._last_line >= _SECONDS_BETWEEN_LINES:
@@ -79,15 +81,18 @@ class RateBar:
             say(f"{self.description}: {text}")
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a progress bar (share done, time left) on standard error when that is a
-    terminal.
-    """
-    from rich.console import Console
-    from rich.progress import track as rich_track
+def track(items: Iterable[T], description: str, total: int | None = None, unit: str = "steps") -> Iterator[T]:
+    """Yield items, and report each as done once the next one is asked for.
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from items
-        return
-    yield from rich_track(items, description=description, total=total, console=console, transient=True)
+    Args:
+        items: What is done, one after the other.
+        description: What is being done.
+        total: The number of items; by default their length. Where neither is known, the time left
+            is not reported.
+        unit: Name of the items, plural.
+    """
+    known = len(items) if total is None and isinstance(items, Sized) else total
+    with RateBar(description, known, unit) as bar:
+        for item in items:
+            yield item
+            bar.advance(1)

@@ -11,8 +11,10 @@ shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from tinyvit.core.results import plain
 
 from .shapes import SPLITS
 
@@ -106,8 +108,8 @@ class Plan:
     latency_seconds: float = 0.3
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values."""
+        return plain(self)
 
     def settings(self) -> dict[str, Any]:
         """As one flat table for the report."""

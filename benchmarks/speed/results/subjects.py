@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.results import plain
 
 ENGINES = ("eager", "deploy", "compile", "onnxruntime", "openvino")
 #: Engines that run a file, so that a model given by name is exported first.
@@ -119,8 +120,8 @@ class Subject:
         return replace(self, engine=self._engine(), threads=self.threads or available_cpus(), label=label)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values."""
+        return plain(self)
 
     def _engine(self) -> str:
         if self.engine != "auto":

@@ -59,7 +59,7 @@ def measure(subjects: Sequence[Subject], plan: Plan | None = None, *, against: S
     with ExitStack() as stack:
         runners = _start(stack, [*results, *peaks], len(results), plan)
         rounds = Rounds(runners, plan, reference, deadline, ContentionSensor(), partial(_restart, plan))
-        for _ in track(rounds.run(), "measuring", None if plan.precision_target else plan.rounds):
+        for _ in track(rounds.run(), "measuring", None if plan.precision_target else plan.rounds, "rounds"):
             pass
         _finish(runners[: len(results)], plan)
         for runner in runners:
@@ -99,7 +99,7 @@ def _start(stack: ExitStack, results: list[SubjectResult], count: int, plan: Pla
             runner.worker.receive(plan.timeout)
         except (WorkerFailedError, WorkerDiedError) as error:
             _refuse_or_give_up(runner.result, runner.worker, error, "while it started")
-    for runner in track(runners, "loading"):
+    for runner in track(runners, "loading", unit="subjects"):
         if not runner.alive:
             continue
         result = runner.result
@@ -195,7 +195,7 @@ def _finish(runners: list[Runner], plan: Plan) -> None:
         measure_drifts([(runner.result, runner.worker) for runner in runners], plan.photos, timeout=plan.timeout)
     if plan.profile:
         # Last, because the profiler leaves traces.
-        for runner in track([runner for runner in runners if runner.alive], "profiling"):
+        for runner in track([runner for runner in runners if runner.alive], "profiling", unit="subjects"):
             _profile(runner, plan)
 
 

@@ -7,13 +7,14 @@ Pillow.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..results import plain
 
 P = TypeVar("P", bound="Preprocess")
 
@@ -90,7 +91,7 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return plain(self)
 
     def crop(self, image: Image.Image) -> Image.Image:
         """Return the geometric part: an RGB image of exactly ``size``."""
