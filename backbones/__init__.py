@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .deployed import deploy
     from .features import FeatureBackbone
+    from .hub import push_to_hub, save_pretrained
     from .preprocess import Preprocess
     from .registry import create_model, describe, list_models
     from .tiny_vit import TinyViT
@@ -36,6 +37,8 @@ _HOME = {
     "describe": "registry",
     "list_models": "registry",
     "load_weights": "weights",
+    "push_to_hub": "hub",
+    "save_pretrained": "hub",
 }
 
 __all__ = [
@@ -53,6 +56,8 @@ __all__ = [
     "describe",
     "list_models",
     "load_weights",
+    "push_to_hub",
+    "save_pretrained",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -45,7 +45,8 @@ def build_deit(name: str, *, num_classes: int = 1000, img_size: int | None = Non
         img_size: Input side that the position embedding is made for. Other sizes work too: the
             embedding is resized in the forward (bicubic, as timm does), and the image padded to a
             multiple of 16 below and to the right.
-        **kwargs: Further arguments of timm's ``VisionTransformer``.
+        **kwargs: Further arguments of timm's ``VisionTransformer``. The model keeps them as
+            ``build_args``.
     """
     variant = VARIANTS[name]
     make = VisionTransformerDistilled if variant["distilled"] else VisionTransformer
@@ -58,4 +59,5 @@ def build_deit(name: str, *, num_classes: int = 1000, img_size: int | None = Non
         **kwargs,
     )
     model.pretrained_cfg = {}
+    model.build_args = kwargs
     return model

@@ -16,6 +16,7 @@ from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_si
 
 from . import deit, tiny_vit
 from .features import FeatureBackbone
+from .sources import WEIGHTS_NAME, SavedModel, cannot_fetch, fetch_file, read_source, split_source
 from .weights import load_weights, read_num_classes
 
 #: Published weights of each model, the default one first; each is ``timm/NAME.TAG`` on the Hugging
@@ -49,7 +50,10 @@ def create_model(
     """Build a model.
 
     Args:
-        name: One of :func:`list_models`; ``NAME.TAG`` is the same as ``pretrained=TAG``.
+        name: One of :func:`list_models`; ``NAME.TAG`` is the same as ``pretrained=TAG``. Or the place
+            of a saved model, as timm has it: ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME`` or
+            ``hf-hub:OWNER/NAME@REVISION``. It brings its weights, and the arguments below that are
+            not given.
         pretrained: A tag of :data:`PRETRAINED_TAGS`, or ``True`` for the default one: fetch that
             published file.
         weights: A checkpoint on disk instead (see :func:`tinyvit.backbones.load_weights` for the
@@ -68,15 +72,12 @@ def create_model(
     Raises:
         InputError: An unknown name, tag or argument, or weights that do not fit.
     """
+    if source := split_source(name):
+        options = {"num_classes": num_classes, "img_size": img_size, "out_indices": out_indices, **kwargs}
+        return _create_saved(*source, pretrained, weights, options | {"features_only": features_only or None})
     name, _, tag = name.partition(".")
-    if name not in PRETRAINED_TAGS:
-        raise unknown_name("model", name, PRETRAINED_TAGS)
     pretrained = tag or pretrained
-    if pretrained and weights:
-        raise InputError("give either pretrained or weights, not both")
-    if out_indices is not None and not features_only:
-        raise InputError("out_indices needs features_only=True")
-    check_side(img_size, "img_size")
+    _check_request(name, pretrained, weights, img_size, features_only, out_indices)
     if pretrained:
         tag = _check_tag(name, pretrained)
         weights = fetch_pretrained(name, tag)
@@ -92,6 +93,59 @@ def create_model(
         model = FeatureBackbone(model, default if out_indices is None else out_indices)
     if weights:
         load_weights(model, weights)
+    return model
+
+
+def _check_request(
+    name: str, pretrained: Any, weights: Any, img_size: int | None, features_only: bool, out_indices: Any
+) -> None:
+    if name not in PRETRAINED_TAGS:
+        raise unknown_name("model", name, PRETRAINED_TAGS)
+    if pretrained and weights:
+        raise InputError("give either pretrained or weights, not both")
+    if out_indices is not None and not features_only:
+        raise InputError("out_indices needs features_only=True")
+    check_side(img_size, "img_size")
+
+
+def _create_saved(kind: str, place: str, pretrained: Any, weights: Any, options: dict[str, Any]) -> Any:
+    if weights is not None or isinstance(pretrained, str):
+        what = "weights" if weights is not None else "pretrained"
+        raise InputError(f"{kind}:{place} brings its own weights; leave out {what}={weights or pretrained}")
+    saved, file = read_source(kind, place)
+    if saved.name not in PRETRAINED_TAGS:
+        raise InputError(f"{kind}:{place}: {unknown_name('model', saved.name, PRETRAINED_TAGS)}")
+    return build_saved(saved, file, **options)
+
+
+def build_saved(saved: SavedModel, weights: Path | None = None, **options: Any) -> Any:
+    """Build the model that a configuration describes.
+
+    Args:
+        saved: The configuration; its name is one of :func:`list_models`.
+        weights: Its weights file.
+        **options: Arguments of :func:`create_model` that replace those of the configuration, except
+            for ``None``.
+
+    Raises:
+        InputError: An argument is wrong, or the weights do not fit.
+    """
+    options = {key: value for key, value in options.items() if value is not None}
+    arguments = dict(saved.arguments)
+    if saved.name in tiny_vit.VARIANTS:
+        if (pool := arguments.pop("global_pool", "avg")) != "avg":
+            raise InputError(f"the saved model pools by {pool!r}; {saved.name} pools by 'avg' only")
+        # Windows follow the input's side only when a side is asked for here.
+        arguments.setdefault("window_sizes", tiny_vit.VARIANTS[saved.name]["window_sizes"])
+        if "img_size" in options:
+            del arguments["window_sizes"]
+    model = create_model(saved.name, weights=weights, **arguments | options)
+    settings = dict(saved.settings)
+    if "img_size" in options:
+        settings.pop("input_size", None)
+    if model.pretrained_cfg["num_classes"] != len(settings.get("label_names", ())):
+        settings.pop("label_names", None)
+    model.pretrained_cfg.update(settings)
     return model
 
 
@@ -121,7 +175,7 @@ def _check_tag(name: str, pretrained: bool | str) -> str:
 
 
 def pretrained_cfg(name: str, tag: str | None, num_classes: int, img_size: int | None = None) -> dict[str, Any]:
-    """What timm keeps with a model: input size, crop, normalisation, and names for its tools."""
+    """Return what timm keeps with a model: input size, crop, normalisation, and names for its tools."""
     native = (tiny_vit.VARIANTS.get(name) or deit.VARIANTS[name])["img_size"]
     size = img_size or native
     is_deit = name in deit.VARIANTS
@@ -149,35 +203,11 @@ def fetch_pretrained(name: str, tag: str) -> Path:
         InputError: It is not in the cache and the hub cannot be reached; says which file to put
             where.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    repository, filename = f"timm/{name}.{tag}", "model.safetensors"
+    repository = f"timm/{name}.{tag}"
     try:
-        if not isinstance(try_to_load_from_cache(repository, filename), str):
-            # Asked once: where there is no network, the download would try again and again, and say
-            # so each time. What else goes wrong here is left to the download, which knows what is
-            # worth another try.
-            try:
-                get_hf_file_metadata(hf_hub_url(repository, filename))
-            except Exception as error:
-                if _is_unreachable(error):
-                    raise
-        return Path(hf_hub_download(repository, filename))
-    except Exception as error:  # the hub's client passes on the errors of its HTTP library, which changes
-        raise InputError(
-            f"cannot fetch {filename} of {repository} ({type(error).__name__}): download "
-            f"https://huggingface.co/{repository}/resolve/main/{filename} on a machine with a network and pass it as "
-            f"weights=FILE, or copy that machine's folder models--timm--{name}.{tag} into {HF_HUB_CACHE}"
-        ) from error
-
-
-def _is_unreachable(error: Exception) -> bool:
-    """Whether no connection came about; by name, as the HTTP library differs between versions of
-    the hub's client.
-    """
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"ConnectionError", "ConnectError", "ConnectTimeout", "ProxyError"})
+        return fetch_file(repository, WEIGHTS_NAME)
+    except Exception as error:  # see fetch_file
+        raise cannot_fetch(error, repository, WEIGHTS_NAME, "pass it as weights=FILE") from error
 
 
 @cache

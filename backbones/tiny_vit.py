@@ -404,7 +404,11 @@ class TinyViT(nn.Module):
         self.in_chans = in_chans
         self.embed_dims = tuple(embed_dims)
         self.depths = tuple(depths)
+        self.num_heads = tuple(num_heads)
         self.window_sizes = tuple(window_sizes)
+        self.mlp_ratio = mlp_ratio
+        self.mbconv_expand_ratio = mbconv_expand_ratio
+        self.local_conv_size = local_conv_size
         self.pretrained_cfg: dict[str, Any] = {}
 
         rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]

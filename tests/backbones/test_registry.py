@@ -88,14 +88,6 @@ def test_contradicting_arguments():
         create_model("tiny_vit_5m_224", num_classes=-1)
 
 
-@pytest.fixture
-def hub_cache(tmp_path, monkeypatch):
-    """An empty Hugging Face cache without a network."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return tmp_path
-
-
 def put_in_cache(cache, repository: str, state: dict) -> None:
     folder = cache / f"models--{repository.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
