@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .teachers import TeacherSpec, load_teacher
     from .tools import describe_store, export_official, import_official, merge_stores, verify_store
     from .train import PretrainSummary, Recipe, load_recipe, pretrain
-    from .truth import TrueClasses, find_classes, find_labels, true_classes
+    from .truth import TrueClasses, find_class_file, find_true_classes
 
 _HOME = {
     "LabelOptions": "label",
@@ -29,8 +29,8 @@ _HOME = {
     "TrueClasses": "truth",
     "describe_store": "tools",
     "export_official": "tools",
-    "find_classes": "truth",
-    "find_labels": "truth",
+    "find_class_file": "truth",
+    "find_true_classes": "truth",
     "import_official": "tools",
     "label_store": "label",
     "load_recipe": "train",
@@ -40,7 +40,6 @@ _HOME = {
     "pixel_problem": "replay",
     "pretrain": "train",
     "render": "replay",
-    "true_classes": "truth",
     "verify_store": "tools",
 }
 
@@ -54,8 +53,8 @@ __all__ = [
     "TrueClasses",
     "describe_store",
     "export_official",
-    "find_classes",
-    "find_labels",
+    "find_class_file",
+    "find_true_classes",
     "import_official",
     "label_store",
     "load_recipe",
@@ -65,7 +64,6 @@ __all__ = [
     "pixel_problem",
     "pretrain",
     "render",
-    "true_classes",
     "verify_store",
 ]
 

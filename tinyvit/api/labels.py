@@ -105,8 +105,8 @@ def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     # Workers load the teacher themselves; this process then needs only its description.
     model = spec.load(place.device) if isinstance(place, Here | Ranks) else spec
     num_classes = (spec.describe() if isinstance(model, TeacherSpec) else model).num_classes
-    truth = _truth(images, arguments["labels"], num_classes) if options.check_images else None
-    summary = label_store(images, arguments["store"], model, options, truth=truth, place=place)
+    true_classes = _true_classes(images, arguments["labels"], num_classes) if options.check_images else None
+    summary = label_store(images, arguments["store"], model, options, true_classes=true_classes, place=place)
     more = {"left_out": images.left_out, "allocator": allocator, "place": place.describe()}
     more["deployed"] = None if isinstance(model, TeacherSpec) else model.deployed
     return summary, more | {"rank": place.rank if isinstance(place, Ranks) else 0}
@@ -172,20 +172,20 @@ def teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
     return TeacherSpec((names,) if isinstance(names, str) else tuple(names), **(given | more))
 
 
-def _truth(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[int, int] | None:
+def _true_classes(images: ImageFiles, labels: Path | None, num_classes: int) -> dict[int, int] | None:
     """Return true classes from the given CSV, or from a ``labels.csv`` in or beside the images that
     matches them.
     """
-    from tinyvit.backbones.distill import find_labels, true_classes
+    from tinyvit.backbones.distill import find_class_file, find_true_classes
     from tinyvit.core.console import say
 
     if labels is not None:
-        return true_classes(images, labels, num_classes)
-    found = find_labels(images.listing or images.root)
+        return find_true_classes(images, labels, num_classes).by_image
+    found = find_class_file(images.listing or images.root)
     if found is None:
         return None
     try:
-        return true_classes(images, found, num_classes)
+        return find_true_classes(images, found, num_classes).by_image
     except InputError as error:  # a file that was found, not given, may belong to other images
-        say(f"{error}: the teacher's accuracy is not measured")
+        say(f"the teacher's accuracy is not measured: {error}")
         return None

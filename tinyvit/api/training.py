@@ -144,7 +144,7 @@ def evaluate(
     Raises:
         InputError: Unknown model, weights that do not fit, or images without readable classes.
     """
-    from tinyvit.backbones.distill import find_classes
+    from tinyvit.backbones.distill import find_true_classes
     from tinyvit.backbones.distill.label import evaluate_top
     from tinyvit.backbones.distill.teachers import load_teacher
     from tinyvit.core.allocator import tune_allocator
@@ -160,10 +160,10 @@ def evaluate(
         precision=precision,
         deployed=deploy,
     )
-    known = find_classes(images, None if labels is None else Path(labels), classifier.num_classes)
-    correct, seen = evaluate_top(classifier, images, known.found)
+    known = find_true_classes(images, None if labels is None else Path(labels), classifier.num_classes)
+    correct, seen = evaluate_top(classifier, images, known.by_image)
     if not seen:
-        raise InputError(f"none of the {len(known.found)} labelled images of {data} can be read")
+        raise InputError(f"none of the {len(known.by_image)} labelled images of {data} can be read")
     return {
         "name": classifier.name,
         "size": classifier.size[0],
@@ -172,7 +172,7 @@ def evaluate(
         "top5": correct[1] / seen,
         "images": seen,
         "true_classes": known.origin,
-        "unreadable": len(known.found) - seen,
+        "unreadable": len(known.by_image) - seen,
         "left_out": images.left_out,
         "allocator": allocator,
         "deployed": classifier.deployed,

@@ -28,13 +28,13 @@ CHECK_IMAGES = 10_000
 _CHECK_NAME = "teacher-check.json"
 
 
-def spread(truth: Mapping[int, int], count: int) -> dict[int, int]:
+def spread(true_classes: Mapping[int, int], count: int) -> dict[int, int]:
     """At most ``count`` images of known class, evenly spread over all of them in order; the same
     ones every time.
     """
-    ordinals = sorted(truth)
+    ordinals = sorted(true_classes)
     places = np.linspace(0, len(ordinals) - 1, min(count, len(ordinals))).round().astype(int)
-    return {ordinals[place]: truth[ordinals[place]] for place in places.tolist()}
+    return {ordinals[place]: true_classes[ordinals[place]] for place in places.tolist()}
 
 
 def describe_check(correct: tuple[int, int], known: int) -> str:
@@ -51,7 +51,7 @@ def describe_check(correct: tuple[int, int], known: int) -> str:
 
 
 def check_teacher(
-    store: SoftLabelStore, images: ImageFiles, teacher: Teacher, truth: Mapping[int, int], show: bool = True
+    store: SoftLabelStore, images: ImageFiles, teacher: Teacher, true_classes: Mapping[int, int], show: bool = True
 ) -> tuple[int, int]:
     """The teacher's top-1 on the plain views (its own evaluation transform) of images whose class
     is known.
@@ -60,51 +60,55 @@ def check_teacher(
     store, so that a run that goes on need not measure again.
 
     Returns:
-        Images named right, and images looked at (those of ``truth`` that can be read).
+        Images named right, and images looked at (those of ``true_classes`` that can be read).
     """
-    if kept := kept_check(store, teacher.fingerprint, truth):
+    if kept := kept_check(store, teacher.fingerprint, true_classes):
         return kept
-    correct, seen = evaluate_top(teacher, images, truth, (1,), show)
-    question = _question(teacher.fingerprint, truth)
+    correct, seen = evaluate_top(teacher, images, true_classes, (1,), show)
+    question = _question(teacher.fingerprint, true_classes)
     write_json(store.folder / _CHECK_NAME, {"correct": correct[0], "images": seen, "question": question})
     return correct[0], seen
 
 
 def kept_check(
-    store: SoftLabelStore, fingerprint: Mapping[str, Any], truth: Mapping[int, int]
+    store: SoftLabelStore, fingerprint: Mapping[str, Any], true_classes: Mapping[int, int]
 ) -> tuple[int, int] | None:
     """What :func:`check_teacher` kept in the store for this teacher and these classes,
     or ``None``.
     """
     try:
         kept = json.loads((store.folder / _CHECK_NAME).read_text(encoding="utf-8"))
-        same = kept["question"] == _question(fingerprint, truth)
+        same = kept["question"] == _question(fingerprint, true_classes)
         return (int(kept["correct"]), int(kept["images"])) if same else None
     except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged: then it is made again
         return None
 
 
-def _question(fingerprint: Mapping[str, Any], truth: Mapping[int, int]) -> dict[str, Any]:
+def _question(fingerprint: Mapping[str, Any], true_classes: Mapping[int, int]) -> dict[str, Any]:
     # JSON has no tuples and no numbers as keys: compare what a reader will see.
-    return json.loads(json.dumps({"teacher": fingerprint, "truth": sorted(truth.items())}))
+    return json.loads(json.dumps({"teacher": fingerprint, "truth": sorted(true_classes.items())}))
 
 
 def evaluate_top(
-    teacher: Teacher, images: ImageFiles, truth: Mapping[int, int], ks: tuple[int, ...] = (1, 5), show: bool = True
+    teacher: Teacher,
+    images: ImageFiles,
+    true_classes: Mapping[int, int],
+    ks: tuple[int, ...] = (1, 5),
+    show: bool = True,
 ) -> tuple[list[int], int]:
     """How often the true class is among the k best, on the evaluation transform, batch 64.
 
     Args:
         teacher: Any classifier.
         images: The images.
-        truth: Ordinal -> class index.
+        true_classes: Ordinal -> class index.
         ks: The k to count for.
         show: Report progress, and images that cannot be read.
 
     Returns:
         A count for each k, and the number of images that could be read.
     """
-    ordinals = sorted(truth)
+    ordinals = sorted(true_classes)
     correct, seen = [0] * len(ks), 0
 
     def load(ordinal: int) -> np.ndarray | str:
@@ -123,7 +127,7 @@ def evaluate_top(
             good = [(ordinal, pixels) for ordinal, pixels in loaded if not isinstance(pixels, str)]
             if good:
                 logits = teacher(torch.from_numpy(np.stack([pixels for _, pixels in good]))).cpu().numpy()
-                classes = np.array([truth[ordinal] for ordinal, _ in good])
+                classes = np.array([true_classes[ordinal] for ordinal, _ in good])
                 correct = [count + topk_correct(logits, classes, k) for count, k in zip(correct, ks, strict=True)]
                 seen += len(good)
             bar.advance(len(chunk))

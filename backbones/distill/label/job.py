@@ -50,10 +50,10 @@ class CheckUnit:
     """Measure the teacher's own accuracy.
 
     Args:
-        truth: Ordinal -> class.
+        true_classes: Ordinal -> class.
     """
 
-    truth: Mapping[int, int]
+    true_classes: Mapping[int, int]
 
 
 @dataclass
@@ -128,7 +128,7 @@ class LabelWorker:
             A :class:`ShardDone`; or images named right, and images looked at.
         """
         if isinstance(unit, CheckUnit):
-            return check_teacher(self._job.store, self._job.images, self._teacher, unit.truth, show=False)
+            return check_teacher(self._job.store, self._job.images, self._teacher, unit.true_classes, show=False)
         self._log.clear()
         timing = self._labeller.run([unit.shard], lambda _, so_far: report(so_far.rows))
         return ShardDone(timing, list(self._log))

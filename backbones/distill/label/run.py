@@ -147,7 +147,7 @@ def label_store(
     teacher: Teacher | TeacherSource,
     options: LabelOptions | None = None,
     *,
-    truth: Mapping[int, int] | None = None,
+    true_classes: Mapping[int, int] | None = None,
     show: bool = True,
     place: Place | None = None,
 ) -> LabelSummary:
@@ -161,7 +161,7 @@ def label_store(
         store_path: Folder of the store, new or begun with the same settings.
         teacher: The teacher; for more than one process a specification, as each makes its own.
         options: Views, K and so on.
-        truth: True classes of some ordinals: the teacher's accuracy on plain views of a sample of
+        true_classes: True classes of some ordinals: the teacher's accuracy on plain views of a sample of
             them is measured and told first.
         show: Report progress on standard error.
         place: Who works: this process when not given.
@@ -183,7 +183,7 @@ def label_store(
     if follows:
         _wait_for_header(Path(store_path), card, options, show)
     store = open_or_create(images, Path(store_path), card, options)
-    known, truth = len(truth or {}), spread(truth or {}, options.check_images)
+    known, true_classes = len(true_classes or {}), spread(true_classes or {}, options.check_images)
     shards = list(store.shards())[options.part[0] - 1 :: options.part[1]]
     if not shards:
         raise InputError(
@@ -195,7 +195,7 @@ def label_store(
         of_part = "" if options.part[1] == 1 else f" of part {options.part[0]} of {options.part[1]}"
         say(f"{store.path}: {len(shards) - len(pending)} of {len(shards)} shards{of_part} are finished already")
     if isinstance(teacher, Teacher):
-        correct = check_teacher(store, images, teacher, truth, show) if truth and not follows else None
+        correct = check_teacher(store, images, teacher, true_classes, show) if true_classes and not follows else None
         if correct and show:
             say(describe_check(correct, known))
         timing = _label_here(store, images, teacher, options, pending, show)
@@ -203,7 +203,7 @@ def label_store(
     else:
         start = time.monotonic()
         job = LabelJob(store, images, teacher, options.sampler, options.threads)
-        correct, timing = _label_there(job, card, place, pending, truth, known, show)
+        correct, timing = _label_there(job, card, place, pending, true_classes, known, show)
         seconds = time.monotonic() - start
     if show and timing.seconds > _TELLING_SECONDS and timing.waiting_share > DECODING_LIMITS:
         say(
@@ -254,23 +254,23 @@ def _label_there(
     card: Teacher | TeacherCard,
     place: Place,
     shards: list[Shard],
-    truth: Mapping[int, int],
+    true_classes: Mapping[int, int],
     known: int,
     show: bool,
 ) -> tuple[tuple[int, int] | None, Timing]:
     """Label shards with workers elsewhere; one of them measures the teacher's accuracy first.
 
     Returns:
-        Images that the teacher named right, and images looked at, where ``truth`` has any; and
+        Images that the teacher named right, and images looked at, where ``true_classes`` has any; and
         where the time went.
     """
     timing = Timing()
-    correct = kept_check(job.store, card.fingerprint, truth) if truth else None
-    if not shards and (correct or not truth):
+    correct = kept_check(job.store, card.fingerprint, true_classes) if true_classes else None
+    if not shards and (correct or not true_classes):
         return correct, timing
     with place.open(job) as pool:
-        if truth and correct is None:
-            correct = next(event.result for event in pool.run([CheckUnit(truth)]) if isinstance(event, Done))
+        if true_classes and correct is None:
+            correct = next(event.result for event in pool.run([CheckUnit(true_classes)]) if isinstance(event, Done))
         if correct and show:
             say(describe_check(correct, known))
         with RateBar("label", sum(shard.rows for shard in shards), "img", show) as bar:

@@ -145,7 +145,7 @@ def identity_of(recipe: Recipe, views: TrainingViews, teacher: Teacher | None) -
     return {
         "recipe": recipe.binding(),
         "data": views.identity,
-        "truth": None if views.truth is None else hashlib.sha256(views.truth.classes.tobytes()).hexdigest(),
+        "truth": None if views.true_classes is None else views.true_classes.sha256(),
         "views": views.views,
         "teacher": None if teacher is None else _digest(teacher.fingerprint),
     }

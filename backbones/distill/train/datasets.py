@@ -23,7 +23,7 @@ from tinyvit.core.values import check_fields
 from ..augment import ViewParams, ViewSampler, apply, describe_views
 from ..replay import open_for_training, render
 from ..store import MANY_IMAGES, SoftLabelStore, restore
-from ..truth import find_classes
+from ..truth import find_true_classes
 from .cache import ViewCache, make_cache
 from .losses import Objective
 from .order import ViewPlace
@@ -36,7 +36,7 @@ _SAMPLE = 4_096
 
 
 @dataclass(frozen=True)
-class Truth:
+class TrueClassArray:
     """True classes of all images.
 
     Args:
@@ -50,7 +50,7 @@ class Truth:
     origin: str
 
     @classmethod
-    def find(cls, images: ImageFiles, path: str | None, count: int | None) -> Truth:
+    def find(cls, images: ImageFiles, path: str | None, count: int | None) -> TrueClassArray:
         """From a CSV, else class folders.
 
         Args:
@@ -62,16 +62,20 @@ class Truth:
         Raises:
             InputError: There are no labels, or a class is not below ``count``.
         """
-        known = find_classes(images, Path(path) if path else None, count)
+        known = find_true_classes(images, Path(path) if path else None, count)
         classes = np.full(len(images), -1, np.int64)
-        classes[list(known.found)] = list(known.found.values())
+        classes[list(known.by_image)] = list(known.by_image.values())
         origin = known.origin
         if known.overridden:
             origin += f", which overrides the {known.overridden} class folders of the images; move it away to use those"
         return cls(classes, count or int(classes.max()) + 1, origin)
 
+    def sha256(self) -> str:
+        """Return the hash of the classes, in hexadecimal."""
+        return hashlib.sha256(self.classes.tobytes()).hexdigest()
+
     def describe(self) -> str:
-        """How many images have which classes, and where that is from."""
+        """Return how many images have how many classes, and where those come from."""
         known = self.classes[self.classes >= 0]
         return f"{len(np.unique(known))} classes of {len(known)} images from {self.origin}"
 
@@ -89,14 +93,14 @@ class Truth:
             )
 
     def fields(self, places: Sequence[ViewPlace], mixes: Sequence[tuple[int, float] | None]) -> dict[str, torch.Tensor]:
-        """``classes`` and ``weights`` of :class:`.losses.Targets`, ``(B, 2)`` each: the image's and
+        """``true_classes`` and ``weights`` of :class:`.losses.Targets`, ``(B, 2)`` each: the image's and
         its partner's.
         """
         own = [image for image, _ in places]
         partners = [image if mix is None else mix[0] for image, mix in zip(own, mixes, strict=True)]
         share = torch.tensor([1.0 if mix is None else mix[1] for mix in mixes])
         classes = torch.from_numpy(np.stack([self.classes[own], self.classes[partners]], 1))
-        return {"classes": classes, "weights": torch.stack([share, 1 - share], 1)}
+        return {"true_classes": classes, "weights": torch.stack([share, 1 - share], 1)}
 
 
 class TrainingViews(Dataset):
@@ -105,7 +109,7 @@ class TrainingViews(Dataset):
     Args:
         images: The images.
         size: Side of the student's input in pixels.
-        truth: True classes, where the loss needs them.
+        true_classes: True classes, where the loss needs them.
 
     Attributes:
         identity: The data that a continued run must find again.
@@ -120,8 +124,8 @@ class TrainingViews(Dataset):
     views: int | None
     classes: int
 
-    def __init__(self, images: ImageFiles, size: int, truth: Truth | None) -> None:
-        self.images, self.size, self.truth = images, size, truth
+    def __init__(self, images: ImageFiles, size: int, true_classes: TrueClassArray | None) -> None:
+        self.images, self.size, self.true_classes = images, size, true_classes
         self.metainfo: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -149,7 +153,7 @@ class StoredViews(TrainingViews):
         store: Complete labels.
         images: The images that they were made from.
         size: Side of the student's input in pixels.
-        truth: True classes, where the loss needs them.
+        true_classes: True classes, where the loss needs them.
         objective: The loss, which decides what is read of a label.
         cache: Where views are kept, or ``None``.
 
@@ -163,11 +167,11 @@ class StoredViews(TrainingViews):
         store: SoftLabelStore,
         images: ImageFiles,
         size: int,
-        truth: Truth | None = None,
+        true_classes: TrueClassArray | None = None,
         objective: Objective | None = None,
         cache: ViewCache | None = None,
     ) -> None:
-        super().__init__(images, size, truth)
+        super().__init__(images, size, true_classes)
         self.store, self.cache, self.objective = store, cache, objective or Objective()
         self.identity, self.views = store.header.store_id, store.header.views
         self.classes = store.header.num_classes
@@ -198,8 +202,10 @@ class StoredViews(TrainingViews):
         elif self.objective.needs_teacher:
             labels = restore(rows, self.store.layout, self.objective.temperature)
             batch |= {"index": labels.index, "probability": labels.probability, "residual": labels.residual}
-        if self.truth is not None:
-            batch |= self.truth.fields(places, [_mix(ViewParams.unpack(row["params"].tobytes())) for row in rows])
+        if self.true_classes is not None:
+            batch |= self.true_classes.fields(
+                places, [_mix(ViewParams.unpack(row["params"].tobytes())) for row in rows]
+            )
         return batch
 
     def keep(self, setting: bool | str, samples: int) -> None:
@@ -236,7 +242,7 @@ class DrawnViews(TrainingViews):
         images: The images.
         sampler: Draws the parameters of views.
         size: Side of the student's input in pixels.
-        truth: True classes, where the loss needs them.
+        true_classes: True classes, where the loss needs them.
         teacher_size: Height and width at which a teacher sees the same views; ``None`` without one,
             or when it is the student's.
         classes: C.
@@ -247,11 +253,11 @@ class DrawnViews(TrainingViews):
         images: ImageFiles,
         sampler: ViewSampler,
         size: int,
-        truth: Truth | None = None,
+        true_classes: TrueClassArray | None = None,
         teacher_size: tuple[int, int] | None = None,
         classes: int = 0,
     ) -> None:
-        super().__init__(images, size, truth)
+        super().__init__(images, size, true_classes)
         self.sampler, self.teacher_size, self.classes = sampler, teacher_size, classes
         self.views, self.readable = None, np.arange(len(images), dtype=np.int32)
         self.identity = _digest(images)
@@ -267,8 +273,8 @@ class DrawnViews(TrainingViews):
         batch = {"inputs": torch.from_numpy(np.stack([view[0] for view in drawn]))}
         if self.teacher_size is not None:
             batch["teacher_inputs"] = torch.from_numpy(np.stack([view[1] for view in drawn if view[1] is not None]))
-        if self.truth is not None:
-            batch |= self.truth.fields(places, [view[2] for view in drawn])
+        if self.true_classes is not None:
+            batch |= self.true_classes.fields(places, [view[2] for view in drawn])
         return batch
 
     def _draw(self, image: int, view: int) -> tuple[np.ndarray, np.ndarray | None, tuple[int, float] | None]:
@@ -330,17 +336,18 @@ def open_views(recipe: Recipe, teacher: Teacher | None = None) -> TrainingViews:
     if recipe.labels is not None:
         name = recipe.teacher if isinstance(recipe.teacher, str) else None
         store, images = open_for_training(recipe.labels, recipe.data, name, recipe.pixel_check)
-        truth = Truth.find(images, recipe.truth, store.header.num_classes) if objective.needs_labels else None
-        views: TrainingViews = StoredViews(store, images, recipe.input_size, truth, objective)
+        count = store.header.num_classes
+        true_classes = TrueClassArray.find(images, recipe.truth, count) if objective.needs_true_classes else None
+        views: TrainingViews = StoredViews(store, images, recipe.input_size, true_classes, objective)
     else:
         images = ImageFiles(recipe.data)
         count = recipe.num_classes if teacher is None else teacher.num_classes
-        truth = Truth.find(images, recipe.truth, count) if objective.needs_labels else None
+        true_classes = TrueClassArray.find(images, recipe.truth, count) if objective.needs_true_classes else None
         size = None if teacher is None or teacher.size == (recipe.input_size,) * 2 else teacher.size
-        classes = count or (truth.count if truth else 0)
-        views = DrawnViews(images, drawn_by(recipe), recipe.input_size, truth, size, classes)
-    if views.truth is not None:
-        views.truth.require(images, views.readable)
+        classes = count or (true_classes.count if true_classes else 0)
+        views = DrawnViews(images, drawn_by(recipe), recipe.input_size, true_classes, size, classes)
+    if views.true_classes is not None:
+        views.true_classes.require(images, views.readable)
     return views
 
 

@@ -85,7 +85,7 @@ def dense_soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return torch.sum(-teacher_logits.float().softmax(1) * logits.float().log_softmax(1), 1).mean()
 
 
-def label_cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
+def true_class_cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy to true classes, smoothed and mixed, without a dense target.
 
     A smoothed label gives ``smoothing / C`` to every class and the rest to the true one (timm's
@@ -164,7 +164,7 @@ class Targets:
         residual: ``(B,)`` f32, the mass of all other classes.
         hard: ``(B,)`` int64, the stored teacher's best class.
         teacher_logits: ``(B, C)`` of a teacher that runs beside the student.
-        classes: ``(B, M)`` int64, true classes.
+        true_classes: ``(B, M)`` int64.
         weights: ``(B, M)`` f32, their shares; rows sum to 1.
     """
 
@@ -173,7 +173,7 @@ class Targets:
     residual: Tensor | None = None
     hard: Tensor | None = None
     teacher_logits: Tensor | None = None
-    classes: Tensor | None = None
+    true_classes: Tensor | None = None
     weights: Tensor | None = None
 
 
@@ -207,7 +207,7 @@ class Objective:
         return self.kind != "labels"
 
     @property
-    def needs_labels(self) -> bool:
+    def needs_true_classes(self) -> bool:
         """Whether true classes take part."""
         return self.kind != "teacher"
 
@@ -222,9 +222,9 @@ class Objective:
         head, distilled = output if isinstance(output, tuple) else (output, output)
         if self.kind == "teacher":
             return self._soft(distilled, targets)
-        assert targets.classes is not None
+        assert targets.true_classes is not None
         assert targets.weights is not None
-        base = label_cross_entropy(head, targets.classes, targets.weights, self.smoothing)
+        base = true_class_cross_entropy(head, targets.true_classes, targets.weights, self.smoothing)
         if self.kind == "labels":
             return base
         term = self._divergence(distilled, targets) if self.kind == "deit_soft" else self._hard(distilled, targets)

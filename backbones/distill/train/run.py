@@ -294,8 +294,8 @@ class _Run:
         if checkpoint is not None:
             say(f"resume   {checkpoint}")
         say(self.views.describe())
-        if self.views.truth is not None:
-            say(f"truth    {self.views.truth.describe()}")
+        if self.views.true_classes is not None:
+            say(f"truth    {self.views.true_classes.describe()}")
         if self.teacher is not None:
             teacher = self.teacher
             say(f"teacher  {teacher.name} at {teacher.size[0]} px, {teacher.precision}, runs beside the student")
@@ -452,8 +452,8 @@ def _describe_loss(recipe: Recipe) -> str:
         f"{objective.tau:g} ({objective.kl_reduction})",
         "deit_hard": f"DeiT hard: {own:g} cross-entropy to true classes + {weight:g} to the teacher's best class",
     }
-    smooth = f", labels smoothed by {objective.smoothing:g}" if objective.needs_labels and objective.smoothing else ""
-    return known[recipe.loss] + smooth
+    smooths = objective.needs_true_classes and objective.smoothing
+    return known[recipe.loss] + (f", true classes smoothed by {objective.smoothing:g}" if smooths else "")
 
 
 def _describe_rates(recipe: Recipe, schedule: Schedule) -> str:

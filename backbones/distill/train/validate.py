@@ -24,7 +24,7 @@ from tinyvit.core.machine import available_cpus
 
 from ..replay import open_for_training
 from .checkpoints import is_finite
-from .datasets import StoredViews, Truth
+from .datasets import StoredViews, TrueClassArray
 from .losses import Objective, Targets
 from .parallel import Rank
 from .recipe import Recipe
@@ -49,12 +49,12 @@ class ValidationImages:
     def __init__(self, recipe: Recipe, preprocess: Preprocess, classes: int) -> None:
         assert recipe.val is not None
         self.images, self.preprocess = ImageFiles(recipe.val), preprocess
-        self.truth = Truth.find(self.images, recipe.val_truth, classes)
-        self.known = np.flatnonzero(self.truth.classes >= 0).tolist()
+        self.true_classes = TrueClassArray.find(self.images, recipe.val_truth, classes)
+        self.known = np.flatnonzero(self.true_classes.classes >= 0).tolist()
 
     def describe(self) -> str:
         """Return what is validated on, for the log."""
-        return f"{len(self.known)} images of {self.images.root}, true classes from {self.truth.origin}"
+        return f"{len(self.known)} images of {self.images.root}, true classes from {self.true_classes.origin}"
 
     def batches(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yield ``(B, H, W, 3)`` u8 and ``classes`` ``(B,)``; unreadable images are skipped."""
@@ -65,8 +65,8 @@ class ValidationImages:
                     (at, view) for at, view in zip(chunk, pool.map(self._view, chunk), strict=True) if view is not None
                 ]
                 if read:
-                    classes = torch.from_numpy(self.truth.classes[[at for at, _ in read]])
-                    yield torch.from_numpy(np.stack([view for _, view in read])), {"classes": classes}
+                    classes = torch.from_numpy(self.true_classes.classes[[at for at, _ in read]])
+                    yield torch.from_numpy(np.stack([view for _, view in read])), {"true_classes": classes}
 
     def _view(self, ordinal: int) -> np.ndarray | None:
         try:
@@ -76,7 +76,7 @@ class ValidationImages:
 
     def measure(self, logits: Tensor, known: dict[str, Tensor]) -> tuple[float, float]:
         """Return correct answers and the sum of losses of one batch. A tie counts as an error."""
-        classes = known["classes"]
+        classes = known["true_classes"]
         own = logits.gather(1, classes[:, None])
         return (logits >= own).sum(1).eq(1).sum().item(), F.cross_entropy(logits, classes, reduction="sum").item()
 
@@ -102,11 +102,11 @@ class ValidationLabels:
                 f"config key val_labels: {store.path} has {store.header.num_classes} classes, and the student "
                 f"{classes}; label the validation images with the same teacher"
             )
-        needs = self.objective.needs_labels
-        truth = Truth.find(images, recipe.val_truth, classes) if needs else None
-        self.views = StoredViews(store, images, recipe.input_size, truth, self.objective)
-        if truth is not None:
-            truth.require(images, self.views.readable)
+        needs = self.objective.needs_true_classes
+        true_classes = TrueClassArray.find(images, recipe.val_truth, classes) if needs else None
+        self.views = StoredViews(store, images, recipe.input_size, true_classes, self.objective)
+        if true_classes is not None:
+            true_classes.require(images, self.views.readable)
 
     def describe(self) -> str:
         """Return what is validated on, for the log."""

@@ -209,14 +209,14 @@ def write_list(path: Path, columns: dict[str, list]) -> Path:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_list_names_its_pictures_and_their_classes(folder, suffix):
-    from tinyvit.backbones.distill.truth import true_classes
+    from tinyvit.backbones.distill import find_true_classes
 
     files = ["b/2.png", "a/1.jpg", "a/x.gif"]
     path = write_list(folder / f"list{suffix}", {"class_index": [7, 3, 5], "file": files})
     images = ImageFiles(path)
     assert list(images) == sorted(files)
     assert images.read("b/2.png") == (folder / "b/2.png").read_bytes() == images.read_at(2)
-    assert true_classes(images, None, 8) == {0: 3, 1: 5, 2: 7}
+    assert find_true_classes(images, None, 8).by_image == {0: 3, 1: 5, 2: 7}
     path.unlink()
 
 

@@ -222,13 +222,13 @@ def test_teachers_own_accuracy_is_measured_once(pictures, tmp_path):
     images = ImageFiles(pictures)
     plain = np.stack([np.asarray(teacher.preprocess.crop(images.open(key))) for key in images])
     own = teacher(torch.from_numpy(plain)).argmax(1).tolist()
-    truth = {ordinal: label if ordinal % 4 else (label + 1) % CLASSES for ordinal, label in enumerate(own)}
-    summary = label_store(images, tmp_path / "s", teacher, options(), truth=truth, show=False)
+    true_classes = {ordinal: label if ordinal % 4 else (label + 1) % CLASSES for ordinal, label in enumerate(own)}
+    summary = label_store(images, tmp_path / "s", teacher, options(), true_classes=true_classes, show=False)
     assert summary.teacher_top1 == pytest.approx(17 / 23)
     assert summary.teacher_top1_images == 23
     kept = json.loads(next((tmp_path / "s").rglob("teacher-check.json")).read_text())
     assert (kept["correct"], kept["images"]) == (17, 23)
-    again = label_store(images, tmp_path / "s", teacher, options(), truth=truth, show=False)
+    again = label_store(images, tmp_path / "s", teacher, options(), true_classes=true_classes, show=False)
     assert again.teacher_top1 == summary.teacher_top1
 
 

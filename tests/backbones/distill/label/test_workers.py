@@ -209,9 +209,9 @@ def test_workers_measure_the_teacher_first_and_report_what_they_cannot_read(
 
     damaged = Path(shutil.copytree(pictures, tmp_path / "damaged"))
     (damaged / "07.jpg").write_bytes(b"no picture")
-    truth = {0: 1, 1: 2, 2: 3}
+    true_classes = {0: 1, 1: 2, 2: 3}
     images, place = ImageFiles(damaged), Processes(("cpu",) * 2)
-    summary = label_store(images, tmp_path / "s", spec, options(**SMALL), truth=truth, place=place)
+    summary = label_store(images, tmp_path / "s", spec, options(**SMALL), true_classes=true_classes, place=place)
     assert summary.teacher_top1_images == 3
     assert (summary.rows_made, summary.finished) == (69, 24)
     assert [key for key, _ in summary.invalid] == ["07.jpg"]
@@ -221,7 +221,7 @@ def test_workers_measure_the_teacher_first_and_report_what_they_cannot_read(
     )
     # All is finished and measured: no worker is needed any more.
     monkeypatch.setattr(ProcessPool, "__enter__", None)
-    again = label_store(images, tmp_path / "s", spec, options(**SMALL), truth=truth, place=place)
+    again = label_store(images, tmp_path / "s", spec, options(**SMALL), true_classes=true_classes, place=place)
     assert again.teacher_top1 == summary.teacher_top1
     assert again.shards_made == 0
 

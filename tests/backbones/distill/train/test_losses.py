@@ -13,8 +13,8 @@ from tinyvit.backbones.distill.train.losses import (
     Objective,
     Targets,
     dense_kl_divergence,
-    label_cross_entropy,
     sparse_kl_divergence,
+    true_class_cross_entropy,
 )
 from tinyvit.core.errors import InputError
 
@@ -83,7 +83,7 @@ def test_gradient_is_softmax_minus_target():
 def test_smoothed_labels_equal_timms():
     logits, classes = normal(6, 9, seed=0, scale=2), torch.tensor([0, 8, 3, 3, 1, 5])
     for smoothing in (0.0, 0.1):
-        ours = label_cross_entropy(logits, classes[:, None], torch.ones(6, 1), smoothing)
+        ours = true_class_cross_entropy(logits, classes[:, None], torch.ones(6, 1), smoothing)
         torch.testing.assert_close(ours, LabelSmoothingCrossEntropy(smoothing)(logits, classes))
 
 
@@ -93,7 +93,7 @@ def test_mixed_labels_equal_the_dense_mixture():
     weights = torch.stack([share, 1 - share], 1)
     smooth = torch.nn.functional.one_hot(classes, 7) * 0.9 + 0.1 / 7
     dense = SoftTargetCrossEntropy()(logits, (weights[:, :, None] * smooth).sum(1))
-    torch.testing.assert_close(label_cross_entropy(logits, classes, weights, 0.1), dense)
+    torch.testing.assert_close(true_class_cross_entropy(logits, classes, weights, 0.1), dense)
 
 
 # --- DeiT ---------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_official_reduction_is_the_paper_divided_by_the_number_of_classes():
 def test_soft_loss_is_equation_2_with_the_teacher_on_the_distillation_head(tau):
     head, token, teacher = (normal(6, 10, seed=seed, scale=2) for seed in (0, 1, 2))
     truth = torch.tensor([0, 1, 2, 3, 4, 9])
-    targets = Targets(teacher_logits=teacher, classes=truth[:, None], weights=torch.ones(6, 1))
+    targets = Targets(teacher_logits=teacher, true_classes=truth[:, None], weights=torch.ones(6, 1))
     student, soft = (token / tau).softmax(1), (teacher / tau).softmax(1)
     divergence = (soft * (soft.log() - student.log())).sum(1).mean()
     right = head.softmax(1)[torch.arange(6), truth]
@@ -167,7 +167,7 @@ def test_hard_loss_is_equation_3_with_the_teacher_on_the_distillation_head():
     truth = torch.tensor([0, 1, 2, 3, 4, 9])
     expected = 0.5 * torch.nn.functional.cross_entropy(head, truth)
     expected = expected + 0.5 * torch.nn.functional.cross_entropy(token, teacher.argmax(1))
-    known = {"classes": truth[:, None], "weights": torch.ones(6, 1)}
+    known = {"true_classes": truth[:, None], "weights": torch.ones(6, 1)}
     objective = Objective("deit_hard", distill_weight=0.5)
     torch.testing.assert_close(objective((head, token), Targets(teacher_logits=teacher, **known)), expected)
     torch.testing.assert_close(objective((head, token), Targets(hard=teacher.argmax(1), **known)), expected)
@@ -175,7 +175,7 @@ def test_hard_loss_is_equation_3_with_the_teacher_on_the_distillation_head():
 
 def test_only_the_distillation_head_learns_from_the_teacher():
     head, token = (normal(4, 10, seed=seed).requires_grad_() for seed in (0, 1))
-    truth = {"classes": torch.zeros(4, 1, dtype=torch.long), "weights": torch.ones(4, 1)}
+    truth = {"true_classes": torch.zeros(4, 1, dtype=torch.long), "weights": torch.ones(4, 1)}
     targets = Targets(teacher_logits=normal(4, 10, seed=2), **truth)
     Objective("deit_soft", 3.0, distill_weight=1.0)((head, token), targets).backward()
     assert head.grad is not None
@@ -186,7 +186,7 @@ def test_only_the_distillation_head_learns_from_the_teacher():
 
 def test_stored_and_online_soft_loss_are_equal_when_every_class_is_stored():
     head, token, teacher = (normal(6, 10, seed=seed, scale=2) for seed in (0, 1, 2))
-    known = {"classes": torch.arange(6)[:, None], "weights": torch.ones(6, 1)}
+    known = {"true_classes": torch.arange(6)[:, None], "weights": torch.ones(6, 1)}
     labels = stored(teacher, 10, 3.0)
     objective = Objective("deit_soft", 3.0, 0.1)
     sparse = Targets(index=labels.index, probability=labels.probability, residual=labels.residual, **known)
