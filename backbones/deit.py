@@ -11,12 +11,13 @@ averages logits as here.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+from tinyvit.core.errors import InputError
 
 __all__ = ["VARIANTS", "build_deit"]
 
@@ -35,6 +36,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     for distilled in ("", "_distilled")
 }
 
+#: Arguments that the name fixes.
+FIXED = ("embed_dim", "num_heads")
+
 
 def build_deit(name: str, *, num_classes: int = 1000, img_size: int | None = None, **kwargs: Any) -> nn.Module:
     """Build a DeiT with random weights.
@@ -47,16 +51,22 @@ def build_deit(name: str, *, num_classes: int = 1000, img_size: int | None = Non
             multiple of 16 below and to the right.
         **kwargs: Further arguments of timm's ``VisionTransformer``. The model keeps them as
             ``build_args``.
+
+    Raises:
+        InputError: An argument that the name fixes.
     """
     variant = VARIANTS[name]
     make = VisionTransformerDistilled if variant["distilled"] else VisionTransformer
-    build = partial(make, patch_size=16, depth=12, mlp_ratio=4, dynamic_img_size=True, dynamic_img_pad=True)
-    model: Any = build(
+    for key in FIXED:
+        if key in kwargs:
+            raise InputError(f"{key} is {variant[key]} in {name} and cannot be set; leave it out, or use another model")
+    usual = {"patch_size": 16, "depth": 12, "mlp_ratio": 4, "dynamic_img_size": True, "dynamic_img_pad": True}
+    model: Any = make(
         img_size=img_size or variant["img_size"],
         embed_dim=variant["embed_dim"],
         num_heads=variant["num_heads"],
         num_classes=num_classes,
-        **kwargs,
+        **usual | kwargs,
     )
     model.pretrained_cfg = {}
     model.build_args = kwargs

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tinyvit.core.errors import InputError, unknown_name
@@ -160,9 +163,13 @@ def _build(name: str, num_classes: int, img_size: int | None, kwargs: dict[str, 
             variant["window_sizes"] = tuple(max(1, round(w * img_size / native)) for w in variant["window_sizes"])
         return tiny_vit.TinyViT(num_classes=num_classes, **{**variant, **kwargs})
     except TypeError as error:
-        if "keyword argument" not in str(error):
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found is None:
             raise
-        raise InputError(f"{name} takes no such argument: {error}") from error
+        # timm's distilled class passes its arguments on to the plain one.
+        family = VisionTransformer if name in deit.VARIANTS else tiny_vit.TinyViT
+        known = set(inspect.signature(family).parameters) - (set(deit.FIXED) if name in deit.VARIANTS else set())
+        raise unknown_name(f"argument of {name}", found[1], known) from error
 
 
 def _check_tag(name: str, pretrained: bool | str) -> str:

@@ -346,19 +346,8 @@ def _run_with_layers(
         for hook in hooks:
             hook.remove()
     walk = network.walk(image.to(deployed._dtype))
-    return output, ((step.name, x, _in_layout_of(x, outputs[step.name])) for step, x in walk)
-
-
-def _in_layout_of(x: Tensor, wanted: Tensor) -> Tensor:
-    """Return a module's map as (B, H, W, C), the layout of deployed forms."""
-    is_map = wanted.dim() == 4 and wanted.shape[1] == x.shape[-1] and wanted.shape[2:] == x.shape[1:3]
-    if not is_map:
-        return wanted
-    other = wanted.permute(0, 2, 3, 1)
-    if wanted.shape != x.shape:
-        return other
-    # Height, width and channels are equal, so the shape does not tell the layout; the values do.
-    return min((other, wanted), key=lambda one: (x.float() - one.float()).abs().max().item())
+    wanted = {step.name: outputs[step.name].permute(0, 2, 3, 1) for step in network.steps if step.is_nchw}
+    return output, ((step.name, x, wanted.get(step.name, outputs[step.name])) for step, x in walk)
 
 
 def _require_close(

@@ -20,11 +20,13 @@ class Step:
         name: Of the submodule whose output this step gives, as in ``named_modules()``.
         run: Takes the running tensor and the context that ``begin`` made.
         is_map: Whether its output is one of the network's feature maps.
+        is_nchw: Whether the submodule gives (B, C, H, W) where this step gives (B, H, W, C).
     """
 
     name: str
     run: Callable[[Tensor, Any], Tensor]
     is_map: bool = False
+    is_nchw: bool = False
 
 
 class Network(ABC):

@@ -59,15 +59,16 @@ def build_tiny_vit(module: source.TinyViT, device: torch.device, dtype: torch.dt
     make = _Maker(device, dtype, kernels)
     embed = module.patch_embed
     first, second = make.conv(embed.conv1, "gelu"), make.conv(embed.conv2)
-    steps = [Step("patch_embed", lambda x, _: second(first(x)))]
+    steps = [Step("patch_embed", lambda x, _: second(first(x)), is_nchw=True)]
     stages: Any = module.stages
     for number, stage in enumerate(stages):
         if isinstance(stage, source.TinyViTStage):
-            steps.append(Step(f"stages.{number}.downsample", _downsample(stage.downsample, make)))
+            steps.append(Step(f"stages.{number}.downsample", _downsample(stage.downsample, make), is_nchw=True))
         blocks: Any = stage.blocks
         for index, block in enumerate(blocks):
-            run = _Block(block, make) if isinstance(block, source.TinyViTBlock) else _mbconv(block, make)
-            steps.append(Step(f"stages.{number}.blocks.{index}", run))
+            is_nchw = not isinstance(block, source.TinyViTBlock)
+            run = _mbconv(block, make) if is_nchw else _Block(block, make)
+            steps.append(Step(f"stages.{number}.blocks.{index}", run, is_nchw=is_nchw))
         steps[-1].is_map = True
     return _TinyViT(steps, module.head, make)
 

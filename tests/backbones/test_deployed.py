@@ -77,6 +77,33 @@ def test_equals_its_module_at_every_size(size: tuple[int, int], batch: int) -> N
     torch.testing.assert_close(last, features, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("dims", "size"),
+    [
+        ((32, 32, 48, 64), (128, 128)),  # the convolutional stage: 32 x 32 maps of 32 channels
+        ((16, 32, 48, 64), (256, 256)),  # the second stage, whose blocks keep channels last: the same
+        ((16, 128, 48, 64), (1024, 1024)),  # 128 x 128 maps of 128 channels
+    ],
+)
+def test_maps_as_high_and_wide_as_deep(monkeypatch, dims: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Where the shape does not tell height, width and channels apart, each layer's own layout
+    counts.
+    """
+    model = stirred(TinyViT(num_classes=10, **SMALL | {"embed_dims": dims, "depths": (1, 1, 1, 1)}))
+    report = deploy(model, sizes=[size]).report
+    assert [probe.input_shape for probe in report.probes] == [(1, 3, *size)]
+    make = deployed_tiny_vit._downsample
+
+    def swapped(*arguments: Any) -> Any:
+        run = make(*arguments)
+        return lambda x, context: run(x, context).permute(0, 3, 1, 2).contiguous()
+
+    monkeypatch.setattr(deployed_tiny_vit, "_downsample", swapped)
+    if dims[1] == size[0] // 8:
+        with pytest.raises(CheckFailedError, match=r"differs from its module .* at stages\.1\.downsample on"):
+            deploy(model, sizes=[size])
+
+
 @pytest.mark.parametrize("name", ["tiny_vit_5m_224", "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
 def test_named_models(name: str) -> None:
     model = stirred(create_model(name))

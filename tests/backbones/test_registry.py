@@ -68,7 +68,7 @@ def test_unknown_names_get_close_matches():
         create_model("tinyvit_5m_224")
     with pytest.raises(InputError, match=r"unknown pretrained tag .* in1k"):
         create_model("tiny_vit_5m_224", pretrained="in1")
-    with pytest.raises(InputError, match="no such argument"):
+    with pytest.raises(InputError, match="unknown argument of tiny_vit_5m_224 'windows'; did you mean window_sizes"):
         create_model("tiny_vit_5m_224", windows=7)
 
 
@@ -106,6 +106,31 @@ def test_pretrained_from_the_local_cache(hub_cache, tag, classes):
         assert model.num_classes == classes
     assert create_model("tiny_vit_5m_224", pretrained=tag, num_classes=5).num_classes == 5
     assert len(create_model("tiny_vit_5m_224", pretrained=tag, features_only=True)(torch.zeros(1, 3, 64, 64))) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "message"),
+    [
+        ("deit_tiny_patch16_224", {"embed_dim": 64}, "embed_dim is 192 in deit_tiny_patch16_224 and cannot be set"),
+        ("deit_tiny_distilled_patch16_224", {"num_heads": 2}, "num_heads is 3 in deit_tiny_distilled_patch16_224"),
+        (
+            "tiny_vit_5m_224",
+            {"embed_dim": 64},
+            "unknown argument of tiny_vit_5m_224 'embed_dim'; did you mean embed_dims",
+        ),
+        ("deit_tiny_patch16_224", {"pool": "avg"}, "unknown argument of deit_tiny_patch16_224 'pool'; did you mean"),
+        (
+            "deit_tiny_distilled_patch16_224",
+            {"drop": 0.1},
+            "unknown argument of deit_tiny_distilled_patch16_224 'drop'",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named(name, argument, message):
+    with pytest.raises(InputError) as error:
+        create_model(name, **argument)
+    assert str(error.value).startswith(message)
+    assert "functools" not in str(error.value)
 
 
 def test_offline_says_which_file_to_put_where(hub_cache):

@@ -70,7 +70,7 @@ def test_a_name_that_no_repository_can_have(hub_cache):
         ("local-dir:none.here", {}, "folder none.here of local-dir:none.here does not exist"),
         ("local-dir:SAVED", {"weights": "a.pth"}, "brings its own weights; leave out weights=a.pth"),
         ("local-dir:SAVED", {"pretrained": "in1k"}, "brings its own weights; leave out pretrained=in1k"),
-        ("local-dir:SAVED", {"depth": 3}, "unexpected keyword argument 'depth'"),
+        ("local-dir:SAVED", {"depth": 3}, "unknown argument of tiny_vit_5m_224 'depth'; did you mean depths?"),
         ("timm:resnet18", {}, "unknown model 'timm:resnet18'"),
     ],
 )
