@@ -2,9 +2,9 @@
 folder.
 
 Importing this package provides ``mmcv._ext`` where mmcv was installed without compiled operators
-(:mod:`.mmcv_ext`) and registers ``tinyvit.TinyViT``, ``tinyvit.DeiT``,
+(:mod:`.mmcv_ext`). It also registers ``tinyvit.TinyViT``, ``tinyvit.DeiT``,
 ``tinyvit.SimpleFeaturePyramid``, ``tinyvit.CocoMetric`` and
-``tinyvit.LayerDecayOptimWrapperConstructor``; a config needs
+``tinyvit.LayerDecayOptimWrapperConstructor``. A config needs
 ``custom_imports=dict(imports=['tinyvit.detection'])``. mmdet itself is imported when one of the
 functions is called.
 
@@ -15,8 +15,8 @@ The functions, in the order of a run::
     cfg = load_config("retinanet_tiny_vit_5m_fpn_1x_coco", data_root="my_coco_folder", img_size=448,
                       overrides={"optim_wrapper.optimizer.lr": 2e-4})
     set_schedule(cfg, epochs=12, batch_size=4)
-    run = train(cfg, "runs/a", weights="tiny_vit_5m.pth")        # dict: checkpoint, losses, metrics, seconds, ...
-    metrics = evaluate(cfg, run["checkpoint"], "runs/a/test")    # {"bbox_mAP": 0.31, "bbox_mAP_50": 0.52, ...}
+    run = train(cfg, "runs/a", weights="tiny_vit_5m.pth")      # checkpoint, losses, metrics, ...
+    metrics = evaluate(cfg, run["checkpoint"], "runs/a/test")  # {"bbox_mAP": 0.31, ...}
     found = predict(cfg, run["checkpoint"], ["street.jpg"], "runs/a/pictures")
 
 They raise :class:`tinyvit.core.errors.InputError` for bad input, with one sentence.
@@ -41,28 +41,39 @@ from .randomness import SeedByPositionHook  # noqa: E402
 from .runtime import StopOnBadLossHook  # noqa: E402
 
 if TYPE_CHECKING:
-    from .config import apply_overrides, input_size, list_configs, load_config, set_classes, set_schedule, trained_size
-    from .inference import Predictor, draw_detections, predict
+    from .coco import CocoSplit, check_same_classes, find_split, load_annotations, missing_split
+    from .config import apply_overrides, input_size, list_configs, load_config, make_palette, set_classes, trained_size
+    from .inference import Predictor, draw_detections, find_images, predict
     from .run import evaluate, train
-    from .runtime import read_detector
+    from .runtime import import_mmdet, read_detector
+    from .schedule import set_schedule
 
 _HOME = {
+    "CocoSplit": "coco",
     "Predictor": "inference",
     "apply_overrides": "config",
+    "check_same_classes": "coco",
     "draw_detections": "inference",
     "evaluate": "run",
+    "find_images": "inference",
+    "find_split": "coco",
+    "import_mmdet": "runtime",
     "input_size": "config",
     "list_configs": "config",
+    "load_annotations": "coco",
     "load_config": "config",
+    "make_palette": "config",
+    "missing_split": "coco",
     "predict": "inference",
     "read_detector": "runtime",
     "set_classes": "config",
-    "set_schedule": "config",
+    "set_schedule": "schedule",
     "train": "run",
     "trained_size": "config",
 }
 
 __all__ = [
+    "CocoSplit",
     "DeiT",
     "LayerDecayOptimWrapperConstructor",
     "MissingOperatorError",
@@ -72,11 +83,18 @@ __all__ = [
     "StopOnBadLossHook",
     "TinyViT",
     "apply_overrides",
+    "check_same_classes",
     "draw_detections",
     "evaluate",
+    "find_images",
+    "find_split",
+    "import_mmdet",
     "input_size",
     "list_configs",
+    "load_annotations",
     "load_config",
+    "make_palette",
+    "missing_split",
     "mmcv_ops_in_use",
     "predict",
     "read_detector",

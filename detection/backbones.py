@@ -4,7 +4,8 @@ In a config::
 
     custom_imports = dict(imports=['tinyvit.detection'])
     model = dict(
-        backbone=dict(type='tinyvit.TinyViT', arch='5m', out_indices=(1, 2, 3), weights='tiny_vit_5m.pth'),
+        backbone=dict(
+            type='tinyvit.TinyViT', arch='5m', out_indices=(1, 2, 3), weights='tiny_vit_5m.pth'),
         neck=dict(in_channels=[128, 160, 320], start_level=0))
 """
 
@@ -29,7 +30,7 @@ from .registry import MODELS
 
 
 class BackboneMixin:
-    """What both backbones share: loading weights, freezing, and the depth of a parameter.
+    """Common parts of both backbones: loading weights, freezing, and the depth of a parameter.
 
     Attributes:
         out_channels: Channels of each output map.
@@ -50,7 +51,8 @@ class BackboneMixin:
         training.
 
         Returns:
-            What was loaded, or ``None`` where the config names none and the random start stays.
+            The report of loading, or ``None`` where the config names no weights and the random
+            ones stay.
 
         Raises:
             InputError: The file cannot be read or does not fit; the detector is then unchanged.
@@ -64,7 +66,9 @@ class BackboneMixin:
         return report
 
     def _source(self) -> tuple[str | None, str | None]:
-        """File, URL or tag that the config names, and the prefix of the backbone's names in it."""
+        """Return the file, URL or tag that the config names, and the prefix of the backbone's names
+        in it.
+        """
         if not self.init_cfg:
             return self.weights, None
         if not isinstance(self.init_cfg, Mapping) or self.init_cfg.get("type") != "Pretrained":
@@ -92,8 +96,8 @@ class BackboneMixin:
 
 
 def _resolve(source: str, prefix: str | None, arch: str | None) -> str | Path | Mapping[str, Any]:
-    """A checkpoint file, a URL, or the tag of published weights, as something that ``load_weights``
-    takes.
+    """Return a checkpoint file, a URL or the tag of published weights in a form that
+    ``load_weights`` takes.
     """
     if arch in PRETRAINED_TAGS and source in PRETRAINED_TAGS[arch]:
         return fetch_pretrained(arch, source)
@@ -110,12 +114,12 @@ def _resolve(source: str, prefix: str | None, arch: str | None) -> str | Path | 
         start = prefix.rstrip(".") + "."
         checkpoint = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
         if not checkpoint:
-            raise InputError(f"{source} holds no parameter whose name starts with {start!r}")
+            raise InputError(f"{source} holds no parameter whose name starts with {start!r}; check prefix of init_cfg")
     return checkpoint
 
 
 def _arch_name(arch: str, family: str) -> str:
-    """The full name of a model from what configs write: ``5m``, ``21m_384``,
+    """Return the full name of a model from its name in configs: ``5m``, ``21m_384``,
     ``tiny_vit_5m_224``.
     """
     known = list_models(f"{family}*")
@@ -127,7 +131,7 @@ def _arch_name(arch: str, family: str) -> str:
 
 
 def _checked_indices(out_indices: Sequence[int], count: int) -> tuple[int, ...]:
-    """Output indices as rising, non-negative numbers."""
+    """Return output indices as rising, non-negative numbers."""
     wanted = tuple(out_indices)
     if not wanted or any(not -count <= index < count for index in wanted):
         raise InputError(f"out_indices is {wanted}; this backbone has maps 0 to {count - 1}")
@@ -139,21 +143,21 @@ def _checked_indices(out_indices: Sequence[int], count: int) -> tuple[int, ...]:
 
 @MODELS.register_module()
 class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """TinyViT as a detection backbone: an image of any size -> feature maps at strides 4, 8, 16, 32.
+    """TinyViT as a detection backbone: maps at strides 4, 8, 16 and 32 of an image of any size.
 
-    The maps are tapped before the next stage's downsample. What no map needs (later stages, the
-    classifier) is not kept, so that every parameter gets a gradient. Parameter names are those of
-    :class:`tinyvit.backbones.TinyViT`.
+    The maps are taken before the next stage's downsample. Parts that no map needs (later stages,
+    the classifier) are removed, so that every parameter gets a gradient. Parameter names are those
+    of :class:`tinyvit.backbones.TinyViT`.
 
     A padded image gives slightly different features near its border, because padded tokens take
-    part in the window attention: images whose sides are multiples of 224 (with the windows of the
-    224 px models) need no padding.
+    part in the window attention. With the windows of the 224 px models, images whose sides are
+    multiples of 224 need no padding.
 
     Args:
         arch: ``'5m'``, ``'11m'``, ``'21m'``, ``'21m_384'``, ``'21m_512'``, a full model name, or a
             dict with ``embed_dims``, ``depths``, ``num_heads`` and ``window_sizes``.
         out_indices: Maps to return, rising: 0 to 3 for strides 4 to 32.
-        frozen_stages: 0 freezes the patch embedding, n also the first n stages; -1 nothing.
+        frozen_stages: 0 freezes the patch embedding, n also the first n stages, -1 nothing.
         norm_eval: Keep BatchNorm's running statistics as they are: for few images per device, with
             pretrained weights.
         with_cp: Recompute activations in the backward pass instead of keeping them.
@@ -189,7 +193,7 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         try:
             super().__init__(num_classes=0, drop_path_rate=drop_path_rate, **shape)
         except (TypeError, ValueError) as error:
-            raise InputError(f"arch {arch!r} describes no TinyViT: {error}") from error
+            raise InputError(f"arch {arch!r} does not describe a TinyViT: {error}") from error
         self.arch, self.weights, self.init_cfg = name, weights, init_cfg
         self.out_indices = _checked_indices(out_indices, len(self.stages))
         if not -1 <= frozen_stages <= len(self.stages):
@@ -203,8 +207,8 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Image (B, 3, H, W) -> maps (B, out_channels[i], H/strides[i], W/strides[i]), sizes
-        rounded up.
+        """Return maps (B, out_channels[i], H/strides[i], W/strides[i]) of images (B, 3, H, W);
+        sizes are rounded up.
         """
         maps: Any = self.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
         return tuple(maps)
@@ -219,15 +223,15 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning-rate decay: the patch embedding is 0, then
-        one a block.
+        """Return the depth of a parameter for layer-wise learning-rate decay: 0 for the patch
+        embedding, then one per block.
 
         Args:
             param_name: Full name of the parameter.
-            prefix: What the names of this backbone start with, for example ``backbone.``.
+            prefix: Start of the names of this backbone, for example ``backbone.``.
 
         Returns:
-            The depth, and the number of depths; what lies outside the backbone has the last one.
+            The depth, and the number of depths; a parameter outside the backbone has the last one.
         """
         depths = self.depths
         total = sum(depths) + 2
@@ -294,7 +298,7 @@ class DeiT(BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMeth
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Image (B, 3, H, W) -> maps (B, C, H/16, W/16), sizes rounded up."""
+        """Return maps (B, C, H/16, W/16) of images (B, 3, H, W); sizes are rounded up."""
         return tuple(self.model.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True))
 
     def train(self, mode: bool = True) -> DeiT:
@@ -309,9 +313,7 @@ class DeiT(BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMeth
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning-rate decay; see
-        :meth:`TinyViT.get_layer_depth`.
-        """
+        """Return the depth of a parameter; see :meth:`TinyViT.get_layer_depth`."""
         total = self.depth + 2
         name = param_name.removeprefix(prefix)
         if not param_name.startswith(prefix) or not name.startswith("model."):
@@ -324,7 +326,7 @@ class _LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of a map."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
+        """Return the normalised map, (B, C, H, W) as the input."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -362,8 +364,11 @@ class SimpleFeaturePyramid(BaseModule):
         self.extra = nn.MaxPool2d(1, 2) if num_outs == 5 else None
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One map (B, in_channels, H, W) in a sequence -> maps (B, out_channels, ...) from 4H x 4W
-        to H/2 x W/2.
+        """Return maps (B, out_channels, ...) from 4H x 4W down to H/2 x W/2, or H/4 x W/4 with
+        five maps.
+
+        Args:
+            inputs: Maps of the backbone; the last one, (B, in_channels, H, W), is used.
         """
         outputs = [conv(scale(inputs[-1])) for scale, conv in zip(self.scales, self.convs, strict=True)]
         return tuple(outputs if self.extra is None else [*outputs, self.extra(outputs[-1])])

@@ -1,4 +1,4 @@
-"""COCO-layout folders: where their files lie, and what is checked before a detector sees them."""
+"""COCO-layout folders: their files, and the checks before a detector reads them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ _IMAGE_PATTERNS = ("{}", "images/{}", "{}/images", "images", "")
 
 @dataclass(frozen=True)
 class BoxCounts:
-    """What an annotation file has to train on.
+    """Numbers of objects and images in an annotation file.
 
     Attributes:
         boxes: All objects of the file.
-        unusable: Of these, the ones with a side below one pixel, no area, or no part inside their
-            image. MMDetection leaves them out of training.
-        trainable: The objects that a detector learns from: usable, no crowd, not marked ``ignore``.
-        images: Images with at least one object of any kind, which is what an epoch of MMDetection
-            goes through.
+        unusable: Objects with a side below one pixel, no area, or no part inside their image.
+            MMDetection skips them in training.
+        trainable: Objects that a detector learns from: usable, not a crowd, not marked ``ignore``.
+        images: Images with at least one object of any kind; an epoch of MMDetection shows these.
     """
 
     boxes: int
@@ -55,7 +54,7 @@ class CocoSplit:
         images: The folder that the file's ``file_name`` entries are relative to.
         classes: Names of the categories, in the file's order, which is the order of mmdet's labels.
         num_images: Images in the file.
-        num_annotated: Images with at least one object to train on: no crowd, with an area inside
+        num_annotated: Images with at least one object to train on: not a crowd, with an area inside
             its image.
     """
 
@@ -69,9 +68,9 @@ class CocoSplit:
 def find_split(data_root: str | Path, split: str) -> CocoSplit | None:
     """Find one split in a COCO-layout folder and check it.
 
-    Known are COCO's own names (``annotations/instances_train2017.json`` beside ``train2017/``), the
-    same without the year, ``annotations/train.json``, ``train/_annotations.coco.json`` and images
-    below ``images/``.
+    Names may be COCO's own (``annotations/instances_train2017.json`` beside ``train2017/``) or the
+    same without the year. ``annotations/train.json``, ``train/_annotations.coco.json`` and images
+    below ``images/`` are found, too.
 
     Args:
         data_root: The folder.
@@ -81,12 +80,11 @@ def find_split(data_root: str | Path, split: str) -> CocoSplit | None:
         The split, or ``None`` when the folder has no annotation file for it.
 
     Raises:
-        InputError: The folder is missing, the annotation file is damaged, or its images are not to
-            be found.
+        InputError: The folder or its images are missing, or the annotation file is damaged.
     """
     root = Path(data_root)
     if not root.is_dir():
-        raise InputError(f"--data-root {root} is no folder")
+        raise InputError(f"--data-root {root} is not a folder; give a folder in COCO layout")
     for name in _SPLIT_NAMES[split]:
         for pattern in _ANNOTATION_PATTERNS:
             annotations = root / pattern.format(name)
@@ -96,7 +94,7 @@ def find_split(data_root: str | Path, split: str) -> CocoSplit | None:
 
 
 def missing_split(data_root: str | Path, split: str) -> InputError:
-    """The error for a folder without a split that is needed."""
+    """Return the error for a folder without a split that is needed."""
     tried = ", ".join(pattern.format(_SPLIT_NAMES[split][0]) for pattern in _ANNOTATION_PATTERNS[:2])
     return InputError(
         f"{data_root} holds no {split} annotations in COCO layout; looked for {tried} and their usual variants"
@@ -107,7 +105,7 @@ def read_split(annotations: Path, image_folders: Iterable[Path]) -> CocoSplit:
     """Read and check an annotation file, and choose the folder that holds its images.
 
     Raises:
-        InputError: What is wrong with the file, or which image is missing.
+        InputError: The file is damaged, or an image is missing; the message names either.
     """
     document = load_annotations(annotations)
     images = _find_images(annotations, document["images"], list(image_folders))
@@ -121,11 +119,12 @@ def read_split(annotations: Path, image_folders: Iterable[Path]) -> CocoSplit:
 
 
 def load_annotations(path: Path) -> dict[str, Any]:
-    """Load an annotation file in COCO's instance format and check what a detector would trip over.
+    """Return an annotation file in COCO's instance format, checked for faults that would stop a
+    detector.
 
     Raises:
-        InputError: No JSON, a missing list or key, a box that is not four finite numbers, a
-            category that is listed twice or not at all.
+        InputError: The file is not JSON or lacks a list or key. A box is not four finite numbers,
+            or a category is listed twice or not at all.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -155,7 +154,7 @@ def load_annotations(path: Path) -> dict[str, Any]:
 
 
 def _check_values(path: Path, document: dict[str, Any]) -> None:
-    """Ids, names, sizes and boxes are what they have to be."""
+    """Check the types and ranges of ids, names, sizes and boxes."""
     for name, keys in (
         ("images", ("id",)),
         ("annotations", ("id", "image_id", "category_id")),
@@ -220,8 +219,9 @@ def _check_references(path: Path, document: dict[str, Any]) -> None:
 
 
 def count_boxes(path: Path) -> BoxCounts:
-    """Check an annotation file and count its objects; a file that has not changed is read once a
-    process.
+    """Check an annotation file and return the numbers of its objects.
+
+    A file that has not changed is read once per process.
 
     Raises:
         InputError: As :func:`load_annotations`.
@@ -246,7 +246,7 @@ def _count_unchanged(path: Path, modified_ns: int, size: int) -> BoxCounts:
 
 
 def _usable(document: dict[str, Any]) -> list[bool]:
-    """For each object whether MMDetection's ``CocoDataset`` keeps its box."""
+    """Return for each object whether MMDetection's ``CocoDataset`` keeps its box."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in document["images"]}
     kept = []
     for ann in document["annotations"]:
@@ -262,29 +262,29 @@ def _is_learnt(ann: dict[str, Any]) -> bool:
 
 
 def _trainable_images(document: dict[str, Any]) -> set[Any]:
-    """Ids of the images with at least one object to train on."""
+    """Return the ids of the images with at least one object to train on."""
     pairs = zip(_usable(document), document["annotations"], strict=True)
     return {ann["image_id"] for usable, ann in pairs if usable and _is_learnt(ann)}
 
 
 def _find_images(annotations: Path, images: list[dict[str, Any]], folders: list[Path]) -> Path:
-    """The folder that holds the first image; then all others must be there too."""
+    """Return the folder that holds the first image; it must hold all others, too."""
     first = images[0]["file_name"]
     folder = next((folder for folder in folders if (folder / first).is_file()), None)
     if folder is None:
         looked = ", ".join(str(folder) for folder in dict.fromkeys(folders))
-        raise InputError(f"{annotations} names the image {first}, which lies in none of {looked}")
+        raise InputError(f"{annotations} names the image {first}, which is not in any of {looked}")
     lost = [image["file_name"] for image in images if not (folder / image["file_name"]).is_file()]
     if lost:
-        raise InputError(f"{annotations} names {len(lost)} images that are not in {folder}, the first being {lost[0]}")
+        raise InputError(f"{annotations} names {len(lost)} images that are not in {folder}, for example {lost[0]}")
     return folder
 
 
 def check_same_classes(one: Sequence[str], one_name: str, other: Sequence[str], other_name: str) -> None:
-    """Two lists of classes must be equal, order included: a label is a position in the list.
+    """Check that two lists of classes are equal, in the same order: a label is a position in it.
 
     Raises:
-        InputError: Names both sides and the first difference.
+        InputError: They differ; the message names both sides and the first difference.
     """
     if tuple(one) == tuple(other):
         return

@@ -1,15 +1,11 @@
-"""Configs: shipped ones by name, a data folder put into any of them, and a schedule fitted to a
-short run.
-"""
+"""Configs: read by name or path, with a data folder, classes, an image size and settings put in."""
 
 from __future__ import annotations
 
 import colorsys
 import copy
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +29,7 @@ _RESIZES = ("Resize", "RandomResize", "FixScaleResize")
 
 
 def list_configs() -> list[str]:
-    """Names of the shipped configs; what they share (``_base_*.py``) is none by itself."""
+    """Return the names of the shipped configs, without their common parts (``_base_*.py``)."""
     return sorted(path.stem for path in CONFIG_FOLDER.glob("[!_]*.py"))
 
 
@@ -48,12 +44,12 @@ def load_config(
     limit_images: tuple[int, Path] | None = None,
     eval_on_train: bool = False,
 ) -> Config:
-    """Read a config and put a data folder into it.
+    """Return a config with a data folder put into it.
 
     With ``data_root`` the classes are the categories of its annotations, and every head gets their
-    number. They must equal those that something else fixes: ``metainfo`` or an unusual
-    ``num_classes`` in the config, ``num_classes`` in ``overrides``, ``classes``, or with
-    ``classes_from="config"`` the classes of the config's dataset type.
+    number. Other sources of classes must agree with them: ``metainfo`` or an unusual
+    ``num_classes`` in the config, ``num_classes`` in ``overrides``, and ``classes``. With
+    ``classes_from="config"`` the config's dataset type must agree, too.
 
     Args:
         config: A config file, or the name of a shipped one (:func:`list_configs`).
@@ -61,14 +57,13 @@ def load_config(
             the config's.
         overrides: Dotted keys and values, put into the config last:
             ``{"optim_wrapper.optimizer.lr": 2e-4}``.
-        img_size: Longest side that images are resized to, in training and in testing; a multiple of 32. Or a size of
-            :func:`trained_size`.
+        img_size: Longest side of the resized images in pixels, in training and in testing; a
+            multiple of 32. Or a size of :func:`trained_size`.
         classes: Classes that the data must have, for example those of a checkpoint.
-        classes_from: ``"config"`` insists on the config's own classes (80 for COCO).
+        classes_from: ``"config"`` rejects data with other classes than the config's (80 for COCO).
         limit_images: Number of training images to keep, and the folder for the shortened annotation
             file.
-        eval_on_train: Evaluate on the training images: for showing that a detector can fit what it
-            has seen.
+        eval_on_train: Evaluate on the training images, to check that a detector can fit them.
 
     Returns:
         The config, ready for :func:`tinyvit.detection.train` and
@@ -125,8 +120,8 @@ def _read_config(path: Path) -> Config:
 
 @cache
 def _read_shipped(path: Path) -> Config:
-    """Read once a process: each ``mmdet::`` base makes mmengine look through a hundred metadata
-    files.
+    """Return a shipped config, read once per process: mmengine reads a hundred metadata files for
+    each ``mmdet::`` base.
     """
     return _read_file(path)
 
@@ -138,7 +133,7 @@ def _read_file(path: Path) -> Config:
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"config {path} cannot be read: {type(error).__name__}: {reason}") from error
     if "model" not in cfg:
-        raise InputError(f"config {path} has no 'model'; is it a detection config?")
+        raise InputError(f"config {path} has no 'model'; give the config of a detector")
     return cfg
 
 
@@ -154,18 +149,16 @@ def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
         for depth, name in enumerate(parents):
             node = _child(node, name, key, ".".join(parents[: depth + 1]))
         if not isinstance(node, (Mapping, Config, list)):
-            raise InputError(f"--cfg-options {key}: {'.'.join(parents)} is {node!r} and has no parts")
+            raise InputError(f"--cfg-options {key}: {'.'.join(parents)} is {node!r}, which has no keys")
         cfg.merge_from_dict({key: value})
 
 
 def _child(node: Any, name: str, key: str, so_far: str) -> Any:
-    """One step down a dotted key; a parent must exist, so that a misspelt one cannot pass
-    unnoticed.
-    """
+    """Return the child ``name`` of a node; it must exist, so that a misspelt key is an error."""
     if isinstance(node, (list, tuple)):
         if name.isdigit() and int(name) < len(node):
             return node[int(name)]
-        raise InputError(f"--cfg-options {key}: {so_far} is no position in a list of {len(node)}")
+        raise InputError(f"--cfg-options {key}: {so_far} is not a position in a list of {len(node)}")
     if isinstance(node, (Mapping, Config)) and node.get(name) is not None:
         return node[name]
     known = [str(k) for k in node] if isinstance(node, (Mapping, Config)) else []
@@ -175,8 +168,8 @@ def _child(node: Any, name: str, key: str, so_far: str) -> Any:
 # --- classes ------------------------------------------------------------------
 
 
-def _datasets(cfg: Config, loader: str) -> list[Any]:
-    """The datasets with an annotation file of a data loader, also inside wrappers."""
+def datasets_of(cfg: Config, loader: str) -> list[Any]:
+    """Return the datasets with an annotation file of a data loader, also inside wrappers."""
     found: list[Any] = []
 
     def walk(node: Any) -> None:
@@ -194,28 +187,26 @@ def _datasets(cfg: Config, loader: str) -> list[Any]:
 
 
 def native_classes(cfg: Config) -> tuple[str, ...] | None:
-    """The classes that the config's dataset has without being told: those of its type, 80 for
-    ``CocoDataset``.
-    """
+    """Return the default classes of the config's dataset type, 80 for ``CocoDataset``."""
     from .runtime import import_mmdet
 
     import_mmdet()
     from mmdet.registry import DATASETS
 
-    datasets = _datasets(cfg, "train_dataloader") or _datasets(cfg, "test_dataloader")
+    datasets = datasets_of(cfg, "train_dataloader") or datasets_of(cfg, "test_dataloader")
     kind = DATASETS.get(datasets[0]["type"]) if datasets else None
     names = getattr(kind, "METAINFO", {}).get("classes")
     return tuple(names) if names else None
 
 
 def config_classes(cfg: Config) -> tuple[str, ...] | None:
-    """The classes that a config states in ``metainfo``, or else those of its dataset's type."""
+    """Return the classes that a config states in ``metainfo``, else those of its dataset type."""
     return _stated_classes(cfg) or native_classes(cfg)
 
 
 def _stated_classes(cfg: Config) -> tuple[str, ...] | None:
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        for dataset in _datasets(cfg, loader):
+        for dataset in datasets_of(cfg, loader):
             names = (dataset.get("metainfo") or {}).get("classes")
             if names:
                 return (names,) if isinstance(names, str) else tuple(names)
@@ -225,7 +216,7 @@ def _stated_classes(cfg: Config) -> tuple[str, ...] | None:
 def _agreed_classes(
     cfg: Config, path: Path, train: CocoSplit | None, val: CocoSplit | None, classes_from: str
 ) -> tuple[str, ...]:
-    """The data's classes, after all that must agree with them was seen to."""
+    """Return the data's classes, after checking that all other sources of classes agree."""
     main = train or val
     assert main is not None
     if train and val:
@@ -236,8 +227,7 @@ def _agreed_classes(
         return main.classes
     native = native_classes(cfg)
     for key, count in _head_class_counts(cfg.model):
-        # The number that goes with the dataset's own classes is a default; any other one was
-        # chosen.
+        # The number of the dataset type's own classes is a default; any other one was chosen.
         if count not in (len(main.classes), len(native or ())):
             raise InputError(
                 f"config {path} sets {key} to {count}, but {main.annotations} has {len(main.classes)} categories"
@@ -246,7 +236,7 @@ def _agreed_classes(
 
 
 def _head_class_counts(model: Any, path: str = "model") -> Iterator[tuple[str, int]]:
-    """Each ``num_classes`` of a model's heads, as a dotted key and its value."""
+    """Yield each ``num_classes`` of a model's heads, as a dotted key and its value."""
     parts = model.items() if isinstance(model, Mapping) else enumerate(model)
     for name, value in parts:
         key = f"{path}.{name}"
@@ -264,7 +254,7 @@ def set_classes(cfg: Config, classes: tuple[str, ...]) -> None:
         cfg.merge_from_dict({key: len(classes)})
     native = native_classes(cfg)
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        for dataset in _datasets(cfg, loader):
+        for dataset in datasets_of(cfg, loader):
             metainfo: dict[str, Any] = {"classes": classes}
             if classes != native:
                 metainfo["palette"] = make_palette(len(classes))
@@ -283,7 +273,7 @@ def _check_heads(cfg: Config, path: Path, classes: Sequence[str] | None) -> None
 
 
 def make_palette(count: int) -> list[tuple[int, int, int]]:
-    """As many distinct colours as there are classes; golden-ratio steps keep neighbours apart."""
+    """Return ``count`` distinct RGB colours; golden-ratio steps keep neighbours apart."""
     golden = (math.sqrt(5) - 1) / 2
     colours = (
         colorsys.hsv_to_rgb((i * golden) % 1, 0.75 if i % 2 else 1.0, 0.95 if i % 3 else 0.75) for i in range(count)
@@ -304,7 +294,7 @@ def _set_data(cfg: Config, train: CocoSplit | None, val: CocoSplit | None) -> No
                 if "ann_file" in evaluator:
                     evaluator["ann_file"] = str(val.annotations)
     else:
-        # Training without a validation split is possible; evaluation then says what is missing.
+        # Training without a validation split is possible; evaluation then reports the missing one.
         cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
         cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
     if not train:
@@ -312,7 +302,7 @@ def _set_data(cfg: Config, train: CocoSplit | None, val: CocoSplit | None) -> No
 
 
 def _set_split(cfg: Config, loader: str, split: CocoSplit) -> None:
-    datasets = _datasets(cfg, loader)
+    datasets = datasets_of(cfg, loader)
     if len(datasets) != 1:
         raise InputError(
             f"--data-root fills in one dataset, but {loader} of the config has {len(datasets)} with an annotation file"
@@ -321,16 +311,16 @@ def _set_split(cfg: Config, loader: str, split: CocoSplit) -> None:
 
 
 def _evaluators(cfg: Config, name: str) -> list[Any]:
-    return _as_list(cfg.get(name))
+    return as_list(cfg.get(name))
 
 
-def _as_list(value: Any) -> list[Any]:
-    """mmengine takes one of a thing or a list of them; nothing is an empty list."""
+def as_list(value: Any) -> list[Any]:
+    """Return a setting as a list: mmengine takes one entry, a list of them, or nothing."""
     return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
 
 def _use_full_metric(cfg: Config) -> None:
-    """mmdet's metric becomes ours, which adds numbers and changes none."""
+    """Replace mmdet's metric by ours, which adds numbers and changes none."""
     for role in ("val", "test"):
         for evaluator in _evaluators(cfg, f"{role}_evaluator"):
             if evaluator.get("type") in _PLAIN_METRICS and not evaluator.get("metric_items"):
@@ -338,10 +328,10 @@ def _use_full_metric(cfg: Config) -> None:
 
 
 def input_size(cfg: Config) -> tuple[int, int] | None:
-    """Width and height of the frame that test images are resized into; ``None`` where no single one
-    is stated.
+    """Return width and height of the frame that test images are resized into, in pixels; ``None``
+    where a config has no single one.
 
-    A config without test data is asked for that of its validation, then of its training images.
+    Without test data the frame is that of the validation images, then of the training images.
     """
     for loader in ("test_dataloader", "val_dataloader", "train_dataloader"):
         for transform in _transforms(cfg.get(loader)):
@@ -353,22 +343,21 @@ def input_size(cfg: Config) -> tuple[int, int] | None:
 
 
 def trained_size(config: str | Path, weights: str | Path) -> tuple[tuple[int, int], Path] | None:
-    """The image size that a detector was trained with, where its checkpoint lies beside its
-    training's config.
+    """Return the image size that a detector was trained with, if the training's config is beside
+    the checkpoint.
 
-    A training writes its config, as it was used, into its work directory under the config's file
-    name.
+    A training writes its config, as used, into its work directory under the config's file name.
 
     Args:
-        config: The config that the detector is to be used with; as :func:`load_config` takes it.
+        config: The config that the detector is used with; as :func:`load_config` takes it.
         weights: The detector's checkpoint.
 
     Returns:
-        The size, as :func:`load_config` takes it, and the file that it was read from; ``None``
-        where there is none.
+        Width and height in pixels, and the file that they were read from; ``None`` without such a
+        file.
 
     Raises:
-        InputError: Unknown config, or a training's config that cannot be read.
+        InputError: The config is unknown, or the training's config cannot be read.
     """
     asked = _find_config(config)
     trained = Path(weights).parent / asked.name
@@ -379,8 +368,8 @@ def trained_size(config: str | Path, weights: str | Path) -> tuple[tuple[int, in
 
 
 def _set_size(cfg: Config, size: int | tuple[int, int]) -> None:
-    """Longest side of every resize and crop of the pipelines, or the frame (width, height) that
-    they fill.
+    """Set the longest side of every resize and crop of the pipelines, or their frame (width,
+    height), in place.
     """
     if isinstance(size, int) and (size < 32 or size % 32):
         raise InputError(f"--img-size is {size}; use a multiple of 32, best of 224, where TinyViT needs no padding")
@@ -408,40 +397,37 @@ def _transforms(node: Any) -> Iterator[Any]:
 
 
 def count_training_boxes(cfg: Config) -> dict[Path, BoxCounts]:
-    """Check the annotation files of a config, as far as they are COCO's, before anything is trained
-    on them.
-
-    Returns:
-        Annotation file -> counts, for the training data.
+    """Check the annotation files of a config that are in COCO's format; return the counts of the
+    training data by file.
 
     Raises:
-        InputError: A damaged file, of training or validation data, or training data without a
+        InputError: A file of training or validation data is damaged, or the training data has no
             usable box.
     """
     counts = _count(cfg, "train_dataloader")
     if counts and not any(found.trainable for found in counts.values()):
         names = ", ".join(str(path) for path in counts)
         raise InputError(
-            f"{names} has no box to train on: of {sum(found.boxes for found in counts.values())} boxes, "
-            f"{sum(found.unusable for found in counts.values())} have no area (a side below 1 pixel) or lie outside "
-            "their image, and the others are crowds or marked to be ignored"
+            f"{names} has no box to train on: {sum(found.unusable for found in counts.values())} of "
+            f"{sum(found.boxes for found in counts.values())} are smaller than a pixel or outside their image, and "
+            "the others are crowds or ignored"
         )
     check_annotations(cfg, "val_dataloader")
     return counts
 
 
 def check_annotations(cfg: Config, loader: str) -> None:
-    """Check the annotation files of one data loader, as far as they are COCO's.
+    """Check the annotation files of one data loader that are in COCO's format.
 
     Raises:
-        InputError: A damaged file.
+        InputError: A file is damaged.
     """
     _count(cfg, loader)
 
 
 def _count(cfg: Config, loader: str) -> dict[Path, BoxCounts]:
-    """Counts of the annotation files on this machine that mmdet reads as COCO's; others are left to
-    their readers.
+    """Return the counts of the local annotation files that mmdet reads as COCO's, by file; the
+    readers of other files check those.
     """
     from .runtime import import_mmdet
 
@@ -450,119 +436,14 @@ def _count(cfg: Config, loader: str) -> dict[Path, BoxCounts]:
     from mmdet.registry import DATASETS
 
     counts = {}
-    for dataset in _datasets(cfg, loader):
+    for dataset in datasets_of(cfg, loader):
         kind: Any = DATASETS.get(dataset["type"])
-        path = _annotation_file(dataset)
+        path = annotation_file(dataset)
         if getattr(kind, "parse_data_info", None) is CocoDataset.parse_data_info and path.is_file():
             counts[path] = count_boxes(path)
     return counts
 
 
-def _annotation_file(dataset: Any) -> Path:
+def annotation_file(dataset: Any) -> Path:
+    """Return the path of a dataset's annotation file."""
     return Path(dataset.get("data_root") or "") / dataset["ann_file"]
-
-
-# --- schedule -----------------------------------------------------------------
-
-
-def set_schedule(
-    cfg: Config, *, epochs: int | None = None, max_iters: int | None = None, batch_size: int | None = None
-) -> None:
-    """Fit the schedule of a config to a run of another length, in place.
-
-    Milestones keep their place relative to the whole run. Warm-up is cut to a tenth of the run
-    where it is longer; a run below 20 iterations has none. Validation and checkpoints come at least
-    at the end, and about ten times in a long run. The learning rate is scaled to the batch size by
-    mmengine where the config has ``auto_scale_lr.enable``.
-
-    Args:
-        cfg: The config, changed in place.
-        epochs: Epochs of the run.
-        max_iters: Iterations of the run instead.
-        batch_size: Images per iteration and device.
-
-    Raises:
-        InputError: Both lengths are given, or a value is below 1.
-    """
-    if epochs is not None and max_iters is not None:
-        raise InputError("give --epochs or --max-iters, not both")
-    for name, value in (("--epochs", epochs), ("--max-iters", max_iters), ("--batch-size", batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; it must be at least 1")
-    old = _length(cfg)
-    if batch_size is not None:
-        cfg.train_dataloader.batch_size = batch_size
-    if epochs or max_iters:
-        _replace_loop(cfg, epochs or max_iters or 1, by_epoch=max_iters is None)
-    new = _length(cfg)
-    for scheduler in _as_list(cfg.get("param_scheduler")):
-        _fit_scheduler(scheduler, old, new)
-    logger = (cfg.get("default_hooks") or {}).get("logger")
-    if logger:
-        logger["interval"] = max(1, min(logger.get("interval", 50), new.iterations // 10))
-
-
-@dataclass(frozen=True)
-class _Length:
-    """How long a run is: in iterations, and in epochs where its loop counts those."""
-
-    iterations: int
-    epochs: int | None
-
-
-def _length(cfg: Config) -> _Length:
-    """Epochs are counted on the annotation file, before mmdet leaves out very small images."""
-    if cfg.train_cfg.get("max_iters"):
-        return _Length(cfg.train_cfg.max_iters, None)
-    datasets = _datasets(cfg, "train_dataloader")
-    if not datasets:
-        raise InputError(
-            "train_dataloader of the config has no dataset with an annotation file, so an epoch has no length"
-        )
-    images = count_boxes(_annotation_file(datasets[0])).images
-    epochs = cfg.train_cfg.max_epochs
-    # torchrun says how many processes share an epoch.
-    at_once = cfg.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
-    return _Length(epochs * math.ceil(images / at_once), epochs)
-
-
-def _replace_loop(cfg: Config, length: int, by_epoch: bool) -> None:
-    interval = max(1, length // 10)
-    if by_epoch:
-        cfg.train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": length, "val_interval": interval}
-    else:
-        cfg.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": length, "val_interval": length}
-        interval = max(1, length // 2)
-    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint")
-    if checkpoint:
-        checkpoint.update(by_epoch=by_epoch, interval=interval, save_last=True)
-    if cfg.get("log_processor"):
-        cfg.log_processor["by_epoch"] = by_epoch
-
-
-def _fit_scheduler(scheduler: Any, old: _Length, new: _Length) -> None:
-    """Cap a warm-up; stretch any other scheduler to the new length, in the unit that the new loop
-    counts.
-    """
-    counts_epochs = scheduler.get("by_epoch", True) and old.epochs is not None
-    if scheduler["type"] == "LinearLR" and not counts_epochs:
-        scheduler["end"] = min(scheduler.get("end", new.iterations), max(1, new.iterations // 10))
-        if scheduler["end"] - scheduler.get("begin", 0) < 2:
-            # mmengine sets the first rate in one iteration and leaves it in the next: a warm-up of
-            # a single one would keep its rate for good. The scheduler stays, because a resumed run
-            # finds its states by position.
-            scheduler["start_factor"] = 1.0
-        return
-    keeps_epochs = counts_epochs and new.epochs is not None
-    before = old.epochs if counts_epochs else old.iterations
-    after = new.epochs if keeps_epochs else new.iterations
-    assert before is not None
-    assert after is not None
-    for key in ("begin", "end", "T_max"):
-        if scheduler.get(key):
-            scheduler[key] = max(1, round(scheduler[key] * after / before))
-    if scheduler.get("milestones"):
-        scheduler["milestones"] = [max(1, round(step * after / before)) for step in scheduler["milestones"]]
-    scheduler["by_epoch"] = keeps_epochs
-    if not keeps_epochs:
-        scheduler.pop("convert_to_iter_based", None)

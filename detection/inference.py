@@ -1,4 +1,4 @@
-"""Detections of images: as data, and drawn."""
+"""Detections in images: as data, and drawn."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Predictor:
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`.
-        weights: The detector's checkpoint, which must fit the config whole; ``None`` for random
-            weights, to time it.
+        weights: The detector's checkpoint, whose parameters must all fit the config; ``None`` for
+            random weights, to measure the speed.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         deployed: Whether the backbone's deployed form runs (see :func:`tinyvit.backbones.deploy`).
 
@@ -65,7 +65,7 @@ class Predictor:
         self.pipeline = Compose(steps)
 
     def __call__(self, image: np.ndarray) -> list[dict[str, Any]]:
-        """Detect on one image.
+        """Return the detections in one image.
 
         Args:
             image: RGB, uint8, (height, width, 3).
@@ -83,13 +83,13 @@ class Predictor:
         return list(self._detections(result.pred_instances.cpu()))
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
-        """An image as the detector's ``test_step`` takes it: resized, not yet normalised.
+        """Return an image as the detector's ``test_step`` takes it: resized, not yet normalised.
 
         Args:
             image: RGB, uint8, (height, width, 3).
 
         Raises:
-            InputError: An image that becomes less than a pixel wide or high.
+            InputError: The resized image would be less than a pixel wide or high.
         """
         import cv2
 
@@ -120,7 +120,7 @@ class Predictor:
 def _test_pipeline(cfg: Config) -> list[Any]:
     loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
     if not loader:
-        raise InputError("the config has no test_dataloader, whose pipeline says how an image is prepared")
+        raise InputError("the config has no test_dataloader; add one, whose pipeline prepares an image")
     dataset = loader["dataset"]
     while "pipeline" not in dataset and "dataset" in dataset:
         dataset = dataset["dataset"]
@@ -144,17 +144,16 @@ def predict(
     device: str = "cpu",
     deployed: bool = True,
 ) -> dict[str, Any]:
-    """Detect on images; write an annotated copy of each and one ``predictions.json``.
+    """Detect objects in images; write an annotated copy of each and one ``predictions.json``.
 
-    A file that is no readable image is reported and left out; the others are done.
+    A file that is not a readable image is reported and skipped.
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`.
         weights: The detector's checkpoint.
         images: Image files, folders of them, or one of either.
         work_dir: Folder for ``predictions.json`` and ``pictures/``.
-        score_threshold: Detections below this score are left out, in the JSON and in the images;
-            in [0, 1].
+        score_threshold: Smallest score of a detection in the JSON and in the images, in [0, 1].
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         deployed: Whether the backbone's deployed form runs.
 
@@ -164,8 +163,8 @@ def predict(
         ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
 
     Raises:
-        InputError: No image at all, a missing file, a score outside [0, 1], or a checkpoint that
-            does not fit.
+        InputError: There is no image, a file is missing, a score is outside [0, 1], or the
+            checkpoint does not fit.
     """
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score is {score_threshold:g}; it must be from 0 to 1")
@@ -199,16 +198,17 @@ def predict(
         entry = {"file": str(file), "width": image.width, "height": image.height, "picture": str(picture)}
         document["images"].append({**entry, "detections": detections})
     if not document["images"]:
-        raise InputError(f"none of the {len(files)} files is a readable image; the first was {files[0]}")
+        raise InputError(f"none of the {len(files)} files is a readable image, for example {files[0]}")
     write_json(work_dir / "predictions.json", document)
     return document
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """The image files among files and folders (not below sub-folders), sorted within each folder.
+    """Yield the image files among files and folders (not below sub-folders), sorted within each
+    folder.
 
     Raises:
-        InputError: A path that does not exist, or a folder without images.
+        InputError: A path does not exist, or a folder has no images.
     """
     for path in map(Path, paths):
         if path.is_dir():
@@ -219,19 +219,19 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            raise InputError(f"picture {path} does not exist")
+            raise InputError(f"image {path} does not exist")
 
 
 def draw_detections(
     image: Image.Image, detections: Sequence[dict[str, Any]], colours: Sequence[tuple[int, int, int]] | None = None
 ) -> Image.Image:
-    """A copy of an image with boxes, class names, scores and, where there are any, translucent
+    """Return a copy of an image with boxes, class names, scores and, if there are any, translucent
     masks.
 
     Args:
         image: The image.
         detections: As :class:`Predictor` gives them.
-        colours: One per label; default: :func:`tinyvit.detection.config.make_palette`.
+        colours: One per label; ``None``: those of :func:`tinyvit.detection.config.make_palette`.
     """
     colours = colours or make_palette(max((found["label"] for found in detections), default=0) + 1)
     canvas = image.convert("RGB")

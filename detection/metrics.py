@@ -9,8 +9,8 @@ from mmdet.evaluation.metrics import CocoMetric as _CocoMetric
 
 from .registry import METRICS
 
-#: mmdet's name of each number -> its name here: mmdet numbers recall by 100, 300 and 1000 proposals
-#: whatever is set.
+#: mmdet's name of each number -> its name here. mmdet names recall by 100, 300 and 1000 proposals,
+#: whatever the setting is.
 _NAMES = {
     "mAP": "mAP",
     "mAP_50": "mAP_50",
@@ -35,12 +35,12 @@ class CocoMetric(_CocoMetric):
     """mmdet's ``CocoMetric`` with all twelve numbers of COCO's own evaluation, and 0 where nothing
     was detected.
 
-    ``bbox_mAP``, ``bbox_mAP_50``, ``_75``, ``_s``, ``_m``, ``_l``: average precision, over IoU 0.50
-    to 0.95 where no other is named. ``bbox_AR@1``, ``@10``, ``@100``, ``AR_s@100``, ``_m``, ``_l``:
-    average recall with so many detections per image. The same with ``segm_`` for masks. -1 means,
-    as in COCO's evaluation, that no object has that size.
+    Average precision is ``bbox_mAP``, ``bbox_mAP_50``, ``_75``, ``_s``, ``_m`` and ``_l``, over IoU
+    0.50 to 0.95 where the name has no number. Average recall is ``bbox_AR@1``, ``@10``, ``@100``,
+    ``AR_s@100``, ``_m`` and ``_l``, with so many detections per image. Masks have the same numbers
+    with ``segm_``. -1 means, as in COCO's evaluation, that no object has that size.
 
-    Where a detector finds nothing at all, mmdet's class returns no numbers; this one returns zeros.
+    Where a detector finds nothing, mmdet's class returns no numbers; this one returns zeros.
 
     Args:
         *args: As mmdet's.
@@ -61,7 +61,7 @@ class CocoMetric(_CocoMetric):
         super().__init__(*args, proposal_nums=proposal_nums, metric_items=items, **kwargs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The numbers of all results; see the class."""
+        """Return the numbers of all results; see the class."""
         found = super().compute_metrics(results)
         if not self._standard or self.format_only:
             return found
@@ -75,7 +75,7 @@ class CocoMetric(_CocoMetric):
         return {**renamed, **found}
 
     def _of_nothing(self, name: str) -> float:
-        """The number of an empty result: 0, or -1 where no object has that size either."""
+        """Return the number of an empty result: 0, or -1 where no object has that size."""
         low, high = next((area for key, area in _AREAS.items() if f"_{key}" in name), (0, float("inf")))
         coco: Any = self._coco_api
         annotations = coco.load_anns(coco.get_ann_ids(img_ids=self.img_ids, cat_ids=self.cat_ids))

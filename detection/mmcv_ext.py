@@ -1,10 +1,10 @@
-"""Stands in for ``mmcv._ext`` where mmcv was installed without its compiled operators.
+"""A stand-in for ``mmcv._ext`` where mmcv was installed without its compiled operators.
 
 ``mmcv.ops`` imports ``mmcv._ext`` at once, and ``mmdet.models`` imports ``mmcv.ops``, so a
 pure-Python mmcv cannot even build a model. :func:`install` puts a module of that name into
-``sys.modules``, made of :mod:`.mmcv_ops`. It does so only when a compiled one cannot be imported: a
-compiled one always wins, and one that fails to load (a library that was built against another
-torch) counts as missing, with its reason kept for :func:`mmcv_ops_in_use`.
+``sys.modules``, made of :mod:`.mmcv_ops` and :mod:`.mmcv_deform`. A compiled module always takes
+precedence. One that fails to load, such as a library that was built against another torch, counts
+as missing; :func:`mmcv_ops_in_use` returns the reason.
 
 An operator that is not covered has a name too, because ``mmcv.ops`` checks all of them when it is
 imported; calling it raises :class:`.mmcv_missing.MissingOperatorError`.
@@ -27,8 +27,8 @@ EXTENSION = "mmcv._ext"
 
 
 class TorchvisionOperators(ModuleType):
-    """The stand-in module: the operators of :mod:`.mmcv_ops`, and for any other name a function
-    that raises.
+    """The stand-in module: the operators that are covered, and for any other name a function that
+    raises.
     """
 
     reason: str
@@ -58,25 +58,25 @@ def install() -> None:
 
 
 def _register(reason: str) -> None:
-    from . import mmcv_ops
+    from . import mmcv_deform, mmcv_ops
 
     module = TorchvisionOperators(EXTENSION, "mmcv's operators on torchvision (tinyvit.detection.mmcv_ops).")
     module.reason = reason
     # mmcv and importlib look for a spec to tell whether the module is there.
     module.__spec__ = importlib.machinery.ModuleSpec(EXTENSION, loader=None, origin=mmcv_ops.__name__)
-    for operator in mmcv_ops.OPERATORS:
+    for operator in (*mmcv_ops.OPERATORS, *mmcv_deform.OPERATORS):
         setattr(module, operator.__name__, operator)
     sys.modules[EXTENSION] = module
     importlib.import_module("mmcv")._ext = module  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def mmcv_ops_in_use() -> dict[str, str]:
-    """Which operators mmcv runs on in this process.
+    """Return which operators mmcv uses in this process.
 
     Returns:
         ``kind`` (``"compiled"`` or ``"torchvision"``), ``mmcv`` (its distribution and version),
-        ``torchvision`` (version), and for ``"torchvision"`` also ``reason``: why no compiled module
-        could be imported.
+        ``torchvision`` (version), and for ``"torchvision"`` also ``reason``: the error when the
+        compiled module was imported.
 
     Raises:
         MissingExtraError: mmcv is not installed at all.

@@ -7,31 +7,29 @@ import importlib.metadata
 
 from tinyvit.core.errors import InputError
 
-#: torch from this version on needs C++20, which the build script of mmcv up to 2.3.6 does not ask
-#: for.
+#: First version of torch that needs C++20; the build script of mmcv up to 2.3.6 sets C++17.
 _CXX20_TORCH = (2, 14)
 
 
 class MissingOperatorError(InputError, NotImplementedError):
-    """An operator of mmcv that only a compiled mmcv has; the message names it and the command that
-    compiles mmcv.
+    """An operator needs a compiled mmcv; the message names it and the command that compiles
+    mmcv.
     """
 
 
 def missing_operator(name: str) -> MissingOperatorError:
-    """The error for an operator that the stand-in does not cover."""
+    """Return the error for an operator that the stand-in does not cover."""
     return MissingOperatorError(
-        f"mmcv's operator {name} is not among those that tinyvit runs on torchvision, and this mmcv was installed "
-        f"without compiled ones; compile mmcv (10 to 25 minutes, needs a C++ compiler): {compile_command()}"
+        f"mmcv's operator {name} needs a compiled mmcv: tinyvit does not run it on torchvision; "
+        f"compile mmcv (10 to 25 minutes, needs a C++ compiler): {compile_command()}"
     )
 
 
 def compile_command() -> str:
-    """The shell command that builds the installed version of mmcv with its operators, for the
-    installed torch.
+    """Return the shell command that builds the installed version of mmcv with its operators, for
+    the installed torch.
 
-    ``--no-cache-dir`` matters: pip would otherwise take the wheel without operators that it built
-    before.
+    Without ``--no-cache-dir`` pip would install an earlier wheel without operators.
     """
     package, version = mmcv_distribution()
     flags = "--no-deps --no-cache-dir --no-build-isolation"
@@ -54,7 +52,7 @@ def _torch_version() -> tuple[int, int]:
 
 
 def mmcv_distribution() -> tuple[str, str]:
-    """Name and version of the distribution that mmcv came with."""
+    """Return name and version of the distribution that installed mmcv."""
     for package in ("onedl-mmcv", "mmcv", "mmcv-lite"):
         try:
             return package, importlib.metadata.version(package)

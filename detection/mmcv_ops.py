@@ -1,10 +1,9 @@
 """mmcv's compiled operators on torchvision's kernels and plain PyTorch, CPU and CUDA.
 
-Each public function here has the name and the arguments of the function of the same name in
-``mmcv._ext``, and is called as mmcv calls that: results are written into tensors that the caller
-made, and deformable convolutions get their settings by keyword. The mathematics is that of mmcv's
-kernels, so a model computes the same with either. :mod:`.mmcv_ext` puts them in place; nothing else
-calls them.
+Each public function has the name and the arguments of a function of ``mmcv._ext``, and mmcv calls
+both in the same way. Results are written into tensors of the caller. The mathematics is that of
+mmcv's kernels, so a model computes the same with either. :mod:`.mmcv_ext` puts these operators and
+those of :mod:`.mmcv_deform` in place; nothing else calls them.
 
 Precision: a kernel that does not exist in a half precision runs in fp32 and its result is cast
 back.
@@ -15,8 +14,6 @@ w of a pooled one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,19 +21,18 @@ from torch import Tensor
 
 from .mmcv_missing import missing_operator
 
-# Schemas of these registered operators: `torch.ops.torchvision._roi_align_backward.default._schema`
-# and so on. They are what torchvision's own autograd formulas call; going through autograd instead
-# would repeat the forward pass.
+# Registered operators that torchvision's own autograd formulas call; autograd itself would repeat
+# the forward pass. `torch.ops.torchvision._roi_align_backward.default._schema` shows the arguments.
 _torchvision = torch.ops.torchvision
 
 
-def _full_precision(tensor: Tensor) -> Tensor:
-    """The tensor in a type that every kernel has on every device."""
+def full_precision(tensor: Tensor) -> Tensor:
+    """Return the tensor in a type that every kernel supports on every device."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that stay, by falling score.
+    """Return the indices of the boxes that stay, by falling score.
 
     Args:
         boxes: Corners x1, y1, x2, y2, (N, 4).
@@ -44,7 +40,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         iou_threshold: A box is dropped when its overlap with a better one is above this.
         offset: 0, or 1 where x2 and y2 are inclusive pixel indices.
     """
-    boxes, scores = _full_precision(boxes), _full_precision(scores)
+    boxes, scores = full_precision(boxes), full_precision(scores)
     if offset:
         # A width of x2 - x1 + 1 is the width of the box whose far corner is one further.
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
@@ -80,7 +76,7 @@ def softnms(
     Returns:
         Indices into ``boxes`` of those that stay, by falling new score.
     """
-    corners = _full_precision(boxes.detach()).cpu().numpy()
+    corners = full_precision(boxes.detach()).cpu().numpy()
     # Column layout x1, y1, x2, y2, score, area, index; a row is swapped as a whole.
     x1, y1, x2, y2 = corners.T
     area = (x2 - x1 + offset) * (y2 - y1 + offset)
@@ -107,7 +103,7 @@ def softnms(
 
 
 def _overlap_with(row: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
-    """Intersection over union of one row with others."""
+    """Return the intersection over union of one row with others."""
     width = np.minimum(row[2], others[:, 2]) - np.maximum(row[0], others[:, 0]) + offset
     height = np.minimum(row[3], others[:, 3]) - np.maximum(row[1], others[:, 1]) + offset
     intersection = np.maximum(width, 0) * np.maximum(height, 0)
@@ -115,8 +111,9 @@ def _overlap_with(row: np.ndarray, others: np.ndarray, offset: int) -> np.ndarra
 
 
 def _drop_low_scores(rows: np.ndarray, order: np.ndarray, start: int, alive: int, min_score: float) -> int:
-    """Overwrite each low-scoring row by the last one alive, as mmcv does: the order of equal scores
-    depends on it.
+    """Overwrite each low-scoring row by the last one alive, as mmcv does; return the number alive.
+
+    The order of equal scores depends on it.
     """
     position = start
     while position < alive:
@@ -162,7 +159,7 @@ def roi_align_forward(
         MissingOperatorError: ``pool_mode`` is 0 (maximum).
     """
     _check_average(pool_mode, "roi_align_forward")
-    map_ = _full_precision(input)
+    map_ = full_precision(input)
     pooled = _torchvision.roi_align(
         map_, rois.to(map_.dtype), spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
     )
@@ -182,11 +179,11 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward` by its input, written into ``grad_input``
+    """Write the gradient of :func:`roi_align_forward` by its input into ``grad_input``
     (B, C, H, W).
     """
     _check_average(pool_mode, "roi_align_backward")
-    grad = _full_precision(grad_output)
+    grad = full_precision(grad_output)
     grad_input.copy_(
         _torchvision._roi_align_backward(
             grad,
@@ -215,8 +212,9 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """RoI maximum pooling with mmcv's bins, which torchvision's kernel does not have: it rounds the
-    region first.
+    """RoI maximum pooling with mmcv's bins.
+
+    torchvision's kernel has other bins, because it rounds the region first.
 
     Args:
         input: (B, C, H, W).
@@ -230,8 +228,7 @@ def roi_pool_forward(
     """
     output.zero_()
     argmax.fill_(-1)
-    # fp32 on the host, like the kernel: a bin border that lies on a pixel must fall on the same
-    # side.
+    # fp32 on the host, like the kernel: a bin border on a pixel must fall on the same side.
     regions = rois.detach().float().cpu().numpy()
     scale = np.float32(spatial_scale)
     for n, (image, x1, y1, x2, y2) in enumerate(regions):
@@ -241,8 +238,8 @@ def roi_pool_forward(
 
 
 def _bins(first: np.float32, past: np.float32, count: int, size: int) -> list[tuple[int, int, int]]:
-    """Number, first and past-the-last pixel of each bin of one axis that is not empty once clipped
-    to the map.
+    """Return number, first and past-the-last pixel of each bin of one axis; bins that are empty
+    inside the map are left out.
     """
     step = (past - first) / np.float32(count)
     if step <= 0:
@@ -260,8 +257,8 @@ def _pool_region(
     output: Tensor,
     argmax: Tensor,
 ) -> None:
-    """Maximum of one (C, H, W) map over each bin: along rows first, then down the columns of what
-    that left.
+    """Write the maximum of one (C, H, W) map over each bin: along the rows, then down the columns
+    of the result.
     """
     for j, left, right in columns:
         best, at = map_[:, :, left:right].max(dim=2)  # (C, H)
@@ -281,7 +278,7 @@ def roi_pool_backward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Gradient of :func:`roi_pool_forward` by its input, added into ``grad_input`` (B, C, H, W)."""
+    """Add the gradient of :func:`roi_pool_forward` by its input to ``grad_input`` (B, C, H, W)."""
     n, channels = argmax.shape[:2]
     grad = grad_output.reshape(n, channels, -1)
     position = argmax.reshape(n, channels, -1).long()
@@ -299,13 +296,13 @@ def sigmoid_focal_loss_forward(
     Args:
         input: Logits (N, C).
         target: Class indices (N,), int64; C is background.
-        weight: A weight per class (C,), or empty. It is that of the target, for the whole row.
+        weight: A weight per class (C,), or empty. A row has the weight of its target.
         output: Output (N, C).
         gamma: Focusing exponent.
         alpha: Weight of the positive term; the negative one has 1 - alpha.
     """
     positive = _one_hot(target, input)
-    x = _full_precision(input)
+    x = full_precision(input)
     p = x.sigmoid()
     loss_positive = -alpha * (1 - p) ** gamma * F.logsigmoid(x)
     loss_negative = -(1 - alpha) * p**gamma * F.logsigmoid(-x)
@@ -315,11 +312,11 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivative of each element of :func:`sigmoid_focal_loss_forward` by its logit, written into
+    """Write the derivative of each element of :func:`sigmoid_focal_loss_forward` by its logit into
     ``grad_input``.
     """
     positive = _one_hot(target, input)
-    x = _full_precision(input)
+    x = full_precision(input)
     p = x.sigmoid()
     grad_positive = -alpha * (1 - p) ** gamma * (1 - p - gamma * p * F.logsigmoid(x))
     grad_negative = -(1 - alpha) * p**gamma * (gamma * (1 - p) * F.logsigmoid(-x) - p)
@@ -347,8 +344,8 @@ def softmax_focal_loss_forward(
 def softmax_focal_loss_backward(
     softmax: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivative of :func:`softmax_focal_loss_forward` by the *logits*, written into ``grad_input``
-    (N, C).
+    """Write the derivative of :func:`softmax_focal_loss_forward` by the *logits* into
+    ``grad_input`` (N, C).
     """
     p, valid = _probability_of(target, softmax)
     log_p = p.clamp(min=torch.finfo(torch.float32).tiny).log()
@@ -358,19 +355,19 @@ def softmax_focal_loss_backward(
 
 
 def _one_hot(target: Tensor, like: Tensor) -> Tensor:
-    """(N,) -> bool (N, C); a target outside 0..C-1 gives a row of False."""
+    """Return targets (N,) as bool (N, C); a target outside 0..C-1 gives a row of False."""
     return target[:, None] == torch.arange(like.shape[1], device=like.device)
 
 
 def _probability_of(target: Tensor, softmax: Tensor) -> tuple[Tensor, Tensor]:
-    """The probability of each row's target, and 1 or 0 for whether the row has one."""
-    probabilities = _full_precision(softmax)
+    """Return the probability of each row's target, and 1 for rows with a target, else 0."""
+    probabilities = full_precision(softmax)
     p = probabilities.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
     return p, (target >= 0).to(p.dtype)
 
 
 def _class_weight(weight: Tensor, target: Tensor, kind: str) -> Tensor:
-    """The weight of each row's target class as (N, 1), or 1 where no weights are given."""
+    """Return the weight of each row's target class as (N, 1), or 1 where no weights are given."""
     if weight.numel() == 0:
         return weight.new_ones(1, 1)
     if bool(((target < 0) | (target >= weight.numel())).any()):
@@ -381,227 +378,19 @@ def _class_weight(weight: Tensor, target: Tensor, kind: str) -> Tensor:
     return weight[target][:, None]
 
 
-#: mmcv's keywords in the order of torchvision's arguments; each pair is y, x.
-_DEFORM_SETTINGS = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
-_MODULATED_SETTINGS = (
-    "stride_h",
-    "stride_w",
-    "pad_h",
-    "pad_w",
-    "dilation_h",
-    "dilation_w",
-    "group",
-    "deformable_group",
-)
-
-
-def deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    **settings: int,
-) -> None:
-    """Deformable convolution (Dai et al., 2017).
-
-    Args:
-        input: (B, C, H, W).
-        weight: (C', C / group, kH, kW).
-        offset: (B, 2 * deformable_group * kH * kW, H', W'), pairs of y and x.
-        output: Output (B, C', H', W').
-        columns: Scratch of the compiled kernel, unused.
-        ones: Scratch of the compiled kernel, unused.
-        **settings: As mmcv names them: stride ``dH``, ``dW``; ``padH``, ``padW``; ``dilationH``,
-            ``dilationW``; ``group`` (of the convolution); ``deformable_group`` (groups of channels
-            that share offsets). The kernel's size ``kH``, ``kW`` is the weight's, and
-            ``im2col_step`` has no effect on the result: both are not read.
-    """
-    output.copy_(_deform(_deform_tensors(input, weight, offset), settings))
-
-
-def deform_conv_backward_input(
-    input: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_input: Tensor,
-    grad_offset: Tensor,
-    weight: Tensor,
-    columns: Tensor,
-    **settings: int,
-) -> None:
-    """Gradients of :func:`deform_conv_forward` by input and offset, written into their tensors."""
-    grads = _deform_backward(grad_output, _deform_tensors(input, weight, offset), settings)
-    grad_input.copy_(grads[0])
-    grad_offset.copy_(grads[2])
-
-
-def deform_conv_backward_parameters(
-    input: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_weight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    *,
-    scale: float,
-    **settings: int,
-) -> None:
-    """Gradient of :func:`deform_conv_forward` by its weight, times ``scale``, added into
-    ``grad_weight``.
-    """
-    # The weight's values do not enter its own gradient; only its shape does.
-    grads = _deform_backward(grad_output, _deform_tensors(input, torch.zeros_like(grad_weight), offset), settings)
-    grad_weight.add_(grads[1], alpha=scale)
-
-
-def modulated_deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    *,
-    with_bias: bool,
-    **settings: int,
-) -> None:
-    """Modulated deformable convolution (Zhu et al., 2019).
-
-    Args:
-        input: (B, C, H, W).
-        weight: (C', C / group, kernel_h, kernel_w).
-        bias: (C',); read only ``with_bias``.
-        ones: Scratch of the compiled kernel, unused.
-        offset: (B, 2 * deformable_group * kernel_h * kernel_w, H', W'), pairs of y and x.
-        mask: (B, deformable_group * kernel_h * kernel_w, H', W').
-        output: Output (B, C', H', W').
-        columns: Scratch of the compiled kernel, unused.
-        with_bias: Add the bias.
-        **settings: As mmcv names them: ``stride_h``, ``stride_w``, ``pad_h``, ``pad_w``,
-            ``dilation_h``, ``dilation_w``, ``group`` and ``deformable_group`` as in
-            :func:`deform_conv_forward`. The kernel's size ``kernel_h``, ``kernel_w`` is the
-            weight's and is not read.
-    """
-    output.copy_(_deform(_deform_tensors(input, weight, offset, mask, bias if with_bias else None), settings))
-
-
-def modulated_deform_conv_backward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    columns: Tensor,
-    grad_input: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    grad_offset: Tensor,
-    grad_mask: Tensor,
-    grad_output: Tensor,
-    *,
-    with_bias: bool,
-    **settings: int,
-) -> None:
-    """Gradients of :func:`modulated_deform_conv_forward` by all its inputs, written into their
-    tensors.
-    """
-    operands = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
-    grads = _deform_backward(grad_output, operands, settings)
-    for out, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads, strict=False):
-        out.copy_(grad)
-    if with_bias:
-        grad_bias.copy_(grads[4])
-
-
-def _deform_tensors(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
-) -> list[Tensor]:
-    """Operands in one precision; torchvision wants a mask and a bias also where they have no
-    meaning.
-    """
-    x = _full_precision(input)
-    mask = x.new_zeros((x.shape[0], 1)) if mask is None else mask
-    bias = x.new_zeros(weight.shape[0]) if bias is None else bias
-    return [tensor.to(x.dtype).contiguous() for tensor in (x, weight, offset, mask, bias)]
-
-
-def _geometry(settings: Mapping[str, int]) -> tuple[int | bool, ...]:
-    """torchvision's stride, padding, dilation, groups, and whether there is a mask, of mmcv's
-    keywords.
-    """
-    modulated = "stride_h" in settings
-    return (*(settings[name] for name in (_MODULATED_SETTINGS if modulated else _DEFORM_SETTINGS)), modulated)
-
-
-def _deform(operands: list[Tensor], settings: Mapping[str, int]) -> Tensor:
-    return _torchvision.deform_conv2d(*operands, *_geometry(settings))
-
-
-def _deform_backward(grad_output: Tensor, operands: list[Tensor], settings: Mapping[str, int]) -> tuple[Tensor, ...]:
-    """Gradients by input, weight, offset, mask and bias."""
-    grad = grad_output.to(operands[0].dtype).contiguous()
-    return _torchvision._deform_conv2d_backward(grad, *operands, *_geometry(settings))
-
-
-def ms_deform_attn_forward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    im2col_step: int,
-) -> Tensor:
-    """Multi-scale deformable attention by ``grid_sample``; shapes as in
-    ``mmcv.ops.MultiScaleDeformableAttention``.
-    """
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
-
-    operands = [_full_precision(tensor) for tensor in (value, sampling_locations, attention_weights)]
-    output = multi_scale_deformable_attn_pytorch(operands[0], spatial_shapes, operands[1], operands[2])
-    return output.to(value.dtype)
-
-
-def ms_deform_attn_backward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_sampling_loc: Tensor,
-    grad_attn_weight: Tensor,
-    im2col_step: int,
-) -> None:
-    """Gradients of :func:`ms_deform_attn_forward` by value, locations and weights, written into
-    their tensors.
-    """
-    leaves = [tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
-    with torch.enable_grad():
-        output = ms_deform_attn_forward(leaves[0], spatial_shapes, level_start_index, leaves[1], leaves[2], im2col_step)
-    grads = torch.autograd.grad(output, leaves, grad_output)
-    for out, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
-        out.copy_(grad)
-
-
 def get_compiler_version() -> str:
-    """What mmcv reports as its compiler."""
+    """Return the text that mmcv reports as its compiler."""
     import torchvision
 
     return f"none: tinyvit runs mmcv's operators on torchvision {torchvision.__version__}"
 
 
 def get_compiling_cuda_version() -> str:
-    """What mmcv reports as the CUDA version that it was compiled with."""
+    """Return the text that mmcv reports as the CUDA version of its compiler."""
     return str(torch.version.cuda or "not available")
 
 
-#: The names that ``mmcv._ext`` has; any other name in it raises when it is called.
+#: The operators of this module that ``mmcv._ext`` has.
 OPERATORS = (
     nms,
     softnms,
@@ -613,13 +402,6 @@ OPERATORS = (
     sigmoid_focal_loss_backward,
     softmax_focal_loss_forward,
     softmax_focal_loss_backward,
-    deform_conv_forward,
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    modulated_deform_conv_forward,
-    modulated_deform_conv_backward,
-    ms_deform_attn_forward,
-    ms_deform_attn_backward,
     get_compiler_version,
     get_compiling_cuda_version,
 )

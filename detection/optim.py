@@ -14,12 +14,12 @@ from .registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's default constructor, and a learning rate that falls with the distance of a layer
+    """mmengine's default constructor with a learning rate that falls with the distance of a layer
     from the head.
 
     A parameter of depth d of D depths gets ``lr * layer_decay_rate ** (D - 1 - d)``; neck and heads
-    have the last depth. Any model takes part that has ``get_layer_depth(param_name, prefix)``, or
-    whose ``backbone`` has it.
+    have the last depth. The model, or its ``backbone``, needs ``get_layer_depth(param_name,
+    prefix)``.
 
     In a config::
 
@@ -33,8 +33,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: As in mmengine, and ``layer_decay_rate`` in (0, 1].
 
     Raises:
-        InputError: ``layer_decay_rate`` is out of range; or, when called, the model cannot tell its
-            depths.
+        InputError: ``layer_decay_rate`` is out of range; or, when called, the model has no
+            ``get_layer_depth``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -52,8 +52,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         prefix: str = "",
         is_dcn_module: float | None = None,
     ) -> None:
-        """Add one group a parameter; mmengine calls this with the model, and it calls itself with
-        each child.
+        """Add one group per parameter; mmengine calls this with the model, and it calls itself
+        with each child.
         """
         super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
         if prefix:
@@ -67,7 +67,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _depth_owner(model: nn.Module) -> tuple[Any, str]:
-    """What knows the depth of a parameter, and the prefix of its parameters' names."""
+    """Return the module with ``get_layer_depth``, and the prefix of its parameters' names."""
     if hasattr(model, "get_layer_depth"):
         return model, ""
     backbone = getattr(model, "backbone", None)

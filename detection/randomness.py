@@ -1,4 +1,4 @@
-"""Random numbers of a training: one seed fixes them, also for a run that is stopped and resumed."""
+"""Random numbers of a training: one seed fixes them, also in a run that is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from tinyvit.core.errors import InputError
 
 from .registry import FUNCTIONS, HOOKS
 
-#: Seeds above this would overflow numpy's where mmengine adds the numbers of processes and epochs
-#: to them.
+#: Largest seed: mmengine adds the numbers of processes and epochs, and numpy's seeds have 32 bits.
 MAX_SEED = 2**31 - 1
 
 
 def check_seed(seed: Any, name: str) -> int:
-    """A seed that every generator takes.
+    """Return a seed that every generator takes.
 
     Raises:
-        InputError: It is no whole number from 0 to 2147483647.
+        InputError: It is not a whole number from 0 to 2147483647.
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
         raise InputError(f"{name} is {seed!r}; it must be a whole number from 0 to {MAX_SEED}")
@@ -34,10 +33,11 @@ def check_seed(seed: Any, name: str) -> int:
 
 
 def seed_workers(cfg: Config) -> None:
-    """Let data-loading processes be seeded by what :class:`SeedByPositionHook` seeds, in place.
+    """Seed data-loading processes from the generator that :class:`SeedByPositionHook` seeds, in
+    place.
 
-    Data-loading processes keep their state from epoch to epoch, which a resumed run could not
-    restore; they are started anew each epoch instead, where that is cheap (they fork).
+    Data-loading processes keep their state from epoch to epoch, and a resumed run could not restore
+    it. They are started again in each epoch instead, where that is cheap (they fork).
     """
     loader = cfg.train_dataloader
     loader.setdefault("worker_init_fn", {"type": "tinyvit.seed_worker"})
@@ -50,22 +50,22 @@ class SeedByPositionHook(Hook):
     """Seed torch, numpy and Python by (seed of the run, iteration, process), at each epoch's start
     and each iteration.
 
-    mmengine's checkpoints hold no state of the generators. So dropped paths, sampled regions and,
-    through the seeds that a loader draws for its processes, augmentations are those of an
-    undisturbed run.
+    mmengine's checkpoints hold no state of the generators. With this hook, dropped paths, sampled
+    regions and augmentations are those of an undisturbed run. The augmentations follow from the
+    seeds that a loader draws for its processes.
     """
 
     priority = "VERY_HIGH"
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Before the loader of this epoch draws its seeds."""
+        """Seed the generators before the loader of this epoch draws its seeds."""
         self._seed(runner, runner.iter)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Before the model draws.
+        """Seed the generators before the model draws.
 
-        Where this process loads the images, numpy's generator then stands where those of the next
-        iteration begin: at the number that an epoch, or a resumed run, starts with there.
+        Where this process loads the images, the images of the next iteration draw from numpy's
+        generator afterwards. An epoch, or a resumed run, that starts there has the same generator.
         """
         self._seed(runner, runner.iter + 1)
 
@@ -75,8 +75,8 @@ class SeedByPositionHook(Hook):
 
 @FUNCTIONS.register_module()
 def seed_worker(worker_id: int, **_: Any) -> None:
-    """Seed a data-loading process by what the loader drew for it, from the generator that the hook
-    has seeded.
+    """Seed a data-loading process with the number that the loader drew for it from the hook's
+    generator.
     """
     _seed_all(torch.initial_seed() % 2**32)
 

@@ -14,8 +14,8 @@ SCOPE = "tinyvit"
 
 
 def _child_of(parent: Registry, locations: list[str]) -> Registry:
-    """Our registry below ``parent``; mmengine allows one of a scope, which another room may have
-    made already.
+    """Return our registry below ``parent``; mmengine allows one per scope, which another room may
+    have made already.
     """
     existing = parent.children.get(SCOPE)
     return existing or Registry(parent.name, parent=parent, scope=SCOPE, locations=locations)

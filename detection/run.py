@@ -46,43 +46,47 @@ def train(
     seed: int | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Train the detector of a config; checkpoints and logs go to ``work_dir``.
+    """Train the detector of a config; write checkpoints and logs into ``work_dir``.
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`; it is not changed.
         work_dir: Folder for checkpoints, logs and mmengine's copy of the config.
-        weights: A backbone's checkpoint of any known naming, or a whole detector's (which must fit
-            the config, classes included). ``None``: what the config names, else random weights.
-        resume: Go on from the last checkpoint in ``work_dir``: weights, optimiser, schedule,
+        weights: A backbone's checkpoint of any known naming, or a whole detector's, which must fit
+            the config, classes included. ``None``: the config's weights, else random ones.
+        resume: Continue from the last checkpoint in ``work_dir``: weights, optimiser, schedule,
             position and seed.
-        seed: Fixes all random numbers (README.md says how exactly). ``None``: that of the run which
-            is resumed, else the config's ``randomness``, else 0.
+        seed: Seed of all random numbers. ``None``: the seed of the resumed run, else the config's
+            ``randomness``, else 0.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
 
     Returns:
-        ``checkpoint`` (path of the last one), ``init`` (where the weights came from),
-        ``iterations``, ``seconds``, ``seed``, ``lr`` and ``batch_size`` as used, ``losses``
-        (``first`` and ``last``: mean total loss of the first and last tenth of this run's
-        iterations), ``boxes`` of the training data (``total``, and ``unusable``, which were left
-        out) and ``metrics`` of the last validation (empty where none was run).
+        A dictionary of these entries:
+
+        - ``checkpoint``: path of the last checkpoint;
+        - ``init``: origin of the weights;
+        - ``iterations``, ``seconds``, ``seed``, ``lr`` and ``batch_size``, as used;
+        - ``losses``: ``first`` and ``last``, the mean total loss of the first and of the last tenth
+          of this run's iterations;
+        - ``boxes`` of the training data: ``total``, and ``unusable``, which were skipped;
+        - ``metrics`` of the last validation; empty without a validation.
 
     Raises:
-        InputError: Weights that do not fit, nothing to resume or another seed than the resumed
-            run's, a config without training data, or damaged annotations.
+        InputError: Weights that do not fit, nothing to resume, another seed than the resumed run's,
+            a config without training data, or damaged annotations.
         CheckFailedError: A loss became NaN or infinite.
     """
     if cfg.get("train_cfg") is None:
-        raise InputError("the config has no training data; the data folder has validation annotations only")
+        raise InputError("the config has no training data; give a --data-root with training annotations")
     cfg, work_dir = copy.deepcopy(cfg), make_work_dir("detect-train", work_dir)
     if resume and not (work_dir / "last_checkpoint").is_file():
-        raise InputError(f"--resume: {work_dir} holds no checkpoint to go on from")
+        raise InputError(f"--resume: {work_dir} holds no checkpoint; give the --work-dir of the run to resume")
     if not resume and (work_dir / "last_checkpoint").is_file():
-        raise InputError(f"{work_dir} holds a run already; add --resume to go on with it, or give another --work-dir")
+        raise InputError(f"{work_dir} holds a run already; add --resume to continue it, or give another --work-dir")
     counts = count_training_boxes(cfg)
     detector, init = (None, "resumed") if resume else _place_weights(cfg, weights)
     cfg.resume = resume
     _set_seed(cfg, seed, (work_dir / "last_checkpoint").read_text().strip() if resume else None)
-    # A config that an earlier training wrote has them already.
+    # The config of an earlier training has these hooks already.
     hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook not in _OWN_HOOKS]
     cfg.custom_hooks = [*hooks, *_OWN_HOOKS]
     with on_device(device):
@@ -102,8 +106,8 @@ def train(
         "iterations": runner.iter,
         "seconds": round(seconds, 1),
         "seed": runner.seed,
-        # After scaling to the batch size, before any schedule; the highest where layers differ.
-        # Without a schedule there is no initial rate.
+        # The rate after scaling to the batch size, before any schedule; the highest where layers
+        # differ. Without a schedule there is no initial rate.
         "lr": max(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.optimizer.param_groups),
         "batch_size": cfg.train_dataloader.batch_size,
         "boxes": {
@@ -134,14 +138,14 @@ def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:
         if found.unusable:
             print_log(
                 f"{found.unusable} of {found.boxes} boxes in {path} have no area (a side below 1 pixel) or lie outside "
-                "their image; they are not trained on",
+                "their image; training skips them",
                 "current",
                 logging.WARNING,
             )
 
 
 def _train(runner: Any) -> None:
-    """Train; a training image that cannot be read ends it with the file's name."""
+    """Train; an unreadable training image stops the run, and the message names the file."""
     try:
         runner.train()
     except AssertionError as error:
@@ -151,17 +155,17 @@ def _train(runner: Any) -> None:
             raise
         # The last one: the text may show the loader's source line first.
         raise InputError(
-            f"training image {unreadable[-1].strip()} cannot be read; mend it or take it out of the annotations"
+            f"training image {unreadable[-1].strip()} cannot be read; repair it, or remove it from the annotations"
         ) from error
 
 
 def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: str | None = None) -> dict[str, float]:
-    """Evaluate a detector's checkpoint on the test data of a config with COCO's numbers.
+    """Return COCO's numbers of a detector's checkpoint on the test data of a config.
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`; it is not changed.
-        weights: The detector's checkpoint. It must fit the config whole, and its classes must be
-            those of the data.
+        weights: The detector's checkpoint. All its parameters must fit the config, and its classes
+            must be those of the data.
         work_dir: Folder for logs and the detections in COCO's result format
             (``detections.bbox.json``, and ``detections.segm.json`` for masks).
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
@@ -176,12 +180,12 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
             annotations.
     """
     if cfg.get("test_cfg") is None:
-        raise InputError("the config has no test data; the data folder has training annotations only")
+        raise InputError("the config has no test data; give a --data-root with validation annotations")
     check_annotations(cfg, "test_dataloader")
     state, classes = read_detector(weights)
     _check_classes(cfg, classes, weights)
     cfg, work_dir = copy.deepcopy(cfg), make_work_dir("detect-test", work_dir)
-    # Nothing is trained: what only training needs would be built, and could fail, for nothing.
+    # Nothing is trained. The parts that only training needs would be built, and could fail.
     for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg[name] = None
     cfg.pop("auto_scale_lr", None)
@@ -196,15 +200,15 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
 
 
 def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
-    """The runner with its model and data built, so that a setting that cannot be built is an input
+    """Return the runner with its model and data built; a setting that cannot be built is an input
     error.
     """
     from mmengine.device import get_device
 
     import_mmdet()
     cfg.work_dir = str(work_dir)
-    # One name a run: mmengine keeps visualisers and loggers of a process by name and would hand out
-    # the old ones.
+    # One name per run: mmengine keeps visualisers and loggers of a process by name and would reuse
+    # them.
     cfg.experiment_name = f"{work_dir.name}-{time.time_ns()}"
     if cfg.get("visualizer"):
         cfg.visualizer["name"] = cfg.experiment_name
@@ -223,7 +227,7 @@ def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
 
 
 def _place_weights(cfg: Config, weights: str | Path | None) -> tuple[dict[str, Tensor] | None, str]:
-    """Put a backbone's weights into the config, or return a detector's; and say what they were."""
+    """Put a backbone's weights into the config, or return a detector's, and return their origin."""
     backbone = cfg.model.get("backbone") or {}
     if weights is None:
         named = backbone.get("weights") or (backbone.get("init_cfg") or {}).get("checkpoint") or cfg.get("load_from")
@@ -234,8 +238,8 @@ def _place_weights(cfg: Config, weights: str | Path | None) -> tuple[dict[str, T
         return read_detector(weights)[0], f"detector {weights}"
     if not str(backbone.get("type", "")).startswith("tinyvit."):
         raise InputError(
-            f"--weights {weights} holds a backbone, but the config's is {backbone.get('type')}, which loads its own by "
-            "init_cfg; only tinyvit.TinyViT and tinyvit.DeiT take one from here"
+            f"--weights {weights} holds a backbone, but the config's is {backbone.get('type')}; "
+            "use a tinyvit.TinyViT or tinyvit.DeiT, or name the file in the backbone's init_cfg"
         )
     backbone.pop("init_cfg", None)
     backbone["weights"] = str(weights)
@@ -246,9 +250,9 @@ def _load_into(runner: Any, state: dict[str, Tensor], weights: str | Path | None
     assert weights is not None
     _check_classes(cfg, read_detector(weights)[1], weights)
     load_detector(_unwrapped(runner), state, weights)
-    # It fits. mmengine initialises all weights once more when the training starts, and then loads
-    # this, into its averaged model too where there is one; it is given the checked tensors alone,
-    # without the file's other objects.
+    # The weights fit. When the training starts, mmengine initialises all weights once more. Then it
+    # loads this file, also into an averaged model. The file holds the checked tensors alone,
+    # without the other objects of the checkpoint.
     start = Path(runner.work_dir) / "start.pth"
     torch.save({"state_dict": state}, start)
     runner._load_from = str(start)
@@ -267,7 +271,7 @@ def _check_classes(cfg: Config, classes: tuple[str, ...] | None, weights: str | 
 
 
 def _loss_summary(runner: Any, iterations: int) -> dict[str, float]:
-    """Mean loss of the first and the last tenth of the iterations of this run."""
+    """Return the mean loss of the first and of the last tenth of this run's iterations."""
     history, _ = runner.message_hub.get_scalar("train/loss").data
     losses = [float(value) for value in history[-iterations:]]
     tenth = max(1, len(losses) // 10)

@@ -1,4 +1,4 @@
-"""What a run needs around mmengine's Runner: quiet imports, a device, readable logs, weights that
+"""Parts of a run around mmengine's Runner: quiet imports, a device, readable logs, and weights that
 load whole.
 """
 
@@ -28,7 +28,7 @@ from ..backbones.weights import read_checkpoint
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 
-#: What mmengine writes once per parameter or on many pages; it is in the log file.
+#: Messages of mmengine that come once per parameter or fill pages; the log file has them.
 _LOG_NOISE = (
     "paramwise_options --",
     "is skipped since its requires_grad",
@@ -39,7 +39,7 @@ _LOG_NOISE = (
 
 
 def import_mmdet() -> None:
-    """Import mmdet's models and datasets (about five seconds), without what they print about
+    """Import mmdet's models and datasets (about five seconds), without their messages about
     optional packages.
 
     Raises:
@@ -54,8 +54,8 @@ def import_mmdet() -> None:
             import mmdet.models  # noqa: F401
     from mmengine.registry import DefaultScope
 
-    # Any runner of another package (our own pretrainer's, say) leaves its scope behind, in which no
-    # detector is found.
+    # A runner of another package, such as our pretrainer's, leaves its scope behind, and mmengine
+    # finds no detector in it.
     current = DefaultScope.get_current_instance()
     if current is None or current.scope_name != "mmdet":
         DefaultScope.get_instance(f"tinyvit-detection-{time.time_ns()}", scope_name="mmdet")
@@ -89,7 +89,7 @@ class QuietRunner(Runner):
     """mmengine's Runner with its longest messages in the log file alone, not on the console."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """The logger of this run."""
+        """Return the logger of this run."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
@@ -97,8 +97,8 @@ class QuietRunner(Runner):
         return logger
 
     def dump_config(self) -> None:
-        """Write the config into the work directory; an evaluation there leaves that of the training
-        alone.
+        """Write the config into the work directory; an evaluation there keeps the config of the
+        training.
         """
         known = Path(self.work_dir) / Path(self.cfg.filename or "").name
         if self._train_loop is not None or not known.is_file():
@@ -106,11 +106,11 @@ class QuietRunner(Runner):
 
 
 def fit_to_machine(cfg: Config, device: str) -> None:
-    """Set the number of data-loading processes to what the machine has to spare, in place.
+    """Limit the number of data-loading processes to the machine's spare processors, in place.
 
-    On the CPU the model itself takes the cores. Where processes are spawned, not forked, and mmcv
-    runs on torchvision's operators, a worker could not import mmdet: it never imports this package
-    first.
+    On the CPU the model itself uses the processors. Where processes are spawned, not forked, a
+    worker does not import this package first. Without mmcv's compiled operators it could then not
+    import mmdet, so there are no workers.
     """
     spare = max(1, available_cpus() // 4) if device == "cpu" else available_cpus()
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
@@ -127,9 +127,9 @@ def fit_to_machine(cfg: Config, device: str) -> None:
 
 
 def set_launcher(cfg: Config, device: str) -> None:
-    """In a process that ``torchrun`` started, train with the others, in place.
+    """Make a process of ``torchrun`` train with the others, in place.
 
-    mmengine joins processes with a GPU each; processes on the CPU are joined here.
+    mmengine connects processes with a GPU each; processes on the CPU are connected here.
     """
     if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
         cfg.launcher = "none"
@@ -149,14 +149,14 @@ def set_launcher(cfg: Config, device: str) -> None:
 
 @HOOKS.register_module()
 class StopOnBadLossHook(Hook):
-    """End a run at the first loss that is no finite number.
+    """Stop a run at the first loss that is not a finite number.
 
     Raises:
-        CheckFailedError: Names the iteration and the losses.
+        CheckFailedError: A loss is not finite; the message names the iteration and the losses.
     """
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Look at the losses of this iteration."""
+        """Check the losses of this iteration."""
         losses = {
             name: float(value.detach() if isinstance(value, Tensor) else value)
             for name, value in (outputs or {}).items()
@@ -174,13 +174,13 @@ class StopOnBadLossHook(Hook):
 
 
 def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
-    """State dict and classes of a detector's checkpoint.
+    """Return the state dict and the classes of a detector's checkpoint.
 
     Returns:
-        The state dict, and the classes that it was trained on where the file says so.
+        The state dict, and the classes that it was trained on, or ``None`` without a record.
 
     Raises:
-        InputError: The file cannot be read, or holds no detector.
+        InputError: The file cannot be read, or is not a detector's.
     """
     checkpoint = read_checkpoint(path)
     state = checkpoint.get("state_dict", checkpoint)
@@ -196,7 +196,7 @@ def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] 
 
 
 def is_detector(state: Any) -> bool:
-    """Whether a state dict is a whole detector's: it has a backbone and, beside it, a box or query
+    """Return whether a state dict is a whole detector's: it has a backbone and a box or query
     head.
     """
     names = [str(name) for name in state] if isinstance(state, Mapping) else []

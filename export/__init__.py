@@ -17,36 +17,54 @@ from typing import TYPE_CHECKING
 from tinyvit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .metadata import ModelCard, Output
+    from .metadata import ModelCard, Output, check_form, check_place
     from .onnx import ExportReport, export_onnx
-    from .runtime import OnnxModel, classify, summarize
-    from .source import Source, load_source
-    from .verify import VerifyReport, verify_onnx
+    from .runtime import Guess, OnnxModel, classify, open_image, summarize
+    from .source import Source, SourceOptions, brings_weights, load_source
+    from .verify import DEFAULT_BATCHES, Comparison, VerifyReport, compare, verify_onnx
 
 _HOME = {
+    "Comparison": "verify",
+    "DEFAULT_BATCHES": "verify",
     "ExportReport": "onnx",
+    "Guess": "runtime",
     "ModelCard": "metadata",
     "OnnxModel": "runtime",
     "Output": "metadata",
     "Source": "source",
+    "SourceOptions": "source",
     "VerifyReport": "verify",
+    "brings_weights": "source",
+    "check_form": "metadata",
+    "check_place": "metadata",
     "classify": "runtime",
+    "compare": "verify",
     "export_onnx": "onnx",
     "load_source": "source",
+    "open_image": "runtime",
     "summarize": "runtime",
     "verify_onnx": "verify",
 }
 
 __all__ = [
+    "DEFAULT_BATCHES",
+    "Comparison",
     "ExportReport",
+    "Guess",
     "ModelCard",
     "OnnxModel",
     "Output",
     "Source",
+    "SourceOptions",
     "VerifyReport",
+    "brings_weights",
+    "check_form",
+    "check_place",
     "classify",
+    "compare",
     "export_onnx",
     "load_source",
+    "open_image",
     "summarize",
     "verify_onnx",
 ]

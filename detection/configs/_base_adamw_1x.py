@@ -1,10 +1,10 @@
-"""What the detectors of this folder share: optimiser, 12 epochs, runtime.
+"""Common parts of the configs in this folder: optimiser, 12 epochs, runtime.
 
 Command: none; a config names this file in its ``_base_``, beside a model and a data set of
-MMDetection's. Recipe: MMDetection's 1x schedule with the optimiser of its Swin configs (AdamW,
-learning rate 1e-4 for a batch of 16 images, weight decay 0.05, none on norms and biases, 1,000
-iterations of warm-up). The learning rate is scaled to the batch size. Expected: depends on the
-model.
+MMDetection's. Recipe: MMDetection's 1x schedule with the optimiser of its Swin configs. The
+optimiser is AdamW with learning rate 1e-4 for a batch of 16 images. Weight decay is 0.05, without
+norms and biases. Warm-up takes 1,000 iterations. The learning rate is scaled to the batch size.
+Expected: depends on the model.
 """
 
 _base_ = [

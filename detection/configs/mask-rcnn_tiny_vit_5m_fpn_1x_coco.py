@@ -2,10 +2,10 @@
 
 Command: ``tinyvit detect train mask-rcnn_tiny_vit_5m_fpn_1x_coco --data-root COCO_DIR --weights
 tiny_vit_5m.pth``, or MMDetection's own ``tools/train.py`` with this file. Recipe: MMDetection's
-``mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py`` (AdamW, learning rate 1e-4 for a batch of 16 images,
-weight decay 0.05, none on norms and biases, 1,000 iterations of warm-up), with TinyViT in Swin's
-place. The learning rate is scaled to the batch size. Expected: not measured. This config has been
-run on small data only, no COCO training on a GPU was done with it.
+``mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py`` with TinyViT in Swin's place. The optimiser is AdamW with
+learning rate 1e-4 for a batch of 16 images. Weight decay is 0.05, without norms and biases. Warm-up
+takes 1,000 iterations. The learning rate is scaled to the batch size. Expected: not measured. This
+config was run on small data only, not trained on COCO.
 """
 
 _base_ = [

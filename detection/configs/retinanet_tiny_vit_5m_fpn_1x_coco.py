@@ -2,11 +2,10 @@
 
 Command: ``tinyvit detect train retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO_DIR --weights
 tiny_vit_5m.pth``, or MMDetection's own ``tools/train.py`` with this file. Recipe: MMDetection's 1x
-schedule with the optimiser of its Swin configs (AdamW, learning rate 1e-4 for a batch of 16 images,
-weight decay 0.05, none on norms and biases, 1,000 iterations of warm-up), which is also the family
-of recipes that the TinyViT paper names for its detectors. The learning rate is scaled to the batch
-size. Expected: not measured. This config has been run on small data only, no COCO training on a GPU
-was done with it.
+schedule with the optimiser of its Swin configs; the TinyViT paper names this family of recipes for
+its detectors. The optimiser is AdamW with learning rate 1e-4 for a batch of 16 images. Weight decay
+is 0.05, without norms and biases. Warm-up takes 1,000 iterations. The learning rate is scaled to
+the batch size. Expected: not measured. This config was run on small data only, not trained on COCO.
 """
 
 _base_ = [

@@ -102,8 +102,8 @@ def test_distributed_training_finds_no_unused_parameter(small_arch, tmp_path, ki
     ("options", "message"),
     [
         ({"arch": "5n"}, "did you mean 5m"),
-        ({"arch": {"embed_dims": (16, 24)}}, "describes no TinyViT"),
-        ({"arch": {"wide": 3}}, "describes no TinyViT"),
+        ({"arch": {"embed_dims": (16, 24)}}, "does not describe a TinyViT"),
+        ({"arch": {"wide": 3}}, "does not describe a TinyViT"),
         ({"out_indices": (0, 4)}, "maps 0 to 3"),
         ({"out_indices": (2, 1)}, "from fine to coarse"),
         ({"out_indices": ()}, "maps 0 to 3"),

@@ -116,7 +116,7 @@ def test_the_commands_train_resume_test_and_predict(
     second = json.loads((work / "result.json").read_text())
     assert (second["metrics"]["iterations"], second["metrics"]["init"]) == (6, "resumed")
     state = torch.load(work / "iter_6.pth", weights_only=False)
-    assert state["message_hub"]["log_scalars"]["train/loss"]._count_history.sum() == 6  # the curve goes on
+    assert state["message_hub"]["log_scalars"]["train/loss"]._count_history.sum() == 6  # the curve continues
     steps = {int(value["step"]) for value in state["optimizer"]["state"].values()}
     assert steps == {6}
 
@@ -198,7 +198,7 @@ def test_the_size_of_the_training_is_the_size_of_its_tests(
     tuned = load_config(small_config, img_size=96, overrides={"test_dataloader.dataset.pipeline.1.scale": (128, 64)})
     assert report_size(tuned, 96, "--img-size") == {"img_size": [128, 64], "img_size_from": "--cfg-options"}
 
-    # What is asked for wins, and a test in the training's folder does not become the training.
+    # --img-size takes precedence, and a test in the training's folder does not become the training.
     test_it = ("detect", "test", small_config, "--data-root", root, "--weights", weights, "--device", "cpu")
     assert exit_code(*test_it, "--img-size", 96, "--work-dir", work) == 0
     assert "image size 96 x 96 px, from --img-size" in capsys.readouterr().err
@@ -287,11 +287,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
     flip = "train_dataloader.dataset.pipeline.3.prob"
     cases = [
         (("train", "no_such_config", "--data-root", root), "unknown config 'no_such_config'"),
-        (("train", small_config, "--data-root", tmp_path / "absent"), "absent is no folder"),
+        (("train", small_config, "--data-root", tmp_path / "absent"), "absent is not a folder"),
         (("train", small_config, "--data-root", root, "--classes-from", "config"), "the 80 classes of config"),
         (
             ("train", small_config, "--data-root", root, "--resume", "--work-dir", tmp_path / "w"),
-            "no checkpoint to go on",
+            "holds no checkpoint",
         ),
         (("train", small_config, "--data-root", root, "--resume"), "--resume needs --work-dir"),
         (
@@ -445,7 +445,7 @@ def test_pictures_show_boxes_and_masks() -> None:
     assert tuple(drawn[30, 50]) == (250, 0, 0)  # the frame
     assert 60 < drawn[45, 50, 0] < 200  # the tint
     assert tuple(drawn[70, 110]) == (10, 10, 10)
-    assert np.array_equal(np.asarray(plain)[45, 50], (10, 10, 10))  # the original is left alone
+    assert np.array_equal(np.asarray(plain)[45, 50], (10, 10, 10))  # the original is unchanged
 
 
 def test_predict_on_real_photographs(test_data, tmp_path) -> None:

@@ -15,8 +15,7 @@ from tinyvit.core.errors import InputError, require
 from tinyvit.core.options import parse_ordered
 
 if TYPE_CHECKING:
-    from tinyvit.export import ExportReport, VerifyReport
-    from tinyvit.export.runtime import OnnxModel
+    from tinyvit.export import ExportReport, OnnxModel, VerifyReport
 
 Size = tuple[int, int]
 
@@ -50,7 +49,7 @@ def export_onnx(
         CheckFailedError: The file differs from the model; nothing is left at ``out``.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    from tinyvit.export.metadata import check_form, check_place
+    from tinyvit.export import check_form, check_place
 
     check_form(input, opset)
     if out:
@@ -143,7 +142,7 @@ def predict_onnx(
     The arguments have the names, the meaning and the defaults of the options (``tinyvit export
     predict --help``).
     """
-    from tinyvit.export.runtime import OnnxModel
+    from tinyvit.export import OnnxModel
 
     return predict_with(OnnxModel(file, threads=threads), images, topk, size)
 
@@ -152,7 +151,7 @@ def predict_with(
     runner: OnnxModel, images: Sequence[str | Path], topk: int, size: str | int | Size | None
 ) -> list[dict[str, Any]]:
     """Return what :func:`predict_onnx` returns, by a file that is open."""
-    from tinyvit.export.runtime import classify, open_image, summarize
+    from tinyvit.export import classify, open_image, summarize
 
     wanted = read_size(str(size)) if isinstance(size, str | int) else size
     found: list[dict[str, Any]] = []

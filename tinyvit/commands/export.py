@@ -216,7 +216,7 @@ def predict(
         tinyvit export predict student.onnx cat.jpg --size 256x320 --json
     """
     from tinyvit.api.deployment import predict_with
-    from tinyvit.export.runtime import OnnxModel
+    from tinyvit.export import OnnxModel
 
     runner = OnnxModel(file, threads=threads)
     # Printed only when all are done: a damaged image ends the command before half of an answer is

@@ -16,7 +16,7 @@ from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.images.files import decode
-from tinyvit.detection.coco import check_same_classes, find_split, load_annotations, missing_split
+from tinyvit.detection import check_same_classes, find_split, load_annotations, missing_split
 
 from .layout import JPEG_QUALITY, DataCard, scene_folder
 

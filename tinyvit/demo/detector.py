@@ -119,7 +119,7 @@ def run_arm(job: ArmJob) -> dict[str, Any]:
     import torch
 
     from tinyvit.core.allocator import tune_allocator
-    from tinyvit.detection.run import evaluate, train
+    from tinyvit.detection import evaluate, train
 
     tune_allocator()
     torch.set_num_threads(job.threads)
@@ -144,7 +144,7 @@ def run_arm(job: ArmJob) -> dict[str, Any]:
 
 
 def _config(job: ArmJob) -> Any:
-    from tinyvit.detection.config import load_config, set_schedule
+    from tinyvit.detection import load_config, set_schedule
 
     cfg: Any = load_config(
         CONFIG, data_root=job.scenes, img_size=job.px, overrides={"optim_wrapper.optimizer.lr": job.lr}
@@ -166,7 +166,7 @@ def _pictures(cfg: Any, checkpoint: str, job: ArmJob) -> list[dict[str, Any]]:
     import numpy as np
     from PIL import Image
 
-    from tinyvit.detection.inference import Predictor
+    from tinyvit.detection import Predictor
 
     folder = Path(job.scenes) / "val"
     predictor = Predictor(cfg, checkpoint, device=job.device) if job.pictures else None

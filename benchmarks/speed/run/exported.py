@@ -15,7 +15,7 @@ from ..results.subjects import FILE_ENGINES, Subject
 from ..worker.engines import require_package
 
 if TYPE_CHECKING:
-    from ....export.source import Source
+    from ....export import Source
 
 
 def export_if_needed(subject: Subject, folder: Path) -> Subject:
@@ -51,8 +51,7 @@ def _export(subject: Subject, path: Path) -> dict[str, Any]:
     require_package(subject.engine)
     import torch
 
-    from ....export import export_onnx
-    from ....export.source import brings_weights, load_source
+    from ....export import brings_weights, export_onnx, load_source
     from ..worker.engines.modules import at_size, built_size, count_module
 
     random = subject.weights is None and not brings_weights(subject.model)
@@ -82,8 +81,7 @@ def _check_random(source: Source, path: Path) -> None:
     Raises:
         CheckFailedError: The outputs of the file and the model differ.
     """
-    from ....export.runtime import OnnxModel
-    from ....export.verify import DEFAULT_BATCHES, compare
+    from ....export import DEFAULT_BATCHES, OnnxModel, compare
 
     report = compare(source, OnnxModel(path), sizes=[source.preprocess.size], batches=DEFAULT_BATCHES)
     for one in report.comparisons:

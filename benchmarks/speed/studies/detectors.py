@@ -96,9 +96,7 @@ def build_predictor(detector: Detector, img_size: int) -> Any:
     """
     import torch
 
-    from ....detection.config import apply_overrides, load_config
-    from ....detection.inference import Predictor
-    from ....detection.runtime import import_mmdet
+    from ....detection import Predictor, apply_overrides, import_mmdet, load_config
 
     import_mmdet()
     cfg = load_config(detector.config, img_size=img_size)
@@ -245,7 +243,7 @@ def as_text(document: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    from ....detection.inference import find_images
+    from ....detection import find_images
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument("--images", type=Path, required=True, help="a folder of photographs")

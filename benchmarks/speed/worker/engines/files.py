@@ -47,7 +47,7 @@ def preprocess_of(notes: dict[str, Any], properties: Mapping[str, str], size: tu
     if "preprocess" in notes:
         known = {key: tuple(value) if isinstance(value, list) else value for key, value in notes["preprocess"].items()}
         return Preprocess(**{**known, "size": size})
-    from .....export.metadata import ModelCard
+    from .....export import ModelCard
 
     try:
         return replace(ModelCard.from_props(properties, "the file").preprocess, size=size)

@@ -25,7 +25,7 @@ def build(subject: Subject) -> Engine:
         EngineError: This onnxruntime does not support the device, or the model could not be
             exported.
     """
-    from .....export.runtime import OnnxModel
+    from .....export import OnnxModel
 
     provider = "CPUExecutionProvider" if subject.device == "cpu" else "CUDAExecutionProvider"
     _require_provider(provider)

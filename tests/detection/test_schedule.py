@@ -1,0 +1,75 @@
+"""Schedules fitted to runs of other lengths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tinyvit.core.errors import InputError
+from tinyvit.detection import load_config, set_schedule
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"
+
+
+def test_schedule_in_epochs_moves_milestones_and_caps_the_warm_up(make_coco) -> None:
+    cfg = load_config(RETINANET, data_root=make_coco(train=8))
+    set_schedule(cfg, epochs=24, batch_size=4)
+    assert cfg.train_cfg.max_epochs == 24
+    warm_up, steps = cfg.param_scheduler
+    assert steps.milestones == [16, 22]
+    assert (steps.end, steps.by_epoch) == (24, True)
+    assert warm_up.end == 4  # a tenth of 24 epochs x 2 iterations
+    assert cfg.train_dataloader.batch_size == 4
+    assert cfg.default_hooks.logger.interval == 4
+
+
+def test_schedule_in_iterations_counts_in_iterations(make_coco) -> None:
+    cfg = load_config(RETINANET, data_root=make_coco())
+    set_schedule(cfg, max_iters=60)
+    assert cfg.train_cfg == {"type": "IterBasedTrainLoop", "max_iters": 60, "val_interval": 60}
+    warm_up, steps = cfg.param_scheduler
+    assert (steps.milestones, steps.end, steps.by_epoch) == ([40, 55], 60, False)
+    assert warm_up.end == 6
+    assert not cfg.default_hooks.checkpoint.by_epoch
+    with pytest.raises(InputError, match="not both"):
+        set_schedule(cfg, epochs=1, max_iters=1)
+    with pytest.raises(InputError, match="at least 1"):
+        set_schedule(cfg, epochs=0)
+
+
+@pytest.mark.parametrize(("length", "first"), [(4, 1.0), (19, 1.0), (20, 0.001)])
+def test_the_full_rate_is_reached_however_short_the_run(make_coco, length: int, first: float) -> None:
+    from mmengine.optim import LinearLR
+
+    cfg = load_config(RETINANET, data_root=make_coco())
+    set_schedule(cfg, max_iters=length)
+    settings = {key: value for key, value in cfg.param_scheduler[0].items() if key != "type"}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = LinearLR(optimizer, **settings)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([first, 1.0, 1.0, 1.0])
+
+
+def test_a_cosine_schedule_is_stretched() -> None:
+    from tinyvit.detection.schedule import _fit_scheduler, _Length
+
+    cosine = {
+        "type": "CosineAnnealingLR",
+        "begin": 6,
+        "end": 12,
+        "T_max": 6,
+        "by_epoch": True,
+        "convert_to_iter_based": True,
+    }
+    in_epochs = dict(cosine)
+    _fit_scheduler(in_epochs, _Length(120, 12), _Length(60, 6))
+    assert in_epochs == {**cosine, "begin": 3, "end": 6, "T_max": 3}
+    in_iterations = dict(cosine)
+    _fit_scheduler(in_iterations, _Length(120, 12), _Length(60, None))
+    expected = {"type": "CosineAnnealingLR", "begin": 30, "end": 60, "T_max": 30, "by_epoch": False}
+    assert in_iterations == expected
