@@ -128,7 +128,10 @@ def test_what_a_worker_raises_arrives_after_the_units_of_the_others_are_done(mak
 
 def test_a_unit_that_kills_every_worker_ends_the_run(make):
     place = Processes(("cpu", "cpu"), most_deaths=3)
-    with pytest.raises(WorkerLostError, match=r"4 worker processes died .*was killed by SIGKILL.*memory too small"):
+    with pytest.raises(
+        WorkerLostError,
+        match=r"4 worker processes died .*was killed by SIGKILL.*Memory may be too small; use fewer --workers",
+    ):
         run(place, make(deadly=2), list(range(4)))
 
 

@@ -77,7 +77,7 @@ def coco_folder(tmp_path, **change):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: root / "nowhere", "is no folder"),
+        (lambda root: root / "nowhere", "is not a folder"),
         (lambda root: (root / "annotations" / "instances_val.json").unlink() or root, "instances_val"),
         (lambda root: (root / "annotations" / "instances_train.json").write_text("{") and root, "cannot be read"),
         (lambda root: (root / "annotations" / "instances_train.json").write_text("{}") and root, "'images'"),

@@ -33,7 +33,7 @@ class RateBar:
     """Share done, units per second and time left, as a context manager.
 
     Args:
-        description: What is being done.
+        description: Name of the work.
         total: Units in all; ``None`` where that is not known.
         unit: Their name, plural.
         show: ``False`` keeps silent.
@@ -86,7 +86,7 @@ def track(items: Iterable[T], description: str, total: int | None = None, unit: 
 
     Args:
         items: What is done, one after the other.
-        description: What is being done.
+        description: Name of the work.
         total: The number of items; by default their length. Where neither is known, the time left
             is not reported.
         unit: Name of the items, plural.

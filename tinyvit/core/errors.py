@@ -5,8 +5,8 @@ The tree::
     TinyVitError
     ├── InputError            bad input: the command line ends with exit code 2
     │   └── MissingExtraError an optional dependency is not installed
-    ├── CheckFailedError      the work was done and what was checked does not hold: exit code 1
-    └── StoppedError          Ctrl-C: the message says what is kept and how to go on; exit code 130
+    ├── CheckFailedError      the work is done, and a check failed: exit code 1
+    └── StoppedError          Ctrl-C: the message says what is kept, and how to resume; exit code 130
 
 Library code raises them; only the command line turns them into exit codes.
 """
@@ -29,9 +29,7 @@ class TinyVitError(Exception):
 
 
 class InputError(TinyVitError, ValueError):
-    """Bad input. The message is one sentence naming the file, key or value and what
-    would be right.
-    """
+    """Bad input; the message is one sentence with the file, key or value, and the remedy."""
 
 
 class MissingExtraError(InputError, ImportError):
@@ -39,19 +37,19 @@ class MissingExtraError(InputError, ImportError):
 
 
 class CheckFailedError(TinyVitError):
-    """What a command was asked to check does not hold; the message says by how much."""
+    """A check of a command failed; the message says by how much."""
 
 
 class StoppedError(TinyVitError):
-    """The user stopped a run with Ctrl-C; the message says what is kept, and how it goes on."""
+    """The user stopped a run with Ctrl-C; the message says what is kept, and how to resume."""
 
 
 def exit_of(error: BaseException) -> tuple[int, str] | None:
     """Return the exit code and the sentence for an error that the user can mend.
 
     Returns:
-        2 for bad input or a path that cannot be read or written, 1 for a check that does not hold,
-        130 for an interruption; ``None`` for a fault of the program, which must keep its traceback.
+        2 for bad input or a path that cannot be read or written, 1 for a failed check, 130 for an
+        interruption; ``None`` for a fault of the program, which must keep its traceback.
     """
     if isinstance(error, InputError):
         return 2, str(error)
@@ -89,15 +87,15 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def check_file(path: str | Path, what: str, wanted: str) -> Path:
-    """The path, if a file lies there.
+    """Return the path of an existing file.
 
     Args:
-        path: Of the file.
-        what: What it is, for the message: ``weights file``.
-        wanted: What to give instead of a folder: ``a checkpoint file``.
+        path: Path of the file.
+        what: Kind of the file, for the message: ``weights file``.
+        wanted: The remedy where the path is a folder: ``a checkpoint file``.
 
     Raises:
-        InputError: Nothing lies there, or a folder.
+        InputError: The path does not exist, or is a folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -108,12 +106,12 @@ def check_file(path: str | Path, what: str, wanted: str) -> Path:
 
 
 def check_weights_file(path: str | Path) -> Path:
-    """:func:`check_file` for a checkpoint."""
+    """Return the path of a checkpoint; see :func:`check_file`."""
     return check_file(path, "weights file", "the checkpoint file itself (.safetensors, .pth, .pt or .bin)")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that is not in a list, with its closest matches."""
+    """Return the error for a name that is not in a list, with its closest matches."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     shown = [*names[:_SHOWN_NAMES], f"... ({len(names)} in all)"] if len(names) > _SHOWN_NAMES else names

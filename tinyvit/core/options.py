@@ -1,4 +1,4 @@
-"""What people type for the harness: lists, shares and durations."""
+"""Values of options: lists, numbers, settings, shares and durations."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0}
 
 
 def parse_list(text: str, option: str, convert: Callable[[str], T] = str) -> list[T]:
-    """``1,2,4`` as ``[1, 2, 4]``: each value once, in the order typed.
+    """Return ``1,2,4`` as ``[1, 2, 4]``: each value once, in the order typed.
 
     Args:
-        text: What was typed.
-        option: Named when it is wrong.
-        convert: From one part to a value; a ``ValueError`` says that it is none.
+        text: The value of the option.
+        option: The option, for the message.
+        convert: Converts one part; ``ValueError`` rejects it.
 
     Raises:
-        InputError: There is no value, or a part is none.
+        InputError: There is no value, or a part cannot be converted.
     """
     values: list[T] = []
     for part in (part.strip() for part in text.split(",")):
@@ -36,16 +36,16 @@ def parse_list(text: str, option: str, convert: Callable[[str], T] = str) -> lis
         if value not in values:
             values.append(value)
     if not values:
-        raise InputError(f"{option} is empty")
+        raise InputError(f"{option} is empty; give at least one value")
     return values
 
 
 def parse_numbers(text: str | None, option: str, word: str = "") -> list[int | None]:
-    """``1,2`` as numbers; ``word`` (``all``, ``native``) and nothing at all mean ``None``, the
-    usual choice.
+    """Return ``1,2`` as numbers; ``word`` (``all``, ``native``) and ``None`` become ``None``, the
+    default.
 
     Raises:
-        InputError: A part is neither, or a number is below 1.
+        InputError: A part is neither a number nor ``word``, or a number is below 1.
     """
     if text is None:
         return [None]
@@ -112,10 +112,10 @@ def parse_settings(options: Mapping[str, Any] | Sequence[str] | None, option: st
 
 
 def parse_share(text: str, option: str) -> float:
-    """``2%`` or ``0.02`` as 0.02.
+    """Return ``2%`` or ``0.02`` as 0.02.
 
     Raises:
-        InputError: It is no number, or not above 0 and below 1.
+        InputError: The text is not a number, or not above 0 and below 1.
     """
     try:
         share = float(text[:-1]) / 100 if text.strip().endswith("%") else float(text)
@@ -127,10 +127,10 @@ def parse_share(text: str, option: str) -> float:
 
 
 def parse_seconds(text: str, option: str) -> float:
-    """``100ms``, ``0.1s``, ``2min`` or ``110`` (seconds) as seconds.
+    """Return ``100ms``, ``0.1s``, ``2min`` or ``110`` (seconds) as seconds.
 
     Raises:
-        InputError: It is no duration, or not above 0.
+        InputError: The text is not a duration, or not above 0.
     """
     found = re.fullmatch(r"\s*([0-9.]+)\s*(ms|s|m|min)?\s*", text)
     try:

@@ -1,4 +1,4 @@
-"""Things that a user's own Python function makes: ``MODULE:FUNCTION`` on the command line."""
+"""A user's own Python functions: ``MODULE:FUNCTION`` on the command line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def is_function_spec(text: str) -> bool:
-    """Whether a text is spelled ``MODULE:FUNCTION``."""
+    """Return whether a text has the form ``MODULE:FUNCTION``."""
     return _SPEC.fullmatch(text) is not None
 
 
 def find_function(spec: str) -> Callable[..., Any]:
-    """The function of a ``MODULE:FUNCTION``, its module imported from where Python looks
+    """Return the function of a ``MODULE:FUNCTION``; its module is imported from Python's path
     (``PYTHONPATH``).
 
     Raises:
@@ -37,7 +37,7 @@ def find_function(spec: str) -> Callable[..., Any]:
 
 
 def call_function(spec: str) -> Any:
-    """What the function of a ``MODULE:FUNCTION`` returns when it is called without arguments.
+    """Return the result of calling a ``MODULE:FUNCTION`` without arguments.
 
     Raises:
         InputError: There is no such module or function, or it raises.
@@ -50,13 +50,13 @@ def call_function(spec: str) -> Any:
 
 
 def describe_failure(spec: str, error: BaseException) -> str:
-    """What a user's code raised, and where, in a sentence."""
+    """Return a sentence with the error that a user's code raised, and its place."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{spec} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
 
 
 def source_file(spec: str) -> Path | None:
-    """The file that the function is written in, or ``None`` where Python does not know one."""
+    """Return the source file of the function, or ``None`` where Python does not know one."""
     try:
         return Path(inspect.getsourcefile(inspect.unwrap(find_function(spec))) or "")
     except TypeError:

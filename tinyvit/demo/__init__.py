@@ -6,7 +6,7 @@
   ``--quick``.
 - ``drawn.py`` and ``coco.py`` put the data of either source (drawn, or a COCO folder) into the
   layout of ``layout.py``.
-- ``stages.py`` walks the road, one function a stage, through the public functions of the rooms.
+- ``stages.py`` walks the road, one function per stage, through the public functions of the rooms.
 - ``report.py`` makes the page from ``result.json``, and only from it; its charts are those of the
   benchmarks.
 """

@@ -1,6 +1,4 @@
-"""A COCO-layout folder of real images, cut to the demo's size and brought into the layout of
-``layout.py``.
-"""
+"""Real images of a COCO-layout folder, cut to the demo's size, in the layout of ``layout.py``."""
 
 from __future__ import annotations
 
@@ -23,15 +21,14 @@ from .layout import JPEG_QUALITY, DataCard, scene_folder
 
 @dataclass(frozen=True)
 class CocoLimits:
-    """How real data is cut to the demo's size.
+    """Limits that cut real data to the demo's size.
 
     Args:
         pool_px: Shorter side of a pool image, in pixels (never enlarged).
         scene_px: Longer side of a detector image, in pixels (never enlarged).
         min_object_px: A box with a shorter side gives no probe crop.
-        min_per_class: A category joins the probe with at least this many objects in each of train
-            and test.
-        max_images: Images used of each split, or 0 for all.
+        min_per_class: Objects in each of train and test that a category of the probe needs.
+        max_images: Largest number of images of each split; 0: all.
     """
 
     pool_px: int = 256
@@ -42,14 +39,14 @@ class CocoLimits:
 
 
 def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
-    """Bring a COCO-layout folder into the demo's layout; its ``val`` split becomes ``test``.
+    """Copy a COCO-layout folder into the demo's layout; its ``val`` split becomes ``test``.
 
-    One in five training images is kept back: their object crops choose the probe's regularisation
-    (``probe-val``), and they form the detector's ``tune`` split.
+    One in five training images is held out. These form the detector's ``tune`` split, and their
+    object crops choose the probe's regularisation (``probe-val``).
 
     Raises:
-        InputError: Not a COCO layout, unreadable images, or fewer than two categories with enough
-            objects.
+        InputError: The folder is not in COCO layout, an image is unreadable, or fewer than two
+            categories have enough objects.
     """
     splits = [find_split(root, name) or _missing(root, name) for name in ("train", "val")]
     check_same_classes(splits[0].classes, str(splits[0].annotations), splits[1].classes, str(splits[1].annotations))
@@ -76,8 +73,8 @@ def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**table, "categories": categories})
     notes = (
-        f"The data is {counts['pool']} training and {counts['detect-test']} test images: far too few to distil or to "
-        "train a detector from. The numbers show that every stage runs on real data, and nothing more.",
+        f"The data is {counts['pool']} training and {counts['detect-test']} test images, which are far too few to "
+        "distil or to train a detector. The numbers show only that every stage runs on real data.",
     )
     return DataCard("coco", splits[0].classes, tuple(sorted(set(chosen.values()))), dict(counts), notes)
 
@@ -122,7 +119,9 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 
 def _shrink(picture: Image.Image, size: int, side: Callable[[tuple[int, int]], int]) -> Image.Image:
-    """Resize so that the shorter (``side=min``) or longer (``max``) side is at most ``size``."""
+    """Return the image resized so that its shorter (``side=min``) or longer (``max``) side is at
+    most ``size``.
+    """
     scale = size / side(picture.size)
     if scale >= 1:
         return picture
@@ -134,7 +133,7 @@ def _usable(annotation: dict[str, Any], limits: CocoLimits) -> bool:
 
 
 def _probe_categories(rows: list[_Row], categories: list[dict], limits: CocoLimits) -> dict[int, str]:
-    """Category id -> folder name, for the categories with enough objects in every split."""
+    """Return the folder name of each category id with enough objects in every split."""
     tally: Counter[tuple[str, int]] = Counter()
     for row in rows:
         tally.update((row.split, a["category_id"]) for a in row.annotations if _usable(a, limits))
@@ -147,13 +146,13 @@ def _probe_categories(rows: list[_Row], categories: list[dict], limits: CocoLimi
     if len(kept) < 2:
         raise InputError(
             f"only {len(kept)} categories have {limits.min_per_class} objects of {limits.min_object_px} px or more in "
-            "both splits; the probe needs two"
+            "both splits; the probe needs two: give a folder with more objects"
         )
     return kept
 
 
 def _write_crops(folder: Path, picture: Image.Image, row: _Row, chosen: dict[int, str], limits: CocoLimits) -> int:
-    """Cut out the objects of one image with a tenth of context on each side; returns how many."""
+    """Cut out the objects of one image with a tenth of context per side; return their number."""
     objects = [a for a in row.annotations if a["category_id"] in chosen and _usable(a, limits)]
     for annotation in objects:
         x, y, width, height = annotation["bbox"]
@@ -166,9 +165,7 @@ def _write_crops(folder: Path, picture: Image.Image, row: _Row, chosen: dict[int
 
 
 def _add_scene(folder: Path, table: dict[str, list], small: Image.Image, picture: Image.Image, row: _Row) -> None:
-    """Write one shrunken detector image and enter it; masks are left out, the detector needs
-    boxes only.
-    """
+    """Write one smaller detector image and add it to the table, with boxes and without masks."""
     identity = row.image["id"]
     scale_x, scale_y = small.width / picture.width, small.height / picture.height
     _save(small, folder / f"{identity}.jpg")

@@ -1,6 +1,4 @@
-"""The control that a linear probe needs beside it: the whole network trained on the same labelled
-images.
-"""
+"""The control of a linear probe: the whole network trained on the same labelled images."""
 
 from __future__ import annotations
 
@@ -25,15 +23,15 @@ from .plan import STUDENT
 
 @dataclass(frozen=True)
 class ControlOptions:
-    """How the network is trained on labels.
+    """Settings of the training on labels.
 
     Args:
         px: Side of the input.
         steps: Training steps.
-        batch: Crops a step; fewer when there are fewer images.
+        batch: Crops per step; fewer when there are fewer images.
         lr: Highest learning rate (AdamW, 10 % warm-up, cosine to zero).
         crop: Smallest and largest share of an image's area in a crop, as in distillation.
-        seed: Of the weights, the order and the crops.
+        seed: Seed of the weights, the order and the crops.
         precision: ``fp32`` or ``bf16`` (autocast).
         device: A torch device.
     """
@@ -52,17 +50,17 @@ def train_on_labels(images: LabelledImages, options: ControlOptions, start: Path
     """Train TinyViT-5M, every layer, with cross-entropy on labelled images.
 
     Args:
-        images: The images; each pass shows every one once, in a new random crop, mirrored half of
-            the time.
-        options: How.
-        start: Weights to start from; random ones when not given. The classifier is new either way.
+        images: The images; each pass shows every image once, in a new random crop, half of them
+            mirrored.
+        options: The settings.
+        start: Weights to start from; ``None``: random ones. The classifier is always new.
     """
     torch.manual_seed(options.seed)
     model: Any = create_model(STUDENT, img_size=options.px, num_classes=len(images.class_names), weights=start).to(
         options.device, memory_format=torch.channels_last
     )
     if start is not None:
-        # The file's own classifier would be kept where the numbers of classes happen to agree.
+        # The file's own classifier would stay where the numbers of classes agree.
         model.reset_classifier(len(images.class_names))
         model.to(options.device)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=options.lr)
@@ -96,7 +94,7 @@ def train_on_labels(images: LabelledImages, options: ControlOptions, start: Path
 
 
 def _places(count: int, options: ControlOptions) -> Iterator[tuple[int, int]]:
-    """``(epoch, image)`` without end, each epoch in a new order."""
+    """Yield ``(epoch, image)`` without end, each epoch in a new order."""
     generator = np.random.default_rng(options.seed)
     epoch = 0
     while True:
@@ -106,8 +104,8 @@ def _places(count: int, options: ControlOptions) -> Iterator[tuple[int, int]]:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: LabelledImages, px: int, device: str = "cpu") -> tuple[float, int]:
-    """Share of images whose class the model names, on the evaluation transform, and how many were
-    right.
+    """Return the model's top-1 accuracy on the evaluation transform, 0 to 1, and the number of
+    right answers.
     """
     preprocess = Preprocess.from_config(getattr(model, "pretrained_cfg", {}), px)
     correct = 0

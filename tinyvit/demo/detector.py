@@ -1,7 +1,7 @@
 """One detector of the demo, trained and evaluated in a process of its own.
 
-Both arms run at the same time, each with its share of the processors: on two cores, two detectors
-with one thread each finish sooner than one after the other with two.
+Both arms run at the same time, each with its share of the processors. On two cores, two detectors
+with one thread each finish sooner than one after the other with two threads.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class ArmJob:
 
     Args:
         scenes: Data root with ``train`` and ``val`` images; the latter are for testing.
-        work_dir: Folder for checkpoints, logs and ``arm.json``; a run that was killed there goes
-            on.
+        work_dir: Folder for checkpoints, logs and ``arm.json``; a run that was killed there is
+            resumed.
         weights: The backbone's weights, or ``None`` for random ones.
         lr: Highest learning rate.
         epochs: Passes over the training images.
-        batch: Images a step.
+        batch: Images per step.
         px: Longest side of the input.
-        seed: Of the head, the order of images, and random weights.
+        seed: Seed of the head, the order of images, and random weights.
         device: ``cpu`` or ``cuda``.
-        threads: Of torch, on the processor.
+        threads: Processor threads of torch.
         pictures: Number of test images whose detections are kept for the report.
     """
 
@@ -58,16 +58,16 @@ class ArmJob:
 
 
 def run_arms(jobs: Mapping[str, ArmJob]) -> dict[str, dict[str, Any]]:
-    """Train several detectors at the same time, a process each.
+    """Train several detectors at the same time, in one process each.
 
     Args:
-        jobs: Name -> job.
+        jobs: The jobs by name.
 
     Returns:
-        Name -> what :func:`run_arm` found.
+        The results of :func:`run_arm` by name.
 
     Raises:
-        InputError: Bad input, as one of the processes reported it.
+        InputError: A process reported bad input.
         CheckFailedError: A process failed or was killed; the end of its log is in the message.
     """
     running = {name: _start(job) for name, job in jobs.items()}
@@ -89,7 +89,7 @@ def run_arms(jobs: Mapping[str, ArmJob]) -> dict[str, dict[str, Any]]:
 
 
 def threads_for(arms: int) -> int:
-    """Processor threads of each of so many processes at the same time."""
+    """Return the processor threads of each of ``arms`` processes at the same time."""
     return max(1, available_cpus() // arms)
 
 
@@ -113,8 +113,8 @@ def run_arm(job: ArmJob) -> dict[str, Any]:
 
     Returns:
         ``ap``, ``ap50``, ``ap75`` (0..1), ``metrics`` (all of COCO's), ``seconds`` of training,
-        ``losses``, ``lr``, ``epochs``, ``checkpoint``, and ``pictures``: file, size and detections
-        of the first test images.
+        ``losses``, ``lr``, ``epochs``, ``resumed`` and ``checkpoint``. ``pictures`` has the file
+        and the detections of the first test images.
     """
     import torch
 
@@ -156,7 +156,7 @@ def _config(job: ArmJob) -> Any:
 
 
 def _without_validation(cfg: Any) -> Any:
-    """For training: the test images are looked at once, at the end."""
+    """Return the config for training: the test images are used once, at the end."""
     cfg = cfg.copy()
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     return cfg

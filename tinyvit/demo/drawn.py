@@ -20,13 +20,12 @@ def draw(folder: Path, seed: int, counts: dict[str, int], scene_px: int = 192) -
     """Draw the demo's own data with all processors.
 
     Args:
-        folder: Created; images that are there already are drawn over with the same bytes.
-        seed: Of all images.
-        counts: Images for each split of :data:`shapes.SPLITS`; a split of none leaves nothing on
-            disk.
+        folder: The folder, which is created; existing images are replaced by the same bytes.
+        seed: Seed of all images.
+        counts: Number of images per split of :data:`shapes.SPLITS`; an empty split has no folder.
         scene_px: Side of a scene, in pixels.
     """
-    # Here, because the drawing processes import this module too and must not wait for torch.
+    # Imported here: the drawing processes import this module, too, and must not wait for torch.
     from tinyvit.core.console import track
     from tinyvit.core.files import write_json
     from tinyvit.core.machine import available_cpus
@@ -66,7 +65,7 @@ def _make_folders(folder: Path, split: str) -> None:
 
 
 def _draw_chunk(job: tuple[Path, int, str, int, int, int]) -> tuple[str, list[tuple[int, list[dict]]]]:
-    """Draw images ``first`` to ``last`` of one split; returns the annotations of scenes."""
+    """Draw images ``first`` to ``last`` of one split; return the annotations of scenes."""
     folder, seed, split, first, last, scene_px = job
     rows = []
     for index in range(first, last):

@@ -1,4 +1,4 @@
-"""What a run's numbers do and do not show, in plain sentences made from the numbers themselves."""
+"""Sentences about what a run's numbers show and do not show, made from the numbers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ Metrics = Mapping[str, Any]
 
 
 def findings(metrics: Metrics) -> dict[str, list[str]]:
-    """Two lists of sentences: what this run shows, and what it does not.
+    """Return two lists of sentences: what this run shows, and what it does not.
 
     Args:
-        metrics: The demo's metrics with ``data``, ``label``, ``distil``, ``probe``, ``detection``
-            and ``seed`` in them.
+        metrics: The demo's metrics; ``data``, ``label``, ``distil``, ``probe``, ``detection`` and
+            ``seed`` are read.
     """
     shows = [_loss(metrics), *_probe(metrics), _supervised(metrics), _detection(metrics)]
     return {"shows": [sentence for sentence in shows if sentence], "does_not_show": _limits(metrics)}
 
 
 def costs(metrics: Metrics) -> dict[str, Any]:
-    """What each arm was given, as a table: images, labels, and seconds before the detector."""
+    """Return a table of the costs of each arm: images, labels, and seconds before the detector."""
     label, distil, detection = metrics["label"], metrics["distil"], metrics["detection"]["arms"]
     counts = metrics["data"]["counts"]
     labelled = f"{counts['detect-train']:,} ({counts['boxes detect-train']:,} boxes)"
@@ -49,12 +49,12 @@ def _loss(metrics: Metrics) -> str:
     share = 1 - distil["final_kl"] / distil["constant_kl"] if distil["constant_kl"] > 0 else 0.0
     if share <= 0.02:
         return (
-            f"The student had not yet learned anything from the teacher that depends on the image: its loss "
-            f"({distil['final_kl']:.2f}) is no better than a constant answer's ({distil['constant_kl']:.2f})."
+            f"The student has not yet learned from the teacher: its loss is {distil['final_kl']:.2f}, and a constant "
+            f"answer, which ignores the image, has {distil['constant_kl']:.2f}."
         )
     return (
-        f"The student learned from stored labels alone: it closed {100 * share:.0f} % of the way from a constant "
-        f"answer (KL {distil['constant_kl']:.2f}) to the teacher (KL 0), measured on the images it trained on."
+        f"The student learned from stored labels alone. It closed {100 * share:.0f} % of the gap between a constant "
+        f"answer (KL {distil['constant_kl']:.2f}) and the teacher (KL 0), on its training images."
     )
 
 
@@ -65,13 +65,13 @@ def _probe(metrics: Metrics) -> list[str]:
     gain, error = _difference(arms, "distilled", "random", probe["test"])
     if gain > 2 * error:
         sentences.append(
-            f"With {labels[-1]:,} labels the distilled features are worth {100 * gain:.0f} points more than random "
-            f"ones (standard error {100 * error:.0f} from the test set)."
+            f"With {labels[-1]:,} labels the distilled features reach {100 * gain:.0f} points more than random ones "
+            f"(standard error {100 * error:.0f} from the test set)."
         )
     else:
         sentences.append(
-            f"With {labels[-1]:,} labels distilled and random features differ by {100 * gain:.0f} points, which is "
-            f"within the noise of {probe['test']:,} test images."
+            f"With {labels[-1]:,} labels the distilled and the random features differ by {100 * gain:.0f} points, "
+            f"which is within the noise of {probe['test']:,} test images."
         )
     return sentences
 
@@ -87,14 +87,14 @@ def _supervised(metrics: Metrics) -> str:
         for count, distilled, plain in zip(labels, arms["distilled"]["accuracy"], control["accuracy"], strict=True)
     ]
     return (
-        "Against the fair control, the same network trained on the same labels from random weights, the distilled "
+        "The control is the same network, trained on the same labels from random weights. Against it, the distilled "
         f"features gain {', '.join(parts)}."
     )
 
 
 def _difference(arms: Mapping[str, Any], one: str, other: str, count: int) -> tuple[float, float]:
-    """Difference of two accuracies at the most labels, and its standard error as if the test sets
-    were independent.
+    """Return the difference of two accuracies at the most labels, and its standard error for
+    independent test sets.
     """
     p, q = arms[one]["accuracy"][-1], arms[other]["accuracy"][-1]
     return p - q, math.sqrt((p * (1 - p) + q * (1 - q)) / count)
@@ -105,10 +105,10 @@ def _detection(metrics: Metrics) -> str:
     random, distilled = arms["random"]["ap"], arms["distilled"]["ap"]
     epochs = arms["random"]["epochs"]
     if max(random, distilled) < 0.01:
-        return f"Neither detector found anything worth counting (AP below 1; epochs: {epochs})."
+        return f"Neither detector learned to find objects: AP is below 1 after {epochs} epochs."
     return (
-        f"After {epochs} epochs on the same images the detector that started from distilled weights reached AP "
-        f"{100 * distilled:.1f}, the one from random weights AP {100 * random:.1f}."
+        f"After {epochs} epochs on the same images, the detector from distilled weights reached AP "
+        f"{100 * distilled:.1f}, and the one from random weights AP {100 * random:.1f}."
     )
 
 
@@ -116,15 +116,15 @@ def _limits(metrics: Metrics) -> list[str]:
     label, distil, counts = metrics["label"], metrics["distil"], metrics["data"]["counts"]
     seconds = label["seconds"] + distil["seconds"]
     limits = [
-        f"That distillation is free: the distilled arm also saw {label['images']:,} unlabelled images of the same "
-        f"kind, a teacher trained on 1.28 million labelled photographs, and {seconds:,.0f} more seconds of "
-        "computing. A detector from random weights that trains for longer catches up in part.",
-        "How much varies from run to run: this is one run with one seed "
-        f"({metrics['seed']}). The intervals cover the size of the test set, not the luck of a seed.",
-        "Anything about photographs or large data: in-domain images win at this budget, and shapes are easy.",
-        "How TinyViT ranks against other backbones, or what it reaches when trained in full: inputs here are "
+        f"A gain without cost: the distilled arm also used {label['images']:,} unlabelled images, a teacher trained "
+        f"on 1.28 million labelled photographs, and {seconds:,.0f} more seconds. The images are of the same kind. "
+        "A detector from random weights that trains for longer catches up in part.",
+        f"The variation between runs: this is one run with one seed ({metrics['seed']}). The intervals "
+        "cover the size of the test set, not the choice of the seed.",
+        "A result for photographs or large data: at this budget images of the same kind win, and shapes are easy.",
+        "A comparison with other backbones, or TinyViT after full training: inputs here are "
         f"{label['student_px']} and {metrics['detection']['px']} pixels, and training takes minutes, not GPU-days.",
     ]
     if metrics["data"]["source"] == "coco":
-        limits[2] = f"Anything about COCO: {counts['pool']} training images are far too few, whatever the numbers say."
+        limits[2] = f"A result for COCO: {counts['pool']} training images are far too few, whatever the numbers say."
     return limits

@@ -7,8 +7,8 @@
     FOLDER/scenes/train|tune|val/*        images for the detector
     FOLDER/scenes/annotations/instances_train|tune|val.json
 
-``probe-val`` and ``tune`` are where settings are chosen; ``probe-test`` and ``val`` (split
-``detect-test``, which has COCO's name on disk) are only reported.
+Settings are chosen on ``probe-val`` and ``tune``. ``probe-test`` and ``val`` are only reported;
+``val`` is the split ``detect-test``, which has COCO's name on disk.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SCENE_FOLDERS = {"detect-train": "train", "detect-tune": "tune", "detect-test":
 
 @dataclass(frozen=True)
 class DataCard:
-    """What a data folder holds.
+    """Description of a data folder.
 
     Args:
         source: ``drawn`` or ``coco``.
         classes: Names of the detector's classes, in label order.
         probe_classes: Names of the probe's classes, in label order.
-        counts: Images a split, and ``boxes ...`` for the boxes of a detector split.
+        counts: Number of images per split, and ``boxes ...`` for the boxes of a detector split.
         notes: Sentences about the data that the report must repeat.
     """
 
@@ -41,11 +41,11 @@ class DataCard:
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> DataCard:
-        """From plain JSON values, which have no tuples."""
+        """Return the card of plain JSON values, which have no tuples."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
         return cls(**values)
 
 
 def scene_folder(split: str) -> str:
-    """The name on disk of a detector split."""
+    """Return the name on disk of a detector split."""
     return _SCENE_FOLDERS[split]

@@ -1,5 +1,5 @@
-"""How fast this machine is, before the road is walked: which arithmetic to use, and whether the
-full plan fits.
+"""The speed of this machine, measured first: the arithmetic to use, and whether the full plan
+fits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tinyvit.core.machine import available_cpus, cpu_flags
 from .plan import FULL, SMALL, STUDENT, TEACHER, Plan
 
 BUDGET_SECONDS = 660.0
-"""The full plan is walked where the estimate is below this; the smaller one elsewhere."""
+"""Longest estimate of the full plan; above it the smaller plan is walked."""
 
 _NATIVE_BF16 = ("amx_bf16", "avx512_bf16")
 
 
 def arithmetic(device: str) -> tuple[str, str]:
-    """The precision of the teacher and of the student's training, and why.
+    """Return the precision of the teacher and of the student's training, and the reason.
 
     Returns:
         ``bf16`` or ``fp32``, and a sentence for the report.
@@ -38,15 +38,14 @@ def arithmetic(device: str) -> tuple[str, str]:
 
 
 def choose_plan(device: str, precision: str) -> tuple[Plan, dict[str, Any]]:
-    """Time the teacher and the student for a few seconds and choose between the full and the
-    smaller plan.
+    """Time the teacher and the student for a few seconds; return the full or the smaller plan.
 
     Args:
         device: A torch device.
-        precision: Of both.
+        precision: Precision of both.
 
     Returns:
-        The plan, and what was measured and estimated.
+        The plan, and the measured and estimated values.
     """
     teacher, student = _teacher_rate(device, precision), _student_rate(device, precision)
     estimates = {plan.name: _estimate(plan, teacher, student) for plan in (FULL, SMALL)}
@@ -61,9 +60,10 @@ def choose_plan(device: str, precision: str) -> tuple[Plan, dict[str, Any]]:
 
 
 def _estimate(plan: Plan, teacher: float, student: float) -> float:
-    """Seconds of the whole road. The constants are of two quiet cores: probe, exports, latency and
-    imports take 120 s, and a detector's step costs nine times a student's for each image, two of
-    them running at once.
+    """Return an estimate of the whole road in seconds.
+
+    The constants are those of two idle cores. Probe, exports, latency and imports take 120 s. With
+    two detectors at once, one image costs a detector nine times as much as a student.
     """
     steps = sum(plan.probe.control_steps)
     if plan.probe.finetune_labels:
@@ -101,8 +101,8 @@ def _student_rate(device: str, precision: str) -> float:
 
 
 def _seconds(work: Any, device: str, times: int) -> float:
-    """The fastest of some runs, after one that does not count: others on the machine only ever slow
-    it down.
+    """Return the seconds of the fastest of some runs, after one that does not count: other work on
+    the machine only slows it down.
     """
     best = float("inf")
     for run in range(times + 1):

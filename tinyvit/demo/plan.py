@@ -1,11 +1,10 @@
-"""Every setting of the demo, for the full run, a smaller one for slow machines, a quick walk, and
-real COCO data.
+"""Every setting of the demo: for the full run, for slow machines, for a quick walk, and for COCO
+data.
 
-The learning rates of both detectors, of the supervised control and of the fine-tuned student were
-chosen on ``detect-tune`` and ``probe-val`` images of another seed, never on the images that a
-run reports; ``benchmarks/results/demo_tuning.json`` has the table and ``python -m
-tinyvit.demo.tune`` makes it again. The other settings were fixed before, on other drawings of such
-shapes.
+The learning rates of detectors, supervised control and fine-tuned student were chosen on
+``detect-tune`` and ``probe-val`` images of another seed. The images that a run reports were not
+used. ``benchmarks/results/demo_tuning.json`` has the table, and ``python -m tinyvit.demo.tune``
+makes it again. The other settings were fixed before, on other drawings of such shapes.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ TEACHER = "efficientnet_lite2"
 
 @dataclass(frozen=True)
 class DistilPlan:
-    """How the student is distilled.
+    """Settings of the distillation.
 
     Args:
         teacher_px: Side of the teacher's input.
         student_px: Side of the student's input; its attention windows follow from it.
-        views: Views the teacher labels of each image.
+        views: Views per image that the teacher labels.
         crop: Smallest and largest share of an image's area in a view.
-        topk: Classes kept of each label.
+        topk: Classes kept per label.
         steps: Training steps.
-        batch: Views a step.
+        batch: Views per step.
         lr: Highest learning rate (AdamW, 10 % warm-up, cosine).
     """
 
@@ -49,15 +48,15 @@ class DistilPlan:
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """How features are probed, and the supervised control is trained.
+    """Settings of the probe and of the supervised control.
 
     Args:
         labels: Numbers of labelled images, rising.
         control_steps: Steps of the control for each number of labels.
-        control_batch: Crops a step, at most.
+        control_batch: Largest number of crops per step.
         control_lr: Highest learning rate of the control for each number of labels.
-        finetune_labels: The number of labels that the distilled student is fine-tuned with, or 0.
-        finetune_lr: Highest learning rate of it.
+        finetune_labels: Number of labels for fine-tuning the distilled student; 0: none.
+        finetune_lr: Highest learning rate of the fine-tuning.
     """
 
     labels: tuple[int, ...] = (50, 200, 1000)
@@ -70,12 +69,12 @@ class ProbePlan:
 
 @dataclass(frozen=True)
 class DetectPlan:
-    """How both detectors are trained.
+    """Settings of both detectors.
 
     Args:
         px: Longest side of the input.
         epochs: Passes over the training images.
-        batch: Images a step.
+        batch: Images per step.
         lr: Highest learning rate of each arm.
     """
 
@@ -87,16 +86,16 @@ class DetectPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole road.
+    """Settings of the whole road.
 
     Args:
         name: ``full``, ``small``, ``quick`` or ``coco``.
-        counts: Images to draw for each split.
+        counts: Number of images to draw per split.
         distil: Teacher and student.
         probe: Probe and control.
         detect: The detectors.
         latency_rounds: Rounds of the latency comparison.
-        latency_seconds: Length of each turn in them.
+        latency_seconds: Length of each turn in seconds.
     """
 
     name: str
@@ -108,11 +107,11 @@ class Plan:
     latency_seconds: float = 0.3
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return the settings as plain JSON values."""
         return plain(self)
 
     def settings(self) -> dict[str, Any]:
-        """As one flat table for the report."""
+        """Return the settings as one flat table for the report."""
         document = self.to_dict()
         flat = {"plan": document["name"]}
         for part in ("distil", "probe", "detect"):
@@ -146,7 +145,7 @@ QUICK = Plan(
 COCO = Plan(
     "coco",
     _counts(*[0] * 7),
-    # Few images, many views of each: 80 images give 3,200 views.
+    # Few images with many views each: 80 images give 3,200 views.
     DistilPlan(teacher_px=160, student_px=64, views=40, crop=(0.1, 1.0), steps=300),
     ProbePlan((100,), (60,), 32, (1e-3,), finetune_labels=0),
     DetectPlan(px=256, epochs=12, batch=8),

@@ -1,6 +1,4 @@
-"""The state of one demo run on disk: what was asked, which stages are done, and how
-long each took.
-"""
+"""The state of one demo run on disk: its settings, the finished stages, and their times."""
 
 from __future__ import annotations
 
@@ -22,12 +20,12 @@ class Stage:
     """One finished stage.
 
     Args:
-        name: Of its file below ``stages/``.
-        title: For people.
-        seconds: That it took; of the last part only, where it was interrupted and went on.
+        name: Name of its file below ``stages/``.
+        title: Title for people.
+        seconds: Duration; that of the last part only, where it was interrupted and resumed.
         interrupted: Whether an earlier process began it and did not finish.
         reused: Whether an earlier process finished it.
-        found: What it found; plain JSON values.
+        found: Its results, as plain JSON values.
     """
 
     name: str
@@ -43,11 +41,11 @@ class Road:
 
     Args:
         folder: The work directory, which exists.
-        asked: What was asked for, as plain JSON values; a directory goes on only with the same.
-        say: Told about each stage as it begins and ends.
+        asked: Settings of the run, as plain JSON values; a directory is resumed only with the same.
+        say: Called with a line as each stage begins and ends.
 
     Raises:
-        InputError: The directory holds a run that was asked for something else.
+        InputError: The directory holds a run with other settings.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -67,13 +65,12 @@ class Road:
             write_json(path, wanted)
 
     def walk(self, name: str, title: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do a stage, or take what an earlier process found in it.
+        """Do a stage and return its results, or return those of an earlier process.
 
         Args:
-            name: Of its file.
-            title: For people.
-            work: Does the stage and returns what it found; it may find parts of its own work on
-                disk.
+            name: Name of its file.
+            title: Title for people.
+            work: Does the stage and returns its results; parts of its work may be on disk already.
         """
         done, begun = self.folder / "stages" / f"{name}.json", self.folder / "stages" / f"{name}.begun"
         if done.is_file():

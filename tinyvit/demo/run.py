@@ -29,12 +29,12 @@ from .road import Road
 REPORT = "report.html"
 
 _TITLES = {
-    "pace": "Look at the machine",
+    "pace": "Measure the machine",
     "data": "Make the data",
-    "label": "Label: the teacher describes each image once",
-    "distil": "Distil: the student learns from the descriptions",
-    "probe": "Probe: what frozen features are worth",
-    "control": "Control: the same network trained on labels alone",
+    "label": "Label: the teacher labels each image once",
+    "distil": "Distil: the student learns from the labels",
+    "probe": "Probe: the quality of frozen features",
+    "control": "Control: the same network trained on true classes alone",
     "detect": "Detect: two detectors, random and distilled start",
     "export": "Export: ONNX, checked against PyTorch",
     "latency": "Time: one image, PyTorch and ONNX Runtime",
@@ -43,15 +43,15 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class DemoJob:
-    """What is asked for.
+    """Settings of a run.
 
     Args:
-        work_dir: Folder for everything; a new one below ``runs/demo`` when not given.
+        work_dir: Folder for everything; ``None``: a new one below ``runs/demo``.
         quick: Walk every stage with a handful of images; the numbers then mean nothing.
         data_root: A COCO-layout folder instead of drawn images.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: Of the images and of all training.
-        command: As it was typed, for the report.
+        seed: Seed of the images and of all training.
+        command: The command line, for the report.
     """
 
     work_dir: Path | None = None
@@ -66,15 +66,15 @@ def run_demo(job: DemoJob, say: Callable[[str], None], started: float | None = N
     """Walk the road and write ``result.json`` and ``report.html``.
 
     Args:
-        job: What is asked for.
-        say: Told about each stage.
+        job: The settings.
+        say: Called with a line about each stage.
         started: ``time.monotonic()`` when the command began, so that imports count.
 
     Returns:
         The document of ``result.json``; its ``metrics`` hold the path of the page as ``report``.
 
     Raises:
-        InputError: A bad data folder, or a work directory that holds another run.
+        InputError: The data folder is bad, or the work directory holds another run.
         MissingExtraError: A package of the extra ``demo`` is not installed.
         CheckFailedError: The exported file does not match its model, or a detector failed.
     """
@@ -109,7 +109,7 @@ def run_demo(job: DemoJob, say: Callable[[str], None], started: float | None = N
 
 
 def _digest(plans: Mapping[str, Plan]) -> str:
-    """A short hash of all settings: a folder that was begun with others does not go on."""
+    """Return a short hash of all settings; a folder with another hash is not resumed."""
     text = json.dumps({name: plan.to_dict() for name, plan in plans.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -126,7 +126,7 @@ def _pace(job: DemoJob, precision: str, reason: str) -> dict[str, Any]:
 
 
 def _walk(road: Road, setting: stages.Setting, job: DemoJob) -> tuple[DataCard, dict[str, Any]]:
-    """All stages in order; returns the data's card and what each stage found."""
+    """Walk all stages in order; return the data's card and the results of each stage."""
     made = road.walk("data", _TITLES["data"], lambda: _make_data(setting, job))
     card = DataCard.from_dict(made["card"])
     found: dict[str, Any] = {"samples": made["samples"]}
@@ -145,7 +145,7 @@ def _walk(road: Road, setting: stages.Setting, job: DemoJob) -> tuple[DataCard, 
 
 
 def _make_data(setting: stages.Setting, job: DemoJob) -> dict[str, Any]:
-    # Half-made data of a killed run could hold images of other counts.
+    # Half-made data of a killed run could hold other numbers of images.
     shutil.rmtree(setting.data, ignore_errors=True)
     if job.data_root:
         limits = (
@@ -158,7 +158,7 @@ def _make_data(setting: stages.Setting, job: DemoJob) -> dict[str, Any]:
 
 
 def _total(road: Road, started: float) -> float:
-    """Seconds of this process, and of the stages that earlier ones did."""
+    """Return the seconds of this process and of the stages of earlier ones."""
     return time.monotonic() - started + sum(stage.seconds for stage in road.stages if stage.reused)
 
 
@@ -168,7 +168,7 @@ def _total(road: Road, started: float) -> float:
 def _metrics(
     job: DemoJob, road: Road, setting: stages.Setting, card: DataCard, found: dict[str, Any], pace: dict[str, Any]
 ) -> dict[str, Any]:
-    """What ``result.json`` holds and the report is made from."""
+    """Return the metrics of ``result.json``, from which the report is made."""
     seconds = {stage.name: stage.seconds for stage in road.stages}
     return {
         "seed": job.seed,
@@ -192,12 +192,10 @@ def _metrics(
 
 def _notes(plan: Plan) -> list[str]:
     if plan.name == "quick":
-        return [
-            "Quick run: every stage was really walked, with a handful of images and steps. The numbers mean nothing."
-        ]
+        return ["Quick run: every stage ran, with a handful of images and steps. The numbers mean nothing."]
     if plan.name == "small":
         return [
-            "This machine is too slow for the full setting in twelve minutes: the student saw "
+            "This machine is too slow for the full settings in twelve minutes. The student saw "
             f"{plan.distil.steps * plan.distil.batch:,} views instead of {FULL.distil.steps * FULL.distil.batch:,}."
         ]
     return []
@@ -206,12 +204,12 @@ def _notes(plan: Plan) -> list[str]:
 def _tuning_text(plan: Plan) -> str:
     if plan.name in ("full", "small"):
         return (
-            "Learning rates were chosen beforehand on tuning images of another seed, never on the test images "
-            "above: the detector's from random weights as well as from distilled ones, the supervised control's for "
-            "each number of labels, and the fine-tuned student's. Everything else was fixed before and not swept. "
+            "Learning rates were chosen beforehand on tuning images of another seed, never on the test images above. "
+            "This holds for the detectors from random and from distilled weights, for the supervised control with "
+            "each number of labels, and for the fine-tuned student. All other settings were fixed before. "
             "python -m tinyvit.demo.tune does the sweep; benchmarks/results/demo_tuning.json has its numbers."
         )
-    return "The settings are those of the full demo, cut down; nothing was chosen for this run."
+    return "The settings are those of the full demo, made smaller; none was chosen for this run."
 
 
 def _probe_arms(found: dict[str, Any], setting: stages.Setting) -> dict[str, Any]:
@@ -224,15 +222,15 @@ def _probe_arms(found: dict[str, Any], setting: stages.Setting) -> dict[str, Any
     }
     arms["supervised"] = found["control"]["supervised"]
     note = (
-        "Features: the mean over positions of stages 3 and 4 (teacher: its last map). Normalisation and regularisation "
-        "are chosen inside the training labels, for every row. The random network's BatchNorm statistics were measured "
-        "on unlabelled images."
+        "Features are the mean over positions of stages 3 and 4 (teacher: its last map). Normalisation and "
+        "regularisation are chosen within the training labels, for every row. The random network's BatchNorm "
+        "statistics were measured on unlabelled images."
     )
     tuned = found["control"].get("finetuned")
     if tuned:
         low, high = (100 * bound for bound in tuned["interval"])
         note += (
-            f" All layers of the distilled student trained on with {tuned['labels']:,} labels: "
+            f" Fine-tuning all layers of the distilled student with {tuned['labels']:,} labels gives "
             f"{100 * tuned['accuracy']:.1f} % [{low:.0f}, {high:.0f}]."
         )
     return {
@@ -250,8 +248,8 @@ def _stage_rows(road: Road, setting: stages.Setting, card: DataCard, found: dict
     detail = {
         "pace": f"{found['label']['precision']} arithmetic, {plan.name} plan",
         "data": f"{counts['pool']:,} unlabelled images, {crops:,} labelled crops, {scenes:,} images with boxes",
-        "label": f"{found['label']['views_total']:,} views, {found['label']['images_per_second']:,.0f} a second",
-        "distil": f"{found['distil']['views_seen']:,} views, {found['distil']['images_per_second']:,.0f} a second; "
+        "label": f"{found['label']['views_total']:,} views, {found['label']['images_per_second']:,.0f} per second",
+        "distil": f"{found['distil']['views_seen']:,} views, {found['distil']['images_per_second']:,.0f} per second; "
         f"KL {found['distil']['constant_kl']:.2f} for a constant answer, {found['distil']['final_kl']:.2f} at the end",
         "probe": f"{', '.join(f'{count:,}' for count in found['probe']['labels'])} labels; random, distilled, teacher",
         "control": f"{sum(plan.probe.control_steps):,} steps from random weights",
@@ -266,14 +264,14 @@ def _stage_rows(road: Road, setting: stages.Setting, card: DataCard, found: dict
             "title": stage.title,
             "seconds": stage.seconds,
             "reused": stage.reused,
-            "detail": detail[stage.name] + ("; was interrupted, seconds of its last part" if stage.interrupted else ""),
+            "detail": detail[stage.name] + ("; interrupted: seconds of its last part" if stage.interrupted else ""),
         }
         for stage in road.stages
     ]
 
 
 def show_summary(document: dict[str, Any]) -> list[str]:
-    """The lines that the command ends with."""
+    """Return the last lines of the command's output."""
     metrics = document["metrics"]
     arms, detection = metrics["probe"]["arms"], metrics["detection"]["arms"]
     last = {name: f"{100 * arm['accuracy'][-1]:.1f} %" for name, arm in arms.items()}

@@ -1,11 +1,11 @@
-"""Pictures of coloured, textured shapes: the demo's own data, drawn the same way on every machine.
+"""Images of coloured, textured shapes: the demo's own data, drawn in the same way on every machine.
 
-Two kinds of image. A *single* shows one shape that fills much of the frame and has a class. A *scene* shows one to
-four smaller shapes, with a box and a mask each. Both lie on a muted, smooth background with clutter and sensor noise.
-In seven of ten shapes the texture is the class's own, so that texture is evidence but no proof, as in photographs.
+There are two kinds of image. A *single* shows one shape that fills much of the frame and has a
+class. A *scene* shows one to four smaller shapes, each with a box and a mask. Both have a muted,
+smooth background with clutter and sensor noise. Seven of ten shapes have the texture of their
+class, so that texture is evidence but not proof, as in photographs.
 
-An image depends on (seed, split, index) and on nothing else: no order, no worker, no earlier
-image.
+An image depends on seed, split and index only: not on the order, the worker, or an earlier image.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ CLASSES = ("disc", "square", "triangle", "star", "ring", "cross", "heart", "cres
 """The ten shapes; a class index counts in this order."""
 
 SPLITS = ("pool", "probe-train", "probe-val", "probe-test", "detect-train", "detect-tune", "detect-test")
-"""Pictures of two splits have nothing in common; a split's place in this list is part of every image's seed."""
+"""Images of two splits differ, as a split's place in this list is part of every image's seed."""
 
 OWN_TEXTURE_SHARE = 0.7
-"""How often a shape wears the texture of its class; otherwise one of the nine others, evenly."""
+"""Share of shapes with the texture of their class; the others have one of the nine others."""
 
 _FREE_ROTATION = ("arrow", "crescent")
 _NOISE_SD = 5.0
@@ -69,7 +69,7 @@ _CROSS = [(-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 
 _CROSS += [(-x, -y) for x, y in _CROSS]
 _ARROW = [(1, 0), (0.15, -0.75), (0.15, -0.32), (-1, -0.32), (-1, 0.32), (0.15, 0.32), (0.15, 0.75)]
 
-# Outlines at radius about 1; the first polygon is filled, a second one is cut out again.
+# Outlines at a radius of about 1; the first polygon is filled, and a second one is cut out.
 _OUTLINES: dict[str, list[Points]] = {
     "disc": [_circle(0.95)],
     "square": [[(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)]],
@@ -137,7 +137,7 @@ def _rings(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return (np.sin(np.sqrt(u * u + v * v) * rng.uniform(13, 18)) > 0).astype(np.float32)
 
 
-# One texture a class, in the order of CLASSES.
+# One texture per class, in the order of CLASSES.
 _TEXTURES: tuple[Texture, ...] = (
     _plain,
     _stripes,
@@ -159,7 +159,7 @@ class Instance:
     Args:
         category: Class index, in the order of :data:`CLASSES`.
         box: ``x, y, width, height`` in pixels, the tight box of ``mask``.
-        mask: What is visible of the shape, bool ``(height, width)`` of the whole image.
+        mask: Visible part of the shape, bool ``(height, width)`` of the whole image.
     """
 
     category: int
@@ -171,9 +171,9 @@ def single(seed: int, split: str, index: int, size: int = 128) -> tuple[np.ndarr
     """Draw one shape that fills much of the frame.
 
     Args:
-        seed: Of the whole data set.
+        seed: Seed of the whole data set.
         split: One of :data:`SPLITS`.
-        index: 0 and up; classes take turns, so any ten images in a row hold every class once.
+        index: 0 and up; any ten images in a row hold every class once.
         size: Side of the square image, in pixels.
 
     Returns:
@@ -192,7 +192,7 @@ def scene(seed: int, split: str, index: int, size: int = 192) -> tuple[np.ndarra
     """Draw one to four smaller shapes that hardly overlap; a later one covers an earlier one.
 
     Args:
-        seed: Of the whole data set.
+        seed: Seed of the whole data set.
         split: One of :data:`SPLITS`.
         index: 0 and up.
         size: Side of the square image, in pixels.
@@ -225,7 +225,7 @@ def scene(seed: int, split: str, index: int, size: int = 192) -> tuple[np.ndarra
 
 
 def rle(mask: np.ndarray) -> dict:
-    """COCO's uncompressed run lengths of a bool mask: column by column, starting with the zeros."""
+    """Return COCO's uncompressed run lengths of a bool mask: by columns, from the zeros on."""
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(np.concatenate(([0], edges, [flat.size]))).tolist()
@@ -237,7 +237,7 @@ def _generator(seed: int, split: str, index: int) -> np.random.Generator:
 
 
 def _background(rng: np.random.Generator, size: int) -> Image.Image:
-    """A smooth, muted field of colour with three to ten pieces of clutter."""
+    """Return a smooth, muted field of colour with three to ten pieces of clutter."""
     base = rng.uniform(90, 165)
     grid = np.clip(base + rng.uniform(-0.5, 0.5, (4, 4, 3)) * _BACKGROUND_CONTRAST, 0, 255).astype(np.uint8)
     canvas = Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)
@@ -258,7 +258,7 @@ def _background(rng: np.random.Generator, size: int) -> Image.Image:
 
 
 def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two random colours that can be told apart."""
+    """Return two random colours that differ visibly."""
     first = rng.uniform(0, 255, 3)
     while True:
         second = rng.uniform(0, 255, 3)
@@ -299,9 +299,7 @@ def _paint(
 
 
 def _coverage(name: str, extent: tuple[int, int], centre: np.ndarray, pose: tuple[float, float, float]) -> Image.Image:
-    """How much of each pixel the shape covers, 0..255, drawn at twice the size so that edges are
-    smooth.
-    """
+    """Return the covered share of each pixel as 0..255; twice the size makes edges smooth."""
     radius, stretch, angle = pose
     cos, sin = math.cos(angle), math.sin(angle)
     cover = Image.new("L", (extent[0] * 2, extent[1] * 2))
@@ -318,8 +316,8 @@ def _coverage(name: str, extent: tuple[int, int], centre: np.ndarray, pose: tupl
 def _free_spot(
     rng: np.random.Generator, placed: list[tuple[np.ndarray, float]], size: int
 ) -> tuple[np.ndarray, float] | None:
-    """A centre and a radius that overlap what is placed by little; ``None`` when twenty tries find
-    none.
+    """Return a centre and a radius with little overlap with placed shapes; ``None`` after twenty
+    tries.
     """
     for _ in range(20):
         radius = rng.uniform(0.10, 0.24) * size
@@ -340,7 +338,7 @@ def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _finish(canvas: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Add sensor noise; the result is what a file holds."""
+    """Return the pixels of the canvas with sensor noise."""
     pixels = np.asarray(canvas, dtype=np.float32)
     noisy = pixels + rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(_NOISE_SD)
     return np.clip(noisy, 0, 255).astype(np.uint8)

@@ -1,9 +1,8 @@
-"""The stages of the demo, each a function of a few plain values, through the rooms' public
-functions.
+"""The stages of the demo, one function each, through the rooms' public functions.
 
-Everything a stage leaves on disk it finds again when it is called a second time: the label store
-and the student's training go on where they were killed, features are cached by content, detectors
-go on from their last checkpoint.
+A stage that is called a second time uses the files of the first time. Labelling and the student's
+training resume where they were killed, detectors resume from their last checkpoint, and features
+are cached by content.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ _REPORT_PICTURES = 4
 
 @dataclass(frozen=True)
 class Setting:
-    """What all stages need.
+    """Common values of all stages.
 
     Args:
         folder: The work directory.
         plan: The settings.
-        seed: Of the data and of all training.
+        seed: Seed of the data and of all training.
         device: A torch device.
-        precision: Of the teacher and of training on it: ``fp32`` or ``bf16``.
+        precision: Precision of the teacher and of the student's training: ``fp32`` or ``bf16``.
         show: Whether stages report progress on standard error.
     """
 
@@ -66,22 +65,22 @@ class Setting:
 
     @property
     def data(self) -> Path:
-        """The demo's data, in the layout of ``layout.py``."""
+        """Return the folder of the demo's data, in the layout of ``layout.py``."""
         return self.folder / "data"
 
     @property
     def student(self) -> Path:
-        """The distilled student's weights."""
+        """Return the file of the distilled student's weights."""
         return self.folder / "pretrain" / "student.safetensors"
 
     @property
     def random(self) -> Path:
-        """The weights that the student started from."""
+        """Return the file of the student's initial weights."""
         return self.folder / "random.safetensors"
 
     @property
     def onnx(self) -> Path:
-        """The exported classifier."""
+        """Return the file of the exported classifier."""
         return self.folder / "export" / "student.onnx"
 
 
@@ -89,7 +88,7 @@ class Setting:
 
 
 def label(setting: Setting) -> dict[str, Any]:
-    """The teacher describes views of the unlabelled images."""
+    """Label views of the unlabelled images with the teacher."""
     plan = setting.plan.distil
     teacher = load_teacher(TEACHER, size=plan.teacher_px, device=setting.device, precision=setting.precision)
     sampler = ViewSampler(setting.seed, scale=plan.crop)
@@ -114,11 +113,11 @@ def label(setting: Setting) -> dict[str, Any]:
 
 
 def label_information(store: SoftLabelStore) -> tuple[float, float]:
-    """How much the labels of a store say.
+    """Return the information in the labels of a store, in nats.
 
     Returns:
-        Their mean entropy, and the mean KL divergence of the best constant answer from them, which
-        is their mean; both in nats. The second is what a student reaches that ignores the image.
+        The mean entropy of the labels, and the mean KL divergence of the best constant answer,
+        which is the mean label. A student that ignores the image reaches it.
     """
     classes, topk = store.header.num_classes, store.header.topk
     total, entropy, rows_seen = np.zeros(classes), 0.0, 0
@@ -139,7 +138,7 @@ def label_information(store: SoftLabelStore) -> tuple[float, float]:
 
 
 def distil(setting: Setting, entropy: float, constant: float) -> dict[str, Any]:
-    """The student learns from the store alone.
+    """Train the student from the store alone.
 
     Args:
         setting: The run.
@@ -183,12 +182,10 @@ def distil(setting: Setting, entropy: float, constant: float) -> dict[str, Any]:
 
 
 def save_start(setting: Setting) -> None:
-    """Write the weights that the student started from, with BatchNorm statistics measured on
-    unlabelled images.
+    """Write the student's initial weights, with BatchNorm statistics measured on unlabelled images.
 
-    Without statistics a random network's features are on no useful scale; this is the most that
-    "random weights" can mean for a frozen network. Training in the detector is not affected: it
-    measures its own.
+    Without statistics the features of a frozen random network have no useful scale. The detector is
+    not affected: its training measures its own statistics.
     """
     from safetensors.torch import save_file
 
@@ -216,8 +213,8 @@ def save_start(setting: Setting) -> None:
 
 
 def probe(setting: Setting) -> dict[str, Any]:
-    """Frozen features of random, distilled and teacher weights under a linear classifier, at each
-    number of labels.
+    """Probe the frozen features of random, distilled and teacher weights with each number of
+    labels.
     """
     plan = setting.plan
     train, test = (labelled(setting, split) for split in ("probe-train", "probe-test"))
@@ -249,8 +246,8 @@ def probe(setting: Setting) -> dict[str, Any]:
 
 
 def control(setting: Setting) -> dict[str, Any]:
-    """The whole network trained on the same labels: from random weights, and once from the
-    distilled ones.
+    """Train the whole network on the same labels, from random weights and once from distilled
+    ones.
     """
     plan = setting.plan.probe
     train, test = (labelled(setting, split) for split in ("probe-train", "probe-test"))
@@ -271,8 +268,8 @@ def control(setting: Setting) -> dict[str, Any]:
 def control_run(
     setting: Setting, train: LabelledImages, test: LabelledImages, steps: int, lr: float, start: Path | None
 ) -> tuple[float, list[float]]:
-    """Train the network on labelled images; its accuracy on test images, and Wilson's interval
-    of it.
+    """Train the network on labelled images; return its accuracy on test images, and Wilson's
+    interval.
     """
     plan = setting.plan
     options = ControlOptions(
@@ -291,20 +288,20 @@ def control_run(
 
 
 def labelled(setting: Setting, split: str) -> LabelledImages:
-    """The labelled images of a probe split."""
+    """Return the labelled images of a probe split."""
     return LabelledImages.from_files(ImageFiles(setting.data / split))
 
 
 def label_subsets(images: LabelledImages, counts: tuple[int, ...], seed: int) -> list[np.ndarray]:
-    """Rows of so many images, evenly over the classes as far as they go; a smaller set lies
-    inside a larger one.
+    """Return the rows of ``counts`` images, as evenly over the classes as possible; a smaller set
+    is part of a larger one.
     """
     generator = np.random.default_rng(seed)
     turns = np.empty(len(images), dtype=np.int64)
     for category in np.unique(images.labels):
         rows = np.flatnonzero(images.labels == category)
         turns[generator.permutation(rows)] = np.arange(len(rows))
-    # First every class's first image, then every class's second, ...
+    # The first image of every class, then the second of every class, ...
     order = np.lexsort((images.labels, turns))
     return [np.sort(order[:count]) for count in counts if count <= len(images)] or [np.sort(order)]
 
@@ -313,7 +310,7 @@ def label_subsets(images: LabelledImages, counts: tuple[int, ...], seed: int) ->
 
 
 def detect(setting: Setting) -> dict[str, Any]:
-    """Two detectors at the same time, alike but for the weights of their backbones."""
+    """Train two detectors at the same time that differ in the weights of their backbones."""
     plan = setting.plan.detect
     arms = run_arms(arm_jobs(setting, plan, setting.data / "scenes", "detect", _REPORT_PICTURES))
     pictures = {name: arm.pop("pictures") for name, arm in arms.items()}
@@ -327,13 +324,13 @@ def detect(setting: Setting) -> dict[str, Any]:
 
 
 def arm_jobs(setting: Setting, plan: DetectPlan, scenes: Path, folder: str, pictures: int = 0) -> dict[str, ArmJob]:
-    """The two detectors, alike but for weights and learning rate.
+    """Return the jobs of the two detectors, which differ in weights and learning rate.
 
     Args:
         setting: The run.
-        plan: Of the detectors.
+        plan: Settings of the detectors.
         scenes: Data root with ``train`` and ``val`` images.
-        folder: Below the work directory, for both.
+        folder: Folder of both below the work directory.
         pictures: Number of test images whose detections are kept.
     """
     return {
@@ -355,7 +352,7 @@ def arm_jobs(setting: Setting, plan: DetectPlan, scenes: Path, folder: str, pict
 
 
 def _annotated(scenes: Path, found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """For the report: each image with the truth and with what either detector found."""
+    """Return each image of the report with the true boxes and those of both detectors."""
     document = json.loads((scenes / "annotations" / "instances_val.json").read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in document["categories"]}
     images = {image["file_name"]: image for image in document["images"]}
@@ -380,7 +377,7 @@ def _annotated(scenes: Path, found: Mapping[str, list[dict[str, Any]]]) -> list[
 
 
 def export(setting: Setting) -> dict[str, Any]:
-    """The distilled student as ONNX: its classifier and its feature maps, each compared with
+    """Export the distilled student's classifier and feature maps to ONNX; compare both with
     PyTorch.
     """
     px = setting.plan.distil.student_px
@@ -412,15 +409,16 @@ def export(setting: Setting) -> dict[str, Any]:
 
 
 def latency(setting: Setting) -> dict[str, Any]:
-    """One image on the processor, by PyTorch (the deployed form) and by ONNX Runtime in turns."""
+    """Time one image on the processor with PyTorch (the deployed form) and ONNX Runtime, in
+    turns.
+    """
     plan = setting.plan
     px, threads = plan.distil.student_px, available_cpus()
     subjects = [
         Subject(STUDENT, engine="deploy", size=px, threads=threads, weights=str(setting.student), label="PyTorch"),
         Subject(str(setting.onnx), engine="onnxruntime", size=px, threads=threads, label="ONNX Runtime"),
     ]
-    # A look, not a benchmark: one start of each worker, nothing measured again, no peak of the
-    # machine.
+    # Not a full benchmark: one start of each worker, no repeated rounds, no peak of the machine.
     speed = SpeedPlan(
         rounds=plan.latency_rounds,
         round_seconds=plan.latency_seconds,
@@ -463,8 +461,8 @@ def latency(setting: Setting) -> dict[str, Any]:
 
 
 def samples(setting: Setting) -> str:
-    """A strip of images for the report: unlabelled ones above, the detector's below; JPEG,
-    base64.
+    """Return a strip of images for the report as base64 JPEG: unlabelled ones above, the detector's
+    below.
     """
     width, small, large = 1000, 100, 200
     rows = []

@@ -1,13 +1,12 @@
-"""The sweeps that the demo's settings come from, on tuning images of seeds that the demo does not
-use by default.
+"""The sweeps of the demo's settings, on tuning images of other seeds than the demo's.
 
     python -m tinyvit.demo.tune runs/tune --seeds 101 --out benchmarks/results/demo_tuning.json
 
-For each seed: draw, label and distil as the demo does; then, on ``detect-tune`` and ``probe-val``
-images only, train the detector from random and from distilled weights, the supervised control,
-and the fine-tuned student, each at several learning rates. A sweep that was stopped goes on in the
-same folder; ``--collect`` only gathers what is finished, and names what is not. About 35 minutes a
-seed on two cores.
+Each seed is drawn, labelled and distilled as in the demo. Then the detector is trained from random
+and from distilled weights, as are the supervised control and the fine-tuned student. Each is
+trained at several learning rates and evaluated on ``detect-tune`` and ``probe-val`` images only.
+A stopped sweep is resumed in the same folder; ``--collect`` only gathers finished stages and names
+the others. A seed takes about 35 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -42,17 +41,16 @@ _COUNTS = {**FULL.counts, "probe-val": 1000, "detect-tune": 250, "probe-test": 0
 
 
 def sweep(folder: Path, seed: int, device: str = "cpu") -> None:
-    """All sweeps of one seed.
+    """Do all sweeps of one seed.
 
     Args:
-        folder: Where everything of this seed lies; a stopped sweep goes on there.
-        seed: Of images and training.
+        folder: Folder of this seed; a stopped sweep is resumed there.
+        seed: Seed of images and training.
         device: A torch device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     precision, _ = arithmetic(device)
-    # The rates that are swept are left out of the plan, so that choosing them does not end the
-    # sweep's folder.
+    # The plan leaves out the swept rates, so that the folder of a sweep fits after choosing them.
     plan = replace(
         FULL,
         name="tune",
@@ -94,7 +92,7 @@ def _finetune_stage(lr: float) -> str:
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """What the sweep of one seed found so far; ``unfinished`` names the stages that are missing."""
+    """Return the results of one seed so far; ``unfinished`` names the missing stages."""
     stages_of: dict[str, list[str]] = {
         "probe": ["probe"],
         "detector": [_detector_stage(lr) for lr in DETECTOR_LRS],
@@ -144,7 +142,7 @@ def _detectors(setting: stages.Setting, lr: float) -> dict[str, Any]:
 
 
 def _tuning_scenes(setting: stages.Setting) -> Path:
-    """A data root whose ``val`` images are those of ``detect-tune``."""
+    """Return a data root whose ``val`` images are those of ``detect-tune``."""
     scenes, root = setting.data / "scenes", setting.folder / "tuning-scenes"
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for name, source in (("train", "train"), ("val", "tune")):
@@ -177,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101])
     parser.add_argument("--out", type=Path, default=Path("demo_tuning.json"))
-    parser.add_argument("--collect", action="store_true", help="only gather what earlier sweeps finished")
+    parser.add_argument("--collect", action="store_true", help="only gather the finished stages of earlier sweeps")
     options = parser.parse_args(arguments)
     folders = {seed: options.folder / f"seed-{seed}" for seed in options.seeds}
     allocator = tune_allocator()

@@ -1,8 +1,8 @@
 """Units of work on this process, several processes, the ranks of ``torchrun``, or a Ray cluster.
 
-A unit is idempotent: whoever does it leaves the same result, so one that a dead worker held is
-simply done again. There is no lease and no heartbeat here: the operating system (a closed pipe) or
-Ray says when a worker is gone, and ranks of ``torchrun`` each have their fixed share.
+A unit is idempotent: every worker leaves the same result, so a unit of a dead worker is done again.
+Leases and heartbeats are not needed. The operating system (a closed pipe) or Ray reports that a
+worker is gone, and each rank of ``torchrun`` has a fixed share.
 
     place = choose_place(workers=4, device="cpu")
     # make(device, threads) returns a worker, and worker(unit, report) a result.

@@ -1,4 +1,4 @@
-"""Where units are worked on."""
+"""Places that work on units: this process, processes, ranks, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ class Here:
     device: str = "cpu"
 
     def share(self, units: Sequence[T]) -> Sequence[T]:
-        """The units that fall to the workers of this place: all."""
+        """Return the units for the workers of this place: all."""
         return units
 
     def open(self, make: Make) -> AbstractContextManager[Pool]:
-        """A worker in this process."""
+        """Return a pool of one worker in this process."""
         return _open_here(make, self.device)
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the place as plain JSON values."""
         return {"kind": "this process", "device": self.device}
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process as one of those that ``torchrun`` started: rank ``r`` of ``W`` does units ``r, r + W, ...``.
+    """This process as one of ``torchrun``: rank ``r`` of ``W`` does units ``r, r + W, ...``.
 
     A unit that a dead rank left is done when the same command is run again.
 
     Args:
-        rank: Of this process.
-        world: How many there are.
+        rank: Rank of this process.
+        world: Number of ranks.
         device: The torch device of this process.
     """
 
@@ -59,15 +59,15 @@ class Ranks:
     device: str = "cpu"
 
     def share(self, units: Sequence[T]) -> Sequence[T]:
-        """The units of this rank; every rank has to ask with the same units."""
+        """Return the units of this rank; every rank needs to pass the same units."""
         return units[self.rank :: self.world]
 
     def open(self, make: Make) -> AbstractContextManager[Pool]:
-        """A worker in this process."""
+        """Return a pool of one worker in this process."""
         return _open_here(make, self.device)
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the place as plain JSON values."""
         return {"kind": "torchrun", "rank": self.rank, "world": self.world, "device": self.device}
 
 
@@ -78,7 +78,7 @@ class Processes:
     Args:
         devices: One process for each.
         threads: Threads that each process computes with.
-        say: Told in a sentence when a process died.
+        say: Called with a sentence when a process died.
         most_deaths: Deaths in a row, with no unit done in between, after which a run gives up.
     """
 
@@ -88,17 +88,17 @@ class Processes:
     most_deaths: int = MOST_DEATHS
 
     def share(self, units: Sequence[T]) -> Sequence[T]:
-        """The units that fall to the workers of this place: all."""
+        """Return the units for the workers of this place: all."""
         return units
 
     def open(self, make: Make) -> AbstractContextManager[Pool]:
-        """The processes."""
+        """Return a pool of the processes."""
         from .processes import ProcessPool
 
         return ProcessPool(make, self.devices, self.threads, self.say, self.most_deaths)
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the place as plain JSON values."""
         return {"kind": "processes", "workers": len(self.devices), "devices": sorted(set(self.devices))}
 
 
@@ -107,10 +107,11 @@ class RayCluster:
     """Actors of a Ray cluster.
 
     Args:
-        address: Of the cluster, or ``local``.
-        workers: Actors; by default one a GPU of the cluster, or one a node where there is none.
+        address: Address of the cluster, or ``local``.
+        workers: Number of actors; by default one per GPU of the cluster, or one per node without
+            GPUs.
         device: ``auto``, ``cpu`` or ``cuda``.
-        say: Told in a sentence when an actor died.
+        say: Called with a sentence when an actor died.
         most_deaths: Deaths in a row, with no unit done in between, after which a run gives up.
     """
 
@@ -121,17 +122,17 @@ class RayCluster:
     most_deaths: int = MOST_DEATHS
 
     def share(self, units: Sequence[T]) -> Sequence[T]:
-        """The units that fall to the workers of this place: all."""
+        """Return the units for the workers of this place: all."""
         return units
 
     def open(self, make: Make) -> AbstractContextManager[Pool]:
-        """The actors."""
+        """Return a pool of the actors."""
         from .ray_cluster import RayPool
 
         return RayPool(make, self.address, self.workers, self.device, self.say, self.most_deaths)
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the place as plain JSON values."""
         return {"kind": "ray", "address": self.address, "workers": self.workers}
 
 
@@ -168,15 +169,14 @@ def choose_place(
     environ: Mapping[str, str] = os.environ,
     gpus: int = 0,
 ) -> Place:
-    """Return where a command works, from its options and from what ``torchrun`` left in the
-    environment.
+    """Return the place of a command's work, from its options and the variables of ``torchrun``.
 
     Args:
-        workers: Processes on this machine, or actors of a Ray cluster; by default one a GPU, else
+        workers: Processes on this machine, or actors of a Ray cluster; by default one per GPU, else
             this process alone.
         ray: Address of a Ray cluster, or ``local``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        say: Told in a sentence when a worker died.
+        say: Called with a sentence when a worker died.
         environ: Holds ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK`` in a process of ``torchrun``.
         gpus: CUDA devices that torch sees on this machine.
 
@@ -184,7 +184,7 @@ def choose_place(
         InputError: Two ways are asked for at once.
     """
     if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}; it must be at least 1")
+        raise InputError(f"--workers is {workers}; it must be at least 1")
     if ray is not None:
         return RayCluster(ray, workers, device.split(":")[0], say)
     world = int(environ.get("WORLD_SIZE", "1"))

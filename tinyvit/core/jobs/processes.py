@@ -1,5 +1,5 @@
-"""Worker processes on this machine: the parent hands units out, and starts a process again that
-died.
+"""Worker processes on this machine: the parent assigns units, and starts a process that died
+again.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class _Member:
 class ProcessPool:
     """Processes that each make a worker once and then do units one by one.
 
-    Every process has a pipe of its own and nothing is shared, so that one that is killed, even in
-    the middle of a message, can hold up no other.
+    Every process has a pipe of its own, and nothing is shared. A process that is killed, even in
+    the middle of a message, therefore does not block the others.
 
     Args:
         make: Makes a worker for a device.
         devices: One process for each.
         threads: Threads that each process computes with.
-        say: Told in a sentence when a process died.
+        say: Called with a sentence when a process died.
         most_deaths: See :class:`~tinyvit.core.jobs.units.Deaths`.
     """
 
@@ -60,7 +60,7 @@ class ProcessPool:
         # is safe to fork.
         self._context: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
-            # What it imports once, so that workers start in milliseconds.
+            # The server imports these once, so that workers start in milliseconds.
             self._context.set_forkserver_preload([__name__, getattr(make, "__module__", __name__)])
             _start_server()
         self._members: list[_Member] = []
@@ -84,7 +84,7 @@ class ProcessPool:
         self._members = []
 
     def worker_ids(self) -> list[int]:
-        """Process ids of the workers that are alive."""
+        """Return the process ids of the workers that are alive."""
         return [member.process.pid for member in self._members if member.process.is_alive()]
 
     def _start(self, slot: int) -> _Member:
@@ -132,9 +132,7 @@ class ProcessPool:
                     member.unit = None
 
     def _receive(self, member: _Member, waiting: deque[int]) -> tuple[str, Any] | None:
-        """The next message of a worker, or ``None`` when it is dead and another one has taken its
-        place.
-        """
+        """Return the next message of a worker, or ``None`` when it died and was replaced."""
         try:
             return member.pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
@@ -151,8 +149,8 @@ class ProcessPool:
 
 
 def _start_server() -> None:
-    """Start the server without the current folder on its path: a folder there may be called as a
-    package is.
+    """Start the server without the current folder on its path: a folder there may have the name of
+    a package.
     """
     from multiprocessing import forkserver  # POSIX has it
 
@@ -177,7 +175,7 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def _serve(pipe: Any, make: Make, device: str, threads: int) -> None:
-    """The life of a worker process."""
+    """Run a worker process until the parent closes its pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
         worker = start_worker(make, device, threads)

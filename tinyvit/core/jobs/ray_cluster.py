@@ -24,11 +24,10 @@ _PATIENCE = 60.0
 
 
 class _Holder:
-    """An actor: it makes a worker when it gets its first unit, so that it answers soon and Ray
-    knows that it lives.
+    """An actor that makes its worker with the first unit, so that it answers Ray soon.
 
     Args:
-        device: Of the worker.
+        device: Device of the worker.
         threads: Threads that it computes with.
     """
 
@@ -37,15 +36,15 @@ class _Holder:
         self._worker: Worker | None = None
 
     def ready(self) -> int:
-        """The process id."""
+        """Return the process id."""
         return os.getpid()
 
     def work(self, make: list[Any], unit: Any) -> tuple[str, Any]:
         """Do a unit.
 
         Args:
-            make: A reference to what makes the worker, in a list: Ray would replace a bare one by
-                what it refers to.
+            make: A reference to the maker of the worker, in a list: Ray would replace a bare
+                reference by its object.
             unit: The unit.
         """
         try:
@@ -61,7 +60,7 @@ class _Holder:
 
 @dataclass
 class _Actor:
-    """An actor, and what is asked of it: a unit, or whether it is there."""
+    """An actor and its current call: a unit, or a question whether it is alive."""
 
     slot: int
     handle: Any
@@ -74,16 +73,17 @@ class _Actor:
 class RayPool:
     """Actors that hold a worker each.
 
-    A unit whose actor died goes to whichever actor is there next; the actor itself is started again
-    by Ray and gets units once it answers. So a node that never comes back holds nothing up.
+    A unit whose actor died goes to the next free actor. Ray starts the actor again, and it gets
+    units once it answers. A node that never returns therefore blocks nothing.
 
     Args:
         make: Makes a worker for a device.
-        address: Of the cluster (``auto``, ``HOST:PORT``, ``ray://...``), or ``local`` for a Ray on
-            this machine that ends with the run.
-        workers: Actors; by default one a GPU of the cluster, or one a node where there is none.
+        address: Address of the cluster (``auto``, ``HOST:PORT``, ``ray://...``), or ``local`` for a
+            Ray on this machine that ends with the run.
+        workers: Number of actors; by default one per GPU of the cluster, or one per node without
+            GPUs.
         device: ``auto``, ``cpu`` or ``cuda``.
-        say: Told in a sentence when an actor died.
+        say: Called with a sentence when an actor died.
         most_deaths: See :class:`~tinyvit.core.jobs.units.Deaths`.
 
     Raises:
@@ -189,7 +189,7 @@ class RayPool:
                 actor.call = actor.handle.work.remote(self._shared, units[actor.unit])
 
     def _answer(self, actor: _Actor, waiting: deque[int]) -> tuple[str, Any] | None:
-        """What an actor answered about its unit; ``None`` when it only said that it is there, or
+        """Return an actor's answer about its unit; ``None`` where it only said that it is alive, or
         died.
         """
         try:
@@ -211,8 +211,8 @@ class RayPool:
 
 
 def _share(nodes: Sequence[dict[str, float]], gpus: int, count: int) -> dict[str, float]:
-    """What each of ``count`` actors asks Ray for: its part of a node, small enough for every node
-    that may hold one.
+    """Return the resources of each of ``count`` actors: a part of a node that fits every node that
+    may hold one.
     """
     fitting = [node for node in nodes if node.get("GPU", 0) or not gpus]
     on_one_node = -(-count // len(fitting))

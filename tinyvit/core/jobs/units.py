@@ -1,4 +1,4 @@
-"""What is worked on, by whom, and what is heard of it."""
+"""Units of work, their workers, and the events of a run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from ..errors import InputError
 MOST_DEATHS = 10
 
 Report = Callable[[Any], None]
-"""Takes a value that tells how far a unit is."""
+"""Takes a value that says how far a unit is."""
 
 Worker = Callable[[Any, Report], Any]
 """Does a unit: ``worker(unit, report) -> result``."""
 
 
 class Make(Protocol):
-    """Makes a worker. It travels to other processes, so it can be pickled, like units
-    and results.
-    """
+    """Makes a worker. Makers, units and results can be pickled, as other processes get them."""
 
     def __call__(self, device: str, threads: int | None = None) -> Worker:
         """Return a worker.
@@ -42,8 +40,8 @@ class Progress:
     """A worker reported a value while it worked on a unit.
 
     Args:
-        index: Of the unit.
-        value: What it reported.
+        index: Index of the unit.
+        value: The reported value.
     """
 
     index: int
@@ -55,8 +53,8 @@ class Done:
     """A unit is done.
 
     Args:
-        index: Of the unit.
-        result: What its worker returned.
+        index: Index of the unit.
+        result: The result of its worker.
     """
 
     index: int
@@ -73,13 +71,13 @@ class Pool(AbstractContextManager["Pool"], Protocol):
         """Do units in any order.
 
         Raises:
-            InputError: What a worker raised. Units that others were working on are finished first.
+            InputError: A worker raised it. Units that other workers have are finished first.
             WorkerLostError: Workers die again and again.
         """
         ...
 
     def worker_ids(self) -> list[int]:
-        """Process ids of the workers that are alive."""
+        """Return the process ids of the workers that are alive."""
         ...
 
 
@@ -89,8 +87,8 @@ class WorkerLostError(InputError):
 
 #: Whether the last worker was killed -> what may help.
 _REMEDIES = {
-    True: "Is memory too small for so many workers?",
-    False: "What they printed above says why.",
+    True: "Memory may be too small; use fewer --workers.",
+    False: "Their output above says why.",
 }
 
 
@@ -98,7 +96,7 @@ class Deaths:
     """Counts the deaths of workers since a unit was done last.
 
     Args:
-        most: How many are too many.
+        most: Largest number of deaths in a row.
     """
 
     def __init__(self, most: int = MOST_DEATHS) -> None:
@@ -117,8 +115,8 @@ class Deaths:
         self.in_a_row += 1
         if self.in_a_row > self.most:
             raise WorkerLostError(
-                f"{self.in_a_row} worker processes died one after the other (the last one {how}); what was finished "
-                f"stays. {_REMEDIES['SIGKILL' in how]}"
+                f"{self.in_a_row} worker processes died one after the other (the last one {how}); finished units are "
+                f"kept. {_REMEDIES['SIGKILL' in how]}"
             )
 
 
@@ -135,7 +133,7 @@ def start_worker(make: Make, device: str, threads: int) -> Worker:
 
 
 def as_sendable(error: Exception) -> Exception:
-    """The error itself where it can be pickled and read back, else one of the same words."""
+    """Return the error itself where it can be pickled and read back, else one with its message."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
     except Exception:

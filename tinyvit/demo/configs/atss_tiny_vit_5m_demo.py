@@ -1,9 +1,9 @@
 """The demo's detector: ATSS with a narrow head on TinyViT-5M, for images of 128 px.
 
-Command: ``tinyvit demo``, which puts data, weights, learning rate, size and length into it. Recipe:
-MMDetection's ATSS, cut to 64 channels and the three levels that a small image has; anchors of 32,
-64 and 128 px instead of 64 to 1024. Expected: see ``benchmarks/results/demo_tuning.json`` (tuning
-images of one seed).
+Command: ``tinyvit demo``, which adds data, weights, learning rate, size and length. Recipe:
+MMDetection's ATSS with 64 channels and the three levels of a small image. Anchors are 32, 64 and
+128 px instead of 64 to 1024. Expected: see ``benchmarks/results/demo_tuning.json`` (tuning images
+of one seed).
 """
 
 _base_ = ["mmdet::atss/atss_r50_fpn_1x_coco.py"]
@@ -15,7 +15,7 @@ model = dict(
         type="tinyvit.TinyViT",
         arch="5m",
         out_indices=(1, 2, 3),
-        # The windows that the student was distilled with: nothing is resized, and 128 px needs no
+        # The windows of the student's distillation: no weight is resized, and 128 px needs no
         # padding.
         window_sizes=(2, 2, 4, 2),
         weights=None,
@@ -42,7 +42,7 @@ test_pipeline = [
     dict(type="LoadAnnotations", with_bbox=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
-# Processes that load would take turns with the two detectors on two cores; the images are small.
+# Loading processes would compete with the two detectors on two cores; the images are small.
 train_dataloader = dict(
     batch_size=16, num_workers=0, persistent_workers=False, batch_sampler=None, dataset=dict(pipeline=train_pipeline)
 )
