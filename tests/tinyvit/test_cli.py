@@ -206,7 +206,7 @@ main({arguments!r})
     [
         (("mmdet", "mmcv"), ["detect", "train", "retinanet_tiny_vit_5m_fpn_1x_coco", "--data-root", "."], "detection"),
         (("onnx", "onnxruntime", "onnxscript"), ["export", "onnx", "tiny_vit_5m_224"], "export"),
-        (("torch",), ["models"], "torch"),
+        (("torch",), ["evaluate", "tiny_vit_5m_224", "--data", "DATA"], "torch"),
         (("efficientnet_lite_pytorch",), ["label", "DATA", "store", "--teacher", "efficientnet_lite2"], "demo"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -48,7 +48,7 @@ def test_the_wheel_puts_only_tinyvit_into_site_packages(wheel):
 
 def test_the_wheel_holds_every_module_config_and_document(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {"tinyvit/py.typed", "tinyvit/backbones/distill/store/FORMAT.md"}
+    expected = {"tinyvit/py.typed", "tinyvit/backbones/facts.json", "tinyvit/backbones/distill/store/FORMAT.md"}
     expected.add("tinyvit/backbones/deployed/native_kernels.cpp")
     for room in ("tinyvit", *ROOMS):
         prefix = "" if room == "tinyvit" else "tinyvit/"

@@ -27,17 +27,12 @@ def models(
         tinyvit models 'tiny_vit_*'
         tinyvit models --env
     """
-    from tinyvit.backbones.registry import PRETRAINED_TAGS, describe, list_models
-
     if env:
         _show_environment(as_json)
         return
-    from tinyvit.core.errors import unknown_name
+    from tinyvit.backbones.facts import read_facts
 
-    names = list_models(pattern)
-    if not names:
-        raise unknown_name("model", pattern, PRETRAINED_TAGS)
-    facts = [describe(name) for name in names]
+    facts = read_facts(pattern)
     if as_json:
         print_json(facts)
         return
@@ -54,7 +49,7 @@ def models(
         for fact in facts
     ]
     print_table(["model", "params", "MACs", "input", "channels", "strides", "pretrained"], rows)
-    hint(f"tinyvit evaluate {names[0]} --data DATA --weights FILE")
+    hint(f"tinyvit evaluate {facts[0]['name']} --data DATA --weights FILE")
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
