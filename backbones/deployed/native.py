@@ -21,6 +21,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinyvit.core.files import replacing
+
 SWITCH = "TINYVIT_NATIVE"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-Wno-psabi")
 _MACHINES = ("x86_64", "aarch64")
@@ -85,14 +87,13 @@ def _require_own(path: Path) -> None:
 
 def _build(command: Sequence[str], source: Path, library: Path) -> None:
     try:
-        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-            compiled, linked = Path(scratch, "kernel.o"), Path(scratch, "kernel.so")
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch, replacing(library) as linked:
+            compiled = Path(scratch, "kernel.o")
             _run([*command, "-c", str(source), "-o", str(compiled)])
             # Without -fopenmp here: the library must find PyTorch's OpenMP in the process and not
             # load a second one, whose threads would fight with the first one's.
             _run([command[0], "-shared", str(compiled), "-o", str(linked)])
             os.chmod(linked, 0o700)
-            os.replace(linked, library)
     except OSError as error:
         raise NativeError(f"{library} cannot be written: {error.strerror}") from error
 
