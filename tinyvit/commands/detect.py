@@ -247,7 +247,9 @@ def predict(
 
 
 def _logs_on_stderr(as_json: bool) -> contextlib.AbstractContextManager[Any]:
-    """With ``--json``, what mmengine and pycocotools print goes to stderr."""
+    """Return a context in which, with ``--json``, the output of mmengine and pycocotools goes to
+    stderr.
+    """
     return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""glibc's memory allocator, told to keep big activations instead of giving them back after every
+"""A setting of glibc's memory allocator: big activations are kept instead of returned after every
 operator.
 """
 
@@ -15,9 +15,9 @@ _M_MMAP_THRESHOLD = -3
 def tune_allocator() -> str:
     """Raise glibc's ``mmap`` and ``trim`` thresholds for this process.
 
-    By default glibc returns every large activation to the kernel when it is freed and faults it in
-    again a moment later; TinyViT at batch 16 spends up to half of its time there. Arithmetic is
-    untouched. Commands call this; importing the library never does.
+    By default glibc returns every large activation to the kernel and requests it again soon after.
+    TinyViT at batch 16 spends up to half of its time there. Arithmetic stays the same. Commands
+    call this function; importing the library does not.
 
     Returns:
         ``"glibc-tuned"`` when the thresholds are set, else ``"default (REASON)"``.

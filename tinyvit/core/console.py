@@ -85,7 +85,7 @@ def track(items: Iterable[T], description: str, total: int | None = None, unit: 
     """Yield items, and report each as done once the next one is asked for.
 
     Args:
-        items: What is done, one after the other.
+        items: The items of the work.
         description: Name of the work.
         total: The number of items; by default their length. Where neither is known, the time left
             is not reported.

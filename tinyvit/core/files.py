@@ -1,4 +1,4 @@
-"""Files: names to write under, writing that a kill cannot halve, and sizes."""
+"""Files: temporary names, writing whole files or none, sizes, and hashes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Without dots: it is a part of file names that they divide.
+# Without dots: dots separate the parts of temporary names.
 _HOST = platform.node().replace(".", "_") or "host"
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new name in a file's folder to write under before it is renamed: no other process has it,
-    on any machine.
-    """
+    """Return a new temporary name in a file's folder; no other process on any machine has it."""
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def is_abandoned(path: Path, seconds: float) -> bool:
-    """Whether nobody writes a file of :func:`temporary_beside` any more.
+    """Return whether no process writes a file of :func:`temporary_beside` any more.
 
     Args:
         path: The file.
-        seconds: After so long without a change it is abandoned, whoever began it; at once when that
-            was a process of this machine that is gone.
+        seconds: Time without a change after which the file is abandoned. A file of a process of
+            this machine that has ended is abandoned at once.
 
     Raises:
-        FileNotFoundError: It is no longer there.
+        FileNotFoundError: The file is gone.
     """
     if time.time() - path.stat().st_mtime > seconds:
         return True
@@ -42,7 +40,7 @@ def is_abandoned(path: Path, seconds: float) -> bool:
 
 
 def _is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere signal 0 is none
+    if os.name != "posix":  # signal 0 is a question on POSIX only
         return True
     try:
         os.kill(process, 0)
@@ -55,9 +53,9 @@ def _is_alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and put that file in the place of ``path`` at the end.
+    """Yield a temporary path to write to, and replace ``path`` by that file at the end.
 
-    A kill leaves either the old file or the new one, never half of one. The new file is on the disk
+    A kill leaves either the old file or the new one, never a part. The new file is on the disk
     before it is renamed. An error inside the block removes the temporary file and keeps the old
     one.
 
@@ -91,7 +89,7 @@ def write_json(path: str | Path, document: Any) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Length of all files below a folder together."""
+    """Return the total length of all files below a folder in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -1,6 +1,4 @@
-"""Public names of a package that are loaded on first use. Imports nothing but the
-standard library.
-"""
+"""Public names of a package that are loaded on first use; needs only the standard library."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ from typing import Any
 
 
 def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The module functions ``__getattr__`` and ``__dir__`` of a package whose public names are
-    loaded on first use.
+    """Return the module functions ``__getattr__`` and ``__dir__`` of a package whose public names
+    are loaded on first use.
 
     Args:
         package: Its ``__name__``.

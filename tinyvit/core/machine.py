@@ -1,6 +1,4 @@
-"""The machine that numbers were measured on: enough to judge them by, and nothing that names the
-machine.
-"""
+"""A description of the machine that numbers were measured on, without names that identify it."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import Any
 
 #: Instruction sets that decide which kernels run, as ``/proc/cpuinfo`` spells them.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
-#: Packages with a version that decides what is measured.
+#: Packages whose versions affect measurements.
 PACKAGES = (
     *("tinyvit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors"),
     *("onnx", "onnxruntime", "openvino", "mlcommons_loadgen"),
@@ -57,16 +55,14 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_flags() -> list[str]:
-    """Return those of :data:`FLAGS` that this machine's processor has; none where the system does
-    not say.
+    """Return the :data:`FLAGS` of this machine's processor; an empty list where the system does not
+    report them.
     """
     return read_flags(_cpuinfo())
 
 
 def read_flags(text: str) -> list[str]:
-    """Return those of :data:`FLAGS` that the first processor in the text of
-    ``/proc/cpuinfo`` has.
-    """
+    """Return the :data:`FLAGS` of the first processor in the text of ``/proc/cpuinfo``."""
     found = set((_field(text, "flags") or _field(text, "Features")).split())
     return [flag for flag in FLAGS if flag in found]
 
@@ -81,7 +77,7 @@ def memory_gib() -> float | None:
 
 
 def cpu_name() -> str:
-    """Return the processor's model name, or its architecture where the system does not say."""
+    """Return the processor's model name, or its architecture where the system has none."""
     return _field(_cpuinfo(), "model name") or platform.processor() or platform.machine()
 
 

@@ -51,7 +51,7 @@ def write_result(work_dir: Path, command: str, arguments: Mapping[str, Any], met
 
 
 def plain(value: Any) -> Any:
-    """Any result as plain JSON values.
+    """Return any result as plain JSON values.
 
     Dataclasses become dictionaries, paths text, tuples and sets lists, and numpy or torch numbers
     and arrays Python's.

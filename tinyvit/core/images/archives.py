@@ -82,7 +82,7 @@ class KeyList(Sequence[str]):
         return self.data[begin : int(self.ends[index])].tobytes()
 
     def find(self, key: str) -> int:
-        """Position of a key in a sorted list.
+        """Return the position of a key in a sorted list.
 
         Raises:
             KeyError: There is no such key.

@@ -115,13 +115,14 @@ class RayPool:
         if self._address == _LOCAL:
             settings |= {"num_cpus": max(available_cpus(), self._workers or 1), "include_dashboard": False}
         with ExitStack() as stack:
-            # Ray's threads print what became of workers, and stdout belongs to a command's own
-            # result.
+            # Ray's threads print messages about workers, and stdout is for a command's result.
             stack.enter_context(redirect_stdout(sys.stderr))
             try:
                 ray.init(**settings)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise InputError(f"no Ray cluster answers at {self._address!r}: {error}") from error
+                raise InputError(
+                    f"no Ray cluster answers at {self._address!r}; start one, or use --ray local: {error}"
+                ) from error
             stack.callback(ray.shutdown)
             self._actors = self._make_actors()
             self._stack = stack.pop_all()
@@ -136,7 +137,7 @@ class RayPool:
         count = self._workers or gpus or len(nodes)
         resources = _share(nodes, gpus, count)
         holder = ray.remote(max_restarts=-1, max_task_retries=0, **resources)(_Holder)
-        self._shared = [ray.put(self._make)]  # once, however many actors there are: the list of images may be long
+        self._shared = [ray.put(self._make)]  # once for all actors: the list of images may be long
         actors = []
         for slot in range(count):
             handle = holder.remote("cuda" if gpus else "cpu", int(resources["num_cpus"]))
@@ -152,7 +153,7 @@ class RayPool:
         self._stack.close()
 
     def worker_ids(self) -> list[int]:
-        """Process ids of the actors that have answered; on a cluster each is one of its node."""
+        """Return the process ids of the actors that have answered, each on its own node."""
         return [actor.pid for actor in self._actors if actor.pid]
 
     def run(self, units: Sequence[Any]) -> Iterator[Event]:

@@ -103,14 +103,14 @@ class Deaths:
         self.most, self.in_a_row = most, 0
 
     def forget(self) -> None:
-        """A unit was done."""
+        """Forget the deaths, as a unit was done."""
         self.in_a_row = 0
 
     def count(self, how: str) -> None:
-        """A worker died.
+        """Count the death of a worker.
 
         Raises:
-            WorkerLostError: It was one too many.
+            WorkerLostError: There were too many in a row.
         """
         self.in_a_row += 1
         if self.in_a_row > self.most:
