@@ -94,23 +94,6 @@ def shared_style() -> str:
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
-def html_page(title: str, sections: Sequence[str], style: str = "") -> str:
-    """A whole page that loads nothing from elsewhere.
-
-    Args:
-        title: Of the window.
-        sections: HTML, from top to bottom; empty ones are left out.
-        style: What the page has beside :func:`shared_style`.
-    """
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{shared_style()}{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
 def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple[str, str]] = ()) -> str:
     """Charts below each other as one drawing with the style of the pages, for a place that shows
     pictures only.
@@ -137,20 +120,6 @@ def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple
         f'height="{y}" role="img" aria-label="{escape(title, quote=True)}">\n<style>{shared_style()}{_FONTS}</style>\n'
         f'<rect width="100%" height="100%" style="fill: var(--ground)"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
-
-
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str, head: bool = True) -> str:
-    """A table; cells are HTML already. ``align`` has a letter a column: ``l`` text,
-    ``n`` number.
-    """
-    css = ["number-cell" if letter == "n" else "" for letter in align]
-    top = "".join(f"<th class='{c}'>{cell}</th>" for c, cell in zip(css, heads, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td class='{c}'>{cell}</td>" for c, cell in zip(css, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    top = f"<thead><tr>{top}</tr></thead>" if head else ""
-    return f"<div class='scroll'><table>{top}<tbody>{body}</tbody></table></div>"
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

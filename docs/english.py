@@ -1,6 +1,7 @@
 """Report prose that breaks the rules of English in CONTRIBUTING.md.
 
-The script reads docstrings, comments and messages of Python files, and paragraphs of Markdown.
+The script reads docstrings, comments and messages of Python files, paragraphs of Markdown, and
+text between the tags of HTML templates.
 Code, tables, links, headings and quoted names are left out. Without paths it reads the whole tree.
 
     python docs/english.py [--count] [PATH ...]
@@ -206,6 +207,17 @@ def split_python(text: str) -> Iterator[Block]:
     yield from _comments(text)
 
 
+_TEXT_OF_TAG = re.compile(r"<(p|h\d|li|figcaption)\b[^>]*>(.*?)</\1>", re.DOTALL)
+
+
+def split_template(text: str) -> Iterator[Block]:
+    """Yield paragraphs, headings and list items of an HTML template; expressions become ``X``."""
+    text = re.sub(r"\{%.*?%\}|\{#.*?#\}", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    text = re.sub(r"\{\{.*?\}\}", lambda found: "X" + "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    for found in _TEXT_OF_TAG.finditer(text):
+        yield Block(text.count("\n", 0, found.start()) + 1, re.sub(r"<[^>]+>", " ", found[2]))
+
+
 def long_lines(text: str, is_python: bool) -> Iterator[tuple[int, int]]:
     """Yield number and length of long lines of prose; tables, links and code are exempt."""
     if is_python:
@@ -234,26 +246,28 @@ def check_block(block: Block) -> Iterator[tuple[str, str]]:
             yield "long sentence", f"{words} words, at most {MOST_WORDS}: {sentence[:80]}"
 
 
+_SPLITTERS = {".html": split_template, ".md": split_markdown, ".py": split_python}
+
+
 def check_file(path: Path) -> list[Breach]:
-    """Return all breaches of one Python or Markdown file, in order of lines."""
+    """Return all breaches of one file, in order of lines."""
     text = path.read_text(encoding="utf-8")
-    is_python = path.suffix == ".py"
-    blocks = split_python(text) if is_python else split_markdown(text)
+    blocks = _SPLITTERS[path.suffix](text)
     found = [Breach(path, block.line, *breach) for block in blocks for breach in check_block(block)]
-    for number, columns in long_lines(text, is_python):
+    for number, columns in long_lines(text, path.suffix == ".py") if path.suffix != ".html" else ():
         found.append(Breach(path, number, "long line", f"{columns} columns, at most {MOST_COLUMNS}"))
     return sorted(found, key=lambda breach: breach.line)
 
 
 def _is_skipped(path: Path) -> bool:
     folders = path.parts[:-1]
-    if path.suffix not in (".py", ".md") or path.name in SKIPPED_FILES:
+    if path.suffix not in _SPLITTERS or path.name in SKIPPED_FILES:
         return True
     return any(f.startswith(".") or f in SKIPPED_FOLDERS for f in folders)
 
 
 def files_below(roots: Iterable[Path]) -> Iterator[Path]:
-    """Yield the Python and Markdown files below folders, without hidden and generated folders."""
+    """Yield the files with prose below folders, without hidden and generated folders."""
     for root in roots:
         if root.is_file():
             yield root

@@ -25,6 +25,13 @@ def english() -> ModuleType:
     return module
 
 
+def test_text_between_tags_is_read_and_expressions_are_words(english: ModuleType, tmp_path: Path) -> None:
+    text = "<h2>Of one head</h2>\n{% if x %}\n<p>All {{ a\n }} pictures.</p>{% endif %}\n<td>picture</td>"
+    path = tmp_path / "page.html"
+    path.write_text(text, encoding="utf-8")
+    assert [(one.line, one.rule) for one in english.check_file(path)] == [(1, "odd start"), (3, "one term")]
+
+
 def rules(english: ModuleType, folder: Path, text: str, suffix: str = ".md") -> list[str]:
     path = folder / f"page{suffix}"
     path.write_text(text, encoding="utf-8")

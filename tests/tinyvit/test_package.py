@@ -49,10 +49,11 @@ def test_the_wheel_puts_only_tinyvit_into_site_packages(wheel):
 def test_the_wheel_holds_every_module_config_and_document(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {"tinyvit/py.typed", "tinyvit/backbones/facts.json", "tinyvit/backbones/distill/store/FORMAT.md"}
-    expected.add("tinyvit/backbones/deployed/native_kernels.cpp")
+    expected.add("tinyvit/benchmarks/speed/SCHEMA.md")
     for room in ("tinyvit", *ROOMS):
         prefix = "" if room == "tinyvit" else "tinyvit/"
-        expected |= {prefix + path.relative_to(ROOT).as_posix() for path in (ROOT / room).rglob("*.py")}
+        paths = (path for kind in ("*.py", "*.css", "*.html", "*.cpp") for path in (ROOT / room).rglob(kind))
+        expected |= {prefix + path.relative_to(ROOT).as_posix() for path in paths}
     assert expected - names == set()
 
 

@@ -35,7 +35,7 @@ Metrics = Mapping[str, Any]
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _COLOURS = 8
-#: What a table says of each subject's work, and how a label spells it.
+#: Columns for the work of a subject, and the letter that a label writes before the value.
 _WORK = {"engine": "", "precision": "", "threads": "t", "batch_size": "b"}
 _UNKNOWN = "\N{EN DASH}"
 _CARDS = 6
@@ -147,7 +147,7 @@ def _warnings(metrics: Metrics) -> list[str]:
 
 
 def _work(metrics: Metrics) -> str:
-    """What all subjects share, as a sentence's beginning."""
+    """Return the beginning of a sentence with all that subjects share."""
     subjects = [entry["subject"] for entry in metrics["subjects"]]
     parts = []
     for key, text in (
@@ -254,8 +254,8 @@ def _verdicts(metrics: Metrics, names: Names) -> dict[str, Any] | None:
 def _numbers(metrics: Metrics, shown: Sequence[Metric], work: Sequence[str] = ()) -> dict[str, Any]:
     """Return heads, and a label and cells per subject.
 
-    Columns are left out that are empty for every subject, and work that is the same for all (the
-    page says it at the top) or that the labels say.
+    Columns that are empty for every subject are left out. So is work that is the same for all,
+    which the top of the page names, and work that the labels name.
     """
     entries = metrics["subjects"]
     columns: list[tuple[str | None, list[str]]] = []
@@ -279,16 +279,16 @@ def _number_notes(metrics: Metrics) -> list[str]:
     ]
     if any(entry["peak_share"] is not None for entry in entries):
         notes.append(
-            "Of peak: the share of this machine's own rate of matrix products, measured in the same rounds, that the "
-            "counted multiply-adds reach."
+            "The column of peak: the share of this machine's own rate of matrix products, measured in the same rounds, "
+            "that the counted multiply-adds reach."
         )
     counters = {entry["mac_counter"] for entry in entries if entry["mac_counter"]}
     if counters:
         notes.append(f"GMAC: multiply-adds per image, counted by {'; '.join(sorted(counters))}.")
     if any(entry["drift"] for entry in entries):
         notes.append(
-            "Drift is the distance of the outputs from fp32 eager on photographs: largest difference, cosine of the "
-            "outputs less their means, and how often the most likely class is the same."
+            "Drift is the distance of the outputs from fp32 eager on photographs. Its columns are the largest "
+            "difference, the cosine of the outputs less their means, and how often the most likely class is the same."
         )
     return notes
 
@@ -347,7 +347,7 @@ def _point(entry: Entry, value: float, names: Names) -> Point:
 
 
 class _Accuracies:
-    """What stands on the accuracy axis: published top-1, agreement on photographs, or (no accuracy)
+    """The accuracy axis: published top-1, agreement on photographs, or (no accuracy)
     parameters.
     """
 
@@ -422,7 +422,7 @@ def steps(metrics: Metrics, names: Names) -> dict[str, Any] | None:
 
 
 def _marks(ticks: Sequence[tuple[float, str]], scale: tuple[float, float]) -> list[tuple[str, str]]:
-    """Return place in per cent and text of ticks; those too close to the one before are left out."""
+    """Return place in per cent and text of ticks, without those too close to the one before."""
     marks, last = [], -100.0
     for tick, text in ticks:
         at = log_share(tick, *scale)
@@ -588,8 +588,8 @@ def _reading(metrics: Metrics) -> list[str]:
     weights = {str(entry["facts"].get("weights")) for entry in metrics["subjects"] if entry["facts"].get("weights")}
     notes = [
         "The input is one fixed batch of noise; decoding and preprocessing are not part of a step.",
-        "An interval covers the rounds of this run on this machine: not another machine, another day or another start "
-        "of the same process, which can differ by a few per cent from memory layout alone.",
+        "An interval covers the rounds of this run on this machine. It does not cover another machine or another day. "
+        "Nor does it cover another start of the process, which can differ by a few per cent from memory layout alone.",
         "Peak memory is above what the process held before the model was built, as the system counts it.",
     ]
     if weights:
