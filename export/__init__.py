@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .onnx import ExportReport, export_onnx
     from .runtime import Guess, OnnxModel, classify, open_image, summarize
     from .source import Source, SourceOptions, brings_weights, load_source
-    from .verify import DEFAULT_BATCHES, Comparison, VerifyReport, compare, verify_onnx
+    from .verify import DEFAULT_BATCHES, OutputComparison, VerifyReport, compare, verify_onnx
 
 _HOME = {
-    "Comparison": "verify",
+    "OutputComparison": "verify",
     "DEFAULT_BATCHES": "verify",
     "ExportReport": "onnx",
     "Guess": "runtime",
@@ -48,12 +48,12 @@ _HOME = {
 
 __all__ = [
     "DEFAULT_BATCHES",
-    "Comparison",
     "ExportReport",
     "Guess",
     "ModelCard",
     "OnnxModel",
     "Output",
+    "OutputComparison",
     "Source",
     "SourceOptions",
     "VerifyReport",

@@ -37,7 +37,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OutputComparison:
     """One output at one size and batch, over all images.
 
     Args:
@@ -89,7 +89,7 @@ class VerifyReport:
         min_cosine: Smallest centred cosine allowed.
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[OutputComparison, ...]
     pictures: str
     tolerance: float
     min_cosine: float
@@ -99,7 +99,7 @@ class VerifyReport:
         """Return the largest difference of all comparisons."""
         return max(comparison.max_abs_diff for comparison in self.comparisons)
 
-    def problem(self, comparison: Comparison) -> str | None:
+    def problem(self, comparison: OutputComparison) -> str | None:
         """Return the problem of one comparison in words, or ``None``."""
         return comparison.problem(self.tolerance, self.min_cosine)
 
@@ -154,7 +154,7 @@ def verify_onnx(
         batches: Images in one run.
         photos: Folder or zip of images; ``None`` draws them.
         tolerance: Largest difference allowed, as a share of the output's largest value.
-        min_cosine: Smallest centred cosine allowed, see :class:`Comparison`.
+        min_cosine: Smallest centred cosine allowed, see :class:`OutputComparison`.
 
     Returns:
         The report; :meth:`VerifyReport.raise_if_failed` turns a failure into an error.
@@ -206,7 +206,7 @@ def compare(
     _check_work(runner, sizes, batches)
     count = max(_PICTURES, *batches)
     images = _photos(photos, count) if photos else [_draw(index) for index in range(count)]
-    comparisons: list[Comparison] = []
+    comparisons: list[OutputComparison] = []
     for size in sizes:
         preprocess = replace(source.preprocess, size=size)
         crops = [preprocess.crop(image) for image in images]
@@ -232,17 +232,20 @@ def _check_work(runner: OnnxModel, sizes: Sequence[Size], batches: Sequence[int]
             raise InputError(f"{runner.path.name} takes images of {height}x{width} only, not {size[0]}x{size[1]}")
 
 
-def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.ndarray) -> Comparison:
+def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.ndarray) -> OutputComparison:
     if expected.shape != found.shape:
         where = f"{name} at {size[0]}x{size[1]}"
         raise CheckFailedError(f"{where} has shape {list(found.shape)}, but the model's is {list(expected.shape)}")
     a, b = (value.reshape(len(value), -1).astype(np.float64) for value in (expected, found))
     is_logits = expected.ndim == 2
     agreement = float((a.argmax(1) == b.argmax(1)).mean()) if is_logits else None
+    scale = float(np.abs(a).max())
     if not np.isfinite(b).all():
-        return Comparison(size, batch, name, expected.shape, math.inf, float(np.abs(a).max()), math.nan, agreement)
+        return OutputComparison(
+            size, batch, name, expected.shape, math.inf, float(np.abs(a).max()), math.nan, agreement
+        )
     scale, difference = float(np.abs(a).max()), float(np.abs(a - b).max())
-    return Comparison(size, batch, name, expected.shape, difference, scale, _centred_cosine(a, b), agreement)
+    return OutputComparison(size, batch, name, expected.shape, difference, scale, _centred_cosine(a, b), agreement)
 
 
 def _centred_cosine(a: np.ndarray, b: np.ndarray) -> float:

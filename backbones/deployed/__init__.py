@@ -9,7 +9,7 @@ any other network and ``form.py`` what all deployed forms share.
 """
 
 from .command import deploy_for_command
-from .form import Deployed, DeployedFormError, DeployReport, ProbeResult
+from .form import Deployed, DeployedFormError, DeployReport, SizeCheck
 from .make import deploy
 
-__all__ = ["DeployReport", "Deployed", "DeployedFormError", "ProbeResult", "deploy", "deploy_for_command"]
+__all__ = ["DeployReport", "Deployed", "DeployedFormError", "SizeCheck", "deploy", "deploy_for_command"]

@@ -28,7 +28,7 @@ class DeployedFormError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class SizeCheck:
     """How far the deployed form lay from its module on one input.
 
     Args:
@@ -59,7 +59,7 @@ class DeployReport:
     dtype: str
     device: str
     steps: Mapping[str, str]
-    probes: Sequence[ProbeResult] = field(default_factory=tuple)
+    probes: Sequence[SizeCheck] = field(default_factory=tuple)
     tolerance: float = 0.0
 
     @property
@@ -299,7 +299,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def compare(
     module: nn.Module, deployed: Deployed, sizes: Sequence[tuple[int, int]], channels: int, tolerance: float
-) -> list[ProbeResult]:
+) -> list[SizeCheck]:
     """Run both on pictures of noise, one and two at a time, and compare every layer and all
     outputs.
 
@@ -352,7 +352,7 @@ def _run_with_layers(
 
 def _require_close(
     module: nn.Module, where: str, image: Tensor, found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float
-) -> ProbeResult:
+) -> SizeCheck:
     difference, scale = 0.0, 0.0
     for a, b in zip(found, wanted, strict=True):
         worst = (a.float() - b.float()).abs().max().item()
@@ -365,7 +365,7 @@ def _require_close(
             f"an input of {'x'.join(map(str, image.shape))}; {tolerance:.0e} of the largest value there, {scale:.1e}, "
             "is allowed"
         )
-    return ProbeResult(tuple(image.shape), difference, scale)
+    return SizeCheck(tuple(image.shape), difference, scale)
 
 
 def _flat(output: Any) -> list[Tensor]:

@@ -13,7 +13,7 @@ from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.teachers import load_teacher
 from tinyvit.core.machine import available_cpus, cpu_flags
 
-from .plan import FULL, SMALL, STUDENT, TEACHER, Plan
+from .plan import FULL, SMALL, STUDENT, TEACHER, DemoPlan
 
 BUDGET_SECONDS = 660.0
 """Longest estimate of the full plan; above it the smaller plan is walked."""
@@ -37,7 +37,7 @@ def arithmetic(device: str) -> tuple[str, str]:
     return "fp32", "fp32: the processor has no native bf16"
 
 
-def choose_plan(device: str, precision: str) -> tuple[Plan, dict[str, Any]]:
+def choose_plan(device: str, precision: str) -> tuple[DemoPlan, dict[str, Any]]:
     """Time the teacher and the student for a few seconds; return the full or the smaller plan.
 
     Args:
@@ -59,7 +59,7 @@ def choose_plan(device: str, precision: str) -> tuple[Plan, dict[str, Any]]:
     }
 
 
-def _estimate(plan: Plan, teacher: float, student: float) -> float:
+def _estimate(plan: DemoPlan, teacher: float, student: float) -> float:
     """Return an estimate of the whole road in seconds.
 
     The constants are those of two idle cores. Probe, exports, latency and imports take 120 s. With

@@ -85,7 +85,7 @@ class DetectPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """Settings of the whole road.
 
     Args:
@@ -125,7 +125,7 @@ def _counts(*numbers: int) -> dict[str, int]:
 
 # Splits: pool, probe-train, probe-val, probe-test, detect-train, detect-tune, detect-test.
 # A run does not use the two tuning splits, so it draws none of them; `tune.py` does.
-FULL = Plan("full", _counts(20_000, 1000, 0, 1000, 300, 0, 250))
+FULL = DemoPlan("full", _counts(20_000, 1000, 0, 1000, 300, 0, 250))
 SMALL = replace(
     FULL,
     name="small",
@@ -133,7 +133,7 @@ SMALL = replace(
     distil=replace(FULL.distil, steps=800),
     probe=replace(FULL.probe, finetune_labels=0),
 )
-QUICK = Plan(
+QUICK = DemoPlan(
     "quick",
     _counts(48, 40, 0, 20, 8, 0, 4),
     DistilPlan(teacher_px=64, student_px=64, topk=10, steps=4, batch=8),
@@ -142,7 +142,7 @@ QUICK = Plan(
     latency_rounds=2,
     latency_seconds=0.05,
 )
-COCO = Plan(
+COCO = DemoPlan(
     "coco",
     _counts(*[0] * 7),
     # Few images with many views each: 80 images give 3,200 views.

@@ -22,7 +22,7 @@ from .drawn import draw
 from .findings import costs, findings
 from .layout import DataCard
 from .pace import arithmetic, choose_plan
-from .plan import COCO, FULL, QUICK, SMALL, Plan
+from .plan import COCO, FULL, QUICK, SMALL, DemoPlan
 from .report import write_report
 from .road import Road
 
@@ -108,7 +108,7 @@ def run_demo(job: DemoJob, say: Callable[[str], None], started: float | None = N
     return document
 
 
-def _digest(plans: Mapping[str, Plan]) -> str:
+def _digest(plans: Mapping[str, DemoPlan]) -> str:
     """Return a short hash of all settings; a folder with another hash is not resumed."""
     text = json.dumps({name: plan.to_dict() for name, plan in plans.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -190,7 +190,7 @@ def _metrics(
     }
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(plan: DemoPlan) -> list[str]:
     if plan.name == "quick":
         return ["Quick run: every stage ran, with a handful of images and steps. The numbers mean nothing."]
     if plan.name == "small":
@@ -201,7 +201,7 @@ def _notes(plan: Plan) -> list[str]:
     return []
 
 
-def _tuning_text(plan: Plan) -> str:
+def _tuning_text(plan: DemoPlan) -> str:
     if plan.name in ("full", "small"):
         return (
             "Learning rates were chosen beforehand on tuning images of another seed, never on the test images above. "

@@ -28,8 +28,7 @@ from tinyvit.backbones.distill.teachers import load_teacher
 from tinyvit.backbones.distill.train import Recipe, pretrain
 from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
-from tinyvit.benchmarks.speed import Plan as SpeedPlan
-from tinyvit.benchmarks.speed import Subject, measure
+from tinyvit.benchmarks.speed import Plan, Subject, measure
 from tinyvit.benchmarks.statistics import wilson_interval
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
@@ -37,7 +36,7 @@ from tinyvit.export import export_onnx, verify_onnx
 
 from .control import ControlOptions, accuracy, train_on_labels
 from .detector import SCORE_THRESHOLD, ArmJob, run_arms, threads_for
-from .plan import STUDENT, TEACHER, DetectPlan, Plan
+from .plan import STUDENT, TEACHER, DemoPlan, DetectPlan
 
 _BATCH_NORM_PICTURES = 512
 _REPORT_PICTURES = 4
@@ -57,7 +56,7 @@ class Setting:
     """
 
     folder: Path
-    plan: Plan
+    plan: DemoPlan
     seed: int
     device: str
     precision: str
@@ -419,7 +418,7 @@ def latency(setting: Setting) -> dict[str, Any]:
         Subject(str(setting.onnx), engine="onnxruntime", size=px, threads=threads, label="ONNX Runtime"),
     ]
     # Not a full benchmark: one start of each worker, no repeated rounds, no peak of the machine.
-    speed = SpeedPlan(
+    speed = Plan(
         rounds=plan.latency_rounds,
         round_seconds=plan.latency_seconds,
         warmup_seconds=0.5 if plan.latency_rounds > 2 else 0.0,

@@ -9,13 +9,13 @@ from tinyvit.core.lazy import lazy_names
 if TYPE_CHECKING:
     from .merge import MergeSummary, merge_stores
     from .official_logits import ExportSummary, ImportSummary, export_official, import_official, record_type
-    from .verify import VerifyReport, describe_store, verify_store
+    from .verify import StoreReport, describe_store, verify_store
 
 _HOME = {
     "ExportSummary": "official_logits",
     "ImportSummary": "official_logits",
     "MergeSummary": "merge",
-    "VerifyReport": "verify",
+    "StoreReport": "verify",
     "describe_store": "verify",
     "export_official": "official_logits",
     "import_official": "official_logits",
@@ -28,7 +28,7 @@ __all__ = [
     "ExportSummary",
     "ImportSummary",
     "MergeSummary",
-    "VerifyReport",
+    "StoreReport",
     "describe_store",
     "export_official",
     "import_official",

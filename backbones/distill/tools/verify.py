@@ -41,7 +41,7 @@ TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class StoreReport:
     """What was looked at, and everything that is wrong.
 
     Args:
@@ -66,9 +66,9 @@ class VerifyReport:
         """As plain JSON values."""
         return asdict(self)
 
-    def joined(self, other: VerifyReport) -> VerifyReport:
+    def joined(self, other: StoreReport) -> StoreReport:
         """This report and one of other labels of the same store together."""
-        return VerifyReport(
+        return StoreReport(
             self.shards + other.shards,
             self.finished + other.finished,
             self.rows + other.rows,
@@ -86,7 +86,7 @@ def verify_store(
     *,
     sample: int = 64,
     show: bool = True,
-) -> VerifyReport:
+) -> StoreReport:
     """Verify a store.
 
     Args:
@@ -135,7 +135,7 @@ def verify_store(
             _require_teacher(store, teacher)
             chosen = _spread(store, whole, sample)
             distance = _verify_teacher(store, images, teacher, chosen, problems)
-    return VerifyReport(len(shards), len(finished), rows, pixels, len(chosen), distance, problems)
+    return StoreReport(len(shards), len(finished), rows, pixels, len(chosen), distance, problems)
 
 
 def _index_problems(store: SoftLabelStore, finished: list[Shard]) -> list[str]:
