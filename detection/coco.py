@@ -131,7 +131,7 @@ def load_annotations(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"annotation file {path} cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise InputError(f"annotation file {path} holds a {type(document).__name__}, not COCO's object of lists")
+        raise InputError(f"annotation file {path} holds a {type(document).__name__}, not an object of lists as in COCO")
     keys = {
         "images": ("id", "file_name", "height", "width"),
         "annotations": ("id", "image_id", "category_id", "bbox", "area"),
@@ -141,7 +141,7 @@ def load_annotations(path: Path) -> dict[str, Any]:
         if not isinstance(document.get(name), list):
             raise InputError(f"annotation file {path} has no list {name!r}, which COCO's instance format needs")
         if not document[name]:
-            raise InputError(f"annotation file {path} lists no {name}")
+            raise InputError(f"annotation file {path} lists no {name}; add at least one")
         for number, entry in enumerate(document[name]):
             if not isinstance(entry, dict):
                 raise InputError(f"annotation file {path}: entry {number} of {name!r} is {entry!r:.40}, not an object")
@@ -329,7 +329,8 @@ def write_subset(split: CocoSplit, count: int, path: Path) -> CocoSplit:
         raise InputError(f"--limit-images is {count}; it must be at least 1")
     if count > split.num_annotated:
         raise InputError(
-            f"--limit-images is {count}, but {split.annotations} has {split.num_annotated} images with objects"
+            f"--limit-images is {count}, but {split.annotations} has {split.num_annotated} images with objects; "
+            "give a smaller number"
         )
     document = load_annotations(split.annotations)
     chosen = set(sorted(_trainable_images(document))[:count])

@@ -230,7 +230,8 @@ def _agreed_classes(
         # The number of the dataset type's own classes is a default; any other one was chosen.
         if count not in (len(main.classes), len(native or ())):
             raise InputError(
-                f"config {path} sets {key} to {count}, but {main.annotations} has {len(main.classes)} categories"
+                f"config {path} sets {key} to {count}, but {main.annotations} has {len(main.classes)} categories; "
+                "remove the number from the config, or give other data"
             )
     return main.classes
 
@@ -269,7 +270,9 @@ def _check_heads(cfg: Config, path: Path, classes: Sequence[str] | None) -> None
         check_same_classes(classes, "the checkpoint", found, "the data")
     for key, count in _head_class_counts(cfg.model):
         if count != len(found):
-            raise InputError(f"{key} is {count}, but the data of config {path} has {len(found)} classes")
+            raise InputError(
+                f"{key} is {count}, but the data of config {path} has {len(found)} classes; set it to {len(found)}"
+            )
 
 
 def make_palette(count: int) -> list[tuple[int, int, int]]:
@@ -305,7 +308,8 @@ def _set_split(cfg: Config, loader: str, split: CocoSplit) -> None:
     datasets = datasets_of(cfg, loader)
     if len(datasets) != 1:
         raise InputError(
-            f"--data-root fills in one dataset, but {loader} of the config has {len(datasets)} with an annotation file"
+            f"--data-root sets one dataset, but {loader} of the config has {len(datasets)} with an annotation file; "
+            "leave --data-root out and set the files in the config"
         )
     datasets[0].update(data_root="", ann_file=str(split.annotations), data_prefix={"img": f"{split.images}/"})
 

@@ -186,8 +186,8 @@ def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] 
     state = checkpoint.get("state_dict", checkpoint)
     if not is_detector(state):
         raise InputError(
-            f"{path} holds no detector (no parameter starts with 'backbone.' beside those of a head); "
-            "a backbone's weights go to 'tinyvit detect train --weights'"
+            f"{path} holds no detector (it needs parameters of a backbone, 'backbone.', and of a head); "
+            "give a backbone's weights to 'tinyvit detect train --weights'"
         )
     meta = checkpoint.get("meta") or {}
     classes = (meta.get("dataset_meta") or {}).get("classes")
@@ -221,5 +221,7 @@ def load_detector(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
         if names
     ]
     if parts:
-        raise InputError(f"{origin} does not fit the detector of the config: {', '.join(parts)}")
+        raise InputError(
+            f"{origin} does not fit the detector of the config: {', '.join(parts)}; give the config of its training"
+        )
     model.load_state_dict(state, strict=False)
