@@ -148,7 +148,7 @@ class PreparedBench:
 
 
 def prepare_bench(options: Mapping[str, Any]) -> PreparedBench:
-    """Return what the options of ``tinyvit bench run`` ask for, checked before anything is measured.
+    """Return the work of the options of ``tinyvit bench run``, checked before anything is measured.
 
     Args:
         options: The arguments of :func:`bench`, all of them.

@@ -219,8 +219,8 @@ def compare(
     """Compare two results without measuring again.
 
     Rounds are paired where both results come from one run; else each result is resampled by its own
-    starts. What cannot be compared is named with the reason. Results of different machines are
-    compared only by their ratios to a reference that both measured.
+    starts. Values that cannot be compared are named with the reason. Results of different machines
+    are compared only by their ratios to a reference that both measured.
 
     Example: tinyvit bench compare before/result.json after/result.json
     """
