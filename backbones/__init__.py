@@ -1,7 +1,7 @@
 """How a backbone is built and trained.
 
-Public names are loaded on first use, so that importing the package (which the command line and the
-torch-free ONNX runtime do) costs nothing and needs no torch.
+Public names are loaded on first use. So importing the package costs nothing and needs no torch, as
+the command line and the ONNX runtime expect.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Paper: "Training data-efficient image transformers & distillation through attent
 al., ICML 2021, https://arxiv.org/abs/2012.12877. Parameter names are timm's, which are the official
 ones.
 
-The distilled models return the mean of both heads' logits unless ``set_distilled_training(True)``
-and ``train()``; the paper's late fusion (section 4) adds softmax outputs instead, the official code
-averages logits as here.
+The distilled models return the mean of both heads' logits. After ``set_distilled_training(True)``
+and ``train()`` they return both. The paper's late fusion (section 4) adds softmax outputs instead;
+the official code averages logits as here.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ FIXED = ("embed_dim", "num_heads")
 
 
 def build_deit(name: str, *, num_classes: int = 1000, img_size: int | None = None, **kwargs: Any) -> nn.Module:
-    """Build a DeiT with random weights.
+    """Return a DeiT with random weights.
 
     Args:
         name: A key of :data:`VARIANTS`.
         num_classes: Classes of the head, or of both heads; 0 for none.
-        img_size: Input side that the position embedding is made for. Other sizes work too: the
-            embedding is resized in the forward (bicubic, as timm does), and the image padded to a
+        img_size: Input side that the position embedding is made for. Other sizes work too. The
+            forward then resizes the embedding (bicubic, as timm does), and pads the image to a
             multiple of 16 below and to the right.
         **kwargs: Further arguments of timm's ``VisionTransformer``. The model keeps them as
             ``build_args``.

@@ -1,4 +1,4 @@
-"""A backbone as a list of feature maps, the form that detectors and dense tasks want."""
+"""A backbone as a list of feature maps, the form that detectors and dense tasks need."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FeatureBackbone(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """Of the inner model."""
+        """Return the one of the inner model."""
         return self.model.pretrained_cfg
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -51,8 +51,8 @@ class FeatureBackbone(nn.Module):
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Image (B, C, H, W) -> one map (B, channels, H/stride, W/stride) an index, in the order of
-        the indices.
+        """Image (B, C, H, W) -> one map (B, channels, H/stride, W/stride) per index, in the order
+        of the indices.
         """
         order = sorted(set(self.out_indices))
         maps = self.model.forward_intermediates(x, indices=order, stop_early=True, intermediates_only=True)

@@ -1,4 +1,4 @@
-"""The models by name: what there is, how to build it, where its published weights lie."""
+"""The models by name: the list, how to build one, where its published weights are."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _IN22K_CLASSES = 21841
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models, sorted, that match a shell pattern such as ``tiny_vit_*``."""
+    """Return the names of the models that match a shell pattern such as ``tiny_vit_*``, sorted."""
     return sorted(fnmatch.filter([*tiny_vit.VARIANTS, *deit.VARIANTS], pattern))
 
 
@@ -50,11 +50,11 @@ def create_model(
     out_indices: Sequence[int] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Build a model.
+    """Return a model, built by name.
 
     Args:
-        name: One of :func:`list_models`; ``NAME.TAG`` is the same as ``pretrained=TAG``. Or the place
-            of a saved model, as timm has it: ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME`` or
+        name: One of :func:`list_models`; ``NAME.TAG`` is the same as ``pretrained=TAG``. Or the
+            place of a saved model, as in timm: ``local-dir:FOLDER``, ``hf-hub:OWNER/NAME`` or
             ``hf-hub:OWNER/NAME@REVISION``. It brings its weights, and the arguments below that are
             not given.
         pretrained: A tag of :data:`PRETRAINED_TAGS`, or ``True`` for the default one: fetch that
@@ -62,10 +62,10 @@ def create_model(
         weights: A checkpoint on disk instead (see :func:`tinyvit.backbones.load_weights` for the
             kinds it reads).
         num_classes: Classes of the head, 0 for none. Default: those of the weights, or 1000 without
-            any. A head whose classes differ from the weights' stays freshly initialised.
-        img_size: Input side to build for. TinyViT takes any size as it is; this scales its windows
-            in proportion (7 at 224 px becomes 12 at 384), and the weights' attention biases are
-            resized to them.
+            weights. A head with other classes than the weights stays freshly initialised.
+        img_size: Input side in pixels to build for. TinyViT takes any size without it. With it, its
+            windows are scaled in proportion (7 at 224 px becomes 12 at 384), and the weights'
+            attention biases are resized to them.
         features_only: Return a :class:`FeatureBackbone`: feature maps instead of logits.
         out_indices: Maps to return with ``features_only``; default: all four stages of TinyViT, the
             last block of DeiT.
@@ -182,7 +182,9 @@ def _check_tag(name: str, pretrained: bool | str) -> str:
 
 
 def pretrained_cfg(name: str, tag: str | None, num_classes: int, img_size: int | None = None) -> dict[str, Any]:
-    """Return what timm keeps with a model: input size, crop, normalisation, and names for its tools."""
+    """Return timm's ``pretrained_cfg`` of a model: input size, crop, normalisation, names for its
+    tools.
+    """
     native = (tiny_vit.VARIANTS.get(name) or deit.VARIANTS[name])["img_size"]
     size = img_size or native
     is_deit = name in deit.VARIANTS
@@ -204,11 +206,11 @@ def pretrained_cfg(name: str, tag: str | None, num_classes: int, img_size: int |
 
 
 def fetch_pretrained(name: str, tag: str) -> Path:
-    """The published weights file, from the local Hugging Face cache or downloaded into it.
+    """Return the published weights file, from the local Hugging Face cache or downloaded into it.
 
     Raises:
-        InputError: It is not in the cache and the hub cannot be reached; says which file to put
-            where.
+        InputError: The file is not in the cache and the hub cannot be reached; the message says
+            which file to put where.
     """
     repository = f"timm/{name}.{tag}"
     try:
@@ -219,13 +221,15 @@ def fetch_pretrained(name: str, tag: str) -> Path:
 
 @cache
 def describe(name: str) -> dict[str, Any]:
-    """Facts about a model, computed from the model itself.
+    """Return facts about a model, computed from the model itself.
 
     Returns:
-        ``name``; ``params`` with the 1,000-class head; ``macs``, multiply-accumulates of one image
-        at the native size counted by ``torch.utils.flop_counter`` (half its FLOPs; attention
-        products included, elementwise work not); ``input_size`` (C, H, W); ``channels`` and
-        ``reductions`` of the feature maps; ``tags``.
+        ``name``; ``params`` with the 1,000-class head; ``macs``, see below; ``input_size``
+        (C, H, W); ``channels`` and ``reductions`` of the feature maps; ``tags``.
+
+        ``macs`` are the multiply-accumulates of one image at the native size, half the FLOPs that
+        ``torch.utils.flop_counter`` counts. Attention products are included, elementwise work is
+        not.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -249,16 +253,16 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, trainable or not."""
+    """Return the number of parameters, trainable or not."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def create_timm_model(name: str, img_size: int | None = None, **options: Any) -> Any:
-    """One of timm's models with random weights, for an input size where it has one.
+    """Return one of timm's models with random weights.
 
     Args:
         name: timm's, without ``timm:``.
-        img_size: Input side; networks that take any size are built without it.
+        img_size: Input side in pixels; networks that take any size are built without it.
         **options: Further arguments of ``timm.create_model``.
 
     Raises:

@@ -1,16 +1,16 @@
 """TinyViT: MBConv in the first stage, window attention with a depthwise convolution in the other
 three.
 
-Paper: "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", Wu et al., ECCV 2022,
-https://arxiv.org/abs/2207.10666. Parameter names are timm's, because timm's files are the ones that
-people hold.
+Paper: "TinyViT: Fast Pretraining Distillation for Small Vision Transformers". Wu et al., ECCV 2022,
+https://arxiv.org/abs/2207.10666. Parameter names are timm's, because timm's files are in use.
 
-Shape letters: B batch, C channels, H and W height and width of a feature map, s window side, N = s * s tokens of a
-window, h heads, d channels of a head. Maps are NCHW between stages and NHWC inside a transformer stage.
+Shape letters: B batch, C channels, H and W height and width of a feature map. For a window: s side,
+N = s * s tokens, h heads, d channels of a head. Maps are NCHW between stages and NHWC inside a
+transformer stage.
 
-Padding: a map that is no multiple of the window is padded with zeros below and to the right *before* the LayerNorm of
-the attention, and the padded tokens take part in the softmax, as in the official code and in timm. At the native
-input sizes nothing is padded.
+Padding: a map that is not a multiple of the window is padded with zeros below and to the right.
+This happens *before* the LayerNorm of the attention. The padded tokens take part in the softmax, as
+in the official code and in timm. At the native input sizes nothing is padded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["VARIANTS", "TinyViT"]
 
 #: Architecture of each variant (official ``models/tiny_vit.py`` and its configs). Windows grow with
-#: the input size so that no window is padded at the native one; the first window size is unused,
-#: that stage being convolutional.
+#: the input size, so that no window is padded at the native one. The first window size is unused,
+#: because that stage is convolutional.
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny_vit_5m_224": {
         "embed_dims": (64, 128, 160, 320),
@@ -147,9 +147,9 @@ class Attention(nn.Module):
     """Multi-head attention over one window with a learned bias per head and absolute offset (paper
     section 3.2).
 
-    The bias is gathered in every forward and never kept: nothing here can be stale after
-    ``load_state_dict``, an EMA swap, ``.to(...)``, ``deepcopy`` or a change of mode. It is 4-D,
-    ``(1, h, N, N)``, the form that every fused kernel of ``scaled_dot_product_attention`` takes.
+    The bias is gathered in every forward and never kept. Nothing here can be stale after
+    ``load_state_dict``, an EMA swap, ``.to(...)``, ``deepcopy`` or a change of mode. The bias is
+    4-D, ``(1, h, N, N)``: every fused kernel of ``scaled_dot_product_attention`` takes this form.
 
     Args:
         dim: Channels, a multiple of ``num_heads``.
@@ -184,18 +184,18 @@ class Attention(nn.Module):
 
 
 def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """``scaled_dot_product_attention`` in three products, for training.
+    """Return ``scaled_dot_product_attention`` in three steps, for training.
 
-    Torch has no fused kernel on CPUs for a bias that needs a gradient, and its replacement keeps
-    scaled copies of both queries and keys, and in bf16 widens what it multiplies.
+    Torch has no fused kernel on CPUs for a bias that needs a gradient. Its replacement keeps scaled
+    copies of both queries and keys, and multiplies bf16 in float32.
     """
     scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).add_(bias)
     return scores.softmax(-1).to(v.dtype) @ v
 
 
 def bias_indices(window_size: int) -> Tensor:
-    """For each pair of tokens of a window, the row of the bias table: ``|dy| * s + |dx|``; int64
-    ``(N, N)``.
+    """Return the row of the bias table for each pair of tokens of a window, ``|dy| * s + |dx|``;
+    int64 ``(N, N)``.
     """
     position = torch.arange(window_size)
     rows = position.repeat_interleave(window_size)
@@ -262,8 +262,8 @@ class TinyViTBlock(nn.Module):
         if padded:
             x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
 
-        # Rank 4 throughout: (B*rows, s, columns, s*C) swapped to (B*rows, columns, s, s*C) is the
-        # window order, and unlike the usual rank-6 permute it converts to edge runtimes.
+        # Rank 4 throughout: (B*rows, s, columns, s*C) is swapped to (B*rows, columns, s, s*C), the
+        # order of windows. Unlike the usual rank-6 permute, this converts to edge runtimes.
         x = x.flatten(2).flatten(0, 1).view(batch * n_rows, s, n_columns, s * channels)
         x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
         x = self.attn(x.view(batch * n_rows * n_columns, s * s, channels)).flatten(1)
@@ -281,7 +281,7 @@ def _as_nchw(x: Tensor) -> Tensor:
 
 
 def _copied_if_traced(x: Tensor) -> Tensor:
-    """A traced graph gets a copy, because what may be done with a view depends on which sizes are 1."""
+    """Return a copy when traced: which operations a view allows depends on which sizes are 1."""
     return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else x
 
 
@@ -377,7 +377,7 @@ class TinyViT(nn.Module):
         local_conv_size: Side of the depthwise convolution between attention and perceptron.
 
     Raises:
-        ValueError: The stage lists differ in length, or a width is no multiple of its number of
+        ValueError: The stage lists differ in length, or a width is not a multiple of its number of
             heads.
 
     Source: paper section 3.2 and figure 6; official ``models/tiny_vit.py``.
@@ -438,7 +438,7 @@ class TinyViT(nn.Module):
 
     @property
     def default_cfg(self) -> dict[str, Any]:
-        """timm's older name of ``pretrained_cfg``."""
+        """Return ``pretrained_cfg`` under timm's older name."""
         return self.pretrained_cfg
 
     def forward(self, x: Tensor) -> Tensor:
@@ -466,14 +466,14 @@ class TinyViT(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps at strides 4, 8, 16, 32, tapped before the next stage's downsample.
+        """Return feature maps at strides 4, 8, 16, 32, taken before the next stage's downsample.
 
         Args:
             x: Image (B, in_chans, H, W).
             indices: Stages to return; the last n for an int, all for ``None``.
-            norm: Has no effect: no stage but the pooled last one has a norm. Kept for timm's
-                protocol.
-            stop_early: Leave out the stages past the last one asked for.
+            norm: Has no effect, because only the pooled last stage has a norm. It is here for
+                timm's protocol.
+            stop_early: Leave out the stages after the last requested one.
             output_fmt: Only ``NCHW``.
             intermediates_only: Return the list alone, without the last map.
         """
@@ -509,7 +509,7 @@ class TinyViT(nn.Module):
         return take
 
     def get_classifier(self) -> nn.Module:
-        """The linear classifier."""
+        """Return the linear classifier."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -527,17 +527,17 @@ class TinyViT(nn.Module):
             stage.grad_checkpointing = enable  # pyright: ignore[reportArgumentType]
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that take no weight decay besides biases and norms: the attention
-        biases.
+        """Return the names of parameters without weight decay, besides biases and norms: the
+        attention biases.
         """
         return {name for name, _ in self.named_parameters() if name.endswith("attention_biases")}
 
     def no_weight_decay_keywords(self) -> set[str]:
-        """The same as a part of the name."""
+        """Return the part of the name that these parameters share."""
         return {"attention_biases"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of parameter groups, for layer-wise learning-rate decay."""
+        """Return timm's description of parameter groups, for layer-wise learning-rate decay."""
         blocks: Any = r"^stages\.(\d+)"
         if not coarse:
             blocks = [(r"^stages\.(\d+).downsample", (0,)), (r"^stages\.(\d+)\.\w+\.(\d+)", None)]
@@ -549,11 +549,11 @@ def _check_stages(*lists: Sequence[int]) -> None:
     if len({len(values) for values in lists}) != 1:
         raise ValueError(
             f"embed_dims {tuple(embed_dims)}, depths {tuple(depths)}, num_heads {tuple(num_heads)} and "
-            f"window_sizes {tuple(window_sizes)} must have one value a stage"
+            f"window_sizes {tuple(window_sizes)} must have one value per stage"
         )
     for dim, heads in zip(embed_dims[1:], num_heads[1:], strict=True):
         if dim % heads:
-            raise ValueError(f"embed_dims {tuple(embed_dims)}: {dim} is no multiple of its {heads} heads")
+            raise ValueError(f"embed_dims {tuple(embed_dims)}: {dim} is not a multiple of its {heads} heads")
     if min(window_sizes) < 1:
         raise ValueError(f"window_sizes {tuple(window_sizes)} must be at least 1")
 

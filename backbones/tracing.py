@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def any_size() -> Iterator[None]:
-    """Trace without assuming that a free dimension is no 1.
+    """Trace without the assumption that a free dimension is never 1.
 
-    By default PyTorch takes a free dimension that is not 1 in the example for one that never is 1,
-    also where the model computes it: a map of one window would be traced anew by ``torch.compile``,
-    and refused by ``torch.export``.
+    By default PyTorch assumes this of every dimension that is not 1 in the example, also of those
+    that the model computes. ``torch.compile`` would trace a map of one window anew, and
+    ``torch.export`` would reject it::
 
         with any_size():
             dim = torch.export.Dim
@@ -22,8 +22,8 @@ def any_size() -> Iterator[None]:
             shapes = (dict(zip((0, 2, 3), free)),)
             program = torch.export.export(model, (image,), dynamic_shapes=shapes, strict=True)
 
-    A compiled model must be called inside it whenever that may trace. Sides of 32 pixels and less
-    remain a case of their own (the last map is a single pixel), and so does for ``torch.compile`` a
+    Call a compiled model inside it whenever the call may trace. Sides of 32 pixels and less are
+    traced on their own, because the last map is a single pixel. For ``torch.compile``, so is a
     batch of 1.
     """
     from torch.fx.experimental import _config

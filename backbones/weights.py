@@ -1,7 +1,7 @@
-"""Reading checkpoints: whose they are, what they are called here, and what does not fit.
+"""Reading checkpoints: their naming, our names for their parameters, and the parts that do not fit.
 
-Everything is translated to timm's parameter names and checked before the model is touched: a load
-either succeeds as a whole, with a report, or raises and leaves the model as it was.
+Everything is translated to timm's parameter names and checked before the model is touched. A load
+either succeeds as a whole, with a report, or raises an error and leaves the model as it was.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ StateDict = dict[str, Tensor]
 
 @dataclass
 class LoadReport:
-    """What :func:`load_weights` did.
+    """The outcome of :func:`load_weights`.
 
     Attributes:
-        source_format: whose parameter names the file uses: ``official``, ``timm`` (ours too) or
+        source_format: The naming of the file's parameters: ``official``, ``timm`` (ours too) or
             ``mmpretrain``.
         loaded: Names copied as they are.
         resized: Names fitted to another resolution or another list of classes -> (shape in the
             file, shape here).
-        skipped: Names in the file that were left out -> why.
-        missing: Names of the model that the file does not give; they keep their values.
+        skipped: Names in the file that were skipped -> why.
+        missing: Names of the model that the file does not have; they keep their values.
     """
 
     source_format: str
@@ -62,20 +62,20 @@ def load_weights(
     """Load a checkpoint of any known naming into a TinyViT or DeiT, whole or not at all.
 
     Attention biases and position embeddings made for another resolution are resized (bicubic with
-    antialiasing, as timm does). A classifier for other classes stays as it is in the model and is
-    reported under ``skipped`` and ``missing``, unless ``class_map`` says which of its rows to take.
+    antialiasing, as timm does). A classifier for other classes is skipped and reported under
+    ``skipped`` and ``missing``, unless ``class_map`` says which of its rows to take.
 
     Args:
         model: A model of :func:`tinyvit.backbones.create_model`, with or without ``features_only``,
             or a detection backbone made of one.
         source: A ``.safetensors`` file, a ``.pth``/``.pt``/``.bin`` file, or a state dict.
             Official, timm and mmpretrain names are known, bare or below ``model``/``state_dict``,
-            with prefixes such as ``backbone.``; of a detector's checkpoint the backbone is taken.
-        strict: Raise on parameters that are missing in the file or unknown to the model. With
-            ``False`` they are only reported.
-        class_map: For each class of the model the class in the file, or -1 for one that the file
-            does not have: it gets the mean of the others' rows (official ``load_pretrained``, 22k
-            to 1k).
+            with prefixes such as ``backbone.``. From a detector's checkpoint the backbone is taken.
+        strict: Raise an error on parameters that are missing in the file or unknown to the model.
+            With ``False`` they are only reported.
+        class_map: The class in the file for each class of the model, or -1 where the file has none.
+            Such a class gets the mean of the others' rows, as in the official ``load_pretrained``
+            from 22k to 1k classes.
 
     Returns:
         The report.
@@ -115,7 +115,9 @@ def load_weights(
     if strict and (unknown or required):
         raise InputError(_misfit(origin, source_format, inner, unknown, required))
     if not new:
-        raise InputError(f"{origin} holds no parameter of {type(inner).__name__}")
+        raise InputError(
+            f"{origin} has no parameter of {type(inner).__name__}; give a checkpoint of this model or of its family"
+        )
     inner.load_state_dict(new, strict=False)
     return report
 
@@ -148,8 +150,8 @@ class _Inert:
 
 
 # Names that published checkpoints carry beside their tensors (configs, argument lists, logs). They
-# are mapped to inert stand-ins, `getattr` included, so that `weights_only=True` can stay on and
-# none of that code ever runs.
+# are mapped to inert stand-ins, `getattr` included. So `weights_only=True` can stay on, and none of
+# that code ever runs.
 _FOREIGN_NAMES = (
     "argparse.Namespace",
     "yacs.config.CfgNode",
@@ -167,7 +169,7 @@ _FOREIGN_NAMES = (
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without ever running code from it.
+    """Return the content of a checkpoint; no code from it ever runs.
 
     Raises:
         InputError: The file is missing, damaged, or needs arbitrary Python objects to be unpickled.
@@ -181,13 +183,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is no file of plain tensors, and other Python objects are never unpickled: save its state dict "
-            f"alone, best as .safetensors"
+            f"{path} holds Python objects other than tensors, which are never unpickled; save its state dict alone, "
+            f"best as .safetensors"
         ) from error
     except Exception as error:  # damaged archives raise many kinds
-        raise InputError(f"weights file {path} cannot be read: it is damaged or no PyTorch checkpoint") from error
+        raise InputError(f"weights file {path} cannot be read: it is damaged or not a PyTorch checkpoint") from error
     if not isinstance(checkpoint, dict):
-        raise InputError(f"{path} holds a {type(checkpoint).__name__}; expected a state dict, or a dict with one")
+        raise InputError(
+            f"{path} holds a {type(checkpoint).__name__}; give a file with a state dict, or with a dict that has one"
+        )
     return checkpoint
 
 
@@ -198,11 +202,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except SafetensorError as error:
-        raise InputError(f"weights file {path} is damaged or no safetensors file: {error}") from error
+        raise InputError(f"weights file {path} is damaged or not a safetensors file: {error}") from error
 
 
 def read_num_classes(source: str | Path) -> int | None:
-    """How many classes the classifier in a checkpoint file has, or ``None`` when it holds no
+    """Return how many classes the classifier in a checkpoint file has, or ``None`` if it has no
     classifier.
     """
     found, _, _ = to_timm_names(_find_state_dict(read_checkpoint(source), str(source)))
@@ -215,7 +219,7 @@ def read_num_classes(source: str | Path) -> int | None:
 def state_sha256(module: nn.Module) -> str:
     """Return the SHA-256 of a module's parameters and buffers with their names, in hexadecimal.
 
-    A label store records it as ``weights_sha256`` of a teacher without a file, an ONNX file as
+    A store records it as ``weights_sha256`` of a teacher without a file, an ONNX file as
     ``state_sha256``.
     """
     digest = hashlib.sha256()
@@ -233,7 +237,9 @@ def _find_state_dict(checkpoint: Mapping[str, Any], origin: str) -> StateDict:
             break
     tensors = {str(name): value for name, value in checkpoint.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise InputError(f"{origin} holds no tensors, neither bare nor below 'model' or 'state_dict'")
+        raise InputError(
+            f"{origin} holds no tensors, neither bare nor below 'model' or 'state_dict'; give a file with a state dict"
+        )
     return tensors
 
 
@@ -267,14 +273,13 @@ def to_timm_names(state_dict: Mapping[str, Tensor]) -> tuple[StateDict, str, lis
     """Translate a state dict of any known naming to timm's names.
 
     Returns:
-        The translated state dict; the format it was in (``official``, ``timm`` or ``mmpretrain``);
-        the names that lie outside the backbone, where the state dict is a whole detector's or
-        trainer's.
+        The translated state dict, its naming before, and the names outside the backbone. The naming
+        is ``official``, ``timm`` or ``mmpretrain``. Detectors and trainers have names outside.
     """
     names, outside = _strip_prefixes(dict(state_dict))
     is_deit = any(name.endswith("cls_token") for name in names)
     source_format = _guess_format(names)
-    # Only these two namings hang a downsample at the end of a stage; timm's opens the next one.
+    # In the two other namings a downsample ends a stage; in timm's it begins the next one.
     shift = source_format != "timm" and not is_deit
     rules = _DEIT_RULES if is_deit else _TINY_VIT_RULES
     translated = {}
@@ -295,8 +300,8 @@ def _strip_prefixes(names: StateDict) -> tuple[StateDict, list[str]]:
     outside: list[str] = []
     for _ in range(4):  # prefixes nest: module.student.model. ...
         if any(name.startswith("backbone.") for name in names):
-            # mmpretrain keeps its classifier beside the backbone; a detector keeps its neck and
-            # heads there.
+            # Beside the backbone, mmpretrain keeps its classifier, and a detector its neck and
+            # heads.
             inside = {n: v for n, v in names.items() if n.startswith(("backbone.", "head.fc.", "head.layers."))}
             outside += [name for name in names if name not in inside]
             names = {name.removeprefix("backbone."): value for name, value in inside.items()}
@@ -337,7 +342,7 @@ def _is_classifier(name: str) -> bool:
 
 
 def _fit(name: str, value: Tensor, model: Any, target: Tensor, class_map: Sequence[int] | None) -> Tensor:
-    """The tensor in the model's shape; the same object when nothing had to be done."""
+    """Return the tensor in the model's shape, the same object if it has that shape already."""
     if class_map is not None and _is_classifier(name):
         return _map_classes(name, value, class_map, len(target))
     if value.shape == target.shape:
@@ -356,7 +361,7 @@ def resize_attention_biases(biases: Tensor, length: int) -> Tensor:
     """Resize a bias table (heads, s * s) to (heads, ``length``), as timm does: bicubic with
     antialiasing.
 
-    The official code interpolates without antialiasing; growing a table, the two differ by the
+    The official code interpolates without antialiasing. When a table grows, the two differ by the
     kernel's constant.
     """
     old, new = round(biases.shape[1] ** 0.5), round(length**0.5)
@@ -372,8 +377,8 @@ def _resize_position_embedding(embedding: Tensor, model: Any) -> Tensor:
     side = round((embedding.shape[1] - prefix) ** 0.5)
     if side * side + prefix != embedding.shape[1]:
         raise InputError(
-            f"pos_embed has {embedding.shape[1]} tokens, which is no square grid plus the model's {prefix} extra "
-            f"tokens; is it the checkpoint of a model with another number of them?"
+            f"pos_embed has {embedding.shape[1]} tokens, which is not a square grid plus {prefix} extra tokens; give "
+            f"the checkpoint of a model with {prefix} extra tokens"
         )
     return resample_abs_pos_embed(embedding, list(model.patch_embed.grid_size), [side, side], prefix)
 
@@ -381,7 +386,9 @@ def _resize_position_embedding(embedding: Tensor, model: Any) -> Tensor:
 def _map_classes(name: str, value: Tensor, class_map: Sequence[int], num_classes: int) -> Tensor:
     index = torch.as_tensor(list(class_map))
     if len(index) != num_classes:
-        raise InputError(f"class_map has {len(index)} entries, but the model has {num_classes} classes")
+        raise InputError(
+            f"class_map has {len(index)} entries, but the model has {num_classes} classes; give one per class"
+        )
     if int(index.max()) >= len(value) or int(index.min()) < -1:
         raise InputError(f"class_map names class {int(index.max())}, but {name} has classes 0 to {len(value) - 1}")
     mapped = value[index.clamp(min=0)].clone()

@@ -1,7 +1,7 @@
 """Attention over windows, from one projection of q, k and v to the input of the next.
 
-Two operators do the same: PyTorch's fused one, and on CPU in float32 a kernel of our own
-(``native_kernels.cpp``), which reads and writes the layout of the linear layers around it, so
+Two operators do the same: PyTorch's fused one, and on CPU in float32 a kernel of our own in
+``native_kernels.cpp``. The latter reads and writes the layout of the linear layers around it, so
 nothing is copied in between.
 """
 
@@ -23,8 +23,8 @@ class FusedAttention:
 
     Args:
         bias: ``(h, N, N)``, for pairs of tokens.
-        heads: How many.
-        width: Of one head.
+        heads: Number of heads.
+        width: Channels of one head.
     """
 
     def __init__(self, bias: Tensor, heads: int, width: int) -> None:
@@ -40,7 +40,7 @@ class FusedAttention:
 
 
 def _for_sdpa(bias: Tensor) -> Tensor:
-    """``(1, h, N, N)``, as the fused kernels take it: with three dimensions they would not run."""
+    """Return ``(1, h, N, N)``: the fused kernels do not take three dimensions."""
     if bias.device.type == "cpu":
         return bias[None].contiguous()
     # CUDA's memory-efficient kernel copies a bias whose rows do not start at 16 bytes.
@@ -55,18 +55,18 @@ class NativeAttention:
     Args:
         bias: ``(h, N, N)``, for pairs of tokens of a square window; it depends on their offset
             alone.
-        heads: How many.
-        width: Of one head.
+        heads: Number of heads.
+        width: Channels of one head.
 
     Raises:
-        NativeError: It cannot be had here, or is not made for this width or bias.
+        NativeError: The kernel cannot be built here, or does not take this width or bias.
     """
 
     def __init__(self, bias: Tensor, heads: int, width: int) -> None:
         if (reason := unfit({width})) is not None:
             raise NativeError(reason)
         self.heads, self.side = heads, math.isqrt(bias.shape[-1])
-        # The kernel loads whole vectors, the last one beyond the end.
+        # The kernel loads whole vectors, the last of them from beyond the end.
         self.table = F.pad(_offset_table(bias, self.side).flatten(), (0, vector_width()))
         self.run = operators().window_attention.default
 
@@ -76,10 +76,10 @@ class NativeAttention:
 
 
 def unfit(widths: Iterable[int]) -> str | None:
-    """Why the kernel is not for heads of these widths, or ``None``.
+    """Return why the kernel does not take heads of these widths, or ``None``.
 
     Raises:
-        NativeError: It cannot be had here.
+        NativeError: The kernel cannot be built here.
     """
     step = 2 * vector_width()
     wrong = sorted(width for width in widths if width % step)
@@ -87,8 +87,8 @@ def unfit(widths: Iterable[int]) -> str | None:
 
 
 def _offset_table(bias: Tensor, side: int) -> Tensor:
-    """``(h, N, N) -> (h, side, 2 side - 1)``: by rows apart, and by columns from ``1 - side`` to
-    ``side - 1``.
+    """Return the bias by offset, ``(h, N, N) -> (h, side, 2 side - 1)``: rows apart, then columns
+    apart from ``1 - side`` to ``side - 1``.
     """
     rows, columns = (part.flatten() for part in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
     if len(rows) != bias.shape[-1]:

@@ -24,9 +24,9 @@ def deploy_for_command(
 
     Args:
         model: As :func:`deploy` takes it.
-        dtype: Of weights and activations.
+        dtype: The dtype of weights and activations.
         sizes: Heights and widths of the probes.
-        what: What runs without it, for the message.
+        what: The model that runs without the deployed form, for the message.
 
     Returns:
         As :func:`deploy`.

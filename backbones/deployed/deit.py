@@ -17,20 +17,20 @@ from .steps import Network, Step
 
 
 def build_deit(module: Any, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> Network:
-    """The steps of a DeiT, distilled or not, pruned or whole.
+    """Return the steps of a DeiT, distilled or not, pruned or whole.
 
     Args:
         module: timm's ``VisionTransformer`` or ``VisionTransformerDistilled``, as ``create_model``
             builds it.
         device: Where the deployed form runs.
-        dtype: Of its weights and activations.
-        kernels: The fused operators that there are.
+        dtype: The dtype of its weights and activations.
+        kernels: The available fused operators.
     """
     return _DeiT(module, device, dtype, kernels)
 
 
 def parts_beyond_deit(module: Any) -> list[str]:
-    """Names of the parts of a vision transformer that no DeiT has; empty for a DeiT."""
+    """Return the names of parts of a vision transformer that a DeiT does not have."""
     block = module.blocks[0]
     plain = {
         "q_norm": block.attn.q_norm,
@@ -83,7 +83,7 @@ class _DeiT(Network):
         self.project = make_linear(weight, bias, "none", kernels)
         prefix = [module.cls_token] + ([module.dist_token] if hasattr(module, "dist_token") else [])
         (self.prefix,) = make.cast(torch.cat(prefix, 1))
-        # Kept in float32: it is resized before it is rounded.
+        # It stays in float32, because it is resized before it is rounded.
         self.position = module.pos_embed.detach().float().to(device)
         self.dtype = dtype
         self.norm = None if isinstance(module.norm, nn.Identity) else make.norm(module.norm)
@@ -94,7 +94,8 @@ class _DeiT(Network):
     def begin(self, image: Tensor) -> tuple[Tensor, Any]:
         (ph, pw), (batch, channels, height, width) = self.patch, image.shape
         if self.fixed_size and (height, width) != tuple(self.fixed_size):
-            raise InputError(f"this model takes pictures of {self.fixed_size}, not {(height, width)}")
+            fixed = " x ".join(map(str, self.fixed_size))
+            raise InputError(f"the image is {height} x {width}, but this model takes {fixed} only; resize it")
         rows, columns = math.ceil(height / ph), math.ceil(width / pw)
         if (rows * ph, columns * pw) != (height, width):
             image = F.pad(image, (0, columns * pw - width, 0, rows * ph - height))

@@ -1,8 +1,8 @@
 """Any other network: its own code, with normalisation folded into convolutions and activations into
 their epilogues.
 
-Teachers are such networks. Which layers follow each other is read from a symbolic trace; the
-forward that runs is the network's own, in a copy whose layers were exchanged.
+Teachers are such networks. A symbolic trace shows which layers follow each other. The network's
+own forward runs, in a copy whose layers were exchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Call(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Layers that can be folded are not looked into, whatever package they come from."""
+    """A tracer that does not enter layers that can be folded, from whatever package."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         foldable = isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear) or activation_name(m) is not None
@@ -59,11 +59,11 @@ class _Group:
 def fold_network(
     module: nn.Module, device: torch.device, dtype: torch.dtype, kernels: Kernels
 ) -> tuple[nn.Module, str, int]:
-    """A copy of a network with its layers folded where that is possible.
+    """Return a copy of a network, with its layers folded where that is possible.
 
     Returns:
-        The copy in evaluation mode, ``"in"`` or the reason why nothing was folded, and how many
-        groups were.
+        The copy in evaluation mode; ``"in"``, or the reason why nothing was folded; and the number
+        of folded groups.
     """
     module = _merge_branches(module)
     network = copy.deepcopy(module).eval().requires_grad_(False)
@@ -72,7 +72,7 @@ def fold_network(
         graph = _Tracer().trace(network)
     except Exception as error:  # fx raises whatever the traced code raises on a proxy
         return network, f"its forward cannot be traced ({type(error).__name__})", 0
-    # Folding takes the weights as they are, not as rounded to the dtype of the copy.
+    # Folding reads the weights before they are rounded to the dtype of the copy.
     originals = dict(module.named_modules())
     groups = list(_groups(graph, dict(network.named_modules())))
     make = LayerMaker(device, dtype, kernels)
@@ -82,11 +82,11 @@ def fold_network(
 
 
 def _merge_branches(module: nn.Module) -> nn.Module:
-    """A network whose parallel branches are one convolution each, or the network itself where it
-    has no such form.
+    """Return the network with parallel branches merged into one convolution each, or the network
+    itself if it has no such branches.
 
     timm's RepVGG-like networks (RepViT, FastViT, MobileOne, ...) train with branches that are
-    merged for inference, as in their papers' latencies; its layers say themselves how.
+    merged for inference, as in their papers' latencies. Their layers have the methods for it.
     """
     if not type(module).__module__.startswith("timm.") or not any(map(_has_branches, module.modules())):
         return module
@@ -108,14 +108,14 @@ def _groups(graph: fx.Graph, modules: dict[str, Any]) -> Iterator[_Group]:
             layer = modules[str(node.target)]
             if _exactly(layer, nn.Conv2d, nn.Linear) and not isinstance(getattr(layer, "padding", 0), str):
                 candidates.append(_candidate(node, layer, modules, calls))
-    # One activation may serve many layers; it can go only when all of its calls go into their
-    # layers.
+    # One activation may serve many layers. It can be removed only when each of its calls goes into
+    # a layer.
     served = Counter(group.activation for group in candidates)
     for group in candidates:
         keeps = group.activation is None or served[group.activation] < calls[group.activation]
         folded = replace(group, activation=None) if keeps else group
         layer = modules[folded.layer]
-        # A linear layer is worth the exchange alone, for its packed weights.
+        # For a linear layer, packed weights alone are worth the exchange.
         linear = isinstance(layer, nn.Linear) or is_pointwise(layer)
         if folded.norm or folded.activation or linear:
             yield folded
@@ -135,8 +135,8 @@ def _exactly(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def _only_follower(node: fx.Node, modules: dict[str, Any]) -> Any:
-    """The one layer that takes a layer's output, identities aside; ``None`` when there are more, or
-    no layer does.
+    """Return the only layer that takes a layer's output, apart from identities; ``None`` if there
+    are more or none.
     """
     users = list(node.users)
     if len(users) != 1 or users[0].op != "call_module":
@@ -154,7 +154,7 @@ def _foldable_norm(norm: nn.Module, calls: int) -> bool:
 
 
 def _norm_activation(modules: dict[str, Any], norm: str | None) -> str | None:
-    """timm's BatchNorms may hold their activation."""
+    """Return the activation inside one of timm's BatchNorms, if it has one."""
     inner = getattr(modules[norm], "act", None) if norm else None
     return activation_name(inner) if inner is not None else None
 

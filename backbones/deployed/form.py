@@ -22,14 +22,12 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 class DeployedFormError(RuntimeError):
-    """A deployed form was asked for what only its module can do: training, saving, loading,
-    converting.
-    """
+    """A deployed form cannot do what only its module can: training, saving, loading, converting."""
 
 
 @dataclass(frozen=True)
 class SizeCheck:
-    """How far the deployed form lay from its module on one input.
+    """The difference between the deployed form and its module on one input.
 
     Args:
         input_shape: ``(B, C, H, W)``.
@@ -44,15 +42,15 @@ class SizeCheck:
 
 @dataclass(frozen=True)
 class DeployReport:
-    """What a deployed form is made of.
+    """The optimisations in a deployed form, and the comparison with its module.
 
     Args:
         model: Class of the module.
-        dtype: Of weights and activations, such as ``float32``.
+        dtype: The dtype of weights and activations, such as ``float32``.
         device: Where it runs.
         steps: Each optimisation: ``"in"``, or why it was left out.
-        probes: The comparison with the module; empty where it was not asked for.
-        tolerance: What the comparison allowed, as a share of the largest value of the layer.
+        probes: The comparison with the module; empty if it was not requested.
+        tolerance: The difference that was allowed, as a share of the largest value of the layer.
     """
 
     model: str
@@ -64,11 +62,11 @@ class DeployReport:
 
     @property
     def difference(self) -> float | None:
-        """Largest difference of all probes."""
+        """Return the largest difference of all probes."""
         return max((probe.difference for probe in self.probes), default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {
             "model": self.model,
             "dtype": self.dtype,
@@ -91,19 +89,19 @@ class DeployReport:
 class Deployed(nn.Module):
     """An eval-only copy of a model; :func:`deploy` makes it.
 
-    It takes what its module takes, in any floating dtype, and returns what the module returns, in
-    the dtype of its input. It holds no parameters, so a detector around it can still be moved about
-    on the same device; training, saving, loading, copying or converting it is a
-    :class:`DeployedFormError`. Several threads may call it at once. This class is what all of them
-    share; the classes below it are what runs.
+    Inputs and outputs are those of its module. Inputs may have any floating dtype, and outputs have
+    the dtype of the input. It has no parameters, so a detector around it can still be moved on the
+    same device. Training, saving, loading, copying or converting it is a
+    :class:`DeployedFormError`. Several threads may call it at once. This is the base of the classes
+    below, which run.
 
     Args:
-        module: What it was made from.
+        module: The model that it was made from.
         device: Where it runs.
-        dtype: Of its weights and activations.
+        dtype: The dtype of its weights and activations.
 
     Attributes:
-        report: What is in it, and how far it lies from its module.
+        report: Its optimisations, and the comparison with its module.
     """
 
     report: DeployReport
@@ -128,10 +126,10 @@ class Deployed(nn.Module):
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             yield
 
-    # ----------------------------------------------------------------------------------------------- what it is not
+    # --- refused ------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Deployed:
-        """Only ``train(False)``: there is nothing to train.
+        """Return the form itself for ``train(False)``; it cannot be trained.
 
         Raises:
             DeployedFormError: For ``train(True)``.
@@ -141,11 +139,11 @@ class Deployed(nn.Module):
         return self
 
     def state_dict(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises DeployedFormError: the module is what is saved."""
+        """Raise DeployedFormError: save the module instead."""
         raise DeployedFormError("a deployed form cannot be saved; save the module that it was made from")
 
     def load_state_dict(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises DeployedFormError: the module is what is loaded."""
+        """Raise DeployedFormError: load into the module instead."""
         raise DeployedFormError("a deployed form cannot load weights; load them into the module and deploy it again")
 
     def _load_from_state_dict(self, *_: Any, **__: Any) -> NoReturn:
@@ -164,18 +162,18 @@ class Deployed(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What is in it."""
+        """Return the report."""
         return str(self.report)
 
 
 class DeployedSteps(Deployed):
-    """The deployed form of a model that we have the steps of.
+    """The deployed form of a model from one of the two families, as steps.
 
     Args:
-        module: What it was made from.
+        module: The model that it was made from.
         network: Its steps.
         device: Where it runs.
-        dtype: Of its weights and activations.
+        dtype: The dtype of its weights and activations.
     """
 
     def __init__(self, module: nn.Module, network: Network, device: torch.device, dtype: torch.dtype) -> None:
@@ -183,12 +181,12 @@ class DeployedSteps(Deployed):
         self._network = network
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """As the module's."""
+        """Return the output of the module's method of this name."""
         with self._running(x):
             return self._network.features(x.to(self._dtype)).to(x.dtype)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """As the module's."""
+        """Return the output of the module's method of this name."""
         with self._running(x):
             return self._network.head(x.to(self._dtype), pre_logits).to(x.dtype)
 
@@ -201,7 +199,7 @@ class DeployedSteps(Deployed):
     def forward_intermediates(
         self, x: Tensor, indices: int | Sequence[int] | None = None, intermediates_only: bool = False, **_: Any
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps of these numbers, as the module's."""
+        """Return the feature maps of these indices, as the module's method does."""
         from timm.models._features import feature_take_indices
 
         with self._running(x):
@@ -218,7 +216,7 @@ class DeployedMaps(DeployedSteps):
     """The deployed form of a backbone: its forward returns feature maps.
 
     Args:
-        out_indices: Which, in the order that they are returned.
+        out_indices: Indices of the maps, in the order of the output.
         container: ``list`` or ``tuple``, as the module returns them.
     """
 
@@ -238,7 +236,7 @@ class DeployedMaps(DeployedSteps):
                 setattr(self, name, getattr(module, name))
 
     def forward(self, x: Tensor) -> Any:
-        """Image (B, C, H, W) -> one map an index."""
+        """Image (B, C, H, W) -> one map per index."""
         order = sorted(set(self.out_indices))
         with self._running(x):
             maps = self._network.maps(x.to(self._dtype), order)
@@ -247,35 +245,34 @@ class DeployedMaps(DeployedSteps):
 
 
 class DeployedWhole(Deployed):
-    """The deployed form of a network that we have no steps for: its own code with exchanged layers.
+    """The deployed form of any other network: its own code with exchanged layers.
 
     Args:
-        module: What it was made from.
+        module: The model that it was made from.
         network: The copy with exchanged layers.
         device: Where it runs.
-        dtype: Of its weights and activations.
+        dtype: The dtype of its weights and activations.
     """
 
     def __init__(self, module: nn.Module, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(module, device, dtype)
-        # Behind a tuple, so that it is no submodule and cannot be trained, saved or moved from
-        # outside.
+        # A tuple hides it, so that it is not a submodule: nobody can train, save or move it.
         self._whole: tuple[Any] = (network,)
 
     def forward(self, x: Tensor) -> Any:
-        """As the module's."""
+        """Return the output of the module's method of this name."""
         return self._call(self._whole[0], x)
 
     def forward_features(self, x: Tensor) -> Any:
-        """As the module's."""
+        """Return the output of the module's method of this name."""
         return self._call(self._whole[0].forward_features, x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
-        """As the module's."""
+        """Return the output of the module's method of this name."""
         return self._call(lambda y: self._whole[0].forward_head(y, pre_logits=pre_logits), x)
 
     def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the module's."""
+        """Return the output of the module's method of this name."""
         return self._call(lambda y: self._whole[0].forward_intermediates(y, *args, **kwargs), x)
 
     def _call(self, run: Callable[[Tensor], Any], x: Tensor) -> Any:
@@ -294,21 +291,20 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# ------------------------------------------------------------------------------ check
+# --- check --------------------------------------------------------------------
 
 
 def compare(
     module: nn.Module, deployed: Deployed, sizes: Sequence[tuple[int, int]], channels: int, tolerance: float
 ) -> list[SizeCheck]:
-    """Run both on pictures of noise, one and two at a time, and compare every layer and all
-    outputs.
+    """Run both on images of noise, one and two at a time, and compare every layer and all outputs.
 
-    Every layer counts, because an output can hide a fault: random weights give attention so little
-    weight that a wrong bias moves logits by less than their rounding.
+    An output alone can hide a fault. With random weights, attention counts so little that a wrong
+    bias moves logits by less than their rounding.
 
     Raises:
-        CheckFailedError: They differ by more than ``tolerance``; names the first layer where they
-            do.
+        CheckFailedError: They differ by more than ``tolerance``; the message names the first such
+            layer.
     """
     generator = torch.Generator().manual_seed(0)
     results = []
@@ -326,8 +322,8 @@ def compare(
 def _run_with_layers(
     module: nn.Module, deployed: Deployed, image: Tensor
 ) -> tuple[Any, Iterator[tuple[str, Tensor, Tensor]]]:
-    """The module's output; and the name, the deployed and the module's output of each step, where
-    there are steps.
+    """Return the module's output; and for each step, if there are steps, its name, its output and
+    the output of the module's layer.
     """
     if not isinstance(deployed, DeployedSteps):
         return module(image), iter(())
@@ -374,7 +370,7 @@ def _flat(output: Any) -> list[Tensor]:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and back as it was."""
+    """Put the module into evaluation mode, and back at the end."""
     modes = [(part, part.training) for part in module.modules()]
     for part, _ in modes:
         part.training = False

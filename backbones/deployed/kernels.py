@@ -2,8 +2,8 @@
 the epilogue.
 
 On CPU they are torch's own oneDNN pointwise operators, the ones that TorchInductor emits, called
-from eager code. Those are private names of torch: each is tried on a small input first, and where
-it is missing or wrong the plain operator takes its place. On other devices the plain operators run.
+from eager code. Their names in torch are private, so each is tried on a small input first. Where
+one is missing or wrong, the plain operator runs, and so it does on other devices.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ACTIVATIONS: dict[str, tuple[str, list[float], str, Callable[[Tensor], Tensor]]
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """Which of the fusible activations a module is, or ``None``."""
+    """Return the name of a module among the activations that can be fused, or ``None``."""
     if isinstance(module, nn.GELU):
         return {"none": "gelu", "tanh": "gelu_tanh"}[module.approximate]
     if isinstance(module, nn.Hardtanh):  # nn.ReLU6 is one
@@ -63,11 +63,11 @@ class Kernels:
 
 @cache
 def find_kernels(device_type: str, dtype: torch.dtype, native: bool = True) -> Kernels:
-    """Try the operators once on small inputs.
+    """Try the operators once on small inputs, and return those that work.
 
     Args:
         device_type: ``cpu``, ``cuda``, ...
-        dtype: Of weights and activations.
+        dtype: The dtype of weights and activations.
         native: Whether a kernel may be built with the machine's compiler.
     """
     attempts = {
@@ -144,26 +144,26 @@ Operator = Callable[[Tensor], Tensor]
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, activation: str, kernels: Kernels) -> Operator:
-    """A linear layer and its activation: ``(..., in) -> (..., out)``.
+    """Return a linear layer with its activation: ``(..., in) -> (..., out)``.
 
     Args:
         weight: ``(out, in)``, in the dtype and on the device that it runs in.
         bias: ``(out,)`` or ``None``.
         activation: ``none``, ``gelu``, ``relu``, ...
-        kernels: What there is.
+        kernels: The available fused operators.
     """
     return (_FusedLinear if kernels.linear else _PlainLinear)(weight, bias, activation)
 
 
 def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: str, kernels: Kernels) -> Operator:
-    """A convolution and its activation: channels-last ``(B, C, H, W)`` -> channels-last.
+    """Return a convolution with its activation: channels-last ``(B, C, H, W)`` -> channels-last.
 
     Args:
         weight: ``(out, in / groups, kh, kw)``, in the dtype and on the device that it runs in.
         bias: ``(out,)`` or ``None``.
-        like: Gives padding, stride, dilation and groups.
+        like: The convolution with the padding, stride, dilation and groups to take.
         activation: ``none``, ``gelu``, ``relu``, ...
-        kernels: What there is.
+        kernels: The available fused operators.
     """
     if kernels.linear and is_pointwise(like):
         return _PointwiseConv(weight, bias, like, activation)
@@ -171,20 +171,20 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: 
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is a linear layer over the channels, at all places of the map or at
-    every few.
+    """Return whether a convolution is a linear layer over the channels, at all places of the map or
+    at every few.
     """
     return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
 
 
 def make_attention(bias: Tensor, heads: int, width: int, kernels: Kernels) -> Operator:
-    """Attention within windows: ``(windows, N, 3 h d) -> (windows, N, h d)``.
+    """Return attention within windows: ``(windows, N, 3 h d) -> (windows, N, h d)``.
 
     Args:
         bias: ``(h, N, N)``, in the dtype and on the device that it runs in.
-        heads: How many.
-        width: Of one head.
-        kernels: What there is.
+        heads: Number of heads.
+        width: Channels of one head.
+        kernels: The available fused operators.
     """
     return (NativeAttention if kernels.attention else FusedAttention)(bias, heads, width)
 
@@ -212,10 +212,9 @@ class _PlainLinear:
 class _PointwiseConv:
     """A 1x1 convolution as a linear layer over the channels.
 
-    oneDNN lays a packed 1x1 weight out for one size of the map and, where another size or another
-    stride asks for another layout, converts it anew in every call, by slow reference code:
-    ResNet-50 took four times its eager time. The layout of a linear layer's weight holds at every
-    size.
+    oneDNN packs a 1x1 weight for one size of the map. Another size or stride may need another
+    layout; then slow reference code converts the weight in every call. ResNet-50 took four times
+    its eager time. The layout of a linear layer's weight fits every size.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: str) -> None:
@@ -232,8 +231,7 @@ class _FusedConv:
         self.bias = bias
         padding, self.stride, self.dilation, self.groups = _geometry(like)
         self.padding = padding
-        # The order of a packed weight is chosen for an input size, and is right, if not always the
-        # fastest, at others.
+        # A weight is packed for one input size. At others it is right, if not always the fastest.
         side = 28 * self.stride[0]
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
             weight.contiguous(memory_format=torch.channels_last),
@@ -272,14 +270,14 @@ class _PlainConv:
 
 
 def _geometry(conv: nn.Conv2d) -> tuple[list[int], list[int], list[int], int]:
-    """Padding, stride, dilation, groups as lists."""
+    """Return padding, stride and dilation as lists, and the groups."""
     if isinstance(conv.padding, str):
         raise ValueError(f"padding {conv.padding!r} is not supported here; give numbers")
     return list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
 
 
 class UnitNorm:
-    """LayerNorm without affine part, which is folded into the linear layer behind it.
+    """LayerNorm without its affine part, which is folded into the next linear layer.
 
     torch's CPU kernel is about twice as fast with weights as without, so it gets ones and zeros.
     """
@@ -295,8 +293,8 @@ class UnitNorm:
 
 
 def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of the convolution that equals ``conv`` and then ``norm`` in
-    evaluation.
+    """Return weight and bias, in float64, of the convolution that equals ``conv`` and then ``norm``
+    in evaluation.
     """
     weight = conv.weight.detach().double()
     bias = conv.bias.detach().double() if conv.bias is not None else torch.zeros(len(weight), dtype=torch.float64)
@@ -311,8 +309,8 @@ def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tenso
 
 
 def fold_norm_linear(norm: nn.Module, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of the linear layer that equals LayerNorm's affine part and then
-    ``linear``.
+    """Return weight and bias, in float64, of the linear layer that equals LayerNorm's affine part
+    and then ``linear``.
     """
     weight = linear.weight.detach().double()
     bias = linear.bias.detach().double() if linear.bias is not None else weight.new_zeros(len(weight))
@@ -328,28 +326,28 @@ class LayerMaker:
 
     Args:
         device: Where they run.
-        dtype: Of their weights and activations.
-        kernels: The fused operators that there are.
+        dtype: The dtype of their weights and activations.
+        kernels: The available fused operators.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> None:
         self.device, self.dtype, self.kernels = device, dtype, kernels
 
     def cast(self, *tensors: Tensor) -> list[Tensor]:
-        """Copies of weights, without gradient."""
+        """Return copies of weights, without gradient."""
         return [tensor.detach().to(device=self.device, dtype=self.dtype, copy=True) for tensor in tensors]
 
     def linear(self, layer: nn.Linear, activation: str = "none", norm: nn.Module | None = None) -> Operator:
-        """A linear layer, with the affine part of the LayerNorm before it."""
+        """Return a linear layer, with the affine part of the LayerNorm before it."""
         weight, bias = self.cast(*fold_norm_linear(norm or nn.Identity(), layer))
         return make_linear(weight, bias, activation, self.kernels)
 
     def norm(self, layer: nn.LayerNorm) -> UnitNorm:
-        """A LayerNorm without its affine part."""
+        """Return a LayerNorm without its affine part."""
         return UnitNorm(layer.normalized_shape[0], layer.eps, self.device, self.dtype)
 
     def affine(self, layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-        """Weight and bias of a LayerNorm, ``None`` for each that it lacks."""
+        """Return weight and bias of a LayerNorm, ``None`` for each that it does not have."""
         pair = (getattr(layer, "weight", None), getattr(layer, "bias", None))
         weight, bias = (None if tensor is None else self.cast(tensor)[0] for tensor in pair)
         return weight, bias

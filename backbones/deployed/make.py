@@ -34,30 +34,33 @@ def deploy(
     check: bool = True,
     native: bool = True,
 ) -> Any:
-    """An eval-only copy of a model for inference at speed, on the device of its parameters.
+    """Return an eval-only copy of a model for fast inference, on the device of its parameters.
 
-    BatchNorm is folded into convolutions and LayerNorm's affine part into the next linear layer,
-    attention biases are gathered once, maps stay channels-last, and on CPU every GELU runs in the
-    epilogue of the operator before it, with weights packed once. TinyViT's attention and depthwise
-    convolutions in float32 on CPU run in kernels that the machine's C++ compiler builds once (about
-    two seconds; see :mod:`~tinyvit.backbones.deployed.native`), and without a compiler in PyTorch's
-    operators. It takes any height and width that the model takes. Its ``report`` says what was
-    done.
+    BatchNorm is folded into convolutions, and LayerNorm's affine part into the next linear layer.
+    Attention biases are gathered once, and maps stay channels-last. On CPU every GELU runs in the
+    epilogue of the operator before it, with weights packed once.
+
+    TinyViT's attention and depthwise convolutions in float32 on CPU run in our own kernels. The
+    machine's C++ compiler builds them once, in about two seconds (see
+    :mod:`~tinyvit.backbones.deployed.native`). Without a compiler PyTorch's operators run.
+
+    The copy takes every height and width that the model takes. Its ``report`` lists the
+    optimisations.
 
     Args:
         model: One of our models, as logits or feature maps; one of our backbones in MMDetection; a
-            detector, whose copy has the deployed form in the place of its ``backbone``; or any
-            other network, whose convolutions, norms and activations are folded where a symbolic
-            trace shows that they can be. It is not changed, and later changes of it do not reach
-            the copy.
-        dtype: Of weights and activations: float32, bfloat16, or on CUDA float16. Inputs of any
-            floating dtype are taken, and outputs have the dtype of the input.
-        sizes: Heights and widths of the probes; by default the native size and, for our models, one
+            detector; or any other network. A detector's copy has the deployed form as its
+            ``backbone``. In other networks a symbolic trace shows which convolutions, norms and
+            activations can be folded. The model is not changed, and later changes of it do not
+            reach the copy.
+        dtype: The dtype of weights and activations: float32, bfloat16, or on CUDA float16. Inputs
+            may have any floating dtype, and outputs have the dtype of the input.
+        sizes: Heights and widths of the probes. By default the native size and, for our models, one
             that needs padding.
         tolerance: Largest accepted difference from the module, as a share of the largest value of
-            the layer; by default 2e-5 for float32, 1e-2 for float16 and 5e-2 for bfloat16.
+            the layer. By default 2e-5 for float32, 1e-2 for float16 and 5e-2 for bfloat16.
         check: Whether to run it beside its module.
-        native: Whether these kernels may be built and used.
+        native: Whether our own kernels may be built and used.
 
     Returns:
         A :class:`Deployed`, or a copy of the detector with one as its backbone.
@@ -105,24 +108,24 @@ def _make(
 
 
 def _inner(model: nn.Module) -> nn.Module:
-    """The network inside a feature backbone or one of MMDetection's wrappers."""
+    """Return the network inside a feature backbone or a wrapper for MMDetection."""
     inner = getattr(model, "model", None)
     return inner if isinstance(inner, TinyViT | VisionTransformer) else model
 
 
 def _family(model: nn.Module) -> Any:
-    """What builds the steps of a model, or ``None`` for a network that we have no steps for."""
+    """Return the function that builds the steps of a model, or ``None`` for other networks."""
     inner = _inner(model)
     if isinstance(inner, TinyViT):
         return build_tiny_vit
-    # A wrapper with a transformer inside is ours when it says which maps it returns.
+    # A wrapper with a transformer inside is ours if it says which maps it returns.
     if isinstance(inner, VisionTransformer) and (inner is model or hasattr(model, "out_indices")):
         return None if parts_beyond_deit(inner) else build_deit
     return None
 
 
 def _that_fit(inner: nn.Module, kernels: Kernels) -> Kernels:
-    """Without the compiled kernels that are not made for the model's widths."""
+    """Return the kernels without the compiled ones that do not take the model's widths."""
     modules = list(inner.modules())
     if kernels.attention:
         heads = {part.head_dim for part in modules if isinstance(part, Attention)}
@@ -134,7 +137,7 @@ def _that_fit(inner: nn.Module, kernels: Kernels) -> Kernels:
 
 
 def _without(kernels: Kernels, name: str, reason: str | None) -> Kernels:
-    """Without one of them, if there is a reason."""
+    """Return the kernels without one of them, if there is a reason."""
     if reason is None:
         return kernels
     return replace(kernels, **{name: False}, missing={**kernels.missing, name: reason})
@@ -170,7 +173,9 @@ def _check_dtype(dtype: torch.dtype, device: torch.device) -> None:
     known = [torch.float32, torch.bfloat16] + ([torch.float16] if device.type != "cpu" else [])
     if dtype not in known:
         names = ", ".join(str(one).removeprefix("torch.") for one in known)
-        raise InputError(f"dtype {str(dtype).removeprefix('torch.')} is not for {device.type}; use one of {names}")
+        raise InputError(
+            f"dtype {str(dtype).removeprefix('torch.')} cannot be used on {device.type}; use one of {names}"
+        )
 
 
 def _channels(model: nn.Module) -> int:

@@ -1,10 +1,9 @@
 """Small C++ kernels, built once with the machine's own compiler and kept in the user's cache
 folder.
 
-No build step belongs to the installation: where there is no compiler, :class:`NativeError` says so
-and the caller takes PyTorch's operator. ``CXX`` names the compiler (``c++`` by default),
-``TINYVIT_NATIVE=0`` switches kernels off, and ``XDG_CACHE_HOME`` moves the folder (``~/.cache`` by
-default).
+The installation builds nothing. Without a compiler, :class:`NativeError` says so and the caller
+takes PyTorch's operator. ``CXX`` names the compiler (``c++`` by default), ``TINYVIT_NATIVE=0``
+switches kernels off, and ``XDG_CACHE_HOME`` moves the folder (``~/.cache`` by default).
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ _SECONDS = 120
 
 
 class NativeError(RuntimeError):
-    """A kernel cannot be had here; the message is the reason."""
+    """A kernel cannot be built or used here; the message is the reason."""
 
 
 def load_native(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL:
-    """The library of a source file, built if no earlier process did.
+    """Return the library of a source file, built if no earlier process built it.
 
-    The name of a library holds a digest of its source, of its flags and of everything that the
-    compiler defines for this processor, so a home folder that several machines share is no danger.
+    The name of a library has a digest of its source, its flags and everything that the compiler
+    defines for this processor. Several machines can therefore share a home folder.
 
     Args:
         source: A C++ file that needs no other.
         flags: For the compiler, after the usual ones.
 
     Raises:
-        NativeError: Switched off, not on this system, no compiler, or the compiler or the loader
-            fails.
+        NativeError: Kernels are switched off or not for this system, there is no compiler, or the
+            compiler or the loader fails.
     """
     if os.environ.get(SWITCH, "1") == "0":
         raise NativeError(f"switched off by {SWITCH}=0")
@@ -79,7 +78,7 @@ def _cache_folder() -> Path:
 
 
 def _require_own(path: Path) -> None:
-    """Code is loaded only from where nobody else can write."""
+    """Reject a path that others can write, because code is loaded from it."""
     found = path.stat()
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise NativeError(f"{path} belongs to or can be changed by somebody else; remove it")
@@ -90,8 +89,8 @@ def _build(command: Sequence[str], source: Path, library: Path) -> None:
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch, replacing(library) as linked:
             compiled = Path(scratch, "kernel.o")
             _run([*command, "-c", str(source), "-o", str(compiled)])
-            # Without -fopenmp here: the library must find PyTorch's OpenMP in the process and not
-            # load a second one, whose threads would fight with the first one's.
+            # Linked without -fopenmp: the library must find PyTorch's OpenMP in the process. The
+            # threads of a second one would compete with those of the first.
             _run([command[0], "-shared", str(compiled), "-o", str(linked)])
             os.chmod(linked, 0o700)
     except OSError as error:

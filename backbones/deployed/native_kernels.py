@@ -23,7 +23,7 @@ _OPERATORS = torch.library.Library("tinyvit", "FRAGMENT")
 
 @cache
 def kernel_library() -> ctypes.CDLL:
-    """The kernels, built if need be.
+    """Return the library of the kernels, built if necessary.
 
     Raises:
         NativeError: They cannot be built or loaded here.
@@ -32,7 +32,7 @@ def kernel_library() -> ctypes.CDLL:
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Give the functions of the kernels' library their types."""
+    """Return the library of the kernels with the types of its functions set."""
     pointer, long, whole = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.vector_width.restype = whole
     library.window_attention.argtypes = [pointer] * 3 + [long] * 4 + [ctypes.c_float, whole]
@@ -43,20 +43,20 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def vector_width() -> int:
-    """Floats in a vector of the processor.
+    """Return the number of floats in a vector of the processor.
 
     Raises:
-        NativeError: There are no kernels here.
+        NativeError: The kernels cannot be built or loaded here.
     """
     return kernel_library().vector_width()
 
 
 @cache
 def operators() -> Any:
-    """``torch.ops.tinyvit`` with ``window_attention`` and ``depthwise_conv``.
+    """Return ``torch.ops.tinyvit`` with ``window_attention`` and ``depthwise_conv``.
 
     Raises:
-        NativeError: There are no kernels here.
+        NativeError: The kernels cannot be built or loaded here.
     """
     library = kernel_library()
 
@@ -74,15 +74,15 @@ def operators() -> Any:
 
 
 def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: int, side: int) -> Tensor:
-    """Attention within square windows.
+    """Return attention within square windows.
 
     Args:
-        library: With the kernels.
+        library: The library with the kernels.
         qkv: ``(windows, N, 3 h d)``, float32 on CPU; ``d`` a multiple of two vectors.
-        table: Of the bias, as :class:`~tinyvit.backbones.deployed.attention.NativeAttention` makes
-            it.
-        heads: How many.
-        side: Of a window; ``N`` is its square.
+        table: The table of the bias that
+            :class:`~tinyvit.backbones.deployed.attention.NativeAttention` makes.
+        heads: Number of heads.
+        side: Tokens along a side of a window; ``N`` is its square.
 
     Returns:
         ``(windows, N, h d)``.
@@ -93,24 +93,24 @@ def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: in
     qkv = qkv.contiguous()
     windows, tokens, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     width = channels // heads
-    # The kernel believes what it is told: what is wrong here would read other memory.
+    # The kernel checks nothing: with wrong arguments it would read other memory.
     fits = tokens == side * side and width * heads * 3 == qkv.shape[2] and len(table) > heads * side * (2 * side - 1)
     if not fits or qkv.dtype != torch.float32:
         raise ValueError(f"attention in windows of side {side} does not take {qkv.dtype} of {tuple(qkv.shape)}")
     out = qkv.new_empty(windows, tokens, channels)
     arguments = (qkv.data_ptr(), table.data_ptr(), out.data_ptr(), windows, side, heads, width, width**-0.5)
     if library.window_attention(*arguments, torch.get_num_threads()):
-        raise MemoryError("no memory for attention")
+        raise MemoryError("there is no memory for the attention kernel; use fewer threads or TINYVIT_NATIVE=0")
     return out
 
 
 def depthwise_conv(
     library: ctypes.CDLL, image: Tensor, weight: Tensor, bias: Tensor, stride: int, gelu: bool
 ) -> Tensor:
-    """A 3 x 3 convolution with one filter a channel and padding 1, and GELU behind it if asked for.
+    """Return a 3 x 3 convolution with one filter per channel and padding 1, optionally with GELU.
 
     Args:
-        library: With the kernels.
+        library: The library with the kernels.
         image: ``(B, H, W, C)``, float32 on CPU; C a multiple of a vector.
         weight: ``(3, 3, C)``.
         bias: ``(C,)``.
@@ -143,7 +143,7 @@ class NativeDepthwise:
         activation: ``none`` or ``gelu``.
 
     Raises:
-        NativeError: There are no kernels here, or not for so many channels.
+        NativeError: The kernels cannot be built here, or do not take this number of channels.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
@@ -159,10 +159,10 @@ class NativeDepthwise:
 
 
 def unfit_channels(counts: Iterable[int]) -> str | None:
-    """Why the depthwise kernel is not for maps of so many channels, or ``None``.
+    """Return why the depthwise kernel does not take maps of so many channels, or ``None``.
 
     Raises:
-        NativeError: There are no kernels here.
+        NativeError: The kernels cannot be built or loaded here.
     """
     step = vector_width()
     wrong = sorted(count for count in counts if count % step)

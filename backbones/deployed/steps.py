@@ -17,7 +17,7 @@ class Step:
     """One layer.
 
     Args:
-        name: Of the submodule whose output this step gives, as in ``named_modules()``.
+        name: The name in ``named_modules()`` of the submodule whose output this step gives.
         run: Takes the running tensor and the context that ``begin`` made.
         is_map: Whether its output is one of the network's feature maps.
         is_nchw: Whether the submodule gives (B, C, H, W) where this step gives (B, H, W, C).
@@ -42,36 +42,36 @@ class Network(ABC):
 
     @abstractmethod
     def begin(self, image: Tensor) -> tuple[Tensor, Any]:
-        """The tensor that the first step takes, and what later steps need to know of the image."""
+        """Return the tensor that the first step takes, and the context that later steps take."""
 
     @abstractmethod
     def as_map(self, x: Tensor, context: Any) -> Tensor:
-        """A step's output as a feature map (B, C, H, W)."""
+        """Return a step's output as a feature map (B, C, H, W)."""
 
     @abstractmethod
     def as_features(self, x: Tensor, context: Any) -> Tensor:
-        """The last step's output as the module's ``forward_features`` gives it."""
+        """Return the last step's output in the form of the module's ``forward_features``."""
 
     @abstractmethod
     def head(self, x: Tensor, pre_logits: bool) -> Tensor:
-        """Features -> logits, or what the classifier takes."""
+        """Features -> logits, or the input of the classifier."""
 
     def walk(self, image: Tensor) -> Iterator[tuple[Step, Tensor]]:
-        """Each step and its output."""
+        """Give each step and its output."""
         x, context = self.begin(image)
         for step in self.steps:
             x = step.run(x, context)
             yield step, x
 
     def features(self, image: Tensor) -> Tensor:
-        """Image -> what ``forward_features`` gives."""
+        """Image -> the output of ``forward_features``."""
         x, context = self.begin(image)
         for step in self.steps:
             x = step.run(x, context)
         return self.as_features(x, context)
 
     def maps(self, image: Tensor, wanted: list[int]) -> list[Tensor]:
-        """Image -> the feature maps of these numbers, in rising order; later steps are left out."""
+        """Image -> the feature maps of these indices, in rising order; later steps are left out."""
         x, context = self.begin(image)
         ends = [self.map_steps[index] for index in sorted(wanted)]
         found = []

@@ -26,10 +26,10 @@ from .steps import Network, Step
 
 
 class _Maker(LayerMaker):
-    """Also makes the convolutions, which work on (B, H, W, C)."""
+    """A maker of convolutions too, which work on (B, H, W, C)."""
 
     def conv(self, layer: source.ConvNorm, activation: str = "none") -> Operator:
-        """Convolution and BatchNorm of any kernel."""
+        """Return a convolution of any kernel with its BatchNorm."""
         weight, bias = self.cast(*fold_conv_norm(layer.conv, layer.bn))
         if layer.conv.kernel_size == (1, 1) and layer.conv.groups == 1 and layer.conv.stride == (1, 1):
             return make_linear(weight[:, :, 0, 0], bias, activation, self.kernels)
@@ -40,21 +40,21 @@ class _Maker(LayerMaker):
 
 
 def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether this is the 3 x 3 convolution with one filter a channel that the compiled kernel is
-    for.
+    """Return whether this is a 3 x 3 convolution with one filter per channel, which the compiled
+    kernel takes.
     """
     same = conv.groups == conv.in_channels == conv.out_channels
     return same and conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.stride in ((1, 1), (2, 2))
 
 
 def build_tiny_vit(module: source.TinyViT, device: torch.device, dtype: torch.dtype, kernels: Kernels) -> Network:
-    """The steps of a TinyViT, pruned or whole.
+    """Return the steps of a TinyViT, pruned or whole.
 
     Args:
-        module: With the weights to take; it is not changed and nothing of it is kept.
+        module: The model with the weights; it is not changed, and nothing of it is kept.
         device: Where the deployed form runs.
-        dtype: Of its weights and activations.
-        kernels: The fused operators that there are.
+        dtype: The dtype of its weights and activations.
+        kernels: The available fused operators.
     """
     make = _Maker(device, dtype, kernels)
     embed = module.patch_embed
@@ -109,7 +109,7 @@ class _Block:
         return self.fc2(self.fc1(self.norm2(x))).add_(x)
 
     def _attend(self, x: Tensor) -> Tensor:
-        """The map plus its window attention; windows are cut as in
+        """Return the map plus its window attention; windows are cut as in
         :mod:`tinyvit.backbones.tiny_vit`.
         """
         batch, height, width, channels = x.shape
@@ -129,8 +129,8 @@ class _Block:
 
 
 def _split_projection(attn: source.Attention, make: _Maker) -> Operator:
-    """The projection with its rows in the order q, k, v of all heads; the module has them head by
-    head.
+    """Return the projection with its rows in the order q, k, v of all heads; the module has them
+    head by head.
     """
     weight, bias = fold_norm_linear(attn.norm, attn.qkv)
     order = torch.arange(len(bias)).view(attn.num_heads, 3, attn.head_dim).transpose(0, 1).reshape(-1)
@@ -139,7 +139,7 @@ def _split_projection(attn: source.Attention, make: _Maker) -> Operator:
 
 
 def _gathered_bias(attn: source.Attention, make: _Maker) -> Tensor:
-    """The bias of all pairs of tokens, ``(h, N, N)``."""
+    """Return the bias of all pairs of tokens, ``(h, N, N)``."""
     (table,) = make.cast(attn.attention_biases)
     return table[:, attn.attention_bias_idxs.to(table.device)]
 

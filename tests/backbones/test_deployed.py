@@ -255,7 +255,7 @@ def test_what_changes_nothing_is_allowed() -> None:
 
 
 def test_wrong_input_is_one_sentence() -> None:
-    with pytest.raises(InputError, match="float16 is not for cpu; use one of float32, bfloat16"):
+    with pytest.raises(InputError, match="float16 cannot be used on cpu; use one of float32, bfloat16"):
         deploy(small(), torch.float16)
     with pytest.raises(InputError, match="deployed form already"):
         deploy(deploy(small(), check=False))

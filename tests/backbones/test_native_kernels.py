@@ -75,7 +75,7 @@ def test_no_overflow_and_no_hidden_nan() -> None:
 @on_x86
 @pytest.mark.parametrize(("flags", "vector"), [(["-mno-avx512f"], 8), (["-mno-avx"], 4)])
 def test_other_vector_widths(flags: list[str], vector: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What older processors get."""
+    """The kernel that older processors run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library = declare(native.load_native(native_kernels.SOURCE, flags))
     if library.vector_width() != vector:

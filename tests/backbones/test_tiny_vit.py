@@ -278,8 +278,8 @@ def test_timms_tools_accept_it():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depths": (2, 2)}, "one value a stage"),
-        ({"num_heads": (1, 3, 3, 4)}, "no multiple"),
+        ({"depths": (2, 2)}, "one value per stage"),
+        ({"num_heads": (1, 3, 3, 4)}, "not a multiple"),
         ({"window_sizes": (7, 0, 7, 7)}, "at least 1"),
     ],
 )

@@ -548,7 +548,7 @@ def test_configs_that_make_no_sense_are_refused(store, pictures, changes, messag
 
 def test_students_that_cannot_be_made_or_trained_are_refused(store, pictures, tmp_path):
     short = recipe(store, pictures, student={**STUDENT, "depths": [1, 1]})
-    with pytest.raises(InputError, match=r"config key student: tiny_vit_5m_224 cannot be made .* one value a stage"):
+    with pytest.raises(InputError, match=r"config key student: tiny_vit_5m_224 cannot be made .* one value per stage"):
         pretrain(short, tmp_path, show=False)
     for changes in ({"batch_size": 1}, {"batch_size": 4, "accumulate": 4}):
         with pytest.raises(
