@@ -241,10 +241,8 @@ def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.
     agreement = float((a.argmax(1) == b.argmax(1)).mean()) if is_logits else None
     scale = float(np.abs(a).max())
     if not np.isfinite(b).all():
-        return OutputComparison(
-            size, batch, name, expected.shape, math.inf, float(np.abs(a).max()), math.nan, agreement
-        )
-    scale, difference = float(np.abs(a).max()), float(np.abs(a - b).max())
+        return OutputComparison(size, batch, name, expected.shape, math.inf, scale, math.nan, agreement)
+    difference = float(np.abs(a - b).max())
     return OutputComparison(size, batch, name, expected.shape, difference, scale, _centred_cosine(a, b), agreement)
 
 

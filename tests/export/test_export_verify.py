@@ -102,7 +102,7 @@ def test_bad_input(classifier, tmp_path, run_cli):
     (tmp_path / "one").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "one" / "a.png")
     for arguments, message in (
-        ((), "was exported with the weights narrow.safetensors: give that file"),
+        ((), "was exported with the weights narrow.safetensors; give that file with --weights"),
         ((*weights, "--sizes", "96y96"), "'96y96' is not a size"),
         ((*weights, "--sizes", "96,20000"), "'20000' is not a size"),
         ((*weights, "--batches", "1,x"), "--batches is '1,x'"),
