@@ -1,6 +1,4 @@
-"""A store and its images together: views made again from its records, checked, and kept
-in memory.
-"""
+"""A store and its images together: views are made again from its records, and checked."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ _PIXEL_CHECKS = 32
 def render(
     store: SoftLabelStore, images: ImageFiles, image: int, record: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Make a recorded view again: ``(H, W, 3)`` u8. The partner of a mixed view is made from its
-    own row's record.
+    """Return a recorded view, made again: ``(H, W, 3)`` u8.
+
+    The partner of a mixed view is made from its own row's record.
 
     Raises:
         InputError: The image or its partner cannot be read, or is not the one that was labelled.
@@ -34,7 +33,10 @@ def render(
         row = store.row(mix.image, mix.view)
         if not store.valid_rows(row)[0]:
             name = store.manifest[mix.image]
-            raise InputError(f"{store.path}: image {image} is mixed with {name}, which has no valid row")
+            raise InputError(
+                f"{store.path}: image {image} is mixed with {name}, which has no valid row; run `tinyvit labels "
+                "verify` on the store"
+            )
         partner = _recorded(store, images, mix.image, row["params"][0])
     return np.asarray(apply(*own, size, partner))
 
@@ -42,26 +44,26 @@ def render(
 def _recorded(
     store: SoftLabelStore, images: ImageFiles, image: int, record: np.ndarray
 ) -> tuple[Image.Image, ViewParams]:
-    """An image and its parameters, which were made for an image of this size."""
+    """Return an image and its parameters, which were made for an image of this size."""
     name = images.root / store.manifest[image]
     try:
-        picture = decode(store.manifest.read(images, image, f"the store {store.path}"))
+        image = decode(store.manifest.read(images, image, f"the store {store.path}"))
     except InputError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise InputError(f"cannot read image {name}: {error}") from error
     try:
         params = ViewParams.unpack(record.tobytes())
-        params.require_size(picture.size)
+        params.require_size(image.size)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    return picture, params
+    return image, params
 
 
 def open_for_training(
     labels: str | Path, data: str | Path, teacher: str | None, pixel_check: str
 ) -> tuple[SoftLabelStore, ImageFiles]:
-    """Open a store and its images, and check that they belong together.
+    """Return an open store and its images, which belong together.
 
     Args:
         labels: The store.
@@ -70,11 +72,11 @@ def open_for_training(
         pixel_check: ``error``, ``warn`` or ``ignore``.
 
     Raises:
-        InputError: The store is incomplete or of another teacher, the images are not those that
-            were labelled, or this machine makes other pixels of them than the teacher saw.
+        InputError: The store is incomplete or of another teacher, or the images are not those that
+            were labelled. Or this machine makes other pixels of them than the teacher saw.
     """
     if not Path(data).exists():
-        raise InputError(f"image folder {data} does not exist")
+        raise InputError(f"image folder {data} does not exist; give the images that were labelled")
     store = SoftLabelStore.open(labels, teacher)
     store.require_whole()
     images = store.manifest.open_images(data, f"the store {store.path}", store.path)
@@ -88,11 +90,10 @@ def open_for_training(
 
 
 def pixel_problem(store: SoftLabelStore, images: ImageFiles, checks: int = _PIXEL_CHECKS) -> str | None:
-    """Make a sample of the hashed views again.
+    """Compare a sample of the hashed views with views made here.
 
     Returns:
-        A sentence when some have other pixels than the teacher saw, with the library versions on
-        both sides.
+        A sentence with the library versions on both sides when pixels differ; else ``None``.
     """
     shards = list(store.shards())
     every = max(1, len(shards) // checks)

@@ -89,10 +89,10 @@ def _by_ordinal(images: ImageFiles, by_name: Mapping[str, int]) -> dict[int, int
 
 def _from_folders(images: ImageFiles, num_classes: int | None) -> TrueClasses:
     names = images.class_names()
-    if num_classes not in (None, len(names)):  # by their order, some would stand for another class
+    if num_classes not in (None, len(names)):  # their order would give some a wrong class
         raise InputError(
-            f"{images.root} has {len(names)} class folders, and the model has {num_classes} classes; give a "
-            f"labels.csv with the class of each image, or a model of {len(names)} classes (num_classes of a recipe)"
+            f"{images.root} has {len(names)} class folders, and the model has {num_classes} classes; "
+            f"give a labels.csv with each image's class, or a model of {len(names)} (key num_classes)"
         )
     order = {name: index for index, name in enumerate(names)}
     by_image = {ordinal: order[key.split("/", 1)[0]] for ordinal, key in enumerate(images)}

@@ -1,9 +1,10 @@
-"""Views: what decides them is drawn once and recorded; from image and record the pixels can be made
-for ever.
+"""Views as numbers: drawn once and recorded.
 
-``sampling`` draws parameters from ``streams`` of counter-based random numbers (RandAugment's from a
-``policy``), ``record`` packs them (``batch`` many at once), ``pixels`` makes the view from them
-through thin ``operations`` over pure ``kernels``.
+Image and record give the same pixels at any time.
+
+``sampling`` draws parameters from ``streams`` of counter-based random numbers, those of RandAugment
+with a ``policy``. ``record`` packs them, and ``batch`` packs many at once. ``pixels`` makes the
+view from them, through thin ``operations`` over pure ``kernels``.
 """
 
 from .batch import pack_many

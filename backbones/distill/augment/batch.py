@@ -1,5 +1,6 @@
-"""Records of many images' views at once: crops and mirrors as whole arrays, everything else view by
-view.
+"""Records of many images' views at once.
+
+Crops and mirrors are made as whole arrays, everything else view by view.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ _CHUNK = 4096
 
 
 def pack_many(sampler: ViewSampler, images: np.ndarray, view: int, sizes: np.ndarray) -> np.ndarray:
-    """What :meth:`ViewSampler.sample` and ``pack`` give for one view of each of many images, bit
-    for bit.
+    """Return the records of one view of each of many images.
+
+    They equal those of :meth:`ViewSampler.sample` and ``pack`` bit for bit.
 
     Args:
-        sampler: Its views are not mixed.
+        sampler: A sampler whose views are not mixed.
         images: ``(B,)`` ordinals.
         view: The view's number.
         sizes: ``(B, 2)`` width and height of the decoded images, each at least 1.
@@ -47,7 +49,10 @@ def pack_many(sampler: ViewSampler, images: np.ndarray, view: int, sizes: np.nda
 
 
 def _crops(sampler: ViewSampler, images: np.ndarray, view: int, sizes: np.ndarray) -> np.ndarray:
-    """``(B, 84)`` u8: records of a crop and a mirror. The lines follow ``ViewSampler._crop``."""
+    """Return ``(B, 84)`` u8: records of a crop and a mirror.
+
+    The lines follow ``ViewSampler._crop``.
+    """
     fields = np.zeros(len(images), RECORD)
     fields["op_table"], fields["kind"] = OP_TABLE, KINDS.index("random")
     fields["interpolation"] = INTERPOLATIONS.index(sampler.interpolation)
@@ -72,8 +77,9 @@ def _crops(sampler: ViewSampler, images: np.ndarray, view: int, sizes: np.ndarra
 
 
 def _attempts(sampler: ViewSampler, uniform: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Left, top, width and height, ``(4, B)`` f64, of crops that may be too large, from ``(4, B)``
-    numbers.
+    """Return left, top, width and height, ``(4, B)`` f64, of crops from ``(4, B)`` numbers.
+
+    The crops may be too large.
     """
     width, height = sizes.T
     area = width * height * (sampler.scale[0] + uniform[0] * (sampler.scale[1] - sampler.scale[0]))
@@ -85,7 +91,7 @@ def _attempts(sampler: ViewSampler, uniform: np.ndarray, sizes: np.ndarray) -> n
 
 
 def _block(sampler: ViewSampler, images: np.ndarray, view: int, number: int) -> np.ndarray:
-    """Words ``4 number ... 4 number + 3`` of each image's stream of crops, ``(4, B)`` u64."""
+    """Return words ``4 number ... 4 number + 3`` of each image's crop stream, ``(4, B)`` u64."""
     return philox_blocks((sampler.seed, KEY), (number + 1, images, view, CROP_STREAM))
 
 

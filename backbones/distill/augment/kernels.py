@@ -1,8 +1,8 @@
-"""What happens to pixels: pure functions from 8-bit RGB pictures and numbers to 8-bit RGB pictures.
+"""Operations on pixels: pure functions from 8-bit RGB images and numbers to such images.
 
-Magnitudes are relative to the view, so that pictures of the same view at different sizes show the
-same. On square pictures the RandAugment kernels give timm's pixels (``timm.data.auto_augment``),
-and the colour kernels torchvision's.
+Magnitudes are relative to the view, so that one view shows the same at different sizes. On square
+images the RandAugment kernels give timm's pixels (``timm.data.auto_augment``), and the colour
+kernels give torchvision's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from .streams import NOISE_KEY, normal_quantile, raw_words
 
-#: What geometric operations and constant erasing show where there is no picture: the mean colour of
-#: ImageNet.
+#: The colour of geometric operations outside the image, and of constant erasing: the mean colour #:
+#: of ImageNet.
 FILL = (124, 116, 104)
 #: Boxes are whole numbers in units of 1 / GRID of the view's width and height.
 GRID = 65535
@@ -31,11 +31,12 @@ Box = tuple[int, int, int, int]
 Kernel = Callable[[Image.Image, float, str], Image.Image]
 
 
-def pixel_box(box: Box, picture: Image.Image) -> Box:
-    """A box in grid units as left, top, right, bottom in pixels of a picture: to the nearest edge,
-    halves up.
+def pixel_box(box: Box, image: Image.Image) -> Box:
+    """Return a box in grid units as left, top, right, bottom in pixels of an image.
+
+    Edges are rounded to the nearest pixel edge, halves up.
     """
-    sides = (*picture.size, *picture.size)
+    sides = (*image.size, *image.size)
     left, top, right, bottom = ((2 * edge * side + GRID) // (2 * GRID) for edge, side in zip(box, sides, strict=True))
     return left, top, right, bottom
 
@@ -44,130 +45,132 @@ def pixel_box(box: Box, picture: Image.Image) -> Box:
 
 
 def resized_crop(image: Image.Image, box: Box, size: tuple[int, int], interpolation: str) -> Image.Image:
-    """Cut out ``box`` (pixels) and resize it to ``size`` (height, width) with Pillow's antialiased
-    filter.
+    """Return ``box`` (pixels) cut out and resized to ``size`` (height, width).
+
+    The filter is Pillow's, antialiased.
     """
     # Crop first: resize(box=...) would let pixels outside the crop bleed into its border.
     return image.crop(box).resize((size[1], size[0]), FILTERS[interpolation])
 
 
-def mirror(picture: Image.Image) -> Image.Image:
-    """Left and right exchanged."""
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+def mirror(image: Image.Image) -> Image.Image:
+    """Exchange left and right."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 # --- RandAugment --------------------------------------------------------------
 
 
-def auto_contrast(picture: Image.Image) -> Image.Image:
-    """Each channel stretched so that its darkest value becomes 0 and its brightest 255."""
-    return ImageOps.autocontrast(picture)
+def auto_contrast(image: Image.Image) -> Image.Image:
+    """Stretch each channel so that its darkest value becomes 0 and its brightest 255."""
+    return ImageOps.autocontrast(image)
 
 
-def equalize(picture: Image.Image) -> Image.Image:
-    """Each channel's histogram made flat."""
-    return ImageOps.equalize(picture)
+def equalize(image: Image.Image) -> Image.Image:
+    """Flatten each channel's histogram."""
+    return ImageOps.equalize(image)
 
 
-def invert(picture: Image.Image) -> Image.Image:
-    """``255 - x``."""
-    return ImageOps.invert(picture)
+def invert(image: Image.Image) -> Image.Image:
+    """Return ``255 - x``."""
+    return ImageOps.invert(image)
 
 
-def posterize(picture: Image.Image, bits: int) -> Image.Image:
-    """Only the upper ``bits`` of each value kept, at least 1."""
-    return picture if bits >= 8 else ImageOps.posterize(picture, max(1, bits))
+def posterize(image: Image.Image, bits: int) -> Image.Image:
+    """Keep only the upper ``bits`` of each value, at least 1."""
+    return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))
 
 
-def solarize(picture: Image.Image, threshold: int) -> Image.Image:
-    """Values from ``threshold`` (0 to 256) on inverted."""
-    return ImageOps.solarize(picture, threshold)
+def solarize(image: Image.Image, threshold: int) -> Image.Image:
+    """Invert values from ``threshold`` (0 to 256) on."""
+    return ImageOps.solarize(image, threshold)
 
 
-def solarize_add(picture: Image.Image, amount: int) -> Image.Image:
-    """``amount`` added to values below 128, at most up to 255."""
-    return picture.point([min(255, value + amount) if value < 128 else value for value in range(256)] * 3)
+def solarize_add(image: Image.Image, amount: int) -> Image.Image:
+    """Add ``amount`` to values below 128, up to 255."""
+    return image.point([min(255, value + amount) if value < 128 else value for value in range(256)] * 3)
 
 
-def saturate(picture: Image.Image, factor: float) -> Image.Image:
-    """Blend with the grey picture: 0 is grey, 1 the picture itself."""
-    return ImageEnhance.Color(picture).enhance(factor)
+def saturate(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the grey image: 0 is grey, 1 the image itself."""
+    return ImageEnhance.Color(image).enhance(factor)
 
 
-def contrast(picture: Image.Image, factor: float) -> Image.Image:
-    """Blend with the mean grey: 0 is plain grey, 1 the picture itself."""
-    return ImageEnhance.Contrast(picture).enhance(factor)
+def contrast(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the mean grey: 0 is plain grey, 1 the image itself."""
+    return ImageEnhance.Contrast(image).enhance(factor)
 
 
-def brighten(picture: Image.Image, factor: float) -> Image.Image:
-    """Blend with black: 0 is black, 1 the picture itself."""
-    return ImageEnhance.Brightness(picture).enhance(factor)
+def brighten(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with black: 0 is black, 1 the image itself."""
+    return ImageEnhance.Brightness(image).enhance(factor)
 
 
-def sharpen(picture: Image.Image, factor: float) -> Image.Image:
-    """Blend with the picture smoothed over 3 x 3 pixels: below 1 softer, above 1 sharper."""
-    return ImageEnhance.Sharpness(picture).enhance(factor)
+def sharpen(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the image smoothed over 3 x 3 pixels: below 1 softer, above 1 sharper."""
+    return ImageEnhance.Sharpness(image).enhance(factor)
 
 
-def _affine(picture: Image.Image, matrix: tuple[float, ...], interpolation: str) -> Image.Image:
-    return picture.transform(
-        picture.size, Image.Transform.AFFINE, matrix, resample=FILTERS[interpolation], fillcolor=FILL
-    )
+def _affine(image: Image.Image, matrix: tuple[float, ...], interpolation: str) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=FILTERS[interpolation], fillcolor=FILL)
 
 
-def shear_x(picture: Image.Image, factor: float, interpolation: str) -> Image.Image:
-    """Rows moved left by ``factor`` times their distance from the top, both as shares
-    of the sides.
+def shear_x(image: Image.Image, factor: float, interpolation: str) -> Image.Image:
+    """Move rows left by ``factor`` times their distance from the top.
+
+    Both are shares of the sides.
     """
-    width, height = picture.size
-    return _affine(picture, (1, factor * (width / height), 0, 0, 1, 0), interpolation)
+    width, height = image.size
+    return _affine(image, (1, factor * (width / height), 0, 0, 1, 0), interpolation)
 
 
-def shear_y(picture: Image.Image, factor: float, interpolation: str) -> Image.Image:
-    """Columns moved up by ``factor`` times their distance from the left, both as shares of the
-    sides.
+def shear_y(image: Image.Image, factor: float, interpolation: str) -> Image.Image:
+    """Move columns up by ``factor`` times their distance from the left.
+
+    Both are shares of the sides.
     """
-    width, height = picture.size
-    return _affine(picture, (1, 0, 0, factor * (height / width), 1, 0), interpolation)
+    width, height = image.size
+    return _affine(image, (1, 0, 0, factor * (height / width), 1, 0), interpolation)
 
 
-def translate_x(picture: Image.Image, share: float, interpolation: str) -> Image.Image:
-    """The picture moved left by a share of its width."""
-    return _affine(picture, (1, 0, share * picture.size[0], 0, 1, 0), interpolation)
+def translate_x(image: Image.Image, share: float, interpolation: str) -> Image.Image:
+    """Move the image left by a share of its width."""
+    return _affine(image, (1, 0, share * image.size[0], 0, 1, 0), interpolation)
 
 
-def translate_y(picture: Image.Image, share: float, interpolation: str) -> Image.Image:
-    """The picture moved up by a share of its height."""
-    return _affine(picture, (1, 0, 0, 0, 1, share * picture.size[1]), interpolation)
+def translate_y(image: Image.Image, share: float, interpolation: str) -> Image.Image:
+    """Move the image up by a share of its height."""
+    return _affine(image, (1, 0, 0, 0, 1, share * image.size[1]), interpolation)
 
 
-def rotate(picture: Image.Image, degrees: float, interpolation: str) -> Image.Image:
-    """Turned counter-clockwise about the centre; one that is not square as if it were squeezed
-    square first.
+def rotate(image: Image.Image, degrees: float, interpolation: str) -> Image.Image:
+    """Turn the image counter-clockwise about its centre.
+
+    One that is not square turns as if it were squeezed square first.
     """
-    width, height = picture.size
+    width, height = image.size
     if width == height:
-        return picture.rotate(degrees, resample=FILTERS[interpolation], fillcolor=FILL)
+        return image.rotate(degrees, resample=FILTERS[interpolation], fillcolor=FILL)
     angle = -math.radians(degrees)
     cosine, sine = math.cos(angle), math.sin(angle)
     a, b, d, e = cosine, sine * width / height, -sine * height / width, cosine
     x, y = width / 2, height / 2
-    return _affine(picture, (a, b, x - a * x - b * y, d, e, y - d * x - e * y), interpolation)
+    return _affine(image, (a, b, x - a * x - b * y, d, e, y - d * x - e * y), interpolation)
 
 
 #: The operations of RandAugment by name; a record names them by position, from 1. Never reorder.
 RAND_AUGMENT: dict[str, Kernel] = {
-    "auto_contrast": lambda picture, value, interpolation: auto_contrast(picture),
-    "equalize": lambda picture, value, interpolation: equalize(picture),
-    "invert": lambda picture, value, interpolation: invert(picture),
+    "auto_contrast": lambda image, value, interpolation: auto_contrast(image),
+    "equalize": lambda image, value, interpolation: equalize(image),
+    "invert": lambda image, value, interpolation: invert(image),
     "rotate": rotate,
-    "posterize": lambda picture, value, interpolation: posterize(picture, int(value)),
-    "solarize": lambda picture, value, interpolation: solarize(picture, int(value)),
-    "solarize_add": lambda picture, value, interpolation: solarize_add(picture, int(value)),
-    "color": lambda picture, value, interpolation: saturate(picture, value),
-    "contrast": lambda picture, value, interpolation: contrast(picture, value),
-    "brightness": lambda picture, value, interpolation: brighten(picture, value),
-    "sharpness": lambda picture, value, interpolation: sharpen(picture, value),
+    "posterize": lambda image, value, interpolation: posterize(image, int(value)),
+    "solarize": lambda image, value, interpolation: solarize(image, int(value)),
+    "solarize_add": lambda image, value, interpolation: solarize_add(image, int(value)),
+    "color": lambda image, value, interpolation: saturate(image, value),
+    "contrast": lambda image, value, interpolation: contrast(image, value),
+    "brightness": lambda image, value, interpolation: brighten(image, value),
+    "sharpness": lambda image, value, interpolation: sharpen(image, value),
     "shear_x": shear_x,
     "shear_y": shear_y,
     "translate_x": translate_x,
@@ -178,19 +181,19 @@ RAND_AUGMENT: dict[str, Kernel] = {
 # --- three-augment and colour jitter ------------------------------------------
 
 
-def grayscale(picture: Image.Image) -> Image.Image:
-    """The grey picture, still in three channels."""
-    return picture.convert("L").convert("RGB")
+def grayscale(image: Image.Image) -> Image.Image:
+    """Return the grey image, still in three channels."""
+    return image.convert("L").convert("RGB")
 
 
-def blur(picture: Image.Image, radius: float) -> Image.Image:
-    """Gaussian blur; ``radius`` in pixels of a view whose shorter side is ``BLUR_SIDE``."""
-    return picture.filter(ImageFilter.GaussianBlur(radius * (min(picture.size) / BLUR_SIDE)))
+def blur(image: Image.Image, radius: float) -> Image.Image:
+    """Blur with a Gaussian; ``radius`` is in pixels of a view with shorter side ``BLUR_SIDE``."""
+    return image.filter(ImageFilter.GaussianBlur(radius * (min(image.size) / BLUR_SIDE)))
 
 
-def shift_hue(picture: Image.Image, turn: float) -> Image.Image:
-    """Hue moved by a share of the colour circle, -0.5 to 0.5."""
-    hue, saturation, value = picture.convert("HSV").split()
+def shift_hue(image: Image.Image, turn: float) -> Image.Image:
+    """Move the hue by a share of the colour circle, -0.5 to 0.5."""
+    hue, saturation, value = image.convert("HSV").split()
     step = int(turn * 255) % 256
     hue = hue.point([(level + step) % 256 for level in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
@@ -201,8 +204,9 @@ def shift_hue(picture: Image.Image, turn: float) -> Image.Image:
 
 @functools.cache
 def noise_table() -> np.ndarray:
-    """The colour values that a random byte stands for, ``(3, 256)`` u8: normal with ImageNet's mean
-    and deviation.
+    """Return the colour values that a random byte stands for, ``(3, 256)`` u8.
+
+    They are normal with ImageNet's mean and deviation.
     """
     quantiles = [normal_quantile((byte + 0.5) / 256) for byte in range(256)]
     return np.array(
@@ -215,8 +219,9 @@ def noise_table() -> np.ndarray:
 
 
 def noise(seed: int, height: int, width: int) -> np.ndarray:
-    """Noise of a 32-bit seed, ``(height, width, 3)`` u8: byte ``3 * (y * width + x) + channel`` of
-    its words.
+    """Return the noise of a 32-bit seed, ``(height, width, 3)`` u8.
+
+    Byte ``3 * (y * width + x) + channel`` of the seed's words decides each value.
     """
     count = height * width * 3
     words = raw_words((seed, NOISE_KEY), (0, 0, 0), -(-count // 8))
@@ -225,20 +230,20 @@ def noise(seed: int, height: int, width: int) -> np.ndarray:
     return np.stack([table[channel][values[..., channel]] for channel in range(3)], axis=-1)
 
 
-def erase(picture: Image.Image, box: Box, mode: str, seed: int) -> Image.Image:
+def erase(image: Image.Image, box: Box, mode: str, seed: int) -> Image.Image:
     """Cover a box.
 
     Args:
-        picture: The picture.
-        box: In grid units.
-        mode: ``const`` (the fill colour), ``rand`` (one colour), or ``pixel`` (every pixel
-            another).
-        seed: Of the colours, 32 bits.
+        image: An 8-bit RGB image.
+        box: The box in grid units.
+        mode: ``const`` (the fill colour), ``rand`` (one colour), or ``pixel`` (one colour per
+            pixel).
+        seed: Seed of the colours, 32 bits.
     """
-    left, top, right, bottom = pixel_box(box, picture)
+    left, top, right, bottom = pixel_box(box, image)
     if left >= right or top >= bottom:
-        return picture
-    erased = picture.copy()
+        return image
+    erased = image.copy()
     if mode == "pixel":
         erased.paste(Image.fromarray(noise(seed, bottom - top, right - left)), (left, top))
     else:
@@ -250,10 +255,10 @@ def erase(picture: Image.Image, box: Box, mode: str, seed: int) -> Image.Image:
 # --- mixing -------------------------------------------------------------------
 
 
-def mixup(picture: Image.Image, partner: Image.Image, lam: float) -> Image.Image:
-    """``lam`` of the picture and the rest of the partner, in whole numbers, halves up."""
+def mixup(image: Image.Image, partner: Image.Image, lam: float) -> Image.Image:
+    """Mix ``lam`` of the image with the rest of the partner, in whole numbers, halves up."""
     weight = round(lam * _MIX_ONE)
-    mixed = np.asarray(picture).astype(np.uint32)
+    mixed = np.asarray(image).astype(np.uint32)
     mixed *= weight
     mixed += np.asarray(partner).astype(np.uint32) * np.uint32(_MIX_ONE - weight)
     mixed += _MIX_ONE // 2
@@ -261,11 +266,11 @@ def mixup(picture: Image.Image, partner: Image.Image, lam: float) -> Image.Image
     return Image.fromarray(mixed.astype(np.uint8))
 
 
-def cutmix(picture: Image.Image, partner: Image.Image, box: Box) -> Image.Image:
-    """The partner's box (grid units) in the picture."""
-    place = pixel_box(box, picture)
+def cutmix(image: Image.Image, partner: Image.Image, box: Box) -> Image.Image:
+    """Paste the partner's box (grid units) into the image."""
+    place = pixel_box(box, image)
     if place[0] >= place[2] or place[1] >= place[3]:
-        return picture
-    mixed = picture.copy()
+        return image
+    mixed = image.copy()
     mixed.paste(partner.crop(place), place)
     return mixed

@@ -1,5 +1,6 @@
-"""The recorded operations of a view: each holds its numbers as a record does, and hands them to a
-kernel.
+"""The recorded operations of a view.
+
+Each holds its numbers as a record does, and passes them to a kernel.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ WHOLE_BOX: Box = (0, 0, GRID, GRID)
 
 
 def single(value: float) -> float:
-    """The nearest f32 as a float: what a record can hold."""
+    """Return the nearest f32 as a float, which a record can hold."""
     return struct.unpack("<f", struct.pack("<f", value))[0]
 
 
@@ -49,11 +50,11 @@ class RandOperation:
     Args:
         name: One of ``RAND_NAMES``.
         value: The kernel's number (degrees, factor, threshold, share), signed and clamped, f32; 0
-            where none is asked.
-        interpolation: Of geometric operations.
+            where the kernel needs none.
+        interpolation: The filter of geometric operations.
 
     Raises:
-        InputError: The name is unknown or the value no number.
+        InputError: The name is unknown, or the value is not a number.
     """
 
     name: str
@@ -65,9 +66,9 @@ class RandOperation:
         _require(math.isfinite(self.value), f"{self.name} by {self.value}")
         object.__setattr__(self, "value", single(self.value))
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """The picture after it."""
-        return RAND_AUGMENT[self.name](picture, self.value, self.interpolation)
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the image after the operation."""
+        return RAND_AUGMENT[self.name](image, self.value, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,13 @@ class ThreeAugment:
         _require(0 <= self.value <= 256, f"{self.name} by {self.value}")
         object.__setattr__(self, "value", single(self.value))
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """The picture after it."""
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the image after the operation."""
         if self.name == "grayscale":
-            return kernels.grayscale(picture)
+            return kernels.grayscale(image)
         if self.name == "solarize":
-            return kernels.solarize(picture, int(self.value))
-        return kernels.blur(picture, self.value)
+            return kernels.solarize(image, int(self.value))
+        return kernels.blur(image, self.value)
 
 
 @dataclass(frozen=True)
@@ -129,19 +130,19 @@ class ColorJitter:
         for name in JITTER_PARTS:
             object.__setattr__(self, name, single(getattr(self, name)))
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """The picture after it."""
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the image after the operation."""
         for name in self.order:
             value = getattr(self, name)
             if name == "brightness" and value != 1:
-                picture = kernels.brighten(picture, value)
+                image = kernels.brighten(image, value)
             elif name == "contrast" and value != 1:
-                picture = kernels.contrast(picture, value)
+                image = kernels.contrast(image, value)
             elif name == "saturation" and value != 1:
-                picture = kernels.saturate(picture, value)
+                image = kernels.saturate(image, value)
             elif name == "hue" and value != 0:
-                picture = kernels.shift_hue(picture, value)
-        return picture
+                image = kernels.shift_hue(image, value)
+        return image
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Erase:
     Args:
         box: Left, top, right, bottom in units of 1 / 65535 of the view's sides.
         mode: ``const``, ``pixel`` or ``rand``.
-        seed: Of the noise, 32 bits.
+        seed: Seed of the noise, 32 bits.
 
     Raises:
         InputError: A value is impossible.
@@ -165,9 +166,9 @@ class Erase:
         _check_box(self.box)
         _require(self.mode in ERASE_MODES and 0 <= self.seed < 1 << 32, f"erasing {self.mode!r} of seed {self.seed}")
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """The picture after it."""
-        return kernels.erase(picture, self.box, self.mode, self.seed)
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the image after the operation."""
+        return kernels.erase(image, self.box, self.mode, self.seed)
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Mix:
         image: The partner's ordinal.
         view: The partner's view.
         lam: Share of the image itself in the mixed view, f32; for cutmix 1 minus the box's area.
-        box: Of cutmix, like :attr:`Erase.box`; all of the view for mixup.
+        box: The box of cutmix, like :attr:`Erase.box`; the whole view for mixup.
 
     Raises:
         InputError: A value is impossible.
@@ -198,8 +199,8 @@ class Mix:
         _require(0 <= self.image < 1 << 32 and 0 <= self.view < 1 << 32, f"partner {self.image}, view {self.view}")
         object.__setattr__(self, "lam", single(self.lam))
 
-    def __call__(self, picture: Image.Image, partner: Image.Image) -> Image.Image:
-        """The picture mixed with the partner's view of the same size."""
+    def __call__(self, image: Image.Image, partner: Image.Image) -> Image.Image:
+        """Return the image mixed with the partner's view of the same size."""
         if self.kind == "mixup":
-            return kernels.mixup(picture, partner, self.lam)
-        return kernels.cutmix(picture, partner, self.box)
+            return kernels.mixup(image, partner, self.lam)
+        return kernels.cutmix(image, partner, self.box)

@@ -1,6 +1,4 @@
-"""RandAugment's policy in timm's notation: what is drawn, and how a magnitude becomes a kernel's
-number.
-"""
+"""RandAugment's policy in timm's notation: draws, and the kernel's number of a magnitude."""
 
 from __future__ import annotations
 
@@ -22,12 +20,12 @@ class RandAugment:
 
     Args:
         magnitude: Mean magnitude (``m``).
-        layers: Draws a view (``n``), at most 2.
+        layers: Draws per view (``n``), at most 2.
         prob: Probability that a draw is applied (``p``).
         std: Standard deviation of the magnitude (``mstd``); infinite for uniform magnitudes from 0
             to ``magnitude``.
         top: Largest magnitude (``mmax``).
-        increasing: Every operation grows stronger with the magnitude (``inc1``).
+        increasing: Whether every operation grows stronger with the magnitude (``inc1``).
     """
 
     magnitude: float = _TOP
@@ -40,7 +38,7 @@ class RandAugment:
     @classmethod
     @functools.cache
     def parse(cls, text: str) -> RandAugment:
-        """From timm's notation.
+        """Return the policy that is written in timm's notation.
 
         Raises:
             InputError: A part is unknown, or asks for more than a record holds.
@@ -50,7 +48,7 @@ class RandAugment:
         for part in parts:
             match = re.fullmatch(r"(mstd|mmax|inc|m|n|p)(\d+(?:\.\d+)?)", part)
             if not match:
-                raise InputError(f"cannot read {part!r} in {text!r}; RandAugment is written like rand-m9-mstd0.5-inc1")
+                raise InputError(f"cannot read {part!r} in {text!r}; write RandAugment like rand-m9-mstd0.5-inc1")
             values[match[1]] = float(match[2])
         if head != "rand":
             raise InputError(f"unknown augmentation {text!r}; use rand-m9-mstd0.5-inc1, or 3a for three-augment")
@@ -69,13 +67,13 @@ class RandAugment:
 
 
 def level_value(name: str, level: float, increasing: bool, negative: bool) -> float:
-    """The kernel's number for a magnitude.
+    """Return the kernel's number for a magnitude.
 
     Args:
         name: The operation.
         level: Its magnitude, clamped.
-        increasing: Of the policy.
-        negative: Whether the sign of a signed operation is turned.
+        increasing: Whether the policy's operations grow stronger with the magnitude.
+        negative: Whether a signed operation gets a negative sign.
     """
     share, sign = level / _TOP, -1 if negative else 1
     if name == "rotate":
@@ -85,7 +83,7 @@ def level_value(name: str, level: float, increasing: bool, negative: bool) -> fl
     if name in ("translate_x", "translate_y"):
         return sign * share * 0.45
     if name == "posterize":
-        # No bit left would be a black picture; Pillow 13 refuses it, and so the strongest keeps
+        # Without any bit the image would be black, and Pillow 13 rejects that: the strongest keeps
         # one.
         bits = int(share * 4)
         return max(1, 4 - bits if increasing else bits)

@@ -1,6 +1,4 @@
-"""The parameters of a view and the record of op table 2 that holds them (``FORMAT.md``,
-"Views").
-"""
+"""The parameters of a view and their record, op table 2 (``FORMAT.md``, "Views")."""
 
 from __future__ import annotations
 
@@ -66,8 +64,10 @@ RECORD = np.dtype(
 
 
 def section_end(*names: str) -> int:
-    """Bytes of a record that holds the sections named (``rand``, ``erase``, ``mix``, ``three``,
-    ``jitter``).
+    """Return the bytes of a record that holds the named sections.
+
+    Args:
+        names: Any of ``rand``, ``erase``, ``mix``, ``three`` and ``jitter``.
     """
     last = {
         "rand": "rand_values",
@@ -83,7 +83,7 @@ def section_end(*names: str) -> int:
 
 @dataclass(frozen=True)
 class ViewParams:
-    """How one view is made: what a record holds.
+    """The parameters of one view, which a record holds.
 
     Args:
         left: First column of the crop, in pixels of the decoded image.
@@ -93,12 +93,12 @@ class ViewParams:
         source_size: Width and height of the decoded image, each at most 65,535.
         flip: Mirror left-right after the resize.
         kind: ``random`` or ``centre``.
-        interpolation: Of the resize, ``bilinear`` or ``bicubic``.
-        operations: Of RandAugment, in the order of application, at most two.
-        three: Of three-augment.
-        jitter: Of the colours.
+        interpolation: The filter of the resize, ``bilinear`` or ``bicubic``.
+        operations: Operations of RandAugment, in the order of application, at most two.
+        three: The operation of three-augment.
+        jitter: The changes of the colours.
         erase: A box that is covered.
-        mix: With which other view it is mixed.
+        mix: The other view that it is mixed with.
     """
 
     left: int
@@ -121,7 +121,7 @@ class ViewParams:
         return self.left, self.top, self.left + self.width, self.top + self.height
 
     def unmixed(self) -> ViewParams:
-        """The same view without its partner."""
+        """Return the same view without its partner."""
         return replace(self, mix=None) if self.mix else self
 
     def require_size(self, size: tuple[int, int]) -> None:
@@ -133,11 +133,12 @@ class ViewParams:
         if size != self.source_size:
             raise InputError(
                 f"the image decodes to {size[0]} x {size[1]} pixels, "
-                f"but its view was made from {self.source_size[0]} x {self.source_size[1]}"
+                f"but its view was made from {self.source_size[0]} x {self.source_size[1]}; "
+                "give the images that were labelled"
             )
 
     def pack(self, width: int = RECORD.itemsize) -> bytes:
-        """The record, or its first ``width`` bytes.
+        """Return the record, or its first ``width`` bytes.
 
         Raises:
             InputError: The view does not fit into a record, or into one of this width.
@@ -185,14 +186,14 @@ class ViewParams:
 
     @classmethod
     def unpack(cls, data: bytes) -> ViewParams:
-        """From a record; bytes that a shorter one lacks are zeros.
+        """Return the parameters of a record; bytes that a shorter one lacks are zeros.
 
         Raises:
-            InputError: The record is of another op table, or holds what cannot be.
+            InputError: The record is of another op table, or holds impossible values.
         """
         if not data or data[0] != OP_TABLE:
             table = data[0] if data else "none"
-            raise InputError(f"a view record is of op table {table}; this version knows {OP_TABLE}")
+            raise InputError(f"a view record is of op table {table}; this tinyvit reads {OP_TABLE}")
         if not section_end() <= len(data) <= RECORD.itemsize:
             raise InputError(f"a view record is damaged: it has {len(data)} bytes")
         record = np.frombuffer(data.ljust(RECORD.itemsize, b"\0"), RECORD, count=1)[0]
@@ -229,14 +230,15 @@ def require_recordable(size: tuple[int, int]) -> None:
 
 
 def partners(params: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """With what the views of many rows are mixed.
+    """Return the partners of the views of many rows.
 
     Args:
         params: ``(B, P)`` u8, their records.
 
     Returns:
-        Ordinals of the partners, -1 where there is none, ``(B,)`` int64; their views, ``(B,)``
-        int64; and the share of the image itself, 1 where there is no partner, ``(B,)`` f32.
+        Three arrays. The ordinals of the partners, ``(B,)`` int64, -1 where there is none. Their
+        views, ``(B,)`` int64. The share of the image itself, ``(B,)`` f32, 1 where there is no
+        partner.
     """
     records = np.zeros((len(params), RECORD.itemsize), np.uint8)
     records[:, : params.shape[1]] = params

@@ -1,4 +1,4 @@
-"""Drawing the parameters of a view: (seed, image, view) gives the same ones on every machine."""
+"""Drawing a view's parameters: seed, image and view give the same ones on every machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .policy import RandAugment, level_value
 from .record import KINDS, OP_TABLE, ViewParams, section_end
 from .streams import Stream, exponential, logarithm
 
-# A stream's number belongs to its purpose for ever.
+# The number of a stream belongs to its purpose for ever.
 CROP_STREAM, RAND_STREAM, JITTER_STREAM, THREE_STREAM, ERASE_STREAM, MIX_STREAM, INTERPOLATION_STREAM = range(7)
 RANDOM = "random"
 THREE_AUGMENT = "3a"
@@ -47,13 +47,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class ViewSampler:
-    """Draws the parameters of views. By default a random resized crop and a flip; everything else
-    is added by name.
+    """A sampler of the parameters of views.
+
+    By default a view is a random resized crop and a flip. Everything else is added by name.
 
     Args:
         seed: The store's seed, 0 to 2**64 - 1.
-        kind: ``random``, or ``centre``: the centre crop of evaluation, no randomness, every view
-            the same.
+        kind: ``random``; or ``centre``, the centre crop of evaluation: every view is the same.
         scale: Smallest and largest share of the image's area that a crop has, within 0..1.
         ratio: Smallest and largest width / height of a crop.
         flip: Probability of a mirrored view.
@@ -108,13 +108,18 @@ class ViewSampler:
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed is {self.seed}; it must lie in 0..2**64-1")
         if self.kind == "centre" and self.sections():
-            raise InputError(f"centre views are plain: they take no {self.sections()[0]} augmentation")
+            raise InputError(
+                f"centre views are plain: leave out {self.sections()[0]} augmentation, or set kind to random"
+            )
 
     def _check_crop(self) -> None:
         if self.kind not in KINDS or self.interpolation not in (*INTERPOLATIONS, RANDOM):
-            raise InputError(f"unknown view kind {self.kind!r} or interpolation {self.interpolation!r}")
+            raise InputError(
+                f"unknown view kind {self.kind!r} or interpolation {self.interpolation!r}; use kind "
+                f"{' or '.join(KINDS)}, and interpolation {', '.join(INTERPOLATIONS)} or {RANDOM}"
+            )
         if self.kind == "centre" and self.interpolation == RANDOM:
-            raise InputError("centre views take no random interpolation")
+            raise InputError("centre views take no random interpolation; use bicubic or bilinear")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"crop scale {self.scale} must be two numbers with 0 < smallest <= largest <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
@@ -129,13 +134,13 @@ class ViewSampler:
         if len(strength) != len(JITTER_PARTS) or not all(0 <= value < math.inf for value in strength):
             raise InputError(f"color_jitter is {self.color_jitter}; give one number, or three or four, from 0 on")
         if strength[3] > 0.5:
-            raise InputError(f"color_jitter asks for hue {strength[3]}; it must lie in 0..0.5")
+            raise InputError(f"hue of color_jitter is {strength[3]}; it must lie in 0..0.5")
         if self.erase_mode not in ERASE_MODES:
             raise InputError(f"erase_mode is {self.erase_mode!r}; it must be one of {', '.join(ERASE_MODES)}")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ViewSampler:
-        """The sampler of a named setting, with changes.
+        """Return the sampler of a named setting, with changes.
 
         Args:
             name: One of ``PRESETS``.
@@ -149,7 +154,7 @@ class ViewSampler:
         return cls(**{**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, with the op table and the bytes of a record."""
+        """Return plain JSON values, with the op table and the bytes of a record."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {"op_table": OP_TABLE, "record_bytes": self.record_bytes, **values}
 
@@ -166,11 +171,11 @@ class ViewSampler:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of a record that holds all these views can have."""
+        """Bytes of a record that holds everything that these views can have."""
         return section_end(*self.sections())
 
     def sections(self) -> list[str]:
-        """What these views have beside crop and mirror, by the names of the record's sections."""
+        """Return the names of the record's sections that these views use beside crop and mirror."""
         asked = {
             "rand": self.auto_augment not in ("", THREE_AUGMENT),
             "erase": self.erase_prob > 0,
@@ -180,17 +185,17 @@ class ViewSampler:
         }
         return [name for name, value in asked.items() if value]
 
-    # --- one view ------------------------------------------------------------------------------------------------
+    # --- one view ---
 
     def sample(self, image: int, view: int, source_size: tuple[int, int], images: int | None = None) -> ViewParams:
-        """The parameters of one view.
+        """Return the parameters of one view.
 
         Args:
             image: The image's ordinal.
             view: The view's number.
             source_size: Width and height of the decoded image.
-            images: How many images there are: partners are drawn among them. Needed when views are
-                mixed.
+            images: How many images there are; partners are drawn among them. It is needed when
+                views are mixed.
 
         Raises:
             InputError: Views are mixed and ``images`` is missing.
@@ -221,7 +226,7 @@ class ViewSampler:
         )
 
     def _crop(self, stream: Stream, source_size: tuple[int, int]) -> tuple[Box, bool]:
-        """Left, top, width and height of the crop, and whether the view is mirrored."""
+        """Return left, top, width and height of the crop, and whether the view is mirrored."""
         width, height = source_size
         flip = stream.uniform(0) < self.flip
         for first in range(1, 1 + 4 * ATTEMPTS, 4):
@@ -291,7 +296,7 @@ class ViewSampler:
 
     def _mix(self, image: int, view: int, images: int | None) -> Mix | None:
         if images is None:
-            raise InputError("views are mixed with those of other images: the number of images is needed")
+            raise InputError("views are mixed with those of other images; give the number of images")
         stream = Stream(self.seed, image, view, MIX_STREAM)
         if images < 2 or stream.uniform(0) >= self.mix_prob:
             return None
@@ -309,9 +314,7 @@ class ViewSampler:
 def _attempt(
     stream: Stream, first: int, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int]:
-    """Width and height of a box whose share of the area and whose ratio are drawn; it may be too
-    large.
-    """
+    """Return width and height of a box with drawn area and ratio; it may be too large."""
     area = size[0] * size[1] * (scale[0] + stream.uniform(first) * (scale[1] - scale[0]))
     low, high = logarithm(ratio[0]), logarithm(ratio[1])
     drawn = exponential(low + stream.uniform(first + 1) * (high - low))
@@ -319,17 +322,17 @@ def _attempt(
 
 
 def _centred(width: int, height: int, source_size: tuple[int, int]) -> Box:
-    """Left, top, width and height of a box in the middle."""
+    """Return left, top, width and height of a box in the middle."""
     return (source_size[0] - width) // 2, (source_size[1] - height) // 2, width, height
 
 
 def _clipped(centre: int, side: int) -> tuple[int, int]:
-    """Begin and end of a stretch of the grid, cut off at its ends."""
+    """Return begin and end of a stretch of the grid, cut off at the grid's ends."""
     return max(0, centre - side // 2), min(GRID, centre + (side + 1) // 2)
 
 
 def describe_views(settings: Mapping[str, Any]) -> str:
-    """What kind of views a sampler's values (:meth:`ViewSampler.to_dict`) give, in a line."""
+    """Return in one line which views a sampler's values (:meth:`ViewSampler.to_dict`) give."""
     if settings["kind"] == "centre":
         return f"centre crop of {settings['crop_pct']:g} of the shorter side, op table {settings['op_table']}"
     scale = "scale {:g} to {:g}".format(*settings["scale"])

@@ -1,9 +1,8 @@
-"""Random numbers that are the same on every machine: raw words of a counter-based generator, and
-what is made of them.
+"""Random numbers that are the same on every machine, from a counter-based generator.
 
-Only numpy's raw Philox words are used, which numpy keeps stable. Everything after them is written
-with +, -, *, /, square root, ``frexp`` and ``ldexp``, which IEEE 754 and C define to the last bit;
-the logarithms and exponentials of C libraries differ in it. See ``FORMAT.md``, "Random numbers".
+Only numpy's raw Philox words are used, which numpy keeps stable. All else uses +, -, *, /, square
+root, ``frexp`` and ``ldexp``. IEEE 754 and C define these to the last bit. The logarithms and
+exponentials of C libraries differ in it. See ``FORMAT.md``, "Random numbers".
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ _PHILOX_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 
 
 def raw_words(key: tuple[int, int], counter: tuple[int, int, int], count: int) -> np.ndarray:
-    """The first words of a Philox4x64-10 stream, ``(count,)`` u64.
+    """Return the first words of a Philox4x64-10 stream, ``(count,)`` u64.
 
     Args:
         key: Two 64-bit words.
         counter: The upper three of the four counter words; the lowest counts from 1.
-        count: How many.
+        count: Number of words.
     """
     return np.random.Philox(
         key=np.array(key, dtype=np.uint64), counter=np.array([0, *counter], dtype=np.uint64)
@@ -38,13 +37,13 @@ def raw_words(key: tuple[int, int], counter: tuple[int, int, int], count: int) -
 
 
 def uniforms(seed: int, image: int, view: int, stream: int, count: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), a pure function of the arguments, ``(count,)`` f64."""
+    """Return uniform numbers in [0, 1), a pure function of the arguments, ``(count,)`` f64."""
     words = raw_words((seed, KEY), (image, view, stream), count)
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def philox_blocks(key: tuple[int, int], counters: Sequence[int | np.ndarray]) -> np.ndarray:
-    """Blocks of many Philox4x64-10 streams (Salmon et al., 2011, section 3.3), in arrays.
+    """Return blocks of many Philox4x64-10 streams (Salmon et al., 2011, section 3.3).
 
     Args:
         key: Two 64-bit words.
@@ -64,7 +63,7 @@ def philox_blocks(key: tuple[int, int], counters: Sequence[int | np.ndarray]) ->
 
 
 def _high_word(values: np.ndarray, factor: int) -> np.ndarray:
-    """The upper 64 of the 128 bits of products."""
+    """Return the upper 64 of the 128 bits of products."""
     half, mask = np.uint64(32), np.uint64(2**32 - 1)
     high, low = np.uint64(factor >> 32), np.uint64(factor & (2**32 - 1))
     upper, lower = values >> half, values & mask
@@ -91,33 +90,32 @@ class Stream:
         self._words: list[int] = []
 
     def word(self, at: int) -> int:
-        """Word ``at``, 64 bits."""
+        """Return word ``at``, 64 bits."""
         while at >= len(self._words):
             self._words.extend(self._generator.random_raw(_CHUNK).tolist())
         return self._words[at]
 
     def uniform(self, at: int) -> float:
-        """Word ``at`` as a uniform number in [0, 1)."""
+        """Return word ``at`` as a uniform number in [0, 1)."""
         return (self.word(at) >> 11) * 2.0**-53
 
     def open_uniform(self, at: int) -> float:
-        """Word ``at`` as a uniform number in (0, 1): half a step above :meth:`uniform`."""
+        """Return word ``at`` as a uniform number in (0, 1), half a step above :meth:`uniform`."""
         return ((self.word(at) >> 12) + 0.5) * 2.0**-52
 
     def below(self, at: int, count: int) -> int:
-        """Word ``at`` as a whole number from 0 to ``count - 1``."""
+        """Return word ``at`` as a whole number from 0 to ``count - 1``."""
         return self.word(at) * count >> 64
 
     def normal(self, at: int) -> float:
-        """Word ``at`` as a standard normal number."""
+        """Return word ``at`` as a standard normal number."""
         return normal_quantile(self.open_uniform(at))
 
     def beta(self, at: int, alpha: float) -> float:
-        """A number of the distribution Beta(alpha, alpha), from words ``at``, ``at + 1``, ... as
-        far as needed.
+        """Return a number of Beta(alpha, alpha), from words ``at``, ``at + 1``, ... as needed.
 
-        Two words an attempt: Joehnk's method for ``alpha`` up to 1, else Devroye's for symmetric
-        distributions (Non-Uniform Random Variate Generation, 1986, IX.3.5 and IX.4).
+        An attempt takes two words. Up to ``alpha`` 1 it is Joehnk's method, else Devroye's for
+        symmetric distributions (Non-Uniform Random Variate Generation, 1986, IX.3.5 and IX.4).
         """
         while True:
             u, v = self.open_uniform(at), self.open_uniform(at + 1)
@@ -134,8 +132,9 @@ class Stream:
 
 
 def logarithm(x: float) -> float:
-    """Natural logarithm of a normal number above 0, the same bits everywhere, within 1e-15
-    relative.
+    """Return the natural logarithm of a normal number above 0, the same bits everywhere.
+
+    Its relative error is below 1e-15.
     """
     mantissa, exponent = math.frexp(x)
     if mantissa < _SQRT_HALF:
@@ -149,7 +148,10 @@ def logarithm(x: float) -> float:
 
 
 def exponential(x: float) -> float:
-    """e to the power of x for -700 < x < 700, the same bits everywhere, within 1e-15 relative."""
+    """Return e to the power of x for -700 < x < 700, the same bits everywhere.
+
+    Its relative error is below 1e-15.
+    """
     doublings = math.floor(x * _INVERSE_LN2 + 0.5)
     rest = (x - doublings * _LN2_HIGH) - doublings * _LN2_LOW
     series = 1.0
@@ -159,7 +161,7 @@ def exponential(x: float) -> float:
 
 
 def exponentials(x: np.ndarray) -> np.ndarray:
-    """:func:`exponential` of many numbers, the same bits."""
+    """Return :func:`exponential` of many numbers, the same bits."""
     doublings = np.floor(x * _INVERSE_LN2 + 0.5)
     rest = (x - doublings * _LN2_HIGH) - doublings * _LN2_LOW
     series = np.ones_like(rest)
@@ -169,7 +171,7 @@ def exponentials(x: np.ndarray) -> np.ndarray:
 
 
 def power(x: float, exponent: float) -> float:
-    """``x ** exponent`` for 0 < x <= 1; what lies below e**-700 is 0."""
+    """Return ``x ** exponent`` for 0 < x <= 1; results below e**-700 become 0."""
     logged = exponent * logarithm(x)
     return exponential(logged) if logged > -700 else 0.0
 
@@ -252,7 +254,7 @@ def _polynomial(coefficients: Sequence[float], x: float) -> float:
 
 
 def normal_quantile(p: float) -> float:
-    """The standard normal number below which a share ``p`` (0 < p < 1) of the distribution lies."""
+    """Return the standard normal quantile of ``p``, 0 < p < 1."""
     q = p - 0.5
     if abs(q) <= 0.425:
         r = 0.180625 - q * q

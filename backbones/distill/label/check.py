@@ -1,5 +1,6 @@
-"""The teacher's own accuracy, where true classes are known: a teacher that is fed wrongly shows
-here.
+"""The teacher's own accuracy, where true classes are known.
+
+It shows wrong preprocessing of the teacher before hours are spent.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from ..store import SoftLabelStore
 from ..teachers import Teacher
 from ..truth import topk_correct
 
-#: Images that are looked at when it is not said how many: their share of right names is known
-#: within 0.01.
+#: Default number of images to check: it gives the accuracy within 0.01.
 CHECK_IMAGES = 10_000
 _CHECK_NAME = "teacher-check.json"
 
 
 def spread(true_classes: Mapping[int, int], count: int) -> dict[int, int]:
-    """At most ``count`` images of known class, evenly spread over all of them in order; the same
-    ones every time.
+    """Return at most ``count`` images with a true class, evenly spread over all of them.
+
+    The same ones are returned every time.
     """
     ordinals = sorted(true_classes)
     places = np.linspace(0, len(ordinals) - 1, min(count, len(ordinals))).round().astype(int)
@@ -38,14 +39,14 @@ def spread(true_classes: Mapping[int, int], count: int) -> dict[int, int]:
 
 
 def describe_check(correct: tuple[int, int], known: int) -> str:
-    """What came of :func:`check_teacher`, in one line.
+    """Return the result of :func:`check_teacher` in one line.
 
     Args:
-        correct: Images named right, and images looked at.
-        known: Images whose class is known.
+        correct: The numbers of correctly classified images and of checked images.
+        known: How many images have a true class.
     """
     right, images = correct
-    of = f" of {known} images whose class is known" if images < known else ""
+    of = f" of {known} images with a true class" if images < known else ""
     share = f"{right / images:.1%}" if images else "not known, none could be read"
     return f"teacher top-1 on {images} un-augmented views{of}: {share}"
 
@@ -53,14 +54,16 @@ def describe_check(correct: tuple[int, int], known: int) -> str:
 def check_teacher(
     store: SoftLabelStore, images: ImageFiles, teacher: Teacher, true_classes: Mapping[int, int], show: bool = True
 ) -> tuple[int, int]:
-    """The teacher's top-1 on the plain views (its own evaluation transform) of images whose class
-    is known.
+    """Return the teacher's top-1 on plain views of images with a true class.
 
-    A teacher that is fed wrongly shows here, before hours are spent. The result is kept in the
-    store, so that a run that goes on need not measure again.
+    A plain view is the teacher's own evaluation transform.
+
+    Wrong preprocessing shows here, before hours are spent. The result is kept in the store, so that
+    a resumed run need not measure again.
 
     Returns:
-        Images named right, and images looked at (those of ``true_classes`` that can be read).
+        The numbers of correctly classified images and of checked images (those of ``true_classes``
+        that can be read).
     """
     if kept := kept_check(store, teacher.fingerprint, true_classes):
         return kept
@@ -73,14 +76,15 @@ def check_teacher(
 def kept_check(
     store: SoftLabelStore, fingerprint: Mapping[str, Any], true_classes: Mapping[int, int]
 ) -> tuple[int, int] | None:
-    """What :func:`check_teacher` kept in the store for this teacher and these classes,
-    or ``None``.
+    """Return the result that :func:`check_teacher` kept for this teacher and these classes.
+
+    It is ``None`` when there is none.
     """
     try:
         kept = json.loads((store.folder / _CHECK_NAME).read_text(encoding="utf-8"))
         same = kept["question"] == _question(fingerprint, true_classes)
         return (int(kept["correct"]), int(kept["images"])) if same else None
-    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged: then it is made again
+    except (OSError, ValueError, TypeError, KeyError):  # it is missing or damaged: it is made again
         return None
 
 
@@ -96,17 +100,19 @@ def evaluate_top(
     ks: tuple[int, ...] = (1, 5),
     show: bool = True,
 ) -> tuple[list[int], int]:
-    """How often the true class is among the k best, on the evaluation transform, batch 64.
+    """Return how often the true class is among the k best, on the evaluation transform.
+
+    The batch size is 64.
 
     Args:
         teacher: Any classifier.
         images: The images.
         true_classes: Ordinal -> class index.
-        ks: The k to count for.
+        ks: The values of k.
         show: Report progress, and images that cannot be read.
 
     Returns:
-        A count for each k, and the number of images that could be read.
+        One count per k, and the number of images that could be read.
     """
     ordinals = sorted(true_classes)
     correct, seen = [0] * len(ks), 0

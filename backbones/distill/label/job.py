@@ -1,5 +1,6 @@
-"""Labelling as units of work: what a worker process, or an actor of Ray, makes once and then does
-shard by shard.
+"""Labelling as units of work, for worker processes and actors of Ray.
+
+A worker loads its teacher once and then labels shard by shard.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from .pipeline import Labeller, Timing
 
 
 class TeacherSource(Protocol):
-    """Where workers get their teacher from: a
-    :class:`~tinyvit.backbones.distill.teachers.TeacherSpec`, or alike.
+    """The source of the workers' teacher.
+
+    For example, a :class:`~tinyvit.backbones.distill.teachers.TeacherSpec`.
     """
 
     def load(self, device: str) -> Teacher:
-        """The teacher on a device."""
+        """Return the teacher on a device."""
         ...
 
     def describe(self) -> TeacherCard:
-        """What it is, without running it."""
+        """Return the teacher's card, without running it."""
         ...
 
 
@@ -39,7 +41,7 @@ class ShardUnit:
     """Make one shard.
 
     Args:
-        shard: Which.
+        shard: Its place.
     """
 
     shard: Shard
@@ -58,11 +60,11 @@ class CheckUnit:
 
 @dataclass
 class ShardDone:
-    """What came of a shard.
+    """The result of a shard.
 
     Args:
         timing: Where the time went.
-        log: What is to be said: images that cannot be read.
+        log: Messages about images that cannot be read.
     """
 
     timing: Timing
@@ -71,15 +73,17 @@ class ShardDone:
 
 @dataclass(frozen=True)
 class LabelJob:
-    """Makes workers that label. It travels to other processes, which see the same files at the same
-    paths.
+    """A maker of workers that label.
+
+    It travels to other processes, which see the same files at the same paths.
 
     Args:
         store: The labels to add to.
         images: The images.
-        teacher: Where the teacher comes from.
-        sampler: Where the views come from.
-        threads: Threads of a worker that decode and augment; by default as many as torch has there.
+        teacher: The source of the teacher.
+        sampler: The source of the views.
+        threads: Threads of a worker that decode and augment; by default, as many as torch has
+            there.
     """
 
     store: SoftLabelStore
@@ -89,8 +93,7 @@ class LabelJob:
     threads: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # The list of millions of images stays here: a worker has it from the manifest, which is
-        # mapped.
+        # The list of millions of images stays here: a worker takes it from the mapped manifest.
         return {**self.__dict__, "images": self.images.listing or self.images.root}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -99,8 +102,11 @@ class LabelJob:
         self.__dict__.update({**state, "images": images})
 
     def __call__(self, device: str, threads: int | None = None) -> LabelWorker:
-        """Return a worker, its teacher on a device; ``threads`` are torch's in a process of its
-        own.
+        """Return a worker with its teacher on a device.
+
+        Args:
+            device: A torch device.
+            threads: Threads of torch, for a worker in a process of its own.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -108,10 +114,10 @@ class LabelJob:
 
 
 class LabelWorker:
-    """Does units of labelling with a teacher.
+    """A worker that does units of labelling with a teacher.
 
     Args:
-        job: What it works for.
+        job: The job of the worker.
         teacher: The teacher.
     """
 
@@ -122,10 +128,10 @@ class LabelWorker:
         self._labeller = Labeller(job.store, job.images, teacher, job.sampler, threads, self._log.append)
 
     def __call__(self, unit: ShardUnit | CheckUnit, report: Report) -> Any:
-        """Do a unit; of a shard the rows so far are reported.
+        """Do a unit; while labelling a shard, report the rows so far.
 
         Returns:
-            A :class:`ShardDone`; or images named right, and images looked at.
+            A :class:`ShardDone`; or the numbers of correctly classified and of checked images.
         """
         if isinstance(unit, CheckUnit):
             return check_teacher(self._job.store, self._job.images, self._teacher, unit.true_classes, show=False)

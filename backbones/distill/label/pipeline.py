@@ -1,5 +1,6 @@
-"""The teacher at work: pictures are decoded ahead of it, its answers are stored behind it, and
-neither holds it up.
+"""The teacher at work: images are decoded ahead of it, and answers stored behind it.
+
+Neither makes the teacher wait.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..augment import ViewSampler, draw_view, pixel_hash, require_recordable
 from ..store import VALID, Shard, SoftLabelStore, encode_logits, seal
 from ..teachers import Teacher
 
-#: Share of the pass that the teacher has to wait for pictures before decoding is called the limit.
+#: Share of the pass that the teacher waits for images, from which on decoding is called the limit.
 DECODING_LIMITS = 0.05
 # Batches that the teacher has answered and that are not stored yet.
 _STORING_AHEAD = 2
@@ -37,7 +38,7 @@ class Timing:
 
     Args:
         rows: Views labelled.
-        waited: The teacher had nothing to do, as no pictures were there.
+        waited: The teacher waited for images.
         worked: The teacher was at work.
         seconds: The whole pass.
     """
@@ -48,7 +49,7 @@ class Timing:
     seconds: float = 0.0
 
     def add(self, other: Timing) -> None:
-        """Add another worker's, or another shard's."""
+        """Add the times of another worker or another shard."""
         self.rows += other.rows
         self.waited += other.waited
         self.worked += other.worked
@@ -56,13 +57,13 @@ class Timing:
 
     @property
     def waiting_share(self) -> float:
-        """Share of the pass that the teacher waited for pictures, 0..1."""
+        """Share of the pass that the teacher waited for images, 0..1."""
         return self.waited / self.seconds if self.seconds else 0.0
 
     def note(self) -> str:
-        """What a line of progress adds while decoding is the limit; else nothing."""
+        """Return the note of a progress line while decoding is the limit; else an empty text."""
         share = self.waiting_share
-        return f", decoding is the limit ({share:.0%} waited for pictures)" if share > DECODING_LIMITS else ""
+        return f", decoding is the limit ({share:.0%} waited for images)" if share > DECODING_LIMITS else ""
 
 
 @dataclass
@@ -82,7 +83,7 @@ class _Batch:
 
     @property
     def pixels(self) -> np.ndarray:
-        """Of the views, ``(rows, H, W, 3)`` u8."""
+        """Pixels of the views, ``(rows, H, W, 3)`` u8."""
         return self.buffer.numpy()[: len(self.images)]
 
     @property
@@ -97,11 +98,12 @@ class _Batch:
 
 
 class _Buffers:
-    """Memory for the pixels of batches, used again and again; page-locked where a GPU copies from
-    it.
+    """Memory for the pixels of batches, used again and again.
+
+    It is page-locked where a GPU copies from it.
 
     Args:
-        shape: Of a batch.
+        shape: Shape of a batch.
         pinned: Whether it is page-locked.
     """
 
@@ -110,30 +112,30 @@ class _Buffers:
         self._free: deque[torch.Tensor] = deque()
 
     def take(self) -> torch.Tensor:
-        """A buffer with any content."""
+        """Return a buffer with any content."""
         try:
             return self._free.pop()
         except IndexError:
             return torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pinned)
 
     def give(self, buffer: torch.Tensor) -> None:
-        """Give it back."""
+        """Take a buffer back."""
         self._free.append(buffer)
 
 
 class Labeller:
     """Labels shards with a teacher in this process.
 
-    Three things happen at a time: threads decode and augment the next batches, the teacher answers
-    one, and a thread encodes and stores those before it.
+    Three things happen at the same time. Threads decode and augment the next batches. The teacher
+    answers one batch. A thread encodes and stores the batches before it.
 
     Args:
         store: The labels to add to.
         images: The images.
         teacher: The teacher.
-        sampler: Where the views come from.
-        threads: Threads that decode and augment; by default one a processor.
-        log: Told in a sentence about every image that cannot be read; ``None`` keeps silent.
+        sampler: The source of the views.
+        threads: Threads that decode and augment; by default, one per processor.
+        log: Receives a sentence about every image that cannot be read; ``None`` for silence.
     """
 
     def __init__(
@@ -158,12 +160,12 @@ class Labeller:
         """Label shards one after the other.
 
         Args:
-            shards: Which.
+            shards: The shards, in order.
             advance: Called with the rows of every batch that is stored, and the timing so far.
 
         Raises:
             InputError: The teacher returned a value that is not finite, an image is not the one of
-                the manifest, or the disk is full. Shards that were finished stay.
+                the manifest, or the disk is full. Finished shards stay.
         """
         timing, start = Timing(), time.monotonic()
         batches = (batch for shard in shards for batch in self._plan(shard))
@@ -174,8 +176,8 @@ class Labeller:
             nonlocal free
             rows = self._encode(batch, answer, answered) if torch.is_tensor(answer) else answer
             done = answered if isinstance(answered, float) else time.monotonic()
-            # On a GPU the teacher may still have been at work on the batch before while pictures
-            # were waited for.
+            # On a GPU the teacher may still have worked on the batch before, while images were
+            # waited for.
             timing.waited += max(0.0, batch.arrived - max(batch.wanted, free))
             timing.worked += done - max(batch.arrived, free)
             free = done
@@ -193,8 +195,9 @@ class Labeller:
         return timing
 
     def _plan(self, shard: Shard) -> Iterator[_Batch]:
-        """Batches never cross a shard, so that a shard's bytes do not depend on what was finished
-        before it.
+        """Yield the batches of a shard.
+
+        Batches never cross shards, so a shard's bytes do not depend on what was finished before.
         """
         views = shard.view_end - shard.view_begin
         size = self.store.header.batch_size
@@ -221,12 +224,12 @@ class Labeller:
                 image, reason = self._open(ordinal)
             if image is None:
                 batch.errors[ordinal] = reason
-                # It is labelled too, as a black picture: the batch, and so every other row's bytes,
-                # stay as they are whether or not the file is mended later.
+                # It is labelled too, as a black image. The batch, and therefore every other row's
+                # bytes, stay the same if the file is repaired later.
                 pixels[at] = 0
                 continue
             pixels[at], params = draw_view(
-                self.sampler, (ordinal, view), image, self.teacher.size, len(self.manifest), self._picture
+                self.sampler, (ordinal, view), image, self.teacher.size, len(self.manifest), self._decoded
             )
             batch.params[at] = np.frombuffer(params.pack(batch.params.shape[1]), np.uint8)
             batch.valid[at] = True
@@ -240,25 +243,27 @@ class Labeller:
         except OSError as error:
             return None, f"{type(error).__name__}: {error}"
         try:
-            picture = decode(data)
-            require_recordable(picture.size)
+            image = decode(data)
+            require_recordable(image.size)
         except MemoryError as error:
             where = self.images.root / self.manifest[ordinal]
-            raise InputError(f"there is not enough memory to decode {where}; finished shards are kept") from error
+            raise InputError(
+                f"there is not enough memory to decode {where}; use fewer --threads; finished shards are kept"
+            ) from error
         except Exception as error:  # Pillow raises many kinds on damaged files
             return None, f"{type(error).__name__}: {error}"
-        return picture, ""
+        return image, ""
 
-    def _picture(self, ordinal: int) -> Image.Image | None:
+    def _decoded(self, ordinal: int) -> Image.Image | None:
         return self._open(ordinal)[0]
 
     def _ask(self, batch: _Batch) -> tuple[Any, Any]:
-        """What the teacher answers, and when.
+        """Return the teacher's answer, and its time.
 
         Returns:
-            On a CPU the rows and a time: torch in a second thread would have processor threads of
-            its own, in the teacher's way. On CUDA logits, to be encoded behind the teacher's back,
-            and an event that is still to come.
+            On a CPU, rows and a time: in a second thread, torch would start processor threads that
+            slow the teacher. On CUDA, logits that another thread encodes, and an event that is
+            still to come.
         """
         logits = self.teacher(batch.buffer[: len(batch.images)])
         if self._side is None:
@@ -271,7 +276,7 @@ class Labeller:
     def _encode(self, batch: _Batch, logits: torch.Tensor, answered: Any) -> np.ndarray:
         answered.synchronize()
         side: Any = self._side
-        with torch.cuda.stream(side):  # else it would queue behind the next batch
+        with torch.cuda.stream(side):  # otherwise it would wait behind the next batch
             logits.record_stream(side)
             return self._rows(batch, logits)
 
@@ -301,7 +306,7 @@ class Labeller:
 
 
 class _ShardWriter:
-    """Collects the rows of a shard, and writes it when its last batch is in."""
+    """The rows of a shard; they are written when its last batch is in."""
 
     def __init__(self, labeller: Labeller) -> None:
         self._labeller = labeller
@@ -310,7 +315,7 @@ class _ShardWriter:
         self._errors: dict[int, str] = {}
 
     def add(self, batch: _Batch, rows: np.ndarray) -> None:
-        """Add a batch; those of a shard come in order, one shard after the other."""
+        """Add a batch; the batches of a shard come in order, one shard after the other."""
         store, shard = self._labeller.store, batch.shard
         if self._rows is None:
             self._rows, self._hashes, self._errors = np.zeros(shard.rows, store.layout.dtype), {}, {}
@@ -328,14 +333,15 @@ class _ShardWriter:
             except OSError as error:
                 raise InputError(
                     f"cannot write shard {shard.name} of {store.path}: {error.strerror or error}; finished shards are "
-                    "kept, and the same command goes on"
+                    "kept, and the same command resumes"
                 ) from error
             self._rows = None
 
 
 class _Behind:
-    """A thread that does calls in order; the caller waits when too many are open, and gets what
-    they raise.
+    """A thread that does calls in order.
+
+    The caller waits when too many are open, and gets what they raise.
 
     Args:
         most: Calls that may be open.
@@ -351,12 +357,12 @@ class _Behind:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._pool.shutdown()  # what was answered before something went wrong is stored
+        self._pool.shutdown()  # answers before an error are stored
         if kind is None:
             self._raise(all_of_them=True)
 
     def do(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Do a call after those before it; none is done any more after one that raised."""
+        """Queue a call; after one that raised, no more calls are made."""
         self._raise()
         self._places.acquire()
         future = self._pool.submit(self._unless_failed, call, *arguments)
@@ -378,7 +384,7 @@ class _Behind:
 
 
 def _prefetch(batches: Iterable[_Batch], prepare: Callable[[_Batch], _Batch], threads: int) -> Iterator[_Batch]:
-    """Prepared batches in order; ``threads + 1`` are under way at a time."""
+    """Yield prepared batches in order; ``threads + 1`` are under way at a time."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="label")
     waiting: deque[Future[_Batch]] = deque()
     source = iter(batches)

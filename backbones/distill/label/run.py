@@ -42,37 +42,39 @@ __all__ = ["LabelOptions", "LabelSummary", "check_teacher", "evaluate_top", "lab
 _MAX_SHARD_ROWS = 65_536
 _WANTED_SHARDS = 16
 _HEADER_SECONDS = 0.2
-# Of a shorter run, what limited it says nothing about longer ones.
+# The limit of a shorter run says nothing about longer ones.
 _TELLING_SECONDS = 5.0
-# A shard is written in seconds: what is older was left by a process that is gone.
+# A shard is written in seconds: an older temporary file is from a process that is gone.
 _LEFTOVER_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How a store is labelled. Everything but ``threads``, ``check_images`` and ``part`` is
-    recorded in it.
+    """The settings of labelling.
+
+    The store records all of them but ``threads``, ``check_images`` and ``part``.
 
     Args:
-        views: V, views of each image.
-        topk: K, classes stored of each label.
-        sampler: Where the views come from; it holds the store's seed.
-        shard_images: Images a shard; by default whole batches, about 16 shards, each of at most
+        views: V, views per image.
+        topk: K, classes stored per label.
+        sampler: The source of the views; it holds the store's seed.
+        shard_images: Images per shard; by default whole batches, about 16 shards, each of at most
             65,536 rows.
-        views_per_shard: Views a shard holds at most.
-        batch_size: Rows a teacher batch; by default 64, or the store's own when it exists.
-        hash_every: One row of so many carries a hash of its pixels.
-        threads: Threads of a process that decode and augment; by default one a processor of its
-            own.
-        compact: Store 8 bits a class: smaller, and not exact (``FORMAT.md``, "Compact rows").
-        name: Name of this teacher's labels in the store: needed to add a second teacher to a store.
-        check_images: Of how many images of known class at most the teacher's own accuracy is
-            measured; 0 for none.
-        part: Which of how many equal parts of the shards is made, (1, 1) for all: machines that
-            share no disk make one each in a store of their own, and ``merge_stores`` joins them.
+        views_per_shard: Most views per shard.
+        batch_size: Rows per teacher batch; by default 64, or the store's own when it exists.
+        hash_every: One in this number of rows carries a hash of its pixels.
+        threads: Threads of a process that decode and augment; by default one per processor of the
+            process.
+        compact: Store 8 bits per class: smaller, and not exact (``FORMAT.md``, "Compact rows").
+        name: Name of this teacher's labels in the store; needed to add a second teacher to a store.
+        check_images: Most images with a true class on which the teacher's own accuracy is measured;
+            0 for none.
+        part: The number of the part to make, and the number of equal parts of the shards; (1, 1)
+            for all. Machines without a shared disk make one part each, in a store of their own.
+            ``merge_stores`` joins them.
 
     Raises:
-        InputError: A number is below 1, or ``part`` is none.
+        InputError: A number is below 1, or ``part`` does not exist.
     """
 
     views: int = 1
@@ -101,7 +103,7 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What a labelling run did.
+    """The result of a labelling run.
 
     Args:
         store: The store's folder.
@@ -114,10 +116,10 @@ class LabelSummary:
         rows_made: Rows made by this run.
         invalid: Key and reason of every image of the store that could not be read.
         seconds: Duration of the teacher pass.
-        images_per_second: Rows a second of the teacher pass.
-        waiting_share: Share of the teacher pass that the teacher waited for pictures.
-        teacher_top1: Share of images with a known class that the teacher names right on the plain
-            view, or ``None``.
+        images_per_second: Rows per second of the teacher pass.
+        waiting_share: Share of the teacher pass that the teacher waited for images.
+        teacher_top1: Share of images with a true class that the teacher classifies correctly on the
+            plain view, or ``None``.
         teacher_top1_images: How many images that was.
     """
 
@@ -137,7 +139,7 @@ class LabelSummary:
     teacher_top1_images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the summary as plain JSON values."""
         return {**asdict(self), "store": str(self.store), "invalid": [list(pair) for pair in self.invalid]}
 
 
@@ -151,24 +153,23 @@ def label_store(
     show: bool = True,
     place: Place | None = None,
 ) -> LabelSummary:
-    """Label views of images with a teacher; a store that was begun is finished.
+    """Label views of images with a teacher; complete a store that was begun.
 
-    Images that cannot be read are reported, marked invalid and left out of training; the run goes
-    on.
+    Images that cannot be read are reported, skipped, and left out of training.
 
     Args:
         images: The images.
         store_path: Folder of the store, new or begun with the same settings.
-        teacher: The teacher; for more than one process a specification, as each makes its own.
+        teacher: The teacher; for more than one process, a specification, as each makes its own.
         options: Views, K and so on.
-        true_classes: True classes of some ordinals: the teacher's accuracy on plain views of a sample of
-            them is measured and told first.
+        true_classes: True classes of some ordinals. The teacher's accuracy on plain views of a
+            sample of them is measured and reported first.
         show: Report progress on standard error.
-        place: Who works: this process when not given.
+        place: Where the work is done; by default in this process.
 
     Raises:
-        InputError: The store was begun with something else (both sides are named), the images are
-            not those of the store, one cannot be read any more, or none ever could; the teacher
+        InputError: The store was begun with other settings (both sides are named). The images are
+            not those of the store, one cannot be read any more, or none ever could. The teacher
             returns a value that is not finite, the disk is full, or workers die again and again.
             Finished shards stay.
     """
@@ -207,8 +208,8 @@ def label_store(
         seconds = time.monotonic() - start
     if show and timing.seconds > _TELLING_SECONDS and timing.waiting_share > DECODING_LIMITS:
         say(
-            f"decoding is the limit: the teacher waited {timing.waiting_share:.0%} of the time for pictures; more "
-            "--threads or processors, or smaller files, would make this faster"
+            f"decoding is the limit: the teacher waited {timing.waiting_share:.0%} of the time for images; use more "
+            "--threads or processors, or smaller files"
         )
     if store.write_index() and not isinstance(place, Ranks):
         _remove_leftovers(store.folder / "shards")
@@ -261,8 +262,8 @@ def _label_there(
     """Label shards with workers elsewhere; one of them measures the teacher's accuracy first.
 
     Returns:
-        Images that the teacher named right, and images looked at, where ``true_classes`` has any; and
-        where the time went.
+        The numbers of correctly classified and of checked images, where ``true_classes`` has any;
+        and the timing.
     """
     timing = Timing()
     correct = kept_check(job.store, card.fingerprint, true_classes) if true_classes else None
@@ -281,15 +282,16 @@ def _label_there(
                     timing.add(event.result.timing)
                     for line in event.result.log if show else ():
                         say(line)
-                # A shard that a dead worker held begins again: the difference may be negative.
+                # A shard of a dead worker begins again: the difference may be negative.
                 bar.advance(rows - seen[event.index], timing.note())
                 seen[event.index] = rows
     return correct, timing
 
 
 def _pending(store: SoftLabelStore, shards: list[Shard], show: bool) -> list[Shard]:
-    """The shards to make: those that are not finished, and finished ones whose file has been
-    damaged since.
+    """Return the shards to make.
+
+    These are not finished, or their file has been damaged since.
     """
     pending, finished = [], set(store.finished_shards())
     for shard in shards:
@@ -303,7 +305,7 @@ def _pending(store: SoftLabelStore, shards: list[Shard], show: bool) -> list[Sha
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes began to write, but not what another run may be writing now."""
+    """Remove files that killed processes began, but not files that another run may be writing."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):
             if is_abandoned(path, _LEFTOVER_SECONDS):
@@ -316,10 +318,10 @@ def _remove_leftovers(folder: Path) -> None:
 def open_or_create(
     images: ImageFiles, path: Path, teacher: Teacher | TeacherCard, options: LabelOptions
 ) -> SoftLabelStore:
-    """The labels that a run adds to: begun now, or those that were begun with the same settings.
+    """Return the labels that a run adds to: new, or begun with the same settings.
 
     Raises:
-        InputError: ``path`` is something else, or was begun with other settings or images; both
+        InputError: ``path`` is something else, or was begun with other settings or images. Both
             sides are named.
     """
     if path.exists() and not path.is_dir():
@@ -339,7 +341,7 @@ def open_or_create(
         raise InputError(
             f"{path} is neither empty nor a soft-label store (it holds {strangers[0]}); give another STORE"
         )
-    RowLayout(options.topk, teacher.num_classes)  # an impossible K is noticed before the images are hashed
+    RowLayout(options.topk, teacher.num_classes)  # report an impossible K before the images are hashed
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -351,8 +353,9 @@ def open_or_create(
 
 
 def _wait_for_header(path: Path, teacher: Teacher | TeacherCard, options: LabelOptions, show: bool) -> None:
-    """Wait until rank 0 has written the header that this run asks for; ``torchrun`` ends the wait
-    if rank 0 dies.
+    """Wait until rank 0 has written the header that this run asks for.
+
+    ``torchrun`` ends the wait if rank 0 dies.
     """
     said = False
     while True:
@@ -367,8 +370,9 @@ def _wait_for_header(path: Path, teacher: Teacher | TeacherCard, options: LabelO
 
 
 def _labels_name(names: list[str], teacher: Teacher | TeacherCard, options: LabelOptions) -> str | None:
-    """Which of a store's labels a run goes on with: those named, the teacher's own, or the only
-    ones.
+    """Return the name of the labels that a run continues.
+
+    It is the given name, the teacher's own, or that of the only labels.
     """
     own = teacher_folder(teacher.fingerprint["name"])
     return options.name or (own if own in names else names[0] if len(names) == 1 else None)
@@ -377,8 +381,9 @@ def _labels_name(names: list[str], teacher: Teacher | TeacherCard, options: Labe
 def _wanted_header(
     teacher: Teacher | TeacherCard, options: LabelOptions, manifest: Manifest, existing: StoreHeader | None
 ) -> StoreHeader:
-    """The header that these options ask for; what they leave open is taken from the
-    existing store.
+    """Return the header that these options ask for.
+
+    The existing store gives the values that they leave open.
     """
     batch_size = options.batch_size or (existing.batch_size if existing else 64)
     block = min(options.views, options.views_per_shard)

@@ -24,11 +24,11 @@ def seal(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> None:
 
 
 def damaged(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """Positions of the rows whose checksum does not fit."""
+    """Return the positions of the rows whose checksum does not fit."""
     size = rows.dtype.itemsize
     flat: Any = np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
     data, crc32 = memoryview(flat), zlib.crc32
-    # The checksum of a row together with its own checksum is a constant: one call a row, without
+    # The checksum of a row together with its own checksum is a constant: one call per row, without
     # cutting it.
     starts, places = range(0, len(data), size), place_checksums(images, views)
     sums = [crc32(data[at : at + size], place) for at, place in zip(starts, places, strict=True)]
@@ -38,13 +38,14 @@ def damaged(rows: np.ndarray, images: np.ndarray, views: np.ndarray) -> np.ndarr
 
 
 def is_whole(row: bytes | bytearray, image: int, view: int) -> bool:
-    """Whether the checksum of one row fits."""
+    """Return whether the checksum of one row fits."""
     return zlib.crc32(row, zlib.crc32(_PLACE_OF_ONE.pack(image, view))) == _RESIDUE
 
 
 def place_checksums(images: np.ndarray, views: np.ndarray) -> list[int]:
-    """CRC-32 of the places of rows (image as u64, view as u32), from which the rows' own checksums
-    go on.
+    """Return the CRC-32 of rows' places (image as u64, view as u32).
+
+    The checksums of the rows themselves continue from these.
     """
     places = np.empty(len(images), _PLACE)
     places["image"], places["view"] = images, views
@@ -56,7 +57,7 @@ def place_checksums(images: np.ndarray, views: np.ndarray) -> list[int]:
 
 
 def _place_words() -> np.ndarray:
-    """``(12, 256)``: what a byte at a position of a place adds to its CRC-32."""
+    """Return ``(12, 256)``: what a byte at a position of a place adds to its CRC-32."""
     length = _PLACE.itemsize
     empty = zlib.crc32(bytes(length))
     message = [bytes(at) + bytes([value]) + bytes(length - 1 - at) for at in range(length) for value in range(256)]

@@ -16,7 +16,7 @@ _F16_MIN = -65504.0
 
 
 def encode_logits(logits: torch.Tensor, layout: RowLayout) -> np.ndarray:
-    """Labels from logits; ``params``, ``flags`` and ``crc`` are left zero.
+    """Return labels from logits; ``params``, ``flags`` and ``crc`` stay zero.
 
     Args:
         logits: ``(B, C)``, float32, finite.
@@ -29,7 +29,9 @@ def encode_logits(logits: torch.Tensor, layout: RowLayout) -> np.ndarray:
         InputError: The coding holds imported labels only.
     """
     if layout.coding == "official":
-        raise InputError("rows of coding 'official' are imported, never made from logits")
+        raise InputError(
+            "rows of coding 'official' are imported, never made from logits; use coding 'full' or 'compact'"
+        )
     full = replace(layout, coding="full")
     rows = np.zeros(len(logits), full.dtype)
     exact = logits.double()
@@ -47,7 +49,7 @@ def encode_logits(logits: torch.Tensor, layout: RowLayout) -> np.ndarray:
 
 
 def _compacted(full: np.ndarray, depth: np.ndarray, layout: RowLayout) -> np.ndarray:
-    """Compact rows from full ones and ``(B, K)`` f64, how far each logit lies below the largest."""
+    """Return compact rows from full ones and ``(B, K)`` f64 depths below the largest logit."""
     rows = np.zeros(len(full), layout.dtype)
     rows["residual"], rows["argmax"] = full["residual"], full["argmax"]
     order = full["index"].argsort(1)
@@ -60,20 +62,22 @@ def _compacted(full: np.ndarray, depth: np.ndarray, layout: RowLayout) -> np.nda
 
 
 def divergence(exact: SoftLabels, coded: SoftLabels) -> torch.Tensor:
-    """Kullback-Leibler divergence of soft labels with the same classes and residual, ``(B,)`` f64,
-    in nats.
+    """Return the Kullback-Leibler divergence of soft labels, ``(B,)`` f64, in nats.
+
+    Both have the same classes and residual.
     """
     p = exact.probability.double().gather(1, exact.index.argsort(1))
     q = coded.probability.double().gather(1, coded.index.argsort(1))
-    # Of a class without probability nothing is lost; f32 may leave p a hair below q everywhere, and
-    # KL below 0.
+    # A class without probability loses nothing. f32 may leave p slightly below q everywhere, and KL
+    # below 0.
     terms = torch.where(p > 0, p * (p.clamp(min=1e-300) / q.clamp(min=1e-300)).log(), torch.zeros_like(p))
     return terms.sum(1).clamp_(min=0)
 
 
 def _top(exact: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest of each row, descending, among equal values the smaller index first (torch
-    leaves that open).
+    """Return the k largest values of each row, descending, and their indices.
+
+    Among equal values the smaller index comes first; torch leaves that open.
     """
     top, index = exact.topk(k, dim=1)
     tied = (exact >= top[:, -1:]).sum(1) > k
@@ -101,15 +105,16 @@ class SoftLabels:
     residual: torch.Tensor
 
     def dense(self, num_classes: int) -> torch.Tensor:
-        """All C probabilities, ``(B, C)``, the rest spread evenly over the classes that are not
-        stored.
+        """Return all C probabilities, ``(B, C)``.
+
+        The residual is spread evenly over the classes that are not stored.
         """
         rest = self.residual / max(num_classes - self.index.shape[1], 1)
         return rest[:, None].repeat(1, num_classes).scatter_(1, self.index, self.probability)
 
 
 def restore(rows: np.ndarray, layout: RowLayout, temperature: float = 1.0) -> SoftLabels:
-    """Soft labels at a stored temperature.
+    """Return the soft labels of rows at a stored temperature.
 
     Args:
         rows: ``(B,)`` valid rows.
@@ -120,7 +125,7 @@ def restore(rows: np.ndarray, layout: RowLayout, temperature: float = 1.0) -> So
         InputError: Nothing is stored for this temperature.
     """
     if temperature not in layout.temperatures:
-        raise InputError(f"the store holds temperatures {layout.temperatures}, not {temperature}")
+        raise InputError(f"the store holds temperatures {layout.temperatures}, not {temperature}; use one of these")
     j = layout.temperatures.index(temperature)
     if layout.coding == "compact":
         depth, index = compact.decode(rows["span"], rows["steps"], rows["set"], layout.num_classes)

@@ -1,10 +1,9 @@
-"""The compact coding of labels: 8 bits for each log-probability, and the class indices as a set
-(``FORMAT.md``).
+"""The compact coding of labels (``FORMAT.md``): 8 bits per log-probability, indices as a set.
 
 The indices lose nothing: K indices out of C are stored as a set in Elias-Fano's way, which has a
-fixed length of about ``K * (2 + log2(C / K))`` bits. The log-probabilities lose: a class lies ``d``
-nats below the best one, and the square root of ``d`` is rounded to 255 steps, so that what is
-probable is exact and the tail is coarse.
+fixed length of about ``K * (2 + log2(C / K))`` bits. The log-probabilities lose. Where a class is
+``d`` nats below the best one, the square root of ``d`` is rounded to 255 steps. Probable classes
+are therefore exact and the tail is coarse.
 """
 
 from __future__ import annotations
@@ -15,20 +14,21 @@ _STEPS = 255
 
 
 def low_bits(k: int, classes: int) -> int:
-    """How many bits of an index are stored as they are: the largest ``l`` with ``k * 2**l <=
-    classes``.
+    """Return how many bits of an index are stored as they are.
+
+    This is the largest ``l`` with ``k * 2**l <= classes``.
     """
     return (classes // k).bit_length() - 1
 
 
 def set_bytes(k: int, classes: int) -> int:
-    """Length in bytes of a set of ``k`` indices below ``classes``."""
+    """Return the length in bytes of a set of ``k`` indices below ``classes``."""
     low = low_bits(k, classes)
     return -(-(k + ((classes - 1) >> low) + k * low) // 8)
 
 
 def encode_sets(index: np.ndarray, classes: int) -> np.ndarray:
-    """Sets from ascending indices: ``(B, K)`` -> ``(B, set_bytes)`` u8."""
+    """Return sets from ascending indices: ``(B, K)`` -> ``(B, set_bytes)`` u8."""
     batch, k = index.shape
     low, index = low_bits(k, classes), index.astype(np.int64)
     bits = np.zeros((batch, set_bytes(k, classes) * 8), np.uint8)
@@ -40,7 +40,7 @@ def encode_sets(index: np.ndarray, classes: int) -> np.ndarray:
 
 
 def decode_sets(sets: np.ndarray, k: int, classes: int) -> np.ndarray:
-    """Ascending indices of sets: ``(B, set_bytes)`` u8 -> ``(B, K)`` int64."""
+    """Return the ascending indices of sets: ``(B, set_bytes)`` u8 -> ``(B, K)`` int64."""
     low = low_bits(k, classes)
     bits = np.unpackbits(np.ascontiguousarray(sets), axis=1, bitorder="little")
     start = k + ((classes - 1) >> low)
@@ -50,8 +50,10 @@ def decode_sets(sets: np.ndarray, k: int, classes: int) -> np.ndarray:
 
 
 def encode_depths(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spans ``(B,)`` f32 and steps ``(B, K)`` u8 from how far each logit lies below the largest,
-    ``(B, K)`` f64.
+    """Return spans ``(B,)`` f32 and steps ``(B, K)`` u8.
+
+    Args:
+        depth: ``(B, K)`` f64, how far each logit is below the largest.
     """
     span = depth.max(1).astype(np.float32)
     scale = np.maximum(span.astype(np.float64), np.finfo(np.float32).tiny)[:, None]
@@ -59,7 +61,7 @@ def encode_depths(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decode(span: np.ndarray, steps: np.ndarray, sets: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Depths in nats, ``(B, K)`` f64, ascending, and their class indices, ``(B, K)``."""
+    """Return depths in nats, ``(B, K)`` f64, ascending, and their class indices, ``(B, K)``."""
     order = steps.argsort(1, kind="stable")  # among equal steps the smaller index first
     depth = span.astype(np.float64)[:, None] * (np.take_along_axis(steps, order, 1) / _STEPS) ** 2
     return depth, np.take_along_axis(decode_sets(sets, steps.shape[1], classes), order, 1)

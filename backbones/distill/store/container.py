@@ -1,5 +1,6 @@
-"""Safetensors files with canonical bytes: equal content is an equal file (see ``FORMAT.md``,
-"Containers").
+"""Safetensors files with canonical bytes (``FORMAT.md``, "Containers").
+
+Equal content gives an equal file.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _BLOCK = 1 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> tuple[int, str]:
-    """Write a file and make sure that it is on the disk, under its final name, before returning.
+    """Write a file, and return when it is on the disk under its final name.
 
     Args:
-        path: The final name. A kill leaves either no file of this name or a whole one.
+        path: The final name. A kill leaves either a whole file of this name or none.
         tensors: In the order in which they shall lie in the file; dtypes ``u1``, ``u4``, ``u8``.
         metadata: Text to text.
 
@@ -57,12 +58,15 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}; what was finished before is kept") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; make room, or choose another folder; what was finished "
+            "is kept"
+        ) from error
     return size, digest.hexdigest()
 
 
 def sha256_of(path: Path, start: int = 0) -> str:
-    """SHA-256 of a file from a byte on, in hexadecimal."""
+    """Return the SHA-256 of a file from a byte on, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         stream.seek(start)
@@ -94,8 +98,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 class TensorFile:
-    """A safetensors file, memory-mapped: opening reads the header, a tensor's pages come when they
-    are touched.
+    """A memory-mapped safetensors file.
+
+    Opening reads the header. The pages of a tensor are read when they are touched.
 
     Args:
         path: The file.
@@ -105,8 +110,8 @@ class TensorFile:
         data_start: Byte at which the data part begins.
 
     Raises:
-        InputError: The file is missing, truncated, too long, or no safetensors file with unsigned
-            integers.
+        InputError: The file is missing, truncated, too long, or not a safetensors file with
+            unsigned integers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,7 +123,7 @@ class TensorFile:
         size = path.stat().st_size
         if size != expected:
             what = "truncated" if size < expected else "too long"
-            raise InputError(f"{path} is {what}: {size} bytes, and its header asks for {expected}")
+            raise InputError(f"{path} is {what}: it has {size} bytes, and its header asks for {expected}")
 
     def _read_header(self) -> dict:
         try:
@@ -146,7 +151,7 @@ class TensorFile:
             raise ValueError
 
     def tensor(self, name: str) -> np.ndarray:
-        """A read-only array on the mapped file.
+        """Return a read-only array on the mapped file.
 
         Raises:
             InputError: The file has no tensor of this name.
@@ -157,7 +162,7 @@ class TensorFile:
         return np.memmap(self.path, dtype, "r", self.tensor_start(name), shape)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor.
+        """Return the shape of a tensor.
 
         Raises:
             InputError: The file has no tensor of this name.
@@ -165,7 +170,7 @@ class TensorFile:
         return tuple(self._entry(name)["shape"])
 
     def tensor_start(self, name: str) -> int:
-        """Byte of the file at which a tensor begins.
+        """Return the byte of the file at which a tensor begins.
 
         Raises:
             InputError: The file has no tensor of this name.
@@ -178,5 +183,5 @@ class TensorFile:
         return self._entries[name]
 
     def data_sha256(self) -> str:
-        """SHA-256 of the data part, in hexadecimal."""
+        """Return the SHA-256 of the data part, in hexadecimal."""
         return sha256_of(self.path, self.data_start)

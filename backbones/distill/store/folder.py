@@ -20,7 +20,7 @@ def labels_folder(path: Path, name: str) -> Path:
 
 
 def refuse_lost_header(path: Path) -> None:
-    """Refuse a folder that holds labels and no header: made anew, they would be lost.
+    """Reject a folder that holds labels and no header: made anew, they would be lost.
 
     Raises:
         InputError: It is such a folder.
@@ -30,7 +30,7 @@ def refuse_lost_header(path: Path) -> None:
 
 
 def open_manifest(path: Path) -> Manifest:
-    """The manifest of a store, read whole and held against the header.
+    """Return the manifest of a store, read whole and compared with the header.
 
     Raises:
         InputError: Header or manifest are missing or damaged.
@@ -46,7 +46,7 @@ def open_manifest(path: Path) -> Manifest:
 
 
 def teacher_names(path: str | Path) -> list[str]:
-    """Names of the labels in a store, sorted; empty when there is no store."""
+    """Return the names of the labels in a store, sorted; empty when there is no store."""
     return sorted(labels.parent.name for labels in Path(path).glob(f"{TEACHERS}/*/{LABELS_NAME}"))
 
 
@@ -55,7 +55,8 @@ def choose_labels(path: Path, teacher: str | None) -> str:
 
     Args:
         path: The store's folder.
-        teacher: The name of a labels' folder, a teacher's own name, or ``None`` for the only labels.
+        teacher: The name of a labels' folder, or a teacher's own name. ``None`` means the only
+            labels.
 
     Raises:
         InputError: There are no such labels, or several.
@@ -78,9 +79,9 @@ def choose_labels(path: Path, teacher: str | None) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"{path} holds several labels by {teacher!r}, name one of: {', '.join(found)}")
+        raise InputError(f"{path} holds several labels by {teacher!r}; name one of {', '.join(found)}")
     held = ", ".join(f"{name} (by {maker})" for name, maker in made_by.items())
-    raise InputError(f"{path} holds no labels {teacher!r}; it holds {held}")
+    raise InputError(f"{path} holds no labels {teacher!r}; name one of {held}")
 
 
 def _teacher_name(labels: Path) -> str:

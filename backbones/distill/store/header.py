@@ -1,5 +1,6 @@
-"""What decides the bytes of a store: the header that all teachers share, and one a teacher
-(``FORMAT.md``).
+"""The headers of a store (``FORMAT.md``): one for all teachers, and one per teacher.
+
+Together they decide the bytes of a store.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ STORE_FORMAT = "tinyvit-soft-labels"
 LABELS_FORMAT = "tinyvit-labels"
 HEADER_NAME = "store.json"
 LABELS_NAME = "labels.json"
-#: Keys of ``augmentation`` that belong to a teacher's labels, not to the views: its hashes, and who
-#: made its pixels.
+#: Keys of ``augmentation`` that belong to a teacher's labels, not to the views: its hashes, and #:
+#: what made its pixels.
 _PIXEL_KEYS = ("hash_size", "hash_every", "backend", "libraries")
 _NOT_IDENTITY = ("view_blocks", "made_with")
 _COUNTS = ("num_classes", "topk", "images", "shard_images", "batch_size")
@@ -41,8 +42,8 @@ class StoreHeader:
             libraries (of this teacher's labels).
         images: N.
         manifest_sha256: The manifest hash.
-        shard_images: Images a shard.
-        batch_size: Rows a teacher batch.
+        shard_images: Images per shard.
+        batch_size: Rows per teacher batch.
         view_blocks: Half-open ranges of views, consecutive from 0.
         made_with: The environment that started these labels, for information.
         coding: How a label becomes a row: one of ``layout.CODINGS``.
@@ -68,11 +69,11 @@ class StoreHeader:
 
     @property
     def views(self) -> int:
-        """V, the number of views of each image."""
+        """V, the number of views per image."""
         return self.view_blocks[-1][1]
 
     def store_document(self) -> dict[str, Any]:
-        """The JSON document of ``store.json``: what the labels of all teachers share."""
+        """Return the JSON document of ``store.json``: what the labels of all teachers share."""
         return {
             "format": STORE_FORMAT,
             "schema_version": SCHEMA_VERSION,
@@ -82,7 +83,7 @@ class StoreHeader:
         }
 
     def labels_document(self) -> dict[str, Any]:
-        """The JSON document of ``labels.json``: what belongs to one teacher."""
+        """Return the JSON document of ``labels.json``: what belongs to one teacher."""
         return {
             "format": LABELS_FORMAT,
             "schema_version": SCHEMA_VERSION,
@@ -105,8 +106,8 @@ class StoreHeader:
         """Read both headers.
 
         Raises:
-            InputError: A file is missing or damaged, of an unknown format or version, or they do
-                not belong together.
+            InputError: A file is missing or damaged, or has an unknown format or version. Or the
+                two do not belong together.
         """
         base = read_header(store, STORE_FORMAT, "the header of a soft-label store")
         own = read_header(labels, LABELS_FORMAT, "the header of a teacher's labels")
@@ -127,42 +128,52 @@ class StoreHeader:
             )
         except KeyError as error:
             path = store if error.args[0] in ("augmentation", "manifest", "images", "sha256") else labels
-            raise InputError(f"{path} is damaged: it has no key {error}") from error
+            raise InputError(f"{path} is damaged: it has no key {error}; take it from a copy") from error
         except (TypeError, ValueError) as error:
-            raise InputError(f"{store} or {labels} is damaged: a value is of a wrong kind ({error})") from error
+            raise InputError(
+                f"{store} or {labels} is damaged: a value has a wrong type ({error}); take it from a copy"
+            ) from error
         for key in _COUNTS:
             value = getattr(header, key)
             if not isinstance(value, int) or value < 1:
-                raise InputError(f"{path} is damaged: {key} is {value!r}, which is no count")
+                raise InputError(
+                    f"{path} is damaged: {key} is {value!r} and must be a positive whole number; take it from a copy"
+                )
         if header.coding not in CODINGS:
             raise InputError(f"{path} has coding {header.coding!r}; this tinyvit reads {', '.join(CODINGS)}")
         if own.get("row") != header.layout.describe():
-            raise InputError(f"{path} is damaged: its row layout does not fit K = {header.topk}")
+            raise InputError(f"{path} is damaged: its row layout does not fit K = {header.topk}; take it from a copy")
         _require_blocks(header.view_blocks, labels)
         missing = [key for key in _PIXEL_KEYS if key not in own["pixels"]]
         if missing:
-            raise InputError(f"{labels} is damaged: pixels has no key {missing[0]!r}")
+            raise InputError(f"{labels} is damaged: pixels has no key {missing[0]!r}; take it from a copy")
         if own.get("store") != header.base_id:
-            raise InputError(f"{path} belongs to store {own.get('store')!r}, and {store} is {header.base_id!r}")
-        # Everything else was taken over as it stands: what is left is a value that must follow from
-        # others.
+            raise InputError(
+                f"{path} belongs to store {own.get('store')!r}, and {store} is {header.base_id!r}; take both from one "
+                "copy"
+            )
+        # Everything else was taken as it is. The rest are values that must follow from others.
         if document_id(own) != header.store_id:
             wanted = header.labels_document()
             key = next((key for key in {**wanted, **own} if wanted.get(key) != own.get(key)), "made_with")
-            raise InputError(f"{labels} is damaged: {key} is {own.get(key)!r}, and must be {wanted.get(key)!r}")
+            raise InputError(
+                f"{labels} is damaged: {key} is {own.get(key)!r}, and must be {wanted.get(key)!r}; take it from a copy"
+            )
         return header
 
     @property
     def base_id(self) -> str:
-        """The store id: SHA-256 of the shared header without the environment. Merged stores must
-        have the same.
+        """The store id: SHA-256 of the shared header without the environment.
+
+        Merged stores must have the same one.
         """
         return document_id(self.store_document())
 
     @property
     def store_id(self) -> str:
-        """The labels id: SHA-256 of the teacher's header, which names the store id, without what
-        may change.
+        """The labels id: SHA-256 of the teacher's header, without what may change.
+
+        The header names the store id.
         """
         return document_id(self.labels_document())
 
@@ -185,12 +196,13 @@ class StoreHeader:
                 )
 
     def grown(self, views: int, block: int) -> StoreHeader:
-        """This header with more views: the blocks that exist stay, new ones of up to ``block``
-        views follow.
+        """Return this header with more views.
+
+        The blocks that exist stay. New ones of up to ``block`` views follow.
 
         Args:
-            views: V that is wanted; a smaller number than there is changes nothing.
-            block: Views a new block.
+            views: The wanted V; a number below the present one changes nothing.
+            block: Views per new block.
         """
         new = tuple((v, min(v + block, views)) for v in range(self.views, views, block))
         return replace(self, view_blocks=self.view_blocks + new)
@@ -201,11 +213,14 @@ def _require_blocks(blocks: tuple[tuple[int, int], ...], path: Path) -> None:
     numbers = all(type(number) is int for block in blocks for number in block)
     if blocks and numbers and all(begin == at < end for (begin, end), at in zip(blocks, befores, strict=False)):
         return
-    raise InputError(f"{path} is damaged: view_blocks are {[list(block) for block in blocks]}, not ranges that follow")
+    raise InputError(
+        f"{path} is damaged: view_blocks are {[list(block) for block in blocks]}, not consecutive ranges from 0; take "
+        "it from a copy"
+    )
 
 
 def read_header(path: Path, kind: str, what: str) -> dict[str, Any]:
-    """A header file of this version.
+    """Return the document of a header file of this version.
 
     Raises:
         InputError: It is missing, damaged, or of another format or version.
@@ -213,32 +228,39 @@ def read_header(path: Path, kind: str, what: str) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing") from error
+        raise InputError(f"{path} is missing; take it from a copy, or make a new store") from error
     except ValueError as error:
         raise InputError(f"{path} is damaged: it is not JSON; take it from a copy, or make a new store") from error
     if not isinstance(document, dict) or document.get("format") != kind:
-        raise InputError(f"{path} is not {what}")
+        raise InputError(f"{path} is not {what}; give the folder of a soft-label store")
     if document.get("schema_version") != SCHEMA_VERSION:
         version = document.get("schema_version")
-        raise InputError(f"{path} has schema version {version}; this tinyvit reads version {SCHEMA_VERSION}")
+        raise InputError(
+            f"{path} has schema version {version}, and this tinyvit reads version {SCHEMA_VERSION}; use a tinyvit that "
+            "fits"
+        )
     return document
 
 
 def teacher_folder(name: str) -> str:
-    """A folder's name for a teacher's labels: its name with everything but letters, digits and
-    ``._-`` replaced.
+    """Return the name of the folder for a teacher's labels.
+
+    It is the teacher's name with everything but letters, digits and ``._-`` replaced.
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "teacher"
 
 
 def document_id(document: dict[str, Any]) -> str:
-    """SHA-256 of a header without what may change: canonical JSON."""
+    """Return the SHA-256 of a header's canonical JSON, without what may change."""
     identity = {key: value for key, value in document.items() if key not in _NOT_IDENTITY}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def difference(key: str, mine: Any, theirs: Any, other: str = "and this run asks for") -> str:
-    """What differs, as deep as it can be named: ``teacher.name "a", and this run asks for "b"``."""
+    """Return what differs, as deep as it can be named.
+
+    For example ``teacher.name "a", and this run asks for "b"``.
+    """
     if key == "view_blocks" and mine[-1][1] != theirs[-1][1]:
         return f"{mine[-1][1]} views, {other} {theirs[-1][1]}"
     if isinstance(mine, dict) and isinstance(theirs, dict):

@@ -27,7 +27,7 @@ class RowLayout:
     Args:
         topk: K, the classes stored of each label.
         num_classes: C.
-        temperatures: Those whose residual is stored; the first is 1. By default 1 to 4; of coding
+        temperatures: Those whose residual is stored; the first is 1. By default 1 to 4; with coding
             ``official`` only 1.
         coding: One of ``CODINGS``.
         record_bytes: P, bytes of the view record.
@@ -48,13 +48,16 @@ class RowLayout:
         if self.coding not in CODINGS:
             raise InputError(f"unknown coding {self.coding!r} of rows; known: {', '.join(CODINGS)}")
         if self.coding == "official" and self.num_classes > 65536:
-            raise InputError(f"the official format holds class indices in 16 bits, and there are {self.num_classes}")
+            raise InputError(
+                f"the official format holds class indices in 16 bits, and there are {self.num_classes} classes; use "
+                "coding 'full'"
+            )
         if not self.temperatures:
             object.__setattr__(self, "temperatures", TEMPERATURES[:1] if self.coding == "official" else TEMPERATURES)
 
     @property
     def dtype(self) -> np.dtype:
-        """The row as a numpy structure without gaps."""
+        """Return the row as a numpy structure without gaps."""
         index = "<u2" if self.num_classes <= 65535 or self.coding == "official" else "<u4"
         taus, k = (len(self.temperatures),), (self.topk,)
         label: list[tuple] = {
@@ -86,7 +89,7 @@ class RowLayout:
         return np.dtype([*fields, ("crc", "<u4")])
 
     def describe(self) -> dict[str, Any]:
-        """The ``row`` entry of the header."""
+        """Return the ``row`` entry of the header."""
         dtype = self.dtype
         fields: Any = dtype.fields
         described = []

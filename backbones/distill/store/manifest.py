@@ -1,5 +1,6 @@
-"""A frozen, hashed list of images: the ordinals that a soft-label store counts by (``FORMAT.md``,
-"Manifest").
+"""A frozen, hashed list of images (``FORMAT.md``, "Manifest").
+
+It gives each image of a soft-label store its ordinal.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from .container import TensorFile, write_tensors
 
 MANIFEST_NAME = "manifest.safetensors"
 LOCATIONS_NAME = "locations.safetensors"
-#: Above so many images, opening a store for training looks at a sample of the files instead of at
-#: all of them.
+#: Above this number of images, opening a store for training checks a sample of the files only.
 MANY_IMAGES = 65_536
 _SAMPLE = 4_096
 _HASH_BYTES = 16
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def content_hash(data: bytes) -> bytes:
-    """The 16-byte BLAKE2b of an encoded image."""
+    """Return the 16-byte BLAKE2b of an encoded image."""
     return hashlib.blake2b(data, digest_size=_HASH_BYTES).digest()
 
 
@@ -56,8 +56,9 @@ class Copies:
 
 
 class Manifest(Sequence[str]):
-    """The keys of the images in order, with size and hash of each file. The arrays may be mapped
-    from a file.
+    """The keys of the images in order, with size and hash of each file.
+
+    The arrays may be mapped from a file.
 
     Args:
         key_ends: ``(N,)`` u64, where each key ends in ``keys``.
@@ -89,9 +90,9 @@ class Manifest(Sequence[str]):
     def build(cls, images: ImageFiles, path: Path, workers: int = 2) -> Manifest:
         """Read and hash every image once, write the manifest to ``path`` and open it.
 
-        An image that cannot be read gets a hash of zeros; labelling reports it. Where images lie in
-        archives, a file ``locations.safetensors`` beside the manifest spares the next run to list
-        them.
+        An image that cannot be read gets a hash of zeros; labelling reports it. Where images are in
+        archives, a file ``locations.safetensors`` beside the manifest spares the next run from
+        listing them.
 
         Raises:
             InputError: Reading fails for a reason that is not the image's own, such as a device
@@ -126,17 +127,21 @@ class Manifest(Sequence[str]):
             sha256: The known manifest hash; ``None`` computes it, which reads the whole file.
 
         Raises:
-            InputError: The file is missing, truncated, or no manifest.
+            InputError: The file is missing, truncated, or not a manifest.
         """
-        file = TensorFile(path)
+        try:
+            file = TensorFile(path)
+        except InputError as error:
+            raise InputError(f"{error}; take it from a copy, or make a new store") from error
         if file.metadata.get("format") != "tinyvit-manifest":
-            raise InputError(f"{path} is not a manifest of a soft-label store")
+            raise InputError(f"{path} is not a manifest of a soft-label store; take it from a copy")
         arrays = [file.tensor(name) for name in ("key_ends", "sizes", "content", "keys")]
         return cls(*arrays, sha256=sha256 or file.data_sha256())
 
     def copies(self) -> Copies:
-        """Images with the same content as an earlier one; those that could not be read are no
-        copies.
+        """Return the images with the same content as an earlier one.
+
+        Images that could not be read do not count as copies.
         """
         words = np.ascontiguousarray(self.content).view("<u8")
         # Stable: among equal first words the order stays, so that the first image is the original.
@@ -155,12 +160,13 @@ class Manifest(Sequence[str]):
         return Copies(pairs[:, 0], pairs[:, 1])
 
     def check_images(self, images: ImageFiles, owner: str) -> None:
-        """Compare keys and sizes with the images at hand; contents are compared as they are read
-        (:meth:`read`).
+        """Compare keys and sizes with the given images.
+
+        Contents are compared as they are read (:meth:`read`).
 
         Args:
-            images: The images at hand.
-            owner: What the manifest belongs to, for the message.
+            images: The given images.
+            owner: The owner of the manifest, for the message.
 
         Raises:
             InputError: They differ; the message names both sides.
@@ -181,20 +187,20 @@ class Manifest(Sequence[str]):
     def _other_size(self, images: ImageFiles, index: int, owner: str) -> str:
         return (
             f"{images.root / self[index]} has {images.size_at(index)} bytes and {owner} was made from a file of "
-            f"{self.sizes[index]} bytes"
+            f"{self.sizes[index]} bytes; give the images that it was made from"
         )
 
     def open_images(self, data: str | Path, owner: str, folder: Path | None = None) -> ImageFiles:
-        """The images of this manifest below ``data``, checked as far as that is quick.
+        """Return the images of this manifest below ``data``, checked as far as that is quick.
 
-        Up to 65,536 images are listed and their keys and sizes compared. Of more, the list is taken
-        from the manifest and the sizes of 4,096 files are compared. Contents are compared as they
-        are read in either case.
+        Up to 65,536 images are listed, and their keys and sizes compared. With more, the list comes
+        from the manifest, and the sizes of 4,096 files are compared. In either case, contents are
+        compared as they are read.
 
         Args:
             data: Folder, archive or list.
-            owner: What the manifest belongs to, for the message.
-            folder: Where ``locations.safetensors`` lies, if anywhere.
+            owner: The owner of the manifest, for the message.
+            folder: The folder of ``locations.safetensors``, if there is one.
 
         Raises:
             InputError: They differ; the message names both sides.
@@ -209,13 +215,16 @@ class Manifest(Sequence[str]):
             try:
                 same = images.size_at(index) == self.sizes[index]
             except OSError as error:
-                raise InputError(f"{images.root / self[index]} is missing, and {owner} was made from it") from error
+                raise InputError(
+                    f"{images.root / self[index]} is missing, and {owner} was made from it; give the images that it "
+                    "was made from"
+                ) from error
             if not same:
                 raise InputError(self._other_size(images, index, owner))
         return images
 
     def read(self, images: ImageFiles, index: int, owner: str) -> bytes:
-        """The encoded bytes of one image, checked against the manifest.
+        """Return the encoded bytes of one image, compared with the manifest.
 
         Raises:
             InputError: It cannot be read, or its content is not what the manifest was made from.
@@ -227,16 +236,18 @@ class Manifest(Sequence[str]):
         key = images.root / self[index]
         try:
             data = images.read_at(index)
-        except OSError as error:  # not the file's fault for ever: what was finished must not depend on it
+        except OSError as error:  # the file may be readable later: finished shards must not depend on it
             why = _reason(error)
-            raise InputError(f"{key} cannot be read any more ({why}), and {owner} was made from it") from error
+            raise InputError(
+                f"{key} cannot be read any more ({why}), and {owner} was made from it; restore the file"
+            ) from error
         if content_hash(data) != expected:
-            raise InputError(f"{key} is not the file that {owner} was made from: its content differs")
+            raise InputError(f"{key} is not the file that {owner} was made from: its content differs; restore the file")
         return data
 
 
 def describe_copies(manifest: Manifest, most: int = 3) -> str | None:
-    """A sentence about images that are copies of others; ``None`` when none is."""
+    """Return a sentence about images that are copies of others; ``None`` without copies."""
     copies = manifest.copies()
     if not len(copies.images):
         return None
@@ -244,12 +255,13 @@ def describe_copies(manifest: Manifest, most: int = 3) -> str | None:
     named = ", ".join(f"{manifest[image]} = {manifest[original]}" for image, original in pairs)
     more = ", ..." if len(copies.images) > most else ""
     are = "images have" if len(copies.images) > 1 else "image has"
-    return f"{len(copies.images)} {are} the content of another one ({named}{more}): each is labelled and trained on"
+    return f"{len(copies.images)} {are} the content of another one ({named}{more}): each one is labelled and trained on"
 
 
 def in_blocks(count: int, work: Callable[[range], T], workers: int) -> Iterator[T]:
-    """``work`` on ranges of 256 ordinals below ``count``, in threads, results in order, few under
-    way at a time.
+    """Yield the results of ``work`` on ranges of 256 ordinals below ``count``, in order.
+
+    Threads do the work, and few ranges are under way at a time.
     """
     ranges = (range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
     waiting: deque[Future[T]] = deque()
@@ -268,9 +280,9 @@ def _hash_of(images: ImageFiles, index: int) -> bytes:
     except OSError as error:
         if error.errno in _OWN_FAULTS:
             return _UNREADABLE
-        # The machine's fault or the network's: it would leave out images that are whole, for ever.
+        # The machine or the network failed: whole images would be left out for ever.
         where = f"{images.root / images[index]} cannot be read ({_reason(error)})"
-        raise InputError(f"{where}: mend that, or take the file away, and run again") from error
+        raise InputError(f"{where}: mend that, or remove the file, and run again") from error
 
 
 def _reason(error: OSError) -> str:
@@ -282,11 +294,11 @@ def _is_loose(data: Path, first: str) -> bool:
     return (base / first).exists()
 
 
-# --- where images lie in archives ---------------------------------------------
+# --- where images are in archives ---------------------------------------------
 
 
 def write_locations(path: Path, root: Path, members: Members, sha256: str) -> None:
-    """Keep where the images of a manifest lie in archives, and which files these were."""
+    """Write where the images of a manifest are in archives, and which files these were."""
     arrays = {entry.name: getattr(members, entry.name) for entry in fields(members) if entry.name != "archives"}
     text = np.frombuffer(json.dumps(members.archives).encode(), np.uint8)
     metadata = {"format": "tinyvit-locations", "version": "2", "manifest": sha256}
@@ -294,16 +306,19 @@ def write_locations(path: Path, root: Path, members: Members, sha256: str) -> No
 
 
 def _stamps(root: Path, archives: Sequence[str]) -> np.ndarray:
-    """``(A, 2)`` u64: length and time of change of each archive; ``OSError`` when one
-    is missing.
+    """Return ``(A, 2)`` u64: length and time of change of each archive.
+
+    Raises:
+        OSError: An archive is missing.
     """
     found = [(root / name if name else root).stat() for name in archives]
     return np.array([(entry.st_size, entry.st_mtime_ns) for entry in found], np.uint64).reshape(-1, 2)
 
 
 def read_locations(path: Path, root: Path, sha256: str) -> Members | None:
-    """What :func:`write_locations` kept, or ``None``: there is nothing, it is damaged, or the
-    archives are others.
+    """Return what :func:`write_locations` wrote.
+
+    It is ``None`` when there is no such file, it is damaged, or the archives have changed.
     """
     try:
         file = TensorFile(path)

@@ -25,13 +25,14 @@ _OPEN_SHARDS = 32_768
 
 
 class StoreReader:
-    """One teacher's labels in a store. Cheap to open and to send to another process: shards are
-    mapped when touched.
+    """One teacher's labels in a store, to read.
+
+    It is cheap to open and to send to another process: shards are mapped when they are touched.
 
     Args:
         path: The store's folder.
-        teacher: Whose labels: the name of their folder, or the teacher's own name. May be left out
-            when the store holds the labels of one teacher only.
+        teacher: The name of the labels' folder, or the teacher's own name. It may be left out when
+            the store holds the labels of one teacher only.
 
     Attributes:
         path: The store's folder.
@@ -40,8 +41,8 @@ class StoreReader:
         header: Both headers.
 
     Raises:
-        InputError: There is no store, no such teacher, several and none was named, or a header
-            cannot be used.
+        InputError: There is no store, or no such teacher. Or there are several teachers and none
+            was named, or a header cannot be used.
     """
 
     def __init__(self, path: str | Path, teacher: str | None = None) -> None:
@@ -71,34 +72,34 @@ class StoreReader:
         if self._manifest is None:
             if self.header.images <= MANY_IMAGES:
                 manifest = open_manifest(self.path)
-            else:  # to read it whole takes long; damage shows when images are read
+            else:  # reading it whole takes long; damage shows when images are read
                 manifest = Manifest.open(self.path / MANIFEST_NAME, self.header.manifest_sha256)
             if len(manifest) != self.header.images:
                 raise InputError(
                     f"{self.path / MANIFEST_NAME} lists {len(manifest)} images, and {HEADER_NAME} beside it says "
-                    f"{self.header.images}: one of them is damaged or of another store"
+                    f"{self.header.images}: one of them is damaged or of another store; take both from one copy"
                 )
             self._manifest = manifest
         return self._manifest
 
     def shards(self) -> Iterator[Shard]:
-        """All shards that complete labels have, in order."""
+        """Return all shards that complete labels have, in order."""
         return (self.grid[number] for number in range(len(self.grid)))
 
     def finished_shards(self) -> list[Shard]:
-        """The finished ones of them, in order, by one listing of the folder."""
+        """Return the finished shards, in order, by one listing of the folder."""
         names = file_names(self.folder / "shards")
         return [shard for shard in self.shards() if f"{shard.name}.json" in names]
 
     def is_finished(self, shard: Shard) -> bool:
-        """Whether the shard's ``.json`` exists."""
+        """Return whether the shard's ``.json`` exists."""
         return self.report_path(shard).is_file()
 
     def require_complete(self) -> None:
         """Check that every shard is finished.
 
         Raises:
-            InputError: Some are not; the message says how many of how many.
+            InputError: Some are not; the message says how many.
         """
         finished = len(self.finished_shards())
         if finished < len(self.grid):
@@ -108,8 +109,9 @@ class StoreReader:
             )
 
     def require_whole(self) -> None:
-        """Check that the store is complete and that every shard has its full length, without
-        reading the rows.
+        """Check that the store is complete and that every shard has its full length.
+
+        The rows are not read.
 
         Raises:
             InputError: A shard is not finished, missing, or truncated; the message names it.
@@ -125,9 +127,7 @@ class StoreReader:
                 raise InputError(f"{damage}; run the same `tinyvit label` again to make it anew")
 
     def damage(self, shard: Shard) -> str | None:
-        """What is wrong with a finished shard as far as the length of its file tells,
-        or ``None``.
-        """
+        """Return what is wrong with the length of a finished shard's file, or ``None``."""
         try:
             expected = self.report(shard)["bytes"]
         except InputError:
@@ -142,7 +142,7 @@ class StoreReader:
         return f"{self.shard_path(shard)} {what}"
 
     def invalid_images(self) -> dict[int, str]:
-        """Ordinal and reason of every image that could not be read while labelling."""
+        """Return ordinal and reason of every image that could not be read while labelling."""
         index = self.index()
         if index is not None:
             return dict(zip(index.invalid.tolist(), index.reasons, strict=True))
@@ -152,8 +152,7 @@ class StoreReader:
         return dict(sorted(invalid.items()))
 
     def index(self) -> ShardIndex | None:
-        """What the reports of all shards say in one file; ``None`` when there is no such file for
-        these views.
+        """Return the index of all shards' reports; ``None`` when there is none for these views.
 
         Raises:
             InputError: It is damaged.
@@ -161,7 +160,7 @@ class StoreReader:
         return ShardIndex.read(self.folder, self.header)
 
     def report(self, shard: Shard) -> dict[str, Any]:
-        """The ``.json`` of a finished shard.
+        """Return the ``.json`` of a finished shard.
 
         Raises:
             InputError: It is missing or damaged.
@@ -169,7 +168,7 @@ class StoreReader:
         return read_report(self.report_path(shard))
 
     def rows(self, images: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Read rows, in any order, their checksums verified.
+        """Return rows, in any order; their checksums are verified.
 
         Args:
             images: ``(B,)`` ordinals.
@@ -191,12 +190,12 @@ class StoreReader:
         self._make_room()
         for number in set(numbers).difference(self._mapped):
             self._map(number)
-        # A row may lie in any of thousands of shards: slices cost the same for one shard and for a
+        # A row may be in any of thousands of shards: slices cost the same for one shard and for a
         # thousand.
         mapped, starts = self._mapped, (at * size).tolist()
         parts = [mapped[number][start : start + size] for number, start in zip(numbers, starts, strict=True)]
-        # Copied first: a processor fetches several far rows at once for a copy, and waits for each
-        # in a checksum.
+        # Copy first: a processor fetches several far rows at once for a copy, and waits for each in
+        # a checksum.
         rows = np.frombuffer(bytearray().join(parts), self._dtype)
         bad = damaged(rows, images, views)
         if len(bad):
@@ -204,7 +203,7 @@ class StoreReader:
         return rows
 
     def row(self, image: int, view: int) -> np.ndarray:
-        """One row, ``(1,)``: what :meth:`rows` gives for it, without what arrays cost.
+        """Return one row, ``(1,)``, as :meth:`rows` does, without the cost of arrays.
 
         Raises:
             InputError: As :meth:`rows`.
@@ -229,12 +228,12 @@ class StoreReader:
         )
 
     def _require_within(self, what: str, numbers: np.ndarray, count: int) -> None:
-        # Read as unsigned, a negative number is larger than any count: one look finds both kinds.
+        # As unsigned, a negative number is larger than any count: one comparison finds both kinds.
         if len(numbers) and numbers.view(np.uint64).max() >= count:
             raise InputError(f"{self.path} has {what} 0 to {count - 1}, not {numbers.min()} to {numbers.max()}")
 
     def map_shard(self, shard: Shard) -> np.ndarray:
-        """The rows of a finished shard, ``(rows,)``, read-only and mapped.
+        """Return the rows of a finished shard, ``(rows,)``, read-only and mapped.
 
         Raises:
             InputError: It is not finished, truncated, or belongs to another store.
@@ -251,15 +250,18 @@ class StoreReader:
     def _map(self, number: int) -> memoryview:
         file, shard = self._checked(self.grid[number]), self.grid[number]
         start, size = file.tensor_start("rows"), shard.rows * self._dtype.itemsize
-        # numpy's and Python's own maps keep a file descriptor each, of which a process may have
-        # about a thousand.
+        # numpy's and Python's own maps keep one file descriptor each. A process may have about a
+        # thousand.
         whole: Any = torch.from_file(str(file.path), shared=False, size=start + size, dtype=torch.uint8).numpy()
         self._mapped[number] = memoryview(whole)[start:].toreadonly()
         return self._mapped[number]
 
     def _checked(self, shard: Shard) -> TensorFile:
         if not self.is_finished(shard):
-            raise InputError(f"{self.path} is incomplete: shard {shard.name} is not finished")
+            raise InputError(
+                f"{self.path} is incomplete: shard {shard.name} is not finished; run the same `tinyvit label` again to "
+                "finish it"
+            )
         try:
             file = TensorFile(self.shard_path(shard))
         except InputError as error:
@@ -269,11 +271,11 @@ class StoreReader:
             key = next(key for key in expected if file.metadata.get(key) != expected[key])
             raise InputError(f"{file.path} has {key} {file.metadata.get(key)!r}; its store asks for {expected[key]!r}")
         if file.shape("rows") != (shard.rows, self._dtype.itemsize):
-            raise InputError(f"{file.path} is damaged: its rows have a wrong shape")
+            raise InputError(f"{file.path} is damaged: its rows have a wrong shape; take it from a copy")
         return file
 
     def pixel_hashes(self, shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers with a pixel hash, and the hashes, of a finished shard."""
+        """Return the row numbers with a pixel hash, and the hashes, of a finished shard."""
         file = self._checked(shard)
         return np.array(file.tensor("hash_rows")), np.array(file.tensor("pixel_hash"))
 
@@ -281,7 +283,7 @@ class StoreReader:
         """Verify every checksum of a finished shard.
 
         Returns:
-            One phrase for each row that is wrong; empty when the shard is whole.
+            One phrase per damaged row; empty when the shard is whole.
 
         Raises:
             InputError: The shard is truncated, or belongs to another store.
@@ -303,11 +305,11 @@ class StoreReader:
         return (rows["flags"] & VALID).astype(bool)
 
     def fingerprint(self) -> str:
-        """The store id, short enough to print."""
+        """Return the store id, short enough to print."""
         return self._id[:12]
 
     def library_difference(self) -> str | None:
-        """A phrase naming both sides when the image libraries here are not those of the store."""
+        """Return a phrase with both versions when the image libraries differ from the store's."""
         made, here = self.header.augmentation["libraries"], library_versions()
         if made == here:
             return None
@@ -316,11 +318,11 @@ class StoreReader:
         return f"the store was made with {sides[0]}, here is {sides[1]}"
 
     def shard_path(self, shard: Shard) -> Path:
-        """Where a shard lies."""
+        """Return the path of a shard."""
         return self.folder / "shards" / f"{shard.name}.safetensors"
 
     def report_path(self, shard: Shard) -> Path:
-        """Where the ``.json`` of a finished shard lies."""
+        """Return the path of the ``.json`` of a finished shard."""
         return self.folder / "shards" / f"{shard.name}.json"
 
     def _metadata(self, shard: Shard) -> dict[str, str]:

@@ -1,6 +1,4 @@
-"""The shards of a store: where they lie, which are finished, and the index that sums them up
-(``FORMAT.md``).
-"""
+"""The shards of a store: places, reports, and the index of all reports (``FORMAT.md``)."""
 
 from __future__ import annotations
 
@@ -50,14 +48,14 @@ class Shard:
         return self.images * (self.view_end - self.view_begin)
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Image ordinal and view of every row, each ``(rows,)``."""
+        """Return image ordinal and view of every row, each ``(rows,)``."""
         views = np.repeat(np.arange(self.view_begin, self.view_end), self.images)
         images = np.tile(np.arange(self.begin, self.end), self.view_end - self.view_begin)
         return images, views
 
 
 class ShardGrid:
-    """How a header cuts its rows into shards, and which shard number a row has. All by arithmetic.
+    """The division of a header's rows into shards, by arithmetic alone.
 
     Args:
         header: The header.
@@ -81,12 +79,15 @@ class ShardGrid:
         return Shard(self.blocks[block][0], begin, min(begin + self.step, self.images), self.blocks[block][1])
 
     def number(self, shard: Shard) -> int:
-        """The number of a shard of this grid."""
+        """Return the number of a shard of this grid."""
         block = int(np.searchsorted(self._ends, shard.view_begin, side="right"))
         return block * self.per_block + shard.begin // self.step
 
     def locate(self, images: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shard number and row number in it of ``(B,)`` images and views, which must exist."""
+        """Return the shard numbers, and row numbers therein, of ``(B,)`` images and views.
+
+        These must exist.
+        """
         blocks = np.searchsorted(self._ends, views, side="right")
         column = images // self.step
         width = np.minimum(self.step, self.images - column * self.step)
@@ -102,7 +103,7 @@ class ShardGrid:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What the reports of all shards of complete labels say, in a few arrays.
+    """The reports of all shards of complete labels, in a few arrays.
 
     Args:
         sizes: ``(S,)`` u64, bytes of each shard file.
@@ -118,7 +119,7 @@ class ShardIndex:
 
     @classmethod
     def gather(cls, reports: list[dict[str, Any]]) -> ShardIndex:
-        """From the reports of all shards, in order."""
+        """Return the index of the reports of all shards, given in order."""
         invalid = {int(image): str(reason) for report in reports for image, reason in report["invalid"]}
         ordinals = sorted(invalid)
         return cls(
@@ -145,14 +146,15 @@ class ShardIndex:
         write_tensors(folder / INDEX_NAME, arrays, metadata)
 
     def same_as(self, other: ShardIndex) -> bool:
-        """Whether both say the same."""
+        """Return whether both say the same."""
         arrays = [(self.sizes, other.sizes), (self.sha256, other.sha256), (self.invalid, other.invalid)]
         return all(np.array_equal(one, another) for one, another in arrays) and self.reasons == other.reasons
 
     @classmethod
     def read(cls, folder: Path, header: StoreHeader) -> ShardIndex | None:
-        """The index of these labels, or ``None``: it is missing, or of fewer views than there are
-        now.
+        """Return the index of these labels.
+
+        It is ``None`` when it is missing, or has fewer views than there are now.
 
         Raises:
             InputError: It is damaged.
@@ -181,7 +183,7 @@ def _metadata(header: StoreHeader) -> dict[str, str]:
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """Name -> size of the files in a folder, by one listing of it; empty when it does not exist."""
+    """Return name -> size of the files in a folder, by one listing; empty without a folder."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if not entry.name.startswith(".")}
@@ -190,7 +192,7 @@ def file_sizes(folder: Path) -> dict[str, int]:
 
 
 def file_names(folder: Path) -> set[str]:
-    """Names of the files in a folder; empty when it does not exist."""
+    """Return the names of the files in a folder; empty when it does not exist."""
     try:
         return set(os.listdir(folder))
     except FileNotFoundError:
@@ -198,7 +200,7 @@ def file_names(folder: Path) -> set[str]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The ``.json`` of a finished shard.
+    """Return the ``.json`` of a finished shard.
 
     Raises:
         InputError: It is missing or damaged.
@@ -208,5 +210,5 @@ def read_report(path: Path) -> dict[str, Any]:
         if not {"bytes", "sha256", "invalid"} <= report.keys():
             raise ValueError
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is missing or damaged") from error
+        raise InputError(f"{path} is missing or damaged; run the same `tinyvit label` again") from error
     return report

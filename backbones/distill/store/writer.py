@@ -39,8 +39,9 @@ class SoftLabelStore(StoreReader):
 
     @classmethod
     def create(cls, path: Path, header: StoreHeader, teacher: str | None = None) -> SoftLabelStore:
-        """Begin a teacher's labels in a store whose manifest lies in ``path`` already; the first
-        makes the store.
+        """Begin a teacher's labels in a store whose manifest is already in ``path``.
+
+        The first labels make the store.
 
         Args:
             path: The store's folder.
@@ -49,7 +50,7 @@ class SoftLabelStore(StoreReader):
             teacher: Name of the labels' folder; by default made from the teacher's name.
 
         Raises:
-            InputError: The name is no name of a folder, is taken, or the store has other images or
+            InputError: The name cannot name a folder, or is taken, or the store has other images or
                 views.
         """
         name = teacher_folder(header.teacher["name"]) if teacher is None else teacher
@@ -68,14 +69,15 @@ class SoftLabelStore(StoreReader):
         return cls(path, name)
 
     def grow(self, header: StoreHeader) -> SoftLabelStore:
-        """Make room for more views: the blocks that exist stay as they are, and their shards stay
-        finished.
+        """Make room for more views.
+
+        The blocks that exist stay as they are, and their shards stay finished.
 
         Args:
             header: These labels' header with blocks added (:meth:`StoreHeader.grown`).
 
         Returns:
-            The store with its new header; this one stays as it was.
+            The store with its new header; this object stays as it was.
 
         Raises:
             InputError: Something else than added blocks differs.
@@ -126,10 +128,10 @@ class SoftLabelStore(StoreReader):
         write_json(self.report_path(shard), report)
 
     def write_index(self) -> bool:
-        """Sum up the reports of all shards in one file, so that opening need not read thousands.
+        """Write the reports of all shards into one file, so that opening need not read thousands.
 
         Returns:
-            Whether it was written: not while shards are unfinished.
+            Whether it was written; it is not while shards are unfinished.
         """
         if len(self.finished_shards()) < len(self.grid):
             return False
@@ -138,7 +140,7 @@ class SoftLabelStore(StoreReader):
 
 
 def _require_same_base(path: Path, wanted: StoreHeader) -> None:
-    """Check that a further teacher looks at the same images and views.
+    """Check that a further teacher sees the same images and views.
 
     Raises:
         InputError: It does not; the message names both sides.

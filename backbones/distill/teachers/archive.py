@@ -1,14 +1,13 @@
-"""What a ``.pt2`` file of ``torch.export.save`` may hold, so that loading it runs nothing that its
-maker wrote.
+"""The check of ``.pt2`` files: loading one must not run what its maker wrote.
 
 ``torch.export.load`` unpickles members, loads native code, evaluates the expressions of the shapes,
-and compiles the guards and names of the graph. So every member is looked at first, and what torch
-then reads is a copy of these very members: Python's and torch's zip readers find different ones in
-a file made for it (torch's takes the first of two members of one name and ignores case, Python's
-takes the last).
+and compiles the guards and names of the graph. Every member is therefore checked first. After the
+check, torch reads a copy of these very members. A file can show other members to torch's zip reader
+than to Python's. With two members of one name, torch takes the first and ignores case, and Python
+takes the last.
 
-This keeps out what is known. It is not a sandbox: the graph that remains is a program, and its
-operators run.
+The check rejects everything that is known to run code. It is not a sandbox: the graph that remains
+is a program, and its operators run.
 """
 
 from __future__ import annotations
@@ -36,26 +35,27 @@ _SYMBOL = re.compile(r"[a-z]{1,4}\d+|oo|int_oo|true|false")
 _SIZE = re.compile(r"torch\.sym_\w+|math\.[a-z0-9]+|L(\[('\w+'|\d+)\])+\.(size|stride|storage_offset)")
 _WORD = re.compile(r"[A-Za-z_]\w*|[-+]?[\d.]+(e[-+]?\d+)?")
 _CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
-#: What torch.export writes into the expressions of shapes: sympy's names, then torch's own.
+#: The names in torch.export's expressions of shapes: sympy's, then torch's own.
 _WRITTEN = (
-    "Symbol Integer Float Rational Mul Add Pow Mod Max Min Abs floor ceiling Eq Ne Lt Le Gt Ge Equality Unequality "
-    "LessThan StrictLessThan GreaterThan StrictGreaterThan And Or Not Piecewise ExprCondPair min max "
-    "FloorDiv ModularIndexing Where PythonMod CleanDiv CeilDiv CeilToInt FloorToInt RoundToInt RoundDecimal ToFloat "
-    "TruncToInt TruncToFloat IntTrueDiv FloatTrueDiv TrueDiv PowByNatural FloatPow LShift RShift BitwiseFn_bitwise_and "
-    "BitwiseFn_bitwise_or IsNonOverlappingAndDenseIndicator Identity"
+    "Symbol Integer Float Rational Mul Add Pow Mod Max Min Abs floor ceiling",
+    "Eq Ne Lt Le Gt Ge Equality Unequality LessThan StrictLessThan GreaterThan StrictGreaterThan",
+    "And Or Not Piecewise ExprCondPair min max",
+    "FloorDiv ModularIndexing Where PythonMod CleanDiv CeilDiv CeilToInt FloorToInt RoundToInt RoundDecimal",
+    "ToFloat TruncToInt TruncToFloat IntTrueDiv FloatTrueDiv TrueDiv PowByNatural FloatPow LShift RShift",
+    "BitwiseFn_bitwise_and BitwiseFn_bitwise_or IsNonOverlappingAndDenseIndicator Identity",
 )
-_FUNCTIONS = frozenset(_WRITTEN.split())
+_FUNCTIONS = frozenset(" ".join(_WRITTEN).split())
 _ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.keyword, ast.expr_context,
                ast.operator, ast.unaryop, ast.boolop, ast.cmpop)  # fmt: skip
 
 
 def checked_archive(path: Path) -> io.BytesIO:
-    """A ``.pt2`` file as a new archive of its members, each looked at.
+    """Return a ``.pt2`` file as a new archive of its members, each of them checked.
 
     Raises:
-        InputError: It is not such an archive, or would run as code: it holds pickled objects that
-            are not plain tensors, custom objects, compiled native code, two members of one name, or
-            text that torch would evaluate.
+        InputError: It is not such an archive, or part of it would run as code. Such parts are
+            pickled objects that are not plain tensors, custom objects, native code, two members of
+            one name, or text that torch would evaluate.
     """
     copy = io.BytesIO()
     try:
@@ -66,14 +66,17 @@ def checked_archive(path: Path) -> io.BytesIO:
             for name in names:
                 data = source.read(name)
                 if what := _dangerous(name, data, name.lower() in pickled):
-                    raise InputError(f"{path} is refused: it holds {what} ({name}), which would run as code")
+                    raise InputError(
+                        f"{path} is rejected: it holds {what} ({name}), which would run as code; export the model "
+                        "again as a plain graph"
+                    )
                 if _is_table(name):
                     _check_texts(path, name, json.loads(data.decode("utf-8")))
                 target.writestr(name, data)
     except InputError:
         raise
     except (zipfile.BadZipFile, ValueError, RecursionError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{path} is not a file of torch.export.save") from error
+        raise InputError(f"{path} is not a file of torch.export.save; give a .pt2 file") from error
     copy.seek(0)
     return copy
 
@@ -83,13 +86,15 @@ def _refuse_twins(path: Path, names: list[str]) -> None:
     for name in names:
         if (other := seen.setdefault(name.lower(), name)) is not name:
             raise InputError(
-                f"{path} is refused: it holds {other} and {name}, and torch would read another than is looked at"
+                f"{path} is rejected: it holds {other} and {name}, and torch could read the one that was not checked; "
+                "export the model again"
             )
 
 
 def _is_table(name: str) -> bool:
-    """Whether torch reads a member as JSON; ``ROOT/extra`` is the maker's own, and nothing reads it
-    here.
+    """Return whether torch reads a member as JSON.
+
+    ``ROOT/extra`` is the maker's own, and is not read here.
     """
     inside = f"/{name.lower()}"
     if "/models/" in inside:
@@ -98,7 +103,7 @@ def _is_table(name: str) -> bool:
 
 
 def _dangerous(name: str, data: bytes, is_pickled: bool) -> str | None:
-    """What a member is that would run as code while it is loaded, or ``None``."""
+    """Return the kind of a member that would run as code while it is loaded, or ``None``."""
     inside = f"/{name.lower()}"
     if "/data/aotinductor/" in inside or inside.endswith(_NATIVE):
         return "compiled native code"
@@ -110,9 +115,7 @@ def _dangerous(name: str, data: bytes, is_pickled: bool) -> str | None:
 
 
 def _pickled_payloads(path: Path, archive: zipfile.ZipFile, names: list[str]) -> set[str]:
-    """The members, in lower case, that torch would unpickle because the archive's own tables say
-    so.
-    """
+    """Return the members, in lower case, that torch would unpickle by the archive's own tables."""
     known, found = {name.lower() for name in names}, set()
     for table in names:
         if table.lower().endswith(("_weights_config.json", "_constants_config.json")):
@@ -120,15 +123,16 @@ def _pickled_payloads(path: Path, archive: zipfile.ZipFile, names: list[str]) ->
                 member = f"{table.rpartition('/')[0]}/{payload['path_name']}"
                 if payload.get("use_pickle"):
                     if member.lower() not in known:
-                        raise InputError(f"{path} is refused: {table} wants {member} unpickled, which is not in it")
+                        raise InputError(
+                            f"{path} is rejected: {table} wants {member} unpickled, which is not in it; export the "
+                            "model again"
+                        )
                     found.add(member.lower())
     return found
 
 
 def _plain_tensors(data: bytes) -> bool:
-    """Whether ``torch.load`` takes pickled bytes when it is told to make nothing but tensors and
-    plain containers.
-    """
+    """Return whether pickled bytes hold only tensors and plain containers, by ``torch.load``."""
     try:
         torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
@@ -136,21 +140,22 @@ def _plain_tensors(data: bytes) -> bool:
     return True
 
 
-# --- the texts of the graph
-# ----------------------------------------------------------------------------
+# --- the texts of the graph ---
 
 
 def _check_texts(path: Path, name: str, document: Any) -> None:
     for key, text in _texts(document, ""):
         if not _RULES.get(key, _is_plain)(text):
             raise InputError(
-                f"{path} is refused: {name} has {text[:80]!r} for {key or 'a key'}, which torch could run as code"
+                f"{path} is rejected: {name} has {text[:80]!r} for {key or 'a key'}, which torch could run as code; "
+                "export the model again"
             )
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every text of a JSON document with the key above it, keys under ""; metadata (stack traces)
-    is never run.
+    """Yield every text of a JSON document with the key above it, and keys under "".
+
+    Metadata (stack traces) is left out, as it is never run.
     """
     if isinstance(value, str):
         yield key, value
@@ -169,7 +174,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _is_container(text: str) -> bool:
-    """Whether a text describes nested tuples, lists and dictionaries and no other class."""
+    """Return whether a text describes only nested tuples, lists and dictionaries."""
     try:
         _, spec = json.loads(text)
         return _is_container_spec(spec)
@@ -185,13 +190,13 @@ def _is_container_spec(spec: dict[str, Any]) -> bool:
 
 
 def is_arithmetic(text: str, of_inputs: bool = False) -> bool:
-    """Whether an expression is made of numbers, symbols such as ``s0``, operators and the functions
-    of shapes alone.
+    """Return whether an expression only does arithmetic with shapes.
+
+    It may hold numbers, symbols such as ``s0``, operators and the functions of shapes.
 
     Args:
         text: The expression, which sympy or Python would evaluate.
-        of_inputs: Whether it may ask for the sizes of the inputs, ``L['x'].size()[0]``, as guards
-            do.
+        of_inputs: Whether it may read the sizes of the inputs, ``L['x'].size()[0]``, as guards do.
     """
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))

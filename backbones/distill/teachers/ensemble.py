@@ -16,7 +16,7 @@ from .base import CODE_VERSION, PRECISIONS, Classifier
 
 
 class _Member(nn.Module):
-    """A classifier with the preparation of its input: images in 0..1, of any size, in."""
+    """A classifier that takes images in 0..1 of any size, and prepares them itself."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -56,8 +56,10 @@ class Ensemble(nn.Module):
         return any(bool(member.deployable) for member in self.members)
 
     def deploy(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Exchange the members' modules for their deployed forms, where they have one; returns the
-        reports.
+        """Replace the members' modules by their deployed forms, where there is one.
+
+        Returns:
+            The reports.
         """
         from ...deployed import deploy_for_command
 
@@ -71,9 +73,9 @@ class Ensemble(nn.Module):
 
 
 def join(classifiers: list[Classifier]) -> Classifier:
-    """The ensemble of classifiers.
+    """Return the ensemble of classifiers.
 
-    A view is made at the size of the member with the largest input; the others see it scaled down
+    A view is made at the size of the member with the largest input. The others see it scaled down
     (bicubic with antialiasing, on the device).
 
     Raises:

@@ -1,6 +1,4 @@
-"""Teachers that a user's own Python function makes: ``MODULE:FUNCTION``, spelled as in ``tinyvit
-bench``.
-"""
+"""Teachers that a user's own Python function makes: ``MODULE:FUNCTION``."""
 
 from __future__ import annotations
 
@@ -18,17 +16,17 @@ from .spec import TeacherSettings
 
 
 class _Called(nn.Module):
-    """A user's module or callable; what it raises becomes a sentence."""
+    """A user's module or callable; its exceptions become one sentence."""
 
     def __init__(self, spec: str, function: Any) -> None:
         super().__init__()
         self._spec, self._function = spec, function
 
     def forward(self, x: torch.Tensor) -> Any:
-        """What it answers.
+        """Return its answer.
 
         Raises:
-            InputError: It raised.
+            InputError: It raised an exception.
         """
         try:
             return self._function(x)
@@ -37,13 +35,14 @@ class _Called(nn.Module):
 
 
 def function_classifier(spec: TeacherSettings) -> Classifier:
-    """The classifier that the function returns when it is called without arguments: a module, or a
-    callable on a batch of images.
+    """Return the classifier that a function makes when it is called without arguments.
 
-    It takes ``(B, 3, H, W)`` normalised images and answers with logits. With an attribute
-    ``pretrained_cfg`` (timm's keys) it says itself how they are prepared. The fingerprint holds the
-    hash of the parameters of a module, and of the file that the function is written in; a plain
-    callable tells what else it depends on in an attribute ``fingerprint``, a text.
+    The function returns a module, or a callable on a batch of images.
+
+    It takes ``(B, 3, H, W)`` normalised images and answers with logits. An attribute
+    ``pretrained_cfg`` (timm's keys) may say how images are prepared. The fingerprint holds the hash
+    of a module's parameters, and that of the function's file. A plain callable can name further
+    dependencies in an attribute ``fingerprint``, a text.
 
     Raises:
         InputError: There is no such function, it returns something else, or it does not say how

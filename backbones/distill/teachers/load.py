@@ -1,4 +1,4 @@
-"""From a name, or from settings, to a teacher."""
+"""Teachers by name or by settings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from .spec import PROGRAM_SUFFIXES, TeacherSettings
 
 @dataclass(frozen=True)
 class TeacherSpec(TeacherSettings):
-    """Settings that can load and describe their teacher; arguments as in
-    :class:`.TeacherSettings`.
+    """Settings that can load and describe their teacher.
+
+    The arguments are those of :class:`.TeacherSettings`.
     """
 
     def load(self, device: str = "cpu") -> Teacher:
@@ -45,7 +46,7 @@ def load_teacher(
     precision: str = "fp32",
     deployed: bool = True,
 ) -> Teacher:
-    """A single teacher by name; :class:`TeacherSpec` has everything that can be said about one.
+    """Return a single teacher by name; :class:`TeacherSpec` has all settings.
 
     Args:
         name: One of our models, a timm model (``timm:NAME``), ``efficientnet_lite1`` or
@@ -67,12 +68,12 @@ def load_teacher(
 
 
 def load_classifier(name: str, *, weights: str | Path | None = None, size: int | None = None) -> Classifier:
-    """A classifier by name; arguments and errors as in :func:`load_teacher`."""
+    """Return a classifier by name; arguments and errors as in :func:`load_teacher`."""
     return make_classifier(TeacherSpec((name,), Path(weights) if weights else None, size))
 
 
 def make_classifier(spec: TeacherSettings) -> Classifier:
-    """The classifier of a specification; of several names their ensemble.
+    """Return the classifier of a specification; with several names, their ensemble.
 
     Raises:
         InputError: Unknown name, or weights that are missing or do not fit.

@@ -17,8 +17,9 @@ from .spec import TeacherSettings
 
 
 def student_metadata(path: Path) -> dict[str, Any]:
-    """What :mod:`.train` wrote beside a student's weights: ``model``, ``kwargs``, ``preprocess``;
-    empty elsewhere.
+    """Return the metadata that :mod:`.train` wrote into a student's weights file.
+
+    The keys are ``model``, ``kwargs`` and ``preprocess``. Other files give an empty dictionary.
     """
     if path.suffix != ".safetensors":
         return {}
@@ -28,12 +29,14 @@ def student_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("tinyvit")
     except SafetensorError as error:
-        raise InputError(f"weights file {path} is damaged or no safetensors file: {error}") from error
+        raise InputError(
+            f"weights file {path} is damaged or not a safetensors file ({error}); give another file"
+        ) from error
     return json.loads(text) if text else {}
 
 
 def our_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
-    """One of our models."""
+    """Return one of our models."""
     from ...registry import create_model
 
     name, size = spec.name, spec.size
@@ -48,7 +51,7 @@ def our_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
 
 
 def timm_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
-    """A model of timm's; the number of classes is that of the file."""
+    """Return a model of timm's with the number of classes of the file."""
     import timm
 
     from ...registry import create_timm_model
@@ -65,7 +68,7 @@ def timm_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        hint = f" (built for {size} px, as was asked; some networks take only their own size)" if size else ""
+        hint = f" (built for {size} px; some networks take only their own size, so leave the size out)" if size else ""
         raise InputError(f"{weights} does not fit timm:{name}{hint}: {' '.join(lines)[:300]}") from error
     code = f"timm {importlib.metadata.version('timm')}, teachers {CODE_VERSION}"
     preprocess = spec.transform(config)
@@ -73,7 +76,9 @@ def timm_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
 
 
 def plain_state_dict(weights: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, bare or below one of the usual keys, without ``module.``.
+    """Return the tensors of a checkpoint, without ``module.`` in their names.
+
+    They may be bare or below one of the usual keys.
 
     Raises:
         InputError: There are none, or the file cannot be read.
@@ -85,5 +90,7 @@ def plain_state_dict(weights: Path) -> dict[str, torch.Tensor]:
             break
     state = {key.removeprefix("module."): value for key, value in checkpoint.items() if torch.is_tensor(value)}
     if not state:
-        raise InputError(f"{weights} holds no tensors, neither bare nor below 'model' or 'state_dict'")
+        raise InputError(
+            f"{weights} holds no tensors, neither bare nor below 'model' or 'state_dict'; give a checkpoint"
+        )
     return state

@@ -19,22 +19,23 @@ from .spec import TeacherSettings
 
 _FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-#: Preprocessing settings that files of ``tinyvit export onnx`` carry; text as it is, the others
+#: Preprocessing settings in files of ``tinyvit export onnx`` -> whether they are plain text, not #:
 #: JSON.
 _CARD = {"mean": False, "std": False, "crop_pct": False, "crop_mode": True, "interpolation": True}
 
 
 def onnx_classifier(spec: TeacherSettings) -> Classifier:
-    """An ONNX file: one batch of images in, logits out (the output ``logits`` where there are
-    several).
+    """Return the classifier of an ONNX file: one batch of images in, logits out.
 
-    Images are ``(B, 3, H, W)`` floats, normalised as the file's own description says (``tinyvit
-    export onnx`` writes one) or as the specification does, or ``(B, H, W, 3)`` bytes. Fixed batch
-    sizes are filled up.
+    Where there are several outputs, the one called ``logits`` counts.
+
+    Images are ``(B, 3, H, W)`` floats or ``(B, H, W, 3)`` bytes. Floats are normalised as the
+    file's own description says (``tinyvit export onnx`` writes one), else as the specification
+    does. Fixed batch sizes are filled up.
 
     Raises:
-        InputError: It is missing, no ONNX model, of another form, or does not say how images are
-            prepared.
+        InputError: It is missing, not an ONNX model, of another form, or does not say how images
+            are prepared.
         MissingExtraError: onnxruntime is not installed.
     """
     path = check_file(spec.name, "ONNX file", "the .onnx file itself")
@@ -64,7 +65,7 @@ def onnx_classifier(spec: TeacherSettings) -> Classifier:
 
 
 class _Graph:
-    """The file, and what its graph takes."""
+    """An ONNX file, and the input of its graph."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +74,7 @@ class _Graph:
         if len(inputs) != 1:
             raise InputError(f"{path} has {len(inputs)} inputs; a teacher takes one batch of images")
         if "logits" not in outputs and len(outputs) > 1:
-            raise InputError(f"{path} has the outputs {', '.join(outputs)} and none is called logits")
+            raise InputError(f"{path} has the outputs {', '.join(outputs)} and none is called logits; name one logits")
         self.output = "logits" if "logits" in outputs else outputs[0]
         self.input, self.type, self.shape = inputs[0].name, inputs[0].type, list(inputs[0].shape)
         if (self.type not in _FLOATS and not self.takes_bytes) or len(self.shape) != 4:
@@ -112,7 +113,7 @@ class _Graph:
             raise InputError(f"{self.path} cannot be loaded as an ONNX model: {reason[:300]}") from error
 
     def on(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What runs it on a device."""
+        """Return a function that runs it on a device."""
         session = self._session(device.type)
 
         def run(x: torch.Tensor) -> torch.Tensor:
@@ -124,8 +125,9 @@ class _Graph:
 
 
 def _read_card(props: dict[str, str]) -> dict[str, Any]:
-    """Preprocessing and input form that a file of ``tinyvit export onnx`` carries; empty for other
-    files.
+    """Return preprocessing and input form from a file of ``tinyvit export onnx``.
+
+    Other files give an empty dictionary.
     """
     if not {"format_version", "input_format", "size", *_CARD} <= set(props):
         return {}
@@ -134,7 +136,7 @@ def _read_card(props: dict[str, str]) -> dict[str, Any]:
 
 
 def _data_files(path: Path) -> list[Path]:
-    """The files beside it that hold tensors of its graph."""
+    """Return the files beside it that hold tensors of its graph."""
     onnx: Any = require("onnx", "export")
     proto = onnx.load(str(path), load_external_data=False)
     names = {

@@ -1,9 +1,9 @@
 """Teachers in one file with their network: ``torch.export`` (``.pt2``) and TorchScript.
 
-Such a file is a program, and its reader runs it: give only files whose maker is trusted as one
-trusts a package that one installs. What is known to run while a ``.pt2`` is loaded is refused
-(``archive.py``). TorchScript is read by torch's own unpickler, which makes no Python objects.
-Operators of both can still read and write files when they run.
+Such a file is a program, and its reader runs it. Trust its maker as you trust that of a package.
+Code that is known to run while a ``.pt2`` is loaded is rejected (``archive.py``). TorchScript is
+read by torch's own unpickler, which makes no Python objects. Operators of both can still read and
+write files when they run.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from .spec import TeacherSettings
 
 
 def exported_classifier(spec: TeacherSettings) -> Classifier:
-    """A ``.pt2`` file of ``torch.export.save``, whose program takes normalised images and answers
-    with logits.
+    """Return the classifier of a ``.pt2`` file of ``torch.export.save``.
+
+    Its program takes normalised images and answers with logits.
 
     Raises:
-        InputError: It is missing, damaged, or brings more than plain tensors and a graph.
+        InputError: It is missing, damaged, or holds more than plain tensors and a graph.
     """
     path = check_file(spec.name, "teacher file", "the .pt2 file itself")
     archive = checked_archive(path)
@@ -41,17 +42,19 @@ def exported_classifier(spec: TeacherSettings) -> Classifier:
 
 
 def script_classifier(spec: TeacherSettings) -> Classifier:
-    """A TorchScript file, whose network takes normalised images and answers with logits.
+    """Return the classifier of a TorchScript file.
+
+    Its network takes normalised images and answers with logits.
 
     Raises:
-        InputError: It is missing, damaged or no TorchScript file.
+        InputError: It is missing, damaged or not a TorchScript file.
     """
     path = check_file(spec.name, "teacher file", "the TorchScript file itself")
     try:
         _load_script(path, torch.device("cpu"))
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be loaded as TorchScript (a checkpoint is given as --teacher-weights of a model): "
+            f"{path} cannot be loaded as TorchScript (give a checkpoint as --teacher-weights of a model): "
             f"{_first_line(error)}"
         ) from error
     return _classifier(spec, path, Program(lambda device: _load_script(path, device)), None, "TorchScript")
@@ -79,7 +82,7 @@ def _classifier(
 
 def _load_script(path: Path, device: torch.device) -> Callable[[torch.Tensor], Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated, and such files are still at hand
+        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated, but such files still exist
         return torch.jit.load(path, map_location=device).eval()
 
 
@@ -92,14 +95,14 @@ def _exported_on(program: Any, device: torch.device) -> Callable[[torch.Tensor],
 
 
 def _exported_input(program: Any, path: Path) -> tuple[int | None, tuple[int, int] | None]:
-    """The batch size, and height and width, that the program was made for; ``None`` where they are
-    free.
-    """
+    """Return the batch size, and height and width, of a program; ``None`` where they are free."""
     user = set(program.graph_signature.user_inputs)
     values = [node.meta.get("val") for node in program.graph.nodes if node.name in user]
     shapes = [value.shape for value in values if torch.is_tensor(value)]
     if len(values) != 1 or len(shapes) != 1 or len(shapes[0]) != 4:
-        raise InputError(f"{path} takes something else than one batch of images (B, 3, H, W)")
+        raise InputError(
+            f"{path} does not take exactly one batch of images (B, 3, H, W); export the model with this input"
+        )
     batch, _, height, width = shapes[0]
     fixed = isinstance(height, int) and isinstance(width, int)
     return batch if isinstance(batch, int) else None, (height, width) if fixed else None

@@ -11,7 +11,7 @@ from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_si
 
 from ...preprocess import Preprocess
 
-#: Suffixes of files that are a teacher themselves, not weights for one -> what they are.
+#: Suffixes of files that are teachers themselves, not weights for one -> their kind.
 PROGRAM_SUFFIXES = {".pt2": "exported program", ".pt": "TorchScript", ".ts": "TorchScript", ".onnx": "ONNX"}
 
 
@@ -20,19 +20,19 @@ class TeacherSettings:
     """The settings of a teacher. Several names make an ensemble.
 
     Args:
-        names: Each one of our models, ``timm:NAME``, ``efficientnet_lite1|2``, ``open_clip:NAME``,
-            ``MODULE:FUNCTION`` or a ``.pt2``, ``.pt``, ``.ts`` or ``.onnx`` file; with its weights
-            as ``NAME=FILE`` where it needs some.
+        names: One or more teachers. Each is one of our models, ``timm:NAME``,
+            ``efficientnet_lite1|2``, ``open_clip:NAME``, ``MODULE:FUNCTION`` or a ``.pt2``,
+            ``.pt``, ``.ts`` or ``.onnx`` file. Where it needs weights, write ``NAME=FILE``.
         weights: The weights of a single teacher, instead of ``NAME=FILE``.
         size: Input side in pixels; the teacher's own when not given.
-        mean: Per channel, in units of the full range 0..1. This and what follows up to ``crop_pct``
-            replaces what a single teacher says about itself; of an ensemble, only members that say
-            nothing take it.
+        mean: Per channel, in units of the full range 0..1. This and the next three replace the
+            values that a single teacher brings. In an ensemble, they count only for members without
+            values.
         std: Per channel, in units of the full range 0..1.
-        interpolation: ``bicubic`` or ``bilinear``, of the evaluation transform.
-        crop_pct: Share that its centre crop keeps.
+        interpolation: ``bicubic`` or ``bilinear``, the filter of the evaluation transform.
+        crop_pct: Share of the image that its centre crop keeps.
         classes: File with the name of a class in each line, for ``open_clip:NAME``.
-        prompts: File with a template in each line, ``{}`` standing for the name of the class.
+        prompts: File with a template in each line; ``{}`` stands for the name of the class.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         deployed: Whether deployed forms run, or the modules as they are.
 
@@ -70,7 +70,7 @@ class TeacherSettings:
         return self.names[0]
 
     def members(self) -> list[TeacherSettings]:
-        """The specifications of the single teachers, ``NAME=FILE`` taken apart."""
+        """Return the settings of the single teachers, with ``NAME=FILE`` split."""
         return [self._member(name) for name in self.names]
 
     def _member(self, name: str) -> TeacherSettings:
@@ -83,7 +83,7 @@ class TeacherSettings:
         return replace(self, names=(bare,), weights=Path(weights), fills_in=several)
 
     def require_size(self, size: tuple[int, int] | None, path: Path) -> None:
-        """Refuse a size that a file cannot take.
+        """Reject a size that a file cannot take.
 
         Args:
             size: Height and width that it was made for, or ``None`` where they are free.
@@ -93,17 +93,19 @@ class TeacherSettings:
             InputError: Another size is asked for.
         """
         if size is not None and self.size not in (None, *size):
-            raise InputError(f"{path} takes images of {size[0]} x {size[1]} pixels only, not of {self.size}")
+            raise InputError(
+                f"{path} takes images of {size[0]} x {size[1]} pixels only, not of {self.size}; leave the size out"
+            )
 
     def transform(self, config: dict[str, Any] | None, size: int | tuple[int, int] | None = None) -> Preprocess:
-        """The evaluation transform.
+        """Return the evaluation transform.
 
         Args:
-            config: What the teacher says about itself, with timm's keys, or ``None``.
+            config: The teacher's own values, with timm's keys, or ``None``.
             size: Its input size, or height and width, when that is decided already.
 
         Raises:
-            InputError: It says nothing about itself, and what is needed is not given.
+            InputError: The teacher brings no values, and needed ones are not given.
         """
         given = {"mean": self.mean, "std": self.std, "interpolation": self.interpolation, "crop_pct": self.crop_pct}
         given = {key: value for key, value in given.items() if value is not None}
@@ -114,7 +116,7 @@ class TeacherSettings:
         missing += [] if size else ["--teacher-size"]
         if missing:
             raise InputError(
-                f"{self.name} does not say how its images are prepared: give {' and '.join(missing)} "
+                f"{self.name} does not say how its images are prepared; give {' and '.join(missing)} "
                 f"(ImageNet's mean is {_words(IMAGENET_MEAN)}, its std {_words(IMAGENET_STD)})"
             )
         return Preprocess.from_config({"crop_pct": 0.875, **given}, size)

@@ -1,4 +1,4 @@
-"""OpenCLIP as a teacher: classes by their names, no training."""
+"""OpenCLIP as a teacher: classes by their names, without training."""
 
 from __future__ import annotations
 
@@ -41,23 +41,22 @@ class ZeroShot(nn.Module):
         """``(B, 3, H, W)`` normalised images -> ``(B, C)`` logits."""
         features = self.visual(x)
         features = features[0] if isinstance(features, tuple) else features
-        # Cosines differ by hundredths and are scaled up by 100: the teacher's autocast would
+        # Cosines differ by hundredths and are scaled up by 100. The teacher's autocast would
         # multiply them in bf16.
         with torch.autocast(features.device.type, enabled=False):
             return self.scale * nn.functional.normalize(features.float(), dim=-1) @ self.classes.T.float()
 
 
 def zero_shot_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
-    """``open_clip:NAME`` with its weights file, a class for each line of ``spec.classes``.
+    """Return ``open_clip:NAME`` with its weights, and a class per line of ``spec.classes``.
 
     Raises:
-        InputError: Unknown model, weights that do not fit, no class names, or a tokenizer that is
-            not at hand.
+        InputError: Unknown model, weights that do not fit, no class names, or a missing tokenizer.
         MissingExtraError: open_clip is not installed.
     """
     open_clip: Any = require("open_clip", "clip")
     if spec.classes is None:
-        raise InputError(f"{spec.name} needs the names of the classes: --teacher-classes FILE, one name a line")
+        raise InputError(f"{spec.name} needs the names of the classes: --teacher-classes FILE, one name per line")
     names, prompts = _lines(spec.classes, "class names"), _prompts(spec.prompts)
     architecture = spec.name.removeprefix("open_clip:")
     if architecture not in open_clip.list_models():
@@ -89,8 +88,9 @@ def zero_shot_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
 
 @torch.inference_mode()
 def class_vectors(model: Any, tokenizer: Any, names: list[str], prompts: list[str]) -> torch.Tensor:
-    """The text of each class as a unit vector: the mean over the prompts of unit vectors, ``(C,
-    D)``.
+    """Return the text of each class as a unit vector, ``(C, D)``.
+
+    It is the direction of the mean over the unit vectors of its prompts.
     """
     texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
     parts = [model.encode_text(tokenizer(texts[at : at + _TEXT_BATCH])) for at in range(0, len(texts), _TEXT_BATCH)]
@@ -103,14 +103,14 @@ def _prompts(path: Path | None) -> list[str]:
         return list(PROMPTS)
     prompts = _lines(path, "prompts")
     if wrong := next((prompt for prompt in prompts if "{}" not in prompt), None):
-        raise InputError(f"the prompt {wrong!r} of {path} has no {{}} where the name of the class belongs")
+        raise InputError(f"the prompt {wrong!r} of {path} has no {{}} where the name of the class belongs; add it")
     return prompts
 
 
 def _lines(path: Path, what: str) -> list[str]:
-    path = check_file(path, f"file of {what}", "a text file, one a line")
+    path = check_file(path, f"file of {what}", "a text file, one per line")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if line]
     if not lines:
-        raise InputError(f"{path} has no {what}")
+        raise InputError(f"{path} has no {what}; write one per line")
     return lines

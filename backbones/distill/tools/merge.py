@@ -1,6 +1,4 @@
-"""One store from parts that were labelled on different machines or by different teachers
-(``FORMAT.md``, "Headers").
-"""
+"""One store from parts of different machines or teachers (``FORMAT.md``, "Headers")."""
 
 from __future__ import annotations
 
@@ -39,14 +37,14 @@ _SHOWN_CONFLICTS = 10
 
 @dataclass
 class MergeSummary:
-    """What a merge did.
+    """The result of a merge.
 
     Args:
         store: The merged store.
-        copied: Shards that came into it, by labels.
-        kept: Shards that were there already, or in several sources, by labels.
+        copied: Shards that were copied, by labels.
+        kept: Shards that the merged store had already, by labels.
         missing: Shards that no source has, by labels.
-        problems: Shards that failed their checks: those of a source are not copied, those of the
+        problems: Shards that failed their checks. Those of a source are not copied. Those of the
             merged store are replaced by whole ones where a source has them.
     """
 
@@ -57,25 +55,26 @@ class MergeSummary:
     problems: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the summary as plain JSON values."""
         return {**asdict(self), "store": str(self.store)}
 
 
 def merge_stores(out: str | Path, sources: Sequence[str | Path], *, show: bool = True) -> MergeSummary:
-    """Copy every finished shard of the sources into one store, after its checks; those that it has
-    are checked too.
+    """Copy every finished shard of the sources into one store.
 
-    Shards that several have are compared by their hashes. Nothing is copied when anything
-    contradicts.
+    Each shard is checked first, also those that the store has already.
+
+    Shards in several stores are compared by their hashes. When two contradict each other, nothing
+    is copied.
 
     Args:
-        out: The merged store; new, or a store that takes part.
+        out: The merged store: a new one, or one that takes part.
         sources: Stores with the same store id, complete or not. They stay as they are.
         show: Report progress.
 
     Raises:
-        InputError: A source is no store, has other images or views, labels of the same name differ,
-            or a shard has different contents in two of them; all sides are named.
+        InputError: A source is not a store, or has other images or views. Or labels of one name
+            differ, or a shard differs between two stores. All sides are named.
     """
     out, paths = Path(out), [Path(source) for source in sources]
     if not paths:
@@ -100,7 +99,7 @@ def merge_stores(out: str | Path, sources: Sequence[str | Path], *, show: bool =
 def _require_one_base(paths: Sequence[Path]) -> None:
     for path in paths:
         if not (path / HEADER_NAME).is_file():
-            raise InputError(f"{path} is not a soft-label store: it has no {HEADER_NAME}")
+            raise InputError(f"{path} is not a soft-label store: it has no {HEADER_NAME}; give the folder of a store")
     documents = [read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store") for path in paths]
     for path, document in zip(paths[1:], documents[1:], strict=True):
         if document_id(document) != document_id(documents[0]):
@@ -112,7 +111,7 @@ def _require_one_base(paths: Sequence[Path]) -> None:
 
 
 def _other_images(one: Path, other: Path) -> str:
-    """How the images of two stores differ."""
+    """Return how the images of two stores differ."""
     first, second = open_manifest(one), open_manifest(other)
     here, there = set(first), set(second)
     alone = sorted(here ^ there)
@@ -126,7 +125,7 @@ def _other_images(one: Path, other: Path) -> str:
 
 
 def _labels_of(name: str, paths: Sequence[Path]) -> list[SoftLabelStore]:
-    """The labels of one name in all stores that have them, those with the most views first."""
+    """Return the labels of one name in all stores that have them, those with most views first."""
     group = [SoftLabelStore(path, name) for path in paths if name in teacher_names(path)]
     longest = max(group, key=lambda store: store.header.views)
     for store in group:
@@ -161,12 +160,12 @@ def _require_no_conflict(groups: Sequence[Sequence[SoftLabelStore]]) -> None:
         more = f"; and {len(conflicts) - _SHOWN_CONFLICTS} more" if len(conflicts) > _SHOWN_CONFLICTS else ""
         raise InputError(
             f"{counted(len(conflicts), 'pair')} of files that should be equal differ, so nothing was copied: "
-            f"{named}{more}; delete the wrong one of each pair, of shards with its .json"
+            f"{named}{more}; delete the wrong one of each pair, a shard with its .json"
         )
 
 
 def _origins(group: Sequence[SoftLabelStore], target: SoftLabelStore) -> list[Path]:
-    """What imported labels keep of their source, and the target lacks."""
+    """Return the files about the origin of imported labels that the target lacks."""
     found = {path.name: path for store in group for path in (store.folder / ORIGIN).glob("*.safetensors")}
     if found:
         (target.folder / ORIGIN).mkdir(exist_ok=True)
@@ -186,7 +185,7 @@ def _different_origins(group: Sequence[SoftLabelStore]) -> list[str]:
 def _begin(out: Path, source: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     open_manifest(source)
-    for name in (MANIFEST_NAME, LOCATIONS_NAME, HEADER_NAME):  # the header last: with it the store exists
+    for name in (MANIFEST_NAME, LOCATIONS_NAME, HEADER_NAME):  # the header last: it makes the store exist
         if (source / name).is_file():
             copy_file(source / name, out / name)
 
@@ -215,7 +214,7 @@ def _merge_labels(out: Path, name: str, group: list[SoftLabelStore], summary: Me
 
 
 def _damage(store: SoftLabelStore, shard: Shard, problems: list[str]) -> bool:
-    """Whether a finished shard fails its checks; how is added to ``problems``."""
+    """Return whether a finished shard fails its checks; ``problems`` receives the reasons."""
     try:
         found = store.damaged_rows(shard)
     except InputError as error:
@@ -233,7 +232,7 @@ def _copy_shard(source: SoftLabelStore, target: SoftLabelStore, shard: Shard, pr
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file whole: a kill leaves either no file of this name or a whole one.
+    """Copy a file whole: a kill leaves either a whole file of this name or none.
 
     Raises:
         InputError: The disk is full or not writable, or the copy reads back differently.
@@ -248,4 +247,6 @@ def copy_file(source: Path, target: Path) -> None:
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot copy {source} to {target}: {error.strerror or error}; make room, and merge again"
+        ) from error

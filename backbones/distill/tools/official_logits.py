@@ -1,10 +1,9 @@
-"""The layout of the official TinyViT code, in both directions (``FORMAT.md``, "The official TinyViT
-format").
+"""The official TinyViT layout, in both directions (``FORMAT.md``, "The official TinyViT format").
 
-An official store is a folder an epoch, ``logits_top{K}_epoch{e}``, with a list of image keys and a
-file of records for each process that made it. It names neither teacher nor class count, and its
-views exist only as seeds of the official transform code: what was imported is served with views of
-our own.
+An official store has one folder per epoch, ``logits_top{K}_epoch{e}``. Each process that made it
+wrote a list of image keys and a file of records. It names neither teacher nor class count. Its
+views exist only as seeds of the official transform code, so imported labels are served with views
+of our own.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ _EPOCH = re.compile(r"logits_top(\d+)_epoch(\d+)")
 _RANK = re.compile(r"rank(\d+)-keys\.txt")
 _SHARD_IMAGES = 65_536
 _CHUNK = 16_384
-#: Class indices are signed 16-bit numbers there.
+#: In the official layout, class indices are signed 16-bit numbers.
 _MOST_CLASSES = 32_767
 
-#: How a key there is made from one of ours.
+#: How an official key is made from one of ours.
 _KEYS: dict[str, Callable[[str], str]] = {
     "stem": lambda key: PurePosixPath(key).stem,
     "name": lambda key: PurePosixPath(key).name,
@@ -62,7 +61,7 @@ _KEYS: dict[str, Callable[[str], str]] = {
 
 
 def record_type(topk: int) -> np.dtype:
-    """One official record: ``4 + 4 K`` bytes."""
+    """Return the type of an official record: ``4 + 4 K`` bytes."""
     return np.dtype([("seed", "<i4"), ("index", "<u2", (topk,)), ("prob", "<f2", (topk,))])
 
 
@@ -83,20 +82,22 @@ class OfficialEpoch:
     ranks: tuple[int, ...]
 
     def keys(self, rank: int) -> list[bytes]:
-        """The keys of one process.
+        """Return the keys of one process.
 
         Raises:
-            InputError: The file is not one key a line.
+            InputError: The file does not hold one key per line.
         """
         path = self.path / f"rank{rank}-keys.txt"
         data = path.read_bytes()
         lines = data.split(b"\n")
         if lines.pop() or b"\r" in data or not all(lines):
-            raise InputError(f"{path} is not of the official layout: one key a line, each line ended by a newline")
+            raise InputError(
+                f"{path} is not of the official layout: it must hold one key per line, each ended by a newline"
+            )
         return lines
 
     def records(self, rank: int, count: int) -> np.ndarray:
-        """``(count,)`` records of one process, mapped.
+        """Return the ``(count,)`` records of one process, mapped.
 
         Raises:
             InputError: The file's length does not fit ``count``.
@@ -106,16 +107,17 @@ class OfficialEpoch:
         if size != count * dtype.itemsize:
             held = "is missing" if size < 0 else f"has {size} bytes"
             raise InputError(
-                f"{path} {held}; its {count} keys at K = {self.topk} ask for {count * dtype.itemsize} bytes"
+                f"{path} {held}; its {count} keys at K = {self.topk} ask for {count * dtype.itemsize} bytes; take the "
+                "file from a copy"
             )
         return np.memmap(path, dtype, "r") if count else np.empty(0, dtype)
 
 
 def find_epochs(source: Path) -> list[OfficialEpoch]:
-    """The epochs of an official store, in order.
+    """Return the epochs of an official store, in order.
 
     Raises:
-        InputError: There is none, one has no files, or they differ in K.
+        InputError: There is none, or one has no files, or they differ in K.
     """
     found = []
     for path in source.iterdir() if source.is_dir() else ():
@@ -124,10 +126,13 @@ def find_epochs(source: Path) -> list[OfficialEpoch]:
             names = (_RANK.fullmatch(entry.name) for entry in path.iterdir())
             ranks = tuple(sorted(int(name[1]) for name in names if name))
             if not ranks:
-                raise InputError(f"{path} holds no rank*-keys.txt")
+                raise InputError(f"{path} holds no rank*-keys.txt; take the folder from a copy, or remove it")
             found.append(OfficialEpoch(path, int(match[1]), int(match[2]), ranks))
     if not found:
-        raise InputError(f"{source} holds no folder logits_top{{K}}_epoch{{e}} of the official TinyViT code")
+        raise InputError(
+            f"{source} holds no folder logits_top{{K}}_epoch{{e}} of the official TinyViT code; give the folder that "
+            "contains them"
+        )
     found.sort(key=lambda epoch: epoch.epoch)
     if len({epoch.topk for epoch in found}) > 1:
         raise InputError(f"{source} mixes K = {found[0].topk} and other K; give a folder with one K")
@@ -136,7 +141,7 @@ def find_epochs(source: Path) -> list[OfficialEpoch]:
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import found.
+    """The result of an import.
 
     Args:
         store: The store.
@@ -147,9 +152,9 @@ class ImportSummary:
         classes_from: ``argument``, or ``largest index`` when it was not given.
         images: N.
         records: Records read.
-        repeated: Records of an image and epoch that had one already; the first valid one counts.
-        incomplete: Images that lack a record of finite probabilities in some epoch, or cannot be
-            read: left out of training.
+        repeated: Further records of an image in one epoch; the first valid one counts.
+        incomplete: Images without a record of finite probabilities in some epoch, or that cannot be
+            read. Training leaves them out.
     """
 
     store: Path
@@ -164,7 +169,7 @@ class ImportSummary:
     incomplete: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the summary as plain JSON values."""
         return {**asdict(self), "store": str(self.store)}
 
 
@@ -182,11 +187,11 @@ def import_official(
 
     Args:
         source: The folder with ``logits_top{K}_epoch{e}`` folders.
-        store_path: The store; new, one whose import was stopped, or one with other teachers of the
-            same views.
-        images: The images; a key there is the file's name without suffix (or its name or path).
-        classes: C, which the files do not say; ``None`` takes the largest class index plus 1.
-        sampler: The views that the labels are served with; by default crops of at least half the
+        store_path: The store: a new one, one whose import was stopped, or one with other teachers
+            of the same views.
+        images: The images; an official key is the file's name without suffix (or its name or path).
+        classes: C, which the files do not contain; ``None`` takes the largest class index plus 1.
+        sampler: The views that are served with the labels; by default crops of at least half the
             area, and mirrors.
         name: Name of the labels in the store.
         show: Report progress.
@@ -198,7 +203,7 @@ def import_official(
     epochs = find_epochs(Path(source))
     sampler = sampler or ViewSampler(scale=(0.5, 1.0))
     if sampler.mixes:
-        raise InputError("imported labels are of one image each: serve them with views that are not mixed")
+        raise InputError("imported labels belong to one image each; serve them with views that are not mixed")
     store_path = Path(store_path)
     if (store_path / HEADER_NAME).is_file():
         manifest = open_manifest(store_path)
@@ -209,30 +214,10 @@ def import_official(
     matcher = _Matcher.fit(manifest, epochs[0])
     largest = max(_largest_index(epoch) for epoch in epochs)
     if classes is not None and largest >= classes:
-        raise InputError(f"{source} has class index {largest}, and {classes} classes were given")
-    header = StoreHeader(
-        num_classes=classes or largest + 1,
-        topk=epochs[0].topk,
-        teacher={
-            "name": name,
-            "format": FORMAT_NAME,
-            "epochs": [epoch.epoch for epoch in epochs],
-            "keys": matcher.kind,
-        },
-        augmentation={
-            **sampler.to_dict(),
-            "hash_size": [224, 224],
-            "hash_every": len(manifest),
-            "backend": "pillow",
-            "libraries": library_versions(),
-        },
-        images=len(manifest),
-        manifest_sha256=manifest.sha256,
-        shard_images=_SHARD_IMAGES,
-        batch_size=1,
-        view_blocks=tuple((view, view + 1) for view in range(len(epochs))),
-        coding="official",
-    )
+        raise InputError(
+            f"{source} has class index {largest}, and {classes} classes were given; give at least {largest + 1}"
+        )
+    header = _header(manifest, epochs, sampler, matcher.kind, name, classes or largest + 1)
     if name in teacher_names(store_path):
         store = SoftLabelStore(store_path, name).grow(header)
     else:
@@ -256,6 +241,35 @@ def import_official(
     )
 
 
+def _header(
+    manifest: Manifest, epochs: list[OfficialEpoch], sampler: ViewSampler, keys: str, name: str, num_classes: int
+) -> StoreHeader:
+    """Return the header of imported labels; ``keys`` is the kind of the official keys."""
+    return StoreHeader(
+        num_classes=num_classes,
+        topk=epochs[0].topk,
+        teacher={
+            "name": name,
+            "format": FORMAT_NAME,
+            "epochs": [epoch.epoch for epoch in epochs],
+            "keys": keys,
+        },
+        augmentation={
+            **sampler.to_dict(),
+            "hash_size": [224, 224],
+            "hash_every": len(manifest),
+            "backend": "pillow",
+            "libraries": library_versions(),
+        },
+        images=len(manifest),
+        manifest_sha256=manifest.sha256,
+        shard_images=_SHARD_IMAGES,
+        batch_size=1,
+        view_blocks=tuple((view, view + 1) for view in range(len(epochs))),
+        coding="official",
+    )
+
+
 def _largest_index(epoch: OfficialEpoch) -> int:
     largest = -1
     for rank in epoch.ranks:
@@ -266,8 +280,9 @@ def _largest_index(epoch: OfficialEpoch) -> int:
 
 
 class _Matcher:
-    """Finds ordinals by official keys, without a dictionary: sorted fixed-width text and binary
-    search.
+    """A finder of ordinals by official keys.
+
+    It needs no dictionary: it searches sorted fixed-width text.
     """
 
     def __init__(self, kind: str, names: np.ndarray) -> None:
@@ -277,26 +292,26 @@ class _Matcher:
 
     @classmethod
     def fit(cls, manifest: Manifest, epoch: OfficialEpoch) -> _Matcher:
-        """The first way of making keys by which the keys of an epoch fit.
+        """Return a matcher of the first kind of keys that fits an epoch.
 
         Raises:
-            InputError: None does.
+            InputError: No kind fits.
         """
         some = next((keys for keys in map(epoch.keys, epoch.ranks) if keys), [])
         if not some:
-            raise InputError(f"{epoch.path} holds no record")
+            raise InputError(f"{epoch.path} holds no record; take it from a copy")
         for kind, make in _KEYS.items():
             names = np.array([encode_key(make(key)) for key in manifest.names])
             matcher = cls(kind, names)
             if not (matcher._names[1:] == matcher._names[:-1]).any() and (matcher.find(some) >= 0).all():
                 return matcher
         raise InputError(
-            f"the keys of {epoch.path} (the first is {some[0].decode(errors='replace')!r}) do not name the images "
-            f"(the first is {manifest[0]!r}), or name several by one key"
+            f"the keys of {epoch.path} (as {some[0].decode(errors='replace')!r}) do not name the images "
+            f"(as {manifest[0]!r}), or name several by one key; give the images that were labelled"
         )
 
     def find(self, keys: list[bytes]) -> np.ndarray:
-        """Ordinals, -1 where no image has the key."""
+        """Return ordinals, -1 where no image has the key."""
         wanted = np.array(keys)
         at = np.minimum(np.searchsorted(self._names, wanted), len(self._names) - 1)
         return np.where(self._names[at] == wanted, self._order[at], -1)
@@ -308,11 +323,12 @@ class _Importer:
     ) -> None:
         self.store, self.images, self.sampler, self.matcher = store, images, sampler, matcher
         self.records = self.repeated = 0
-        self.sizes = self._picture_sizes(show)
+        self.sizes = self._image_sizes(show)
 
-    def _picture_sizes(self, show: bool) -> np.ndarray:
-        """``(N, 2)`` width and height of each image, from its header; zeros where it cannot be
-        read.
+    def _image_sizes(self, show: bool) -> np.ndarray:
+        """Return ``(N, 2)`` width and height of each image, from its header.
+
+        They are zero where an image cannot be read.
         """
         sizes = np.zeros((len(self.images), 2), np.int64)
 
@@ -323,8 +339,8 @@ class _Importer:
                 except OSError:
                     continue
                 try:
-                    with Image.open(io.BytesIO(data)) as picture:
-                        sizes[index] = picture.size
+                    with Image.open(io.BytesIO(data)) as opened:
+                        sizes[index] = opened.size
                 except MemoryError:
                     raise
                 except Exception:  # Pillow raises many kinds on damaged files
@@ -337,14 +353,14 @@ class _Importer:
         return sizes
 
     def take(self, view: int, epoch: OfficialEpoch, bar: RateBar) -> None:
-        """One epoch's records become one view's rows."""
+        """Write one epoch's records as one view's rows."""
         keys = [epoch.keys(rank) for rank in epoch.ranks]
         parts = [epoch.records(rank, len(names)) for rank, names in zip(epoch.ranks, keys, strict=True)]
         lines = np.concatenate([self._ordinals(epoch, names) for names in keys])
         count = len(lines)
         good = np.flatnonzero(np.concatenate([_are_probabilities(part) for part in parts]))
         holder = np.full(self.store.header.images, -1, np.int64)
-        holder[lines[good[::-1]]] = good[::-1]  # the first record of an image wins
+        holder[lines[good[::-1]]] = good[::-1]  # the first record of an image counts
         readable = self.sizes[:, 0] > 0
         extra = np.flatnonzero((holder[lines] != np.arange(count)) | ~readable[lines])
         ends = np.cumsum([len(names) for names in keys])
@@ -361,7 +377,10 @@ class _Importer:
         found = self.matcher.find(keys) if keys else np.empty(0, np.int64)
         if (found < 0).any():
             key = keys[int(np.flatnonzero(found < 0)[0])].decode(errors="replace")
-            raise InputError(f"{epoch.path} has the key {key!r}, and no image has it as its {self.matcher.kind}")
+            raise InputError(
+                f"{epoch.path} has the key {key!r}, and no image has it as its {self.matcher.kind}; give all images "
+                "that were labelled"
+            )
         return found
 
     def _write(
@@ -403,7 +422,7 @@ class _Importer:
 
 
 def _are_probabilities(records: np.ndarray) -> np.ndarray:
-    """Which records hold numbers from 0 on with a sum above 0, ``(B,)`` bool."""
+    """Return which records hold numbers from 0 on with a sum above 0, ``(B,)`` bool."""
     fine = np.empty(len(records), bool)
     for start in range(0, len(records), _CHUNK):
         probability = records[start : start + _CHUNK]["prob"]
@@ -413,7 +432,7 @@ def _are_probabilities(records: np.ndarray) -> np.ndarray:
 
 
 def _gather(parts: list[np.ndarray], ends: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Records of some lines, counted through all parts."""
+    """Return the records of some lines, counted through all parts."""
     out = np.empty(len(lines), parts[0].dtype)
     which = np.searchsorted(ends, lines, side="right")
     for number, part in enumerate(parts):
@@ -423,7 +442,7 @@ def _gather(parts: list[np.ndarray], ends: np.ndarray, lines: np.ndarray) -> np.
 
 
 def origin_path(store: SoftLabelStore, epoch: int) -> Path:
-    """Where the order of an imported epoch's records is kept."""
+    """Return the path of the file with the order of an imported epoch's records."""
     return store.folder / ORIGIN / f"epoch{epoch}.safetensors"
 
 
@@ -432,14 +451,14 @@ def origin_path(store: SoftLabelStore, epoch: int) -> Path:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export wrote.
+    """The result of an export.
 
     Args:
-        folder: Where.
+        folder: The folder with the epochs.
         topk: K.
         epochs: Numbers of the epochs.
         records: Records written.
-        seeds: Whether the records carry the seeds of the official code (of an imported store), or
+        seeds: Whether the records hold the seeds of the official code, as imported stores do, or
             zeros.
     """
 
@@ -450,21 +469,21 @@ class ExportSummary:
     seeds: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the summary as plain JSON values."""
         return {**asdict(self), "folder": str(self.folder)}
 
 
 def export_official(store: SoftLabelStore, out: str | Path, *, ranks: int = 1, show: bool = True) -> ExportSummary:
     """Write the labels in the official layout.
 
-    Imported labels give back the very bytes that they came from. Of others, every view becomes an
-    epoch; the seeds are 0, because the official transform code cannot make our views.
+    Imported labels give back the very bytes that they came from. In other labels, every view
+    becomes an epoch. Their seeds are 0, because the official transform code cannot make our views.
 
     Args:
         store: Complete labels.
         out: A new or empty folder.
-        ranks: How many files an epoch is split into (image ``i`` goes to ``i mod ranks``); imported
-            labels keep theirs.
+        ranks: Number of files per epoch (image ``i`` goes to ``i mod ranks``); imported labels keep
+            theirs.
         show: Report progress.
 
     Raises:
@@ -479,12 +498,15 @@ def export_official(store: SoftLabelStore, out: str | Path, *, ranks: int = 1, s
     if not imported and store.header.num_classes > _MOST_CLASSES:
         raise InputError(
             f"{store.path} has {store.header.num_classes} classes, and the official layout holds class indices up to "
-            f"{_MOST_CLASSES - 1}"
+            f"{_MOST_CLASSES - 1}; these labels cannot be exported"
         )
     make = _KEYS[store.header.teacher["keys"] if imported else "stem"]
     keys = [encode_key(make(key)) for key in store.manifest.names]
     if len(set(keys)) < len(keys):
-        raise InputError(f"{store.path}: two images have the same file name, which is their key in the official layout")
+        raise InputError(
+            f"{store.path}: two images have the same file name, which is their key in the official layout; rename one "
+            "and label again"
+        )
     epochs = store.header.teacher["epochs"] if imported else list(range(store.header.views))
     written = 0
     with RateBar("export", len(epochs), "epochs", show) as bar:
@@ -504,7 +526,7 @@ def export_official(store: SoftLabelStore, out: str | Path, *, ranks: int = 1, s
 def _records(
     store: SoftLabelStore, view: int, epoch: int, ranks: int
 ) -> Iterator[tuple[int, np.ndarray, Iterator[np.ndarray]]]:
-    """Rank, ordinals of its lines, and its records, in blocks."""
+    """Yield per rank: its number, the ordinals of its lines, and its records in blocks."""
     if store.header.coding != "official":
         readable = np.ones(store.header.images, bool)
         readable[list(store.invalid_images())] = False
@@ -515,7 +537,9 @@ def _records(
         return
     file = TensorFile(origin_path(store, epoch))
     if file.metadata.get("labels") != store.header.store_id:
-        raise InputError(f"{file.path} belongs to other labels than {store.folder}")
+        raise InputError(
+            f"{file.path} belongs to other labels than {store.folder}; take it from a copy of these labels"
+        )
     lines, ends = np.array(file.tensor("lines")).astype(np.int64), file.tensor("rank_ends").tolist()
     dtype = record_type(store.header.topk)
     extra_lines = np.array(file.tensor("extra_lines")).astype(np.int64)

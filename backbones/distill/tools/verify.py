@@ -1,6 +1,4 @@
-"""Is a store what it says? Checksums, the images behind it, the pixels, and the teacher run again
-on a sample.
-"""
+"""Verification of a store: checksums, images, pixels, and the teacher on a sample."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class StoreReport:
-    """What was looked at, and everything that is wrong.
+    """The extent of a verification, and everything that is wrong.
 
     Args:
         shards: Shards in all.
@@ -51,7 +49,7 @@ class StoreReport:
         pixels: Views that were made again and compared by hash.
         teacher_rows: Rows that the teacher labelled again.
         teacher_distance: Largest distance found there (total variation, 0..1), or ``None``.
-        problems: One phrase each, naming file and row.
+        problems: One phrase per problem, with file and row.
     """
 
     shards: int
@@ -63,11 +61,11 @@ class StoreReport:
     problems: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the report as plain JSON values."""
         return asdict(self)
 
     def joined(self, other: StoreReport) -> StoreReport:
-        """This report and one of other labels of the same store together."""
+        """Return this report joined with one of other labels of the same store."""
         return StoreReport(
             self.shards + other.shards,
             self.finished + other.finished,
@@ -91,11 +89,11 @@ def verify_store(
 
     Args:
         store: The store, complete or not.
-        images: Its images: list and files are compared too and, unless something is wrong already,
-            recorded pixel hashes.
-        teacher: Its teacher: ``sample`` rows are labelled again, unless something is wrong already;
-            needs ``images``.
-        sample: How many rows.
+        images: Its images: list and files are compared too. Recorded pixel hashes are compared
+            unless something is wrong already.
+        teacher: Its teacher: ``sample`` rows are labelled again, unless something is wrong already.
+            It needs ``images``.
+        sample: Number of rows.
         show: Report progress.
 
     Raises:
@@ -112,7 +110,7 @@ def verify_store(
     manifest = store.path / MANIFEST_NAME
     is_whole = Manifest.open(manifest).sha256 == store.header.manifest_sha256
     if not is_whole:
-        problems.append(f"{manifest} is damaged: its hash is not the one in the header")
+        problems.append(f"{manifest} is damaged: its hash is not the one in the header; take it from a copy")
     whole: list[Shard] = []
     rows = 0
     with RateBar("verify", sum(shard.rows for shard in finished), "rows", show) as bar:
@@ -139,7 +137,7 @@ def verify_store(
 
 
 def _index_problems(store: SoftLabelStore, finished: list[Shard]) -> list[str]:
-    """Whether the index repeats what the shards' reports say."""
+    """Return a problem if the index differs from the shards' reports."""
     try:
         index = store.index()
     except InputError as error:
@@ -148,11 +146,11 @@ def _index_problems(store: SoftLabelStore, finished: list[Shard]) -> list[str]:
         return []
     try:
         reports = ShardIndex.gather([store.report(shard) for shard in finished])
-    except InputError:  # named with its shard
+    except InputError:  # already reported with its shard
         return []
     if index.same_as(reports):
         return []
-    return [f"{store.folder / INDEX_NAME} says other things than the .json files of the shards; delete it"]
+    return [f"{store.folder / INDEX_NAME} differs from the .json files of the shards; delete it"]
 
 
 def _other_images(store: SoftLabelStore, images: ImageFiles) -> list[str]:
@@ -172,7 +170,7 @@ def _changed_files(store: SoftLabelStore, images: ImageFiles) -> list[str]:
             store.manifest.read(images, ordinal, f"the store {store.path}")
         except InputError as error:
             return str(error)
-        except OSError:  # unreadable when it was labelled, too, or the row would not be invalid
+        except OSError:  # unreadable when it was labelled, too; otherwise the row would not be invalid
             name = images.root / store.manifest[ordinal]
             return None if ordinal in invalid else f"{name} has rows, and could not be read when the manifest was made"
         return None
@@ -203,18 +201,22 @@ def _verify_pixels(store: SoftLabelStore, images: ImageFiles, shards: list[Shard
 def _require_teacher(store: SoftLabelStore, teacher: Teacher) -> None:
     made = store.header.teacher
     if store.header.coding == "official":
-        raise InputError(f"{store.folder} was imported: the views that its teacher saw cannot be made again here")
+        raise InputError(
+            f"{store.folder} was imported: the views that its teacher saw cannot be made again here; verify it without "
+            "--teacher"
+        )
     for key, value in teacher.fingerprint.items():
         # Another version of the code, or the deployed form, moves labels within the tolerance or is
         # wrong.
         if key not in ("code", "deployed") and made.get(key) != value:
             raise InputError(
-                f"{store.path} was labelled with teacher {key} {made.get(key)}, and the teacher here has {value}"
+                f"{store.path} was labelled with teacher {key} {made.get(key)}, and the teacher here has {value}; give "
+                "the same teacher"
             )
 
 
 def _spread(store: SoftLabelStore, shards: list[Shard], sample: int) -> list[tuple[int, int]]:
-    """About ``sample`` places, evenly over the valid rows of whole shards."""
+    """Return about ``sample`` places, evenly over the valid rows of whole shards."""
     total = sum(shard.rows for shard in shards)
     wanted = set(np.linspace(0, total - 1, min(sample, total)).astype(int).tolist()) if total else set()
     places, start = [], 0
@@ -250,16 +252,16 @@ def _verify_teacher(
 
 
 def label_distance(one: SoftLabels, other: SoftLabels, num_classes: int) -> torch.Tensor:
-    """Total-variation distance between soft labels, ``(B,)``, 0 (equal) to 1."""
+    """Return the total-variation distance between soft labels, ``(B,)``, 0 (equal) to 1."""
     return (one.dense(num_classes) - other.dense(num_classes)).abs().sum(1) / 2
 
 
 def describe_store(store: SoftLabelStore) -> dict[str, Any]:
-    """What a store holds, as plain JSON values.
+    """Return the contents of a store as plain JSON values.
 
     Raises:
-        InputError: Its manifest, or a shard that is looked into, is missing, truncated, or, of up
-            to 65,536 images, damaged.
+        InputError: Its manifest, or a shard that is read, is missing or truncated. Damage is found
+            in stores of up to 65,536 images.
     """
     header, manifest = store.header, store.manifest
     finished = store.finished_shards()
@@ -289,8 +291,9 @@ def describe_store(store: SoftLabelStore) -> dict[str, Any]:
 
 
 def _label_figures(store: SoftLabelStore, finished: list[Shard]) -> dict[str, Any]:
-    """Mean and largest probability outside the top K, and of compact rows the loss, from up to 64
-    shards.
+    """Return figures from up to 64 shards, each as mean and largest value.
+
+    They are the probability outside the top K and, in compact rows, the loss.
     """
     names = ["residual", "kl"] if store.header.coding == "compact" else ["residual"]
     values: dict[str, list[np.ndarray]] = {name: [] for name in names}

@@ -14,8 +14,8 @@ from ..store import SoftLabelStore
 class ViewCache:
     """Views kept in memory that forked worker processes share.
 
-    Anonymous shared memory is used, not ``/dev/shm``, which containers often keep very small. Where
-    processes are not forked, every process fills its own.
+    The memory is anonymous and shared. It is not ``/dev/shm``, which containers often keep very
+    small. Where processes are not forked, every process fills its own.
 
     Args:
         count: Views to hold.
@@ -39,18 +39,19 @@ class ViewCache:
         self.__init__(**state)
 
     def get(self, slot: int) -> np.ndarray | None:
-        """The view in a slot, ``(size, size, 3)`` u8, or ``None``."""
+        """Return the view in a slot, ``(size, size, 3)`` u8, or ``None``."""
         return self._pixels[slot] if self._filled[slot] else None
 
     def put(self, slot: int, view: np.ndarray) -> None:
-        """Keep a view. Two processes may write the same slot: they write the same bytes."""
+        """Keep a view. If two processes write one slot, they write the same bytes."""
         self._pixels[slot] = view
         self._filled[slot] = 1
 
 
 def make_cache(setting: bool | str, store: SoftLabelStore, size: int, samples: int) -> ViewCache | None:
-    """The cache that a config asks for; ``auto``: when views come again and a quarter of free
-    memory holds them.
+    """Return the cache that a config asks for, or ``None``.
+
+    ``auto`` makes one when views come again and a quarter of the free memory holds them.
     """
     count = store.header.images * store.header.views
     if setting == "auto":
@@ -59,7 +60,7 @@ def make_cache(setting: bool | str, store: SoftLabelStore, size: int, samples: i
 
 
 def free_memory() -> int:
-    """Bytes that this machine could still give out; 0 where it does not tell."""
+    """Return the bytes of free memory; 0 where they are not known."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -70,5 +71,5 @@ def free_memory() -> int:
 
 
 def identity(batch: Any) -> Any:
-    """The dataset gives whole batches already."""
+    """Return the batch as it is: the dataset gives whole batches already."""
     return batch

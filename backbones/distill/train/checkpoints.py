@@ -1,6 +1,4 @@
-"""Whole checkpoints: of finite numbers only, read without running anything, and held against the
-run.
-"""
+"""Checkpoints: whole, finite, read without running anything, and compared with the run."""
 
 from __future__ import annotations
 
@@ -36,12 +34,13 @@ _PARTS = {"tinyvit": dict, "meta": dict, "state_dict": dict, "optimizer": dict, 
 
 
 class Checkpoints(Hook):
-    """Saves what a run needs to go on: whole files, readable without unpickling objects, with
-    finite numbers only.
+    """A hook that saves everything that a run needs to resume.
+
+    Files are whole, readable without unpickling objects, and hold finite numbers only.
 
     Args:
         recipe: The run.
-        identity: What :func:`identity_of` gives.
+        identity: The result of :func:`identity_of`.
         rank: This process; the first one writes.
         unlogged: Returns the losses that are not in the log yet.
 
@@ -64,7 +63,7 @@ class Checkpoints(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Save when it is time, after the last iteration, and when the run is to end."""
+        """Save when it is time, after the last iteration, and before the run ends."""
         is_last = self.is_last_train_iter(runner)
         if is_last or self.stop or self.every_n_train_iters(runner, self.recipe.checkpoint_interval):
             self._require_finite(runner)
@@ -80,8 +79,9 @@ class Checkpoints(Hook):
 
     @contextlib.contextmanager
     def stopping_at_ctrl_c(self) -> Iterator[None]:
-        """Ctrl-C sets ``stop``, a second one ends the run at once. Of several processes each would
-        stop elsewhere.
+        """Make Ctrl-C set ``stop``, and a second one end the run at once.
+
+        Not so with several processes, as each one would stop elsewhere.
         """
         if self.rank.world > 1 or threading.current_thread() is not threading.main_thread():
             yield
@@ -114,7 +114,7 @@ class Checkpoints(Hook):
             raise diverged("the loss or a weight is not finite", runner.iter + 1, Path(runner.work_dir))
 
     def save(self, runner: Runner) -> None:
-        """Write beside, flush, rename; then drop the oldest."""
+        """Write a temporary file, flush it and rename it; then drop the oldest checkpoints."""
         folder = Path(runner.work_dir) / CHECKPOINTS
         folder.mkdir(exist_ok=True)
         name = f"iter_{runner.iter + 1:08d}.pth"
@@ -122,20 +122,23 @@ class Checkpoints(Hook):
             with replacing(folder / name) as temporary:
                 runner.save_checkpoint(str(folder), temporary.name, by_epoch=False)
         except (OSError, RuntimeError) as error:
-            raise InputError(f"cannot write checkpoint {folder / name}: {error}") from error
+            raise InputError(
+                f"cannot write checkpoint {folder / name}: {error}; make room, and use --resume"
+            ) from error
         for old in whole_checkpoints(Path(runner.work_dir))[: -self.recipe.keep_checkpoints]:
             old.unlink()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Name the run, and leave out mmengine's log buffers: they are pickled objects, and our log
-        is elsewhere.
+        """Add the run's identity, and leave out mmengine's log buffers.
+
+        The buffers are pickled objects, and our log is elsewhere.
         """
         checkpoint["tinyvit"] = self.identity
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
 
 def identity_of(recipe: Recipe, views: TrainingViews, teacher: Teacher | None) -> dict[str, Any]:
-    """The settings that a run and its continuation share, as plain values.
+    """Return the settings that a run and its continuation share, as plain values.
 
     Args:
         recipe: The run.
@@ -156,17 +159,18 @@ def _digest(document: Any) -> str:
 
 
 def whole_checkpoints(work_dir: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first: a name without a leading dot was given after the file
-    was whole.
+    """Return the whole checkpoints of a run, oldest first.
+
+    A file gets its name without a leading dot when it is whole.
     """
     return sorted((work_dir / CHECKPOINTS).glob("iter_*.pth"))
 
 
 def find_checkpoint(work_dir: Path, resume: bool, show: bool) -> Path | None:
-    """The checkpoint to go on from; ``None`` to begin.
+    """Return the checkpoint to resume from; ``None`` to begin.
 
     Raises:
-        InputError: There is one, and the run was not told to go on.
+        InputError: There is one, and ``resume`` is not set.
     """
     found = whole_checkpoints(work_dir)
     if found and not resume:
@@ -177,8 +181,9 @@ def find_checkpoint(work_dir: Path, resume: bool, show: bool) -> Path | None:
 
 
 def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of this very run. Tensors and plain values are read, and nothing in the file is
-    run.
+    """Return the content of a checkpoint of this very run.
+
+    Tensors and plain values are read, and nothing in the file is run.
 
     Args:
         path: The file.
@@ -186,7 +191,7 @@ def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         InputError: The file is damaged, holds anything else, is not a checkpoint of a training, or
-            of another one.
+            belongs to another one.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
@@ -209,7 +214,7 @@ def read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 def _way_on(path: Path) -> str:
     older = [other for other in whole_checkpoints(path.parent.parent) if other.name < path.name]
     if older:
-        return f"delete it to go on from {older[-1].name}, the one before"
+        return f"delete it to resume from {older[-1].name}, the one before"
     return "there is none before it: give another --work-dir to start anew"
 
 
@@ -227,23 +232,25 @@ def _require_same(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> N
         if theirs.get(name) != ours[name]:
             raise InputError(
                 f"checkpoint {path} was trained on {what} {str(theirs.get(name))[:12]}, "
-                f"and this run has {what} {str(ours[name])[:12]}"
+                f"and this run has {what} {str(ours[name])[:12]}; "
+                "resume with the same ones, or give another --work-dir"
             )
     if theirs.get("views") != ours["views"]:
         raise InputError(
-            f"checkpoint {path} was trained on {theirs.get('views')} views of each image, and "
+            f"checkpoint {path} was trained on {theirs.get('views')} views per image, and "
             f"the store has {ours['views']} now; give another --work-dir to train on all of them"
         )
     for key, value in ours["recipe"].items():
         if theirs["recipe"].get(key) != value:
             raise InputError(
                 f"checkpoint {path} was trained with {key} = {theirs['recipe'].get(key)!r}, "
-                f"and this run has {key} = {value!r}"
+                f"and this run has {key} = {value!r}; "
+                "resume with the same value, or give another --work-dir"
             )
 
 
 def is_finite(value: Any) -> bool:
-    """Whether all tensors in nested dictionaries and lists hold finite numbers only."""
+    """Return whether all tensors in nested dictionaries and lists hold finite numbers only."""
     return all(bool(tensor.isfinite().all()) for tensor in _tensors(value))
 
 
@@ -256,13 +263,12 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def diverged(what: str, iteration: int, work_dir: Path) -> CheckFailedError:
-    """The error of a run whose numbers stopped being finite, with what can be done about it.
+    """Return the error of a run whose numbers stopped being finite, with a remedy.
 
     Args:
         what: The fault.
-        iteration: When it was noticed, counted from 1.
-        work_dir: Folder of the run. Its checkpoints are finite: no other is written, or gone on
-            from.
+        iteration: The iteration that found it, counted from 1.
+        work_dir: Folder of the run. Its checkpoints are finite: no other is written or resumed.
     """
     found = whole_checkpoints(work_dir)
     if found:

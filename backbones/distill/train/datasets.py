@@ -1,6 +1,4 @@
-"""The views that a student is shown, from a store or drawn while training, with all that is known
-about them.
-"""
+"""The views of a student, from a store or drawn while training, with their targets."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ class TrueClassArray:
     Args:
         classes: ``(N,)`` int64, -1 where none is known.
         count: C, how many classes there are.
-        origin: Where they are from, for the log.
+        origin: Their source, for the log.
     """
 
     classes: np.ndarray
@@ -51,16 +49,16 @@ class TrueClassArray:
 
     @classmethod
     def find(cls, images: ImageFiles, path: str | None, count: int | None) -> TrueClassArray:
-        """From a CSV, else class folders.
+        """Return the true classes from a CSV, else from class folders.
 
         Args:
             images: The images.
             path: The CSV; ``None`` looks for ``labels.csv`` in and beside the images, and then at
                 the folders.
-            count: C; ``None`` takes the largest class and 1.
+            count: C; ``None`` takes the largest class plus 1.
 
         Raises:
-            InputError: There are no labels, or a class is not below ``count``.
+            InputError: There are no true classes, or one is not below ``count``.
         """
         known = find_true_classes(images, Path(path) if path else None, count)
         classes = np.full(len(images), -1, np.int64)
@@ -89,12 +87,13 @@ class TrueClassArray:
         if len(lacking):
             raise InputError(
                 f"{len(lacking)} of {len(readable)} images of {images.root} have no true class (first: "
-                f"{images[int(lacking[0])]}); add them to the labels CSV, or take them out"
+                f"{images[int(lacking[0])]}); add them to the CSV of true classes, or remove them"
             )
 
     def fields(self, places: Sequence[ViewPlace], mixes: Sequence[tuple[int, float] | None]) -> dict[str, torch.Tensor]:
-        """``true_classes`` and ``weights`` of :class:`.losses.Targets`, ``(B, 2)`` each: the image's and
-        its partner's.
+        """Return ``true_classes`` and ``weights`` of :class:`.losses.Targets`, ``(B, 2)`` each.
+
+        The first column is the image's, the second its partner's.
         """
         own = [image for image, _ in places]
         partners = [image if mix is None else mix[0] for image, mix in zip(own, mixes, strict=True)]
@@ -112,9 +111,9 @@ class TrainingViews(Dataset):
         true_classes: True classes, where the loss needs them.
 
     Attributes:
-        identity: The data that a continued run must find again.
+        identity: The hash of the data, which a resumed run must find again.
         readable: Ordinals of the images to train on.
-        views: How many views an image has; ``None`` for as many as wanted.
+        views: Views per image; ``None`` for any number.
         classes: C.
         metainfo: For mmengine.
     """
@@ -135,7 +134,10 @@ class TrainingViews(Dataset):
         return self.__getitems__([place])
 
     def __getitems__(self, places: Sequence[ViewPlace]) -> dict[str, torch.Tensor]:
-        """One batch: ``inputs`` ``(B, H, W, 3)`` u8, and fields of :class:`.losses.Targets`."""
+        """Return a batch: ``inputs`` and fields of :class:`.losses.Targets`.
+
+        ``inputs`` are ``(B, H, W, 3)`` u8.
+        """
         raise NotImplementedError
 
     def keep(self, setting: bool | str, samples: int) -> None:
@@ -154,8 +156,8 @@ class StoredViews(TrainingViews):
         images: The images that they were made from.
         size: Side of the student's input in pixels.
         true_classes: True classes, where the loss needs them.
-        objective: The loss, which decides what is read of a label.
-        cache: Where views are kept, or ``None``.
+        objective: The loss, which decides which part of a label is read.
+        cache: The memory for views, or ``None``.
 
     Raises:
         InputError: No image could be read when labels were made, or they do not hold the loss's
@@ -178,13 +180,19 @@ class StoredViews(TrainingViews):
         invalid = store.invalid_images()
         readable = np.ones(store.header.images, bool)
         readable[list(invalid)] = False
-        self.readable = np.flatnonzero(readable).astype(np.int32)  # there may be many millions
+        self.readable = np.flatnonzero(readable).astype(np.int32)  # int32, as there may be many millions
         if not len(self.readable):
-            raise InputError(f"{store.path} holds no label: none of its {len(invalid)} images could be read")
+            raise InputError(
+                f"{store.path} holds no label: none of its {len(invalid)} images could be read; label images that can "
+                "be read"
+            )
         if self.objective.needs_teacher and self.objective.temperature not in store.layout.temperatures:
             held = ", ".join(f"{tau:g}" for tau in store.layout.temperatures)
             wanted = f"{self.objective.temperature:g}"
-            raise InputError(f"{store.path} holds labels at temperature {held}, and the recipe asks for {wanted}")
+            raise InputError(
+                f"{store.path} holds labels at temperature {held}, and the recipe asks for {wanted}; set config key "
+                "tau to one of these"
+            )
 
     def __getitems__(self, places: Sequence[ViewPlace]) -> dict[str, torch.Tensor]:
         """One batch.
@@ -194,7 +202,10 @@ class StoredViews(TrainingViews):
         """
         rows = self.store.rows([image for image, _ in places], [view for _, view in places])
         if not self.store.valid_rows(rows).all():
-            raise InputError(f"{self.store.path}: a row of an unreadable image was asked for")
+            raise InputError(
+                f"{self.store.path}: a row of an unreadable image was asked for; run `tinyvit labels verify` on the "
+                "store"
+            )
         pixels = [self._view(*place, row["params"]) for place, row in zip(places, rows, strict=True)]
         batch = {"inputs": torch.from_numpy(np.stack(pixels))}
         if self.objective.kind == "deit_hard":
@@ -209,8 +220,11 @@ class StoredViews(TrainingViews):
         return batch
 
     def keep(self, setting: bool | str, samples: int) -> None:
-        """Keep pixels in memory as a config asks for (:func:`.data.make_cache`), in a run of so
-        many views.
+        """Keep pixels in memory as a config asks for (:func:`.cache.make_cache`).
+
+        Args:
+            setting: The config's value.
+            samples: The number of views in the run.
         """
         self.cache = make_cache(setting, self.store, self.size, samples)
 
@@ -224,7 +238,7 @@ class StoredViews(TrainingViews):
         return pixels
 
     def describe(self) -> str:
-        """Store, teacher, K, images and views."""
+        """Return a line with store, teacher, K, images and views."""
         header = self.store.header
         teacher = f"{header.teacher['name']} at {header.augmentation['hash_size'][0]} px"
         return (
@@ -236,15 +250,15 @@ class StoredViews(TrainingViews):
 
 
 class DrawnViews(TrainingViews):
-    """Views drawn while training: (seed, image, view) decides them, as in a store.
+    """Views drawn while training: seed, image and view decide them, as in a store.
 
     Args:
         images: The images.
-        sampler: Draws the parameters of views.
+        sampler: The source of the parameters of views.
         size: Side of the student's input in pixels.
         true_classes: True classes, where the loss needs them.
-        teacher_size: Height and width at which a teacher sees the same views; ``None`` without one,
-            or when it is the student's.
+        teacher_size: Height and width at which a teacher sees the same views; ``None`` without a
+            teacher, or when it is the student's.
         classes: C.
     """
 
@@ -263,11 +277,13 @@ class DrawnViews(TrainingViews):
         self.identity = _digest(images)
 
     def __getitems__(self, places: Sequence[ViewPlace]) -> dict[str, torch.Tensor]:
-        """One batch; ``teacher_inputs`` ``(B, H', W', 3)`` u8 where the teacher's size is another.
+        """Return one batch, with ``teacher_inputs`` ``(B, H', W', 3)`` u8 at the teacher's size.
+
+        ``teacher_inputs`` are left out where the sizes are equal.
 
         Raises:
-            InputError: An image cannot be read. How many there are decides the schedule, so none is
-                left out midway.
+            InputError: An image cannot be read. None is left out midway, as their number decides
+                the schedule.
         """
         drawn = [self._draw(*place) for place in places]
         batch = {"inputs": torch.from_numpy(np.stack([view[0] for view in drawn]))}
@@ -278,32 +294,33 @@ class DrawnViews(TrainingViews):
         return batch
 
     def _draw(self, image: int, view: int) -> tuple[np.ndarray, np.ndarray | None, tuple[int, float] | None]:
-        """The student's and the teacher's pixels, and the partner with the image's own share."""
-        picture, params = self._unmixed(image, view)
+        """Return the student's and the teacher's pixels, and the mix of :func:`_mix`."""
+        opened, params = self._unmixed(image, view)
         partner = None if params.mix is None else self._unmixed(params.mix.image, params.mix.view)
-        pixels = np.asarray(apply(picture, params, (self.size, self.size), partner))
-        shown = None if self.teacher_size is None else np.asarray(apply(picture, params, self.teacher_size, partner))
+        pixels = np.asarray(apply(opened, params, (self.size, self.size), partner))
+        shown = None if self.teacher_size is None else np.asarray(apply(opened, params, self.teacher_size, partner))
         return pixels, shown, _mix(params)
 
     def _unmixed(self, image: int, view: int) -> tuple[Image.Image, ViewParams]:
         try:
-            picture = self.images.open(self.images[image])
+            opened = self.images.open(self.images[image])
         except InputError as error:
             raise InputError(
-                f"{error}; training without a store needs every image: take it away and start again in another "
-                "--work-dir, or train from a store, which leaves out what cannot be read"
+                f"{error}; training without a store needs every image; remove this one and use another --work-dir, or "
+                "train from a store, which skips it"
             ) from error
-        return picture, self.sampler.sample(image, view, picture.size, len(self.images))
+        return opened, self.sampler.sample(image, view, opened.size, len(self.images))
 
     def describe(self) -> str:
-        """Images, and how views are drawn."""
+        """Return a line with the images, and how views are drawn."""
         count, root = len(self.images), self.images.root
         return f"views    {count} images of {root}, drawn while training: {describe_views(self.sampler.to_dict())}"
 
 
 def _digest(images: ImageFiles) -> str:
-    """Keys and sizes of images; of more than 65,536 loose files the sizes of 4,096, because each
-    must be looked at.
+    """Return the hash of the images' keys and sizes.
+
+    With more than 65,536 loose files, only 4,096 sizes count, because reading each one takes time.
     """
     if images.members is not None or len(images) <= MANY_IMAGES:
         sizes = images.sizes()
@@ -317,7 +334,7 @@ def _digest(images: ImageFiles) -> str:
 
 
 def _mix(params: ViewParams) -> tuple[int, float] | None:
-    """The partner's ordinal and the image's own share."""
+    """Return the partner's ordinal and the image's own share."""
     return None if params.mix is None else (params.mix.image, params.mix.lam)
 
 
@@ -329,7 +346,7 @@ def open_views(recipe: Recipe, teacher: Teacher | None = None) -> TrainingViews:
         teacher: The teacher that runs beside the student, or ``None``.
 
     Raises:
-        InputError: Images, labels, store and recipe do not fit each other.
+        InputError: Images, true classes, store and recipe do not fit each other.
     """
     assert recipe.data is not None
     objective = recipe.objective

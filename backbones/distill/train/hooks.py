@@ -25,12 +25,13 @@ from .schedule import Schedule
 
 
 class ExactRandomness(Hook):
-    """Seed torch anew at every iteration, so that dropped paths do not depend on where a run was
-    stopped.
+    """A hook that seeds torch anew at every iteration.
+
+    Dropped paths therefore do not depend on where a run was stopped.
 
     Args:
         seed: The run's seed.
-        rank: This process's number: every process drops other paths.
+        rank: This process's number; every process drops other paths.
     """
 
     priority = "VERY_HIGH"
@@ -44,7 +45,7 @@ class ExactRandomness(Hook):
 
 
 class Rates(Hook):
-    """Set the learning rate of every iteration, a pure function of its number.
+    """A hook that sets each iteration's learning rate, a pure function of its number.
 
     Args:
         schedule: The rates.
@@ -86,7 +87,7 @@ class StudentAverage(Hook):
         return self._average.module
 
     def before_run(self, runner: Runner) -> None:
-        """Make the copy, on the device where the student is by now."""
+        """Make the copy, on the student's device."""
         self._average = ExponentialMovingAverage(self.student, 1 - self.decay, update_buffers=True)
 
     def after_train_iter(
@@ -102,7 +103,7 @@ class StudentAverage(Hook):
         checkpoint["average"] = self._average.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on with the average."""
+        """Load the average."""
         assert self._average is not None
         self._average.load_state_dict(checkpoint["average"])
 
@@ -111,10 +112,10 @@ class TrainLog(Hook):
     """The loss as JSON lines, on the console, and for TensorBoard.
 
     Args:
-        path: The log file. A resumed run first drops the lines behind its checkpoint.
+        path: The log file. A resumed run first drops the lines after its checkpoint.
         recipe: The run.
         schedule: Its iterations and rates.
-        rank: This process; only the first writes, and what it writes is the mean over all.
+        rank: This process; only the first one writes, and it writes the mean over all.
         show: Report on the console.
 
     Attributes:
@@ -137,7 +138,7 @@ class TrainLog(Hook):
             require("tensorboard", "tensorboard")
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the log where the checkpoint stands."""
+        """Continue the log at the checkpoint."""
         self.first_iteration = runner.iter
         lines = self.path.read_text(encoding="utf-8").splitlines() if runner.iter and self.path.is_file() else []
         kept = [entry for entry in map(_parse_line, lines) if entry and entry["iter"] <= runner.iter]
@@ -150,7 +151,7 @@ class TrainLog(Hook):
             if self.recipe.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
-                # Entries after the checkpoint are made again: TensorBoard drops the earlier try
+                # Entries after the checkpoint are made again: TensorBoard drops the earlier ones
                 # from there on.
                 self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=runner.iter + 1)
         self.bar.total = (self.schedule.iterations - runner.iter) * self.recipe.batch_size
@@ -186,13 +187,14 @@ class TrainLog(Hook):
             raise diverged(f"the loss is {loss}", iteration, self.path.parent)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the losses since the last line, so that the next one is that of an
-        undisturbed run.
+        """Add the losses since the last line.
+
+        The next line is then that of a run without a stop.
         """
         checkpoint["unlogged"] = [loss.cpu() for loss in self.unlogged]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take up the losses since the last line."""
+        """Load the losses since the last line."""
         self.unlogged = [loss.to(self.rank.device) for loss in checkpoint["unlogged"]]
 
     def after_train(self, runner: Runner) -> None:
@@ -203,7 +205,7 @@ class TrainLog(Hook):
             self._board.close()
 
     def note(self, entry: dict[str, Any], seconds: float) -> None:
-        """Write a further entry, and leave the seconds that it took out of the rate of images."""
+        """Write a further entry, and exclude its seconds from the rate of images."""
         self._since += seconds
         if self.rank.is_first:
             self._write(entry)
@@ -218,7 +220,7 @@ class TrainLog(Hook):
 
 
 def _parse_line(line: str) -> dict[str, Any] | None:
-    """A line of the log, or ``None`` for one that a kill cut short."""
+    """Return a line of the log, or ``None`` for one that a kill cut short."""
     try:
         return json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Losses of a student: soft labels, a teacher's logits, true classes, and DeiT's mixtures of them.
+"""Losses of a student: soft labels, a teacher's logits, true classes, and DeiT's mixtures.
 
 Shape letters: B batch, C classes, K stored classes of a soft label, M true classes of a mixed view.
 
@@ -25,9 +25,10 @@ KL_REDUCTIONS: tuple[KLReduction, ...] = get_args(KLReduction)
 
 
 def sparse_soft_cross_entropy(logits: Tensor, index: Tensor, probability: Tensor, residual: Tensor) -> Tensor:
-    """Cross-entropy of a soft label that is known for K classes and spread evenly over the others.
+    """Return the cross-entropy of a soft label with K known classes, even over the others.
 
-    With ``r`` the evenly spread rest a class, ``-sum_c p_c log q_c`` is ``-sum_k (p_k - r) log q_k
+    With ``r`` the evenly spread rest per class, ``-sum_c p_c log q_c`` is ``-sum_k (p_k - r) log
+    q_k
     - r sum_c log q_c``: one gather and one row sum of the student's log-probabilities. It equals
     the dense loss of the official TinyViT code (timm's ``SoftTargetCrossEntropy``) in value and
     gradient.
@@ -46,8 +47,9 @@ def sparse_soft_cross_entropy(logits: Tensor, index: Tensor, probability: Tensor
 
 
 class _SparseCrossEntropy(torch.autograd.Function):
-    """Rows of the cross-entropy, ``(B,)`` f32, with a gradient that is written in place: softmax
-    minus target.
+    """Rows of the cross-entropy, ``(B,)`` f32.
+
+    Its gradient, softmax minus target, is written in place.
     """
 
     @staticmethod
@@ -66,7 +68,7 @@ class _SparseCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         log_q, index, weight, rest = ctx.saved_tensors
-        mass = (weight.sum(1) + rest * log_q.shape[1]) * grad  # of the target: 1 but for rounding
+        mass = (weight.sum(1) + rest * log_q.shape[1]) * grad  # the mass of the target: 1 except for rounding
         q = log_q.exp()
         torch.addcmul(-(rest * grad)[:, None], q, mass[:, None], out=q)
         q.scatter_add_(1, index, -weight * grad[:, None])
@@ -79,17 +81,18 @@ def _sparse_rows(logits: Tensor, index: Tensor, probability: Tensor, residual: T
 
 
 def dense_soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Cross-entropy to the softmax of a teacher's logits, both ``(B, C)``; the mean
-    over the batch.
+    """Return the cross-entropy to the softmax of a teacher's logits, both ``(B, C)``.
+
+    It is the mean over the batch.
     """
     return torch.sum(-teacher_logits.float().softmax(1) * logits.float().log_softmax(1), 1).mean()
 
 
 def true_class_cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy to true classes, smoothed and mixed, without a dense target.
+    """Return the cross-entropy to true classes, smoothed and mixed, without a dense target.
 
-    A smoothed label gives ``smoothing / C`` to every class and the rest to the true one (timm's
-    ``LabelSmoothingCrossEntropy``); mixing takes the weighted mean of labels (timm's ``Mixup``).
+    Smoothing gives ``smoothing / C`` to every class and the rest to the true one (timm's
+    ``LabelSmoothingCrossEntropy``). Mixing takes the weighted mean of targets (timm's ``Mixup``).
 
     Args:
         logits: ``(B, C)``.
@@ -110,7 +113,7 @@ def sparse_kl_divergence(
     temperature: float = 1.0,
     reduction: str = "batchmean",
 ) -> Tensor:
-    """``tau^2 KL(p || softmax(z / tau))`` to a soft label that was stored at the same temperature.
+    """Return ``tau^2 KL(p || softmax(z / tau))`` to a soft label stored at the same temperature.
 
     Args:
         logits: ``(B, C)`` of the student.
@@ -131,16 +134,16 @@ def sparse_kl_divergence(
 def dense_kl_divergence(
     logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: str = "batchmean"
 ) -> Tensor:
-    """``tau^2 KL(softmax(t / tau) || softmax(z / tau))``.
+    """Return ``tau^2 KL(softmax(t / tau) || softmax(z / tau))``.
 
     Args:
         logits: ``(B, C)`` of the student.
         teacher_logits: ``(B, C)``.
         temperature: tau.
-        reduction: ``batchmean`` is the divergence, meaned over the batch, as in DeiT's equation 2.
-            ``official`` is what DeiT's code computes: the sum divided by B * C, so 1/C of it
-            (1/1000 on ImageNet-1k; its author calls it legacy and found both alike,
-            facebookresearch/deit issue 61).
+        reduction: ``batchmean`` is the mean divergence over the batch, as in DeiT's equation 2.
+            ``official`` is the value of DeiT's code: the sum divided by B * C, so 1/C of it (1/1000
+            on ImageNet-1k). Its author calls it legacy and found both alike (facebookresearch/deit
+            issue 61).
     """
     student = (logits.float() / temperature).log_softmax(1)
     teacher = (teacher_logits.float() / temperature).log_softmax(1)
@@ -187,7 +190,7 @@ class Objective:
         tau: Temperature of ``deit_soft``.
         distill_weight: Share of the teacher's term: lambda of equation 2, one half in equation 3.
         kl_reduction: ``batchmean`` or ``official``; see :func:`dense_kl_divergence`.
-        smoothing: Of the true classes' labels; never of the teacher's.
+        smoothing: Smoothing of the true classes; soft labels are never smoothed.
     """
 
     kind: str = "teacher"
@@ -215,8 +218,8 @@ class Objective:
         """The loss.
 
         Args:
-            output: ``(B, C)`` logits, or those of the class head and of the distillation head: the
-                teacher's term then goes to the latter, the true classes' term to the former.
+            output: ``(B, C)`` logits, or those of the class head and of the distillation head. The
+                true classes' term then goes to the former, the teacher's term to the latter.
             targets: The targets of the same B views.
         """
         head, distilled = output if isinstance(output, tuple) else (output, output)

@@ -12,17 +12,19 @@ _PLACES = 65_536
 
 
 class ViewOrder(Sampler):
-    """The endless order of ``(image, view)``: pass ``e`` is a permutation of the images, each with
-    view ``e mod V``.
+    """The endless order of ``(image, view)``.
 
-    With ``repeats`` R each image comes R times in a row, with views ``e R`` to ``e R + R - 1``, and
-    a pass ends after as many views as there are images, so that it shows one image in R: DeiT's
-    repeated augmentation (which also rounds a pass down to a multiple of 256). Process ``r`` of W
-    takes places ``r``, ``r + W``, ...: together they see the batches that one process would, and
-    the views of one image go to different processes, as in DeiT.
+    Pass ``e`` is a permutation of the images, each with view ``e mod V``.
 
-    Every place is a pure function of the seed and its number, so that a resumed run continues
-    exactly where it was whatever was prefetched (:meth:`skip` is mmengine's way to say so).
+    With ``repeats`` R each image comes R times in a row, with views ``e R`` to ``e R + R - 1``. A
+    pass ends after as many views as there are images, so that it shows one image in R. This is
+    DeiT's repeated augmentation, which also rounds a pass down to a multiple of 256.
+
+    Process ``r`` of W takes places ``r``, ``r + W``, .... Together they see the batches that one
+    process would. The views of one image go to different processes, as in DeiT.
+
+    Every place is a pure function of the seed and its number. A resumed run therefore continues
+    exactly where it was, whatever was prefetched; mmengine calls :meth:`skip` for that.
 
     Args:
         images: Ordinals of the readable images.
@@ -57,17 +59,17 @@ class ViewOrder(Sampler):
             for start in range(offset, count, _PLACES * self.world):
                 places = np.arange(start, min(start + _PLACES * self.world, count), self.world)
                 yield from self._at(places, shuffled, epoch)
-            # Where this process's next place lies, counted from the end of this pass.
+            # This process's next place, counted from the end of this pass.
             offset += max(0, -(-(count - offset) // self.world)) * self.world - count
             epoch += 1
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        """The images in the order of one pass, ``(N,)``."""
+        """Return the images in the order of one pass, ``(N,)``."""
         key = np.array([self.seed, epoch], np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).permutation(self.images)
 
     def _at(self, places: np.ndarray, shuffled: np.ndarray, epoch: int) -> Iterator[ViewPlace]:
-        """Images and views at places of one pass."""
+        """Return images and views at places of one pass."""
         views = epoch * self.repeats + places % self.repeats
         views = views if self.views is None else views % self.views
         return zip(shuffled[places // self.repeats].tolist(), views.tolist(), strict=True)

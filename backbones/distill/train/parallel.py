@@ -29,11 +29,11 @@ class Rank:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and messages."""
         return self.number == 0
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean over all processes; every one of them must ask."""
+        """Return the mean over all processes; every one of them must call this."""
         if self.world > 1:
             dist.all_reduce(value)
             value /= self.world
@@ -41,19 +41,20 @@ class Rank:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes files, before any group was joined."""
+    """Return whether this process is the one that writes files, before it joins a group."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def process_count() -> int:
-    """How many processes ``torchrun`` started together with this one; 1 without it."""
+    """Return how many processes ``torchrun`` started, with this one; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Rank]:
-    """Join the other processes, where ``torchrun`` started some: NCCL between CUDA devices, gloo
-    between CPUs.
+    """Join the other processes, where ``torchrun`` started some.
+
+    They use NCCL between CUDA devices, and gloo between CPUs.
 
     Args:
         device: ``cpu`` or ``cuda``; each process takes the CUDA device of its local rank.
@@ -68,7 +69,10 @@ def joined(device: str) -> Iterator[Rank]:
     if is_cuda:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
-            raise InputError(f"process {local} has no CUDA device: there are {torch.cuda.device_count()}")
+            raise InputError(
+                f"process {local} has no CUDA device: there are {torch.cuda.device_count()}; start at most one process "
+                "per device"
+            )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     ours = not dist.is_initialized()

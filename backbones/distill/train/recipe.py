@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parent.parent / "recipes"
 
-#: Fields that may change between a run and its continuation.
+#: Fields that may change when a run is resumed.
 FREE_FIELDS = (
     "data",
     "labels",
@@ -69,7 +69,7 @@ class _StudentKeys:
 
 
 class _TinyViTKeys(_StudentKeys):
-    """The same of a TinyViT, one value per stage."""
+    """The checked keys of a TinyViT, one value per stage."""
 
     embed_dims: _Stages
     depths: _Stages
@@ -79,77 +79,79 @@ class _TinyViTKeys(_StudentKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run. Every field is a key of a config file; unknown keys are refused.
+    """A training run. Every field is a key of a config file; unknown keys are rejected.
 
     Args:
         student: ``name`` of one of our models, and further arguments of ``create_model``
             (``dict(name="tiny_vit_5m_224", img_size=64)``). The classes come from the store, or
-    from the true classes.
-        data: Folder or zip of the images; those that the store was made from, where there is one.
+            from the true classes.
+        data: Folder or zip of the images; with a store, the images that it was made from.
         labels: The soft-label store. Without one, views are drawn while training.
         truth: A CSV of true classes (``file``, ``class_index``), for losses that need them;
             ``None`` takes a ``labels.csv`` in or beside ``data``, else the class folders.
         num_classes: Classes of the student where there is no teacher; ``None`` counts the true
-            ones.
-        teacher: With a store: whose labels; ``None`` when it holds those of one teacher. Without a
-            store: the teacher that runs beside the student, ``dict(name=..., weights=..., size=...,
-            precision=..., deployed=...)`` as in ``tinyvit label``.
+            classes.
+        teacher: With a store: the name of the labels; ``None`` when it holds those of one teacher.
+            Without a store: the teacher that runs beside the student, ``dict(name=..., weights=...,
+            size=..., precision=..., deployed=...)`` as in ``tinyvit label``.
         init: A checkpoint to start from, of any kind and resolution that ``load_weights`` reads.
-        class_map: A class-index file, for an ``init`` with other classes: for each class of the
-            student one line with the class of ``init``, or -1 for none.
+        class_map: A class-index file, for an ``init`` with other classes. It has one line per class
+            of the student, with the class of ``init``, or -1 for none.
         loss: ``teacher`` (cross-entropy to the teacher's soft label alone, TinyViT), ``labels``
             (true classes alone), ``deit_soft`` or ``deit_hard`` (DeiT's equations 2 and 3).
         tau: Temperature of ``deit_soft``; the store must hold it.
         distill_weight: Share of the teacher's term of DeiT's losses; by default the paper's, 0.1
             (soft), 0.5 (hard).
-        kl_reduction: ``batchmean`` (the paper's equation), or ``official`` (the code's, smaller by
-            the classes).
-        label_smoothing: Smoothing of true labels, in 0..1.
+        kl_reduction: ``batchmean`` (the paper's equation), or ``official`` (that of the code,
+            divided by the number of classes).
+        label_smoothing: Smoothing of true classes, in 0..1.
         views: Without a store: how views are drawn, arguments of ``ViewSampler``, or ``preset`` and
             changes to it.
-        repeats: Views of each image that follow each other (DeiT's repeated augmentation: 3); a
-            pass then shows so many times fewer images.
+        repeats: Consecutive views per image (DeiT's repeated augmentation: 3). A pass then shows
+            fewer images, by this factor.
         input_size: Side of the student's input in pixels.
-        batch_size: Views an iteration, that is one step of the optimiser: those of all processes
-            and of all ``accumulate`` parts together.
+        batch_size: Views per iteration, that is, per step of the optimiser. All processes and all
+            ``accumulate`` parts count together.
         accumulate: Parts that each process computes one after the other, to save memory.
-        epochs: Passes of as many views as there are readable images; each pass uses one view of
-            each image (see ``repeats``), the next pass the next.
+        epochs: Passes of as many views as there are readable images. Each pass uses the next view
+            of each image (see ``repeats``).
         max_iters: Iterations, instead of ``epochs``.
         lr: Highest learning rate (AdamW).
         warmup_lr: Learning rate at the first iteration.
         min_lr: Learning rate at the last iteration (cosine).
-        base_batch_size: Rates are meant for so many views per iteration and grow with
-            ``batch_size`` (TinyViT and DeiT: 512); ``None`` takes them as they are.
-        scaled_rates: Which rates ``base_batch_size`` scales: TinyViT all three, DeiT ``lr`` alone.
-        cosine: ``after_warmup``: the cosine starts where the warm-up ends; ``whole_run``: it runs
-            from the first iteration, and the warm-up covers its beginning (the official recipes).
+        base_batch_size: The views per iteration that the rates are meant for (TinyViT and DeiT:
+            512). Rates grow with ``batch_size``; ``None`` takes them as they are.
+        scaled_rates: The rates that ``base_batch_size`` scales: in TinyViT all three, in DeiT
+            ``lr`` alone.
+        cosine: With ``after_warmup``, the cosine starts where the warm-up ends. With ``whole_run``,
+            it runs from the first iteration, and the warm-up covers its beginning (the official
+            recipes).
         warmup_epochs: Passes of linear warm-up.
         warmup_iters: Iterations of linear warm-up, instead of ``warmup_epochs``.
-        layer_decay: Each block's rates are those of the next one times this, TinyViT's official
-            map.
-        weight_decay: On matrices and filters; never on biases, norms, attention biases, tokens and
-            position embeddings.
+        layer_decay: Each block's rates are those of the next block times this, as in TinyViT's
+            official map.
+        weight_decay: Weight decay of matrices and filters; never of biases, norms, attention
+            biases, tokens and position embeddings.
         betas: The betas of AdamW.
         eps: The eps of AdamW.
         clip_grad: Largest gradient norm; 0 does not clip.
         bn_eval: Keep the running statistics of BatchNorm as they are in ``init`` (fine-tuning).
-        ema: Decay of an average of the weights, which is what is exported then; 0 for none.
+        ema: Decay of an average of the weights, which is then exported instead of them; 0 for none.
         precision: ``fp32`` or ``bf16`` (autocast; parameters stay f32).
         mean: Mean of the student's normalisation, in units of 0..1.
         std: Standard deviation of the student's normalisation, in units of 0..1.
-        pixel_check: Reaction when the image library here makes other pixels than the teacher saw:
+        pixel_check: Reaction when this image library makes other pixels than the teacher saw:
             ``error``, ``warn`` or ``ignore``.
-        workers: Processes that decode and augment, for each training process; at most one a
-            processor is started.
-        cache: Keep the student's views in memory: ``auto`` (when they are used again and fit into a
-            quarter of the free memory, in a run of one process), ``True`` or ``False``. Only with a
-            store.
+        workers: Processes that decode and augment, per training process; at most one per processor
+            is started.
+        cache: Keep the student's views in memory: ``auto``, ``True`` or ``False``; only with a
+            store. ``auto`` keeps them in a run of one process when they are used again and fit into
+            a quarter of the free memory.
         seed: Seed of the initial weights, the order of images, the views drawn while training, and
             dropped paths.
         log_interval: Iterations between lines of the log.
         checkpoint_interval: Iterations between checkpoints; the last iteration always leaves one.
-        keep_checkpoints: How many to keep.
+        keep_checkpoints: Number of checkpoints to keep.
         tensorboard: Write the log for TensorBoard too (extra ``[tensorboard]``).
         val: Folder, zip or list of held-out images to validate on; ``None`` does not validate.
         val_labels: A soft-label store of ``val``, to validate by the distillation loss.
@@ -229,12 +231,12 @@ class Recipe:
         if "num_classes" in self.student:
             raise InputError(
                 "config key student must not set num_classes: the student has the classes of its labels; "
-                "num_classes is a config key of its own"
+                "set config key num_classes instead"
             )
         keys = _TinyViTKeys if self.student["name"].startswith("tiny_vit") else _StudentKeys
         check_fields(keys, self.student, "config key student.")
         if self.class_map is not None and self.init is None:
-            raise InputError("config key class_map says which classes of init to take; give init, too")
+            raise InputError("config key class_map needs init, whose classes it selects; set config key init")
 
     def _check_teacher(self) -> None:
         if not isinstance(self.teacher, dict):
@@ -283,11 +285,11 @@ class Recipe:
 
     @property
     def lr_scale(self) -> float:
-        """By how much the real batch is larger than the one that the rates are meant for."""
+        """The ratio of the real batch to the one that the rates are meant for."""
         return self.batch_size / self.base_batch_size if self.base_batch_size else 1.0
 
     def effective(self, name: Rate) -> float:
-        """A rate as it is used.
+        """Return a rate as it is used.
 
         Args:
             name: ``lr``, ``min_lr`` or ``warmup_lr``.
@@ -295,21 +297,22 @@ class Recipe:
         return getattr(self, name) * (self.lr_scale if name in self.scaled_rates else 1.0)
 
     def binding(self) -> dict[str, Any]:
-        """The fields that a continued run must share, as plain JSON values."""
+        """Return the fields that a resumed run must share, as plain JSON values."""
         values = asdict(self)
         for name in (*FREE_FIELDS, "source"):
             values.pop(name)
         if isinstance(values["teacher"], dict):
-            values["teacher"].pop("weights", None)  # a path; the teacher's fingerprint stands for it
+            values["teacher"].pop("weights", None)  # a path; the teacher's fingerprint replaces it
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Recipe:
-    """Read a config and replace some of its keys.
+    """Return the recipe of a config, with some keys replaced.
 
     Args:
         config: A config file (Python, mmengine's kind; ``_base_`` names files beside it, or shipped
-            ones), the bare name of a shipped one (``tiny_vit_5m_distill``), or the keys themselves.
+            ones). Or the bare name of a shipped one (``tiny_vit_5m_distill``), or the keys
+            themselves.
         **overrides: Keys to replace; ``epochs`` and ``max_iters`` replace each other, as do
             ``warmup_*``. Dotted keys reach into dictionaries (``student.img_size``).
 
@@ -349,8 +352,9 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
 
 
 def _read_config(path: Path) -> Config:
-    """A config file; its ``_base_`` may name shipped configs, which mmengine would look for beside
-    it.
+    """Return a config file, whose ``_base_`` may name shipped configs.
+
+    mmengine would look for these beside the file.
     """
     from mmengine.config import Config
 
@@ -367,7 +371,7 @@ def _read_config(path: Path) -> Config:
         read = [str(_flat(one, Path(folder) / f"base{number}.py")) for number, one in enumerate(found)]
         lines[base.lineno - 1 : base.end_lineno] = [f"_base_ = {read!r}"]
         document = Config.fromstring("\n".join(lines), ".py")
-    for one, other in _EITHER:  # what a config says replaces what its base says in other words
+    for one, other in _EITHER:  # a config's key replaces its base's key of the same meaning
         for said, unsaid in ((one, other), (other, one)):
             if said in names and unsaid not in names:
                 document.pop(unsaid, None)
@@ -375,8 +379,9 @@ def _read_config(path: Path) -> Config:
 
 
 def _flat(config: Path, path: Path) -> Path:
-    """Write a config with its bases resolved to ``path``, so that names of shipped ones work at
-    every level.
+    """Write a config with its bases resolved to ``path``, and return the path.
+
+    Names of shipped bases then work at every level.
     """
     values = _read_config(config).to_dict()
     path.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items()), encoding="utf-8")
@@ -389,11 +394,11 @@ def _find_base(name: str, config: Path) -> Path:
     try:
         return find_config(Path(name).name)
     except InputError as error:
-        raise InputError(f"the _base_ {name!r} of config {config} does not lie beside it: {error}") from error
+        raise InputError(f"the _base_ {name!r} of config {config} is not beside it: {error}") from error
 
 
 def find_config(config: str | Path) -> Path:
-    """A config file by path, or a shipped one by bare name.
+    """Return a config file by path, or a shipped one by bare name.
 
     Raises:
         InputError: Neither exists.

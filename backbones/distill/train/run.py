@@ -2,22 +2,22 @@
 
 The Runner calls the hooks in this order:
 
-========================  =====================================================================
-event                     hook and what it does
-========================  =====================================================================
-run begins                ``StudentAverage`` copies the student (recipes with ``ema``)
-checkpoint is loaded      each hook takes up its own state; ``_Runner.load_or_resume`` loads the
-                          student and the optimiser
-training begins           ``TrainLog`` drops the lines after the checkpoint and opens the log
-before an iteration       ``ExactRandomness`` seeds torch; ``Rates`` sets the learning rates
-an iteration              ``Distiller.train_step``: forward, backward, step of the optimiser
-after an iteration        ``TrainLog`` collects the loss and writes a line when it is time;
-                          ``StudentAverage`` moves the average; ``Validation`` measures every
-                          ``val_interval`` epochs; ``Checkpoints`` saves when it is time
-checkpoint is saved       ``TrainLog``, ``StudentAverage``, ``Validation`` and ``Checkpoints`` add
-                          their state
-training ends             ``TrainLog`` closes the log; ``student.safetensors`` is written
-========================  =====================================================================
+| event | hooks |
+| --- | --- |
+| run begins | ``StudentAverage`` copies the student (recipes with ``ema``) |
+| checkpoint is loaded | each hook loads its own state |
+| | ``_Runner.load_or_resume`` loads the student and the optimiser |
+| training begins | ``TrainLog`` drops the lines after the checkpoint and opens the log |
+| before an iteration | ``ExactRandomness`` seeds torch |
+| | ``Rates`` sets the learning rates |
+| an iteration | ``Distiller.train_step``: forward, backward, step of the optimiser |
+| after an iteration | ``TrainLog`` collects the loss and writes a line when it is time |
+| | ``StudentAverage`` moves the average |
+| | ``Validation`` measures every ``val_interval`` epochs |
+| | ``Checkpoints`` saves when it is time |
+| checkpoint is saved | ``TrainLog``, ``StudentAverage``, ``Validation`` and ``Checkpoints`` add their state |
+| training ends | ``TrainLog`` closes the log |
+| | ``student.safetensors`` is written |
 
 mmengine's own logger, checkpoint, sampler and scheduler hooks are off: these hooks replace them.
 """
@@ -66,7 +66,7 @@ __all__ = ["LOG_NAME", "STUDENT_NAME", "PretrainSummary", "parameter_groups", "p
 
 STUDENT_NAME = "student.safetensors"
 LOG_NAME = "train_log.jsonl"
-# An average of which more is left of the first weights is none of what was learned.
+# Reject an average that would still hold more than this share of the initial weights.
 _MOST_OF_START = 0.5
 
 
@@ -75,11 +75,11 @@ class PretrainSummary:
     """The result of a training run.
 
     Args:
-        student: File with the student's weights, which ``load_weights`` reads: the averaged ones
-            where the recipe has ``ema``.
+        student: File with the student's weights, which ``load_weights`` reads. With ``ema`` in the
+            recipe, these are the averaged weights.
         log: JSON lines: ``iter``, ``epoch``, ``loss`` (mean since the line before), ``lr``,
             ``images_per_second``.
-        iterations: In all.
+        iterations: Iterations in all.
         resumed_from: Iteration that this process started at.
         epochs: Passes over the images.
         first_loss: Loss in the first line of the log.
@@ -106,7 +106,7 @@ class PretrainSummary:
     best: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the summary as plain JSON values."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
@@ -115,15 +115,15 @@ def pretrain(
 ) -> PretrainSummary:
     """Train a student.
 
-    Leaves in ``work_dir``: ``checkpoints/``, ``train_log.jsonl``, ``student.safetensors``,
-    mmengine's log and config. Started by ``torchrun``, the processes share every batch, and the
-    first one writes.
+    It writes into ``work_dir``: ``checkpoints/``, ``train_log.jsonl``, ``student.safetensors``,
+    mmengine's log and config. Processes that ``torchrun`` started share every batch, and the first
+    one writes.
 
     Args:
         recipe: The run; ``data`` is set, and ``labels`` or a teacher where the loss needs one.
         work_dir: Folder of this run.
-        resume: Go on from the last checkpoint in ``work_dir``; on a CPU the result is bit for bit
-            that of a run that was never stopped.
+        resume: Resume from the last checkpoint in ``work_dir``. On a CPU the result is bit for bit
+            that of a run without a stop.
         device: A torch device.
         show: Report on standard error.
 
@@ -145,29 +145,29 @@ def _check_sources(recipe: Recipe) -> None:
         if recipe.labels is not None:
             raise InputError(
                 f"a store ({recipe.labels}) and a teacher to run beside the student ({recipe.teacher['name']}) are "
-                "given; take one of them away"
+                "given; remove config key labels or teacher"
             )
         if not objective.needs_teacher:
-            raise InputError(f"loss = {recipe.loss!r} needs no teacher; take config key teacher away")
+            raise InputError(f"loss = {recipe.loss!r} does not use a teacher; remove config key teacher")
     elif objective.needs_teacher and (recipe.labels is None or recipe.data is None):
         raise InputError(
-            f"loss = {recipe.loss!r} needs the images and the store (config keys data and labels, or --data, --labels),"
-            " or a teacher to run beside the student: teacher = dict(name=..., weights=...)"
+            f"loss = {recipe.loss!r} needs images and soft labels; set config keys data and labels (--data, --labels), "
+            "or a teacher beside the student: teacher = dict(name=..., weights=...)"
         )
     if recipe.data is None:
-        raise InputError("training needs the images: config key data, or --data")
+        raise InputError("training needs the images; set config key data, or --data")
     if recipe.labels is not None and recipe.views:
-        raise InputError("config key views says how views are drawn while training; those of a store are drawn already")
+        raise InputError("config key views cannot be used with labels: the store already fixes the views; remove it")
 
 
 def _check_average(recipe: Recipe, schedule: Schedule) -> None:
-    """Refuse an average that would still be the first weights when the run ends."""
+    """Reject an average that would still be mostly the initial weights when the run ends."""
     left = (recipe.ema or 0.0) ** schedule.iterations
     if left > _MOST_OF_START:
         fitting = round(0.01 ** (1 / schedule.iterations), 4)
         raise InputError(
             f"config key ema is {recipe.ema}, and the run has {schedule.iterations} iterations: {left:.1%} of the "
-            f"averaged weights would be those that the student starts from; set ema=0, or one like ema={fitting:g}"
+            f"averaged weights would be those that the student starts from; set ema=0, or a value like ema={fitting:g}"
         )
 
 
@@ -192,12 +192,12 @@ class _Run:
         self.views = open_views(recipe, self.teacher)
         self.schedule = Schedule.of(recipe, len(self.views.readable))
         _check_average(recipe, self.schedule)
-        # Several processes would each keep them all.
+        # Each of several processes would keep all views.
         setting = False if recipe.cache == "auto" and rank.world > 1 else recipe.cache
         self.views.keep(setting, self.schedule.iterations * recipe.batch_size)
 
     def train(self, work_dir: Path, checkpoint: Path | None) -> PretrainSummary:
-        """From the beginning, or from a checkpoint."""
+        """Train from the beginning, or from a checkpoint, and return the summary."""
         recipe, schedule, rank = self.recipe, self.schedule, self.rank
         known = identity_of(recipe, self.views, self.teacher)
         earlier = None if checkpoint is None else read_checkpoint(checkpoint, known)
@@ -256,8 +256,9 @@ class _Run:
         size, parts = self.recipe.batch_size, self.rank.world * self.recipe.accumulate
         if size == parts and not self.recipe.bn_eval and any(isinstance(one, _BatchNorm) for one in student.modules()):
             raise InputError(
-                f"batch_size {size} is computed in {parts} parts (processes times accumulate) of one view, of which "
-                f"BatchNorm has no statistics; it must be {2 * parts} or more, or bn_eval True"
+                f"batch_size {size} makes {parts} parts (processes times accumulate) of one view, too few for "
+                "BatchNorm; "
+                f"set batch_size to {2 * parts} or more, or bn_eval=True"
             )
 
     def _summarise(
@@ -353,12 +354,13 @@ class _Run:
 
 
 class _Runner(Runner):
-    """mmengine's Runner on a device of our choice instead of the first one that it finds, and with
-    our checkpoints.
+    """mmengine's Runner on a device of our choice, and with our checkpoints.
+
+    mmengine would take the first device that it finds.
 
     Attributes:
         place: This process among those that train together.
-        earlier: The checkpoint to go on from, as :func:`.checkpoints.read_checkpoint` gives it,
+        earlier: The checkpoint to resume from, as :func:`.checkpoints.read_checkpoint` gives it,
             until it is loaded.
     """
 
@@ -366,8 +368,9 @@ class _Runner(Runner):
     earlier: dict[str, Any] | None = None
 
     def load_or_resume(self) -> None:
-        """Go on from ``earlier``. mmengine's own reader never sees a file: it would run what is
-        pickled in it.
+        """Resume from ``earlier``.
+
+        mmengine's own reader never sees a file: it would run code that is pickled in it.
 
         Raises:
             InputError: It does not fit the student.
@@ -383,7 +386,9 @@ class _Runner(Runner):
             wrapper.load_state_dict(checkpoint["optimizer"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"the last checkpoint in {self.work_dir} does not fit the student: {reason}") from error
+            raise InputError(
+                f"the last checkpoint in {self.work_dir} does not fit the student: {reason}; give another --work-dir"
+            ) from error
         loop._iter = checkpoint["meta"]["iter"]
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
@@ -394,7 +399,7 @@ class _Runner(Runner):
 
 
 def make_student(recipe: Recipe, classes: int) -> nn.Module:
-    """The student of a recipe.
+    """Return the student of a recipe.
 
     Raises:
         InputError: There is no such model, or it does not take these arguments.
@@ -403,15 +408,13 @@ def make_student(recipe: Recipe, classes: int) -> nn.Module:
         return create_model(num_classes=classes, **recipe.student)
     except InputError:
         raise
-    except Exception as error:  # whatever a model's class makes of its arguments
+    except Exception as error:  # a model's class may raise anything
         name = recipe.student["name"]
         raise InputError(f"config key student: {name} cannot be made with these arguments: {error}") from error
 
 
 def load_online_teacher(recipe: Recipe, device: str) -> Teacher | None:
-    """The teacher that a recipe wants beside the student, on a device; ``None`` where it wants
-    none.
-    """
+    """Return the teacher that runs beside the student, on a device, or ``None``."""
     if not isinstance(recipe.teacher, dict):
         return None
     given = {"precision": recipe.precision, **recipe.teacher}
@@ -419,10 +422,10 @@ def load_online_teacher(recipe: Recipe, device: str) -> Teacher | None:
 
 
 def make_optim_wrapper(groups: list[dict[str, Any]], recipe: Recipe, lr: float) -> OptimWrapper:
-    """AdamW as a recipe wants it.
+    """Return AdamW with the settings of a recipe.
 
     Args:
-        groups: What :func:`.schedule.parameter_groups` gives.
+        groups: The result of :func:`.schedule.parameter_groups`.
         recipe: The run.
         lr: Highest learning rate, scaled with the batch.
     """
@@ -437,7 +440,7 @@ def _train(runner: Runner, log: TrainLog) -> None:
         with log.bar, contextlib.redirect_stdout(io.StringIO()):
             runner.train()
     except InputError as error:
-        # From a worker process torch hands over a whole traceback as the message; ours is its last
+        # From a worker process, torch gives a whole traceback as the message; ours is its last
         # line.
         raise InputError(str(error).strip().splitlines()[-1].split("InputError: ", 1)[-1]) from error
 
@@ -473,8 +476,9 @@ def _describe_rates(recipe: Recipe, schedule: Schedule) -> str:
 def export_student(
     weights: dict[str, torch.Tensor], recipe: Recipe, views: TrainingViews, teacher: Teacher | None, path: Path
 ) -> None:
-    """Write a student's weights, in timm's names, with what is needed to build and feed
-    it again.
+    """Write a student's weights, in timm's names.
+
+    The file also holds the settings that build the student and prepare its images.
     """
     from safetensors.torch import save
 
@@ -496,7 +500,7 @@ def export_student(
     if recipe.ema:
         document["ema"] = recipe.ema
     state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    # One key: the library's order of several varies. Not save_file, which leaves the file to its
-    # owner alone.
+    # One key, because the library's order of several keys varies. Not save_file, whose files only
+    # their owner can read.
     with replacing(path) as temporary:
         temporary.write_bytes(save(state, {"tinyvit": json.dumps(document)}))

@@ -19,7 +19,7 @@ class Schedule:
 
     Args:
         images: Readable images.
-        iterations: In all.
+        iterations: Iterations in all.
         warmup: Iterations of warm-up.
         epochs: Passes over the images.
         lr: Highest learning rate, scaled with the batch.
@@ -39,12 +39,13 @@ class Schedule:
 
     @classmethod
     def of(cls, recipe: Recipe, images: int) -> Schedule:
-        """Turn epochs into iterations; batches run on across the ends of passes, so nothing is
-        dropped.
+        """Return the schedule of a recipe.
+
+        Batches continue across the ends of passes, so nothing is dropped.
 
         Raises:
-            InputError: The warm-up is as long as the training, or a scaled rate is larger than the
-                largest.
+            InputError: The warm-up is as long as the training, or a scaled rate is larger than
+                ``lr``.
         """
         per_epoch = images / recipe.batch_size
         iterations = recipe.max_iters or math.ceil(float(recipe.epochs or 0) * per_epoch)
@@ -68,8 +69,9 @@ class Schedule:
         return cls(images, iterations, warmup, iterations / per_epoch, lr, min_lr, warmup_lr, whole)
 
     def rate(self, iteration: int) -> float:
-        """The learning rate of an iteration, counted from 0: a straight line up, then half a cosine
-        down.
+        """Return the learning rate of an iteration, counted from 0.
+
+        It follows a straight line up, then half a cosine down.
         """
         if iteration < self.warmup:
             return self.warmup_lr + (self.lr - self.warmup_lr) * iteration / self.warmup
@@ -79,11 +81,12 @@ class Schedule:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Groups of parameters for an optimiser: what decays first, then what never does, for each
-    rate.
+    """Return groups of parameters for an optimiser.
 
-    Biases, other 1-D parameters, and what the model itself exempts (attention biases, tokens,
-    position embeddings) do not decay.
+    For each rate, decaying parameters come first, then those that never decay.
+
+    Biases, other 1-D parameters, and those that the model itself exempts do not decay. It exempts
+    attention biases, tokens and position embeddings.
 
     Args:
         model: The student.
@@ -91,8 +94,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
         layer_decay: See :func:`rate_scales`.
 
     Returns:
-        Dictionaries with ``params``, ``weight_decay`` and ``lr_scale``, what a group's rate is
-    multiplied with.
+        Dictionaries with ``params``, ``weight_decay`` and ``lr_scale``, the factor of a group's
+        rate.
     """
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # pyright: ignore
     scales = rate_scales(model, layer_decay)
@@ -108,32 +111,34 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
 
 
 def rate_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """The factor of each parameter's learning rate: the official map of layer decay.
+    """Return the factor of each parameter's learning rate, the official map of layer decay.
 
-    With D blocks (12 in every published variant) block ``i`` has ``decay ** (D - 1 - i)``: the last
-    one and the head 1, the first one and the patch embedding ``decay ** (D - 1)``, 0.086 at 0.8. A
-    downsample, which ends a stage in the official code and begins the next one here, has the scale
-    of the block before it.
+    With D blocks (12 in every published variant) block ``i`` has ``decay ** (D - 1 - i)``. The last
+    block and the head have 1. The first block and the patch embedding have ``decay ** (D - 1)``,
+    0.086 at 0.8. A downsample has the scale of the block before it. It ends a stage in the official
+    code and begins the next one here.
 
     Args:
         model: A TinyViT; any model when ``layer_decay`` is 1.
         layer_decay: In 0..1; 1 leaves all rates alike.
 
     Raises:
-        InputError: The model is no TinyViT.
+        InputError: The model is not a TinyViT.
     """
     names = [name for name, _ in model.named_parameters()]
     if layer_decay == 1:
         return dict.fromkeys(names, 1.0)
     depths = getattr(model, "depths", None)
     if depths is None or not hasattr(model, "stages"):
-        raise InputError(f"layer_decay is known for TinyViT only, and the student is a {type(model).__name__}")
+        raise InputError(
+            f"layer_decay is for TinyViT only, and the student is a {type(model).__name__}; set layer_decay=1"
+        )
     total = sum(depths)
     return {name: layer_decay ** (total - 1 - _depth(name, depths, total)) for name in names}
 
 
 def _depth(name: str, depths: tuple[int, ...], total: int) -> int:
-    """Which block a parameter counts as."""
+    """Return the number of the block that a parameter counts to."""
     parts = name.split(".")
     if parts[0] == "patch_embed":
         return 0

@@ -1,4 +1,4 @@
-"""Where a student starts: a checkpoint of another size or with other classes."""
+"""The start weights of a student, from a checkpoint of any size and with any classes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ...weights import LoadReport, load_weights, read_num_classes
 
 
 def read_class_map(path: str | Path) -> list[int]:
-    """A class-index file: for each class of the student one line with the class of the checkpoint,
-    or -1.
+    """Return the content of a class-index file.
+
+    It has one line per class of the student, with the class of the checkpoint, or -1.
 
     The official ``imagenet_1kto22k.txt`` is such a file, with 1000 lines and one -1.
 
@@ -24,7 +25,9 @@ def read_class_map(path: str | Path) -> list[int]:
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (OSError, ValueError) as error:
-        raise InputError(f"class-index file {path} cannot be read: it is not a text file") from error
+        raise InputError(
+            f"class-index file {path} cannot be read: it is not a text file; give one with a number per line"
+        ) from error
     found = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -32,30 +35,31 @@ def read_class_map(path: str | Path) -> list[int]:
         except ValueError:
             index = -2
         if index < -1:
-            raise InputError(f"{path}, entry {number}: {line!r} is not a class index (a whole number, or -1 for none)")
+            raise InputError(
+                f"{path}, entry {number}: {line!r} is not a class index; write a whole number, or -1 for none"
+            )
         found.append(index)
     if not any(index >= 0 for index in found):
-        raise InputError(f"class-index file {path} names no class")
+        raise InputError(f"class-index file {path} names no class; write one class index per line")
     return found
 
 
 def load_initial(student: nn.Module, init: str | Path, class_map: str | Path | None, classes: int) -> str:
-    """Start a student from a checkpoint.
+    """Load a checkpoint into a student, and return a sentence about it.
 
-    Attention biases and position embeddings are resized to the student's input; a head for other
+    Attention biases and position embeddings are resized to the student's input. A head for other
     classes is left out, unless ``class_map`` says which rows to take. A class that the map marks
-    with -1 gets the mean of the rows that were taken, as in the official ``load_pretrained``; the
-    official evaluation of a 22k head (``RemapLayer``) gives such a class the logit 0 instead, which
-    is not done here.
+    with -1 gets the mean of the taken rows, as in the official ``load_pretrained``. The official
+    evaluation of a 22k head (``RemapLayer``) gives such a class the logit 0 instead.
 
     Args:
         student: The model.
         init: The checkpoint.
         class_map: A class-index file, or ``None``.
-        classes: Of the student.
+        classes: The classes of the student.
 
     Returns:
-        What was done, in a sentence.
+        A sentence about the loaded weights.
 
     Raises:
         InputError: The checkpoint or the class-index file does not fit the student.
@@ -64,12 +68,15 @@ def load_initial(student: nn.Module, init: str | Path, class_map: str | Path | N
     if mapping is not None and len(mapping) != classes:
         raise InputError(
             f"class-index file {class_map} has {len(mapping)} lines, and the student {classes} "
-            f"classes: one line a class of the student (num_classes={len(mapping)} makes it fit)"
+            f"classes; write one line per class of the student, or set num_classes={len(mapping)}"
         )
     theirs = read_num_classes(init)
     if mapping is not None and theirs is not None and max(mapping) >= theirs:
         line = mapping.index(max(mapping)) + 1
-        raise InputError(f"{class_map}, line {line}: class {max(mapping)} is not among the {theirs} classes of {init}")
+        raise InputError(
+            f"{class_map}, line {line}: class {max(mapping)} is not among the {theirs} classes of {init}; give the "
+            "file for these classes"
+        )
     report = load_weights(student, init, class_map=mapping)
     return f"{init}: {report}{_head(report, mapping, theirs, classes)}"
 

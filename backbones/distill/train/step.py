@@ -1,4 +1,4 @@
-"""The module that mmengine trains: a student, its loss, and a teacher beside it where one runs."""
+"""The module that mmengine trains: a student, its loss, and a teacher beside it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 
 class Distiller(BaseModel):
-    """A student and its loss, one step of the optimiser an iteration.
+    """A student and its loss, with one step of the optimiser per iteration.
 
     Args:
         student: The model; ``(B, 3, H, W)`` -> ``(B, C)``. One with a distillation token gives both
             heads' logits when the loss is one of DeiT's.
         recipe: The run.
-        teacher: Runs on the same views; ``None`` where labels are stored, or none are needed.
+        teacher: A teacher that runs on the same views; ``None`` where labels are stored or not
+            needed.
     """
 
     mean: Tensor
@@ -38,8 +39,8 @@ class Distiller(BaseModel):
         self.student = student
         self.objective: Objective = recipe.objective
         self.precision, self.accumulate, self.bn_eval = recipe.precision, recipe.accumulate, recipe.bn_eval
-        # In a dictionary they are not parts of this module: neither saved nor moved nor averaged
-        # with it.
+        # In a dictionary they are not parts of this module: it neither saves nor moves nor averages
+        # them.
         self._beside: dict[str, Any] = {"teacher": teacher, "network": student}
         if recipe.loss.startswith("deit") and hasattr(student, "set_distilled_training"):
             student.set_distilled_training(True)  # pyright: ignore[reportCallIssue]
@@ -47,21 +48,21 @@ class Distiller(BaseModel):
         self.register_buffer("std", torch.tensor(recipe.std) * 255, persistent=False)
 
     def init_weights(self) -> None:
-        """Nothing: the student is initialised when it is made, and mmengine must not do
-        it again.
-        """
+        """Do nothing: the student is initialised already, and mmengine must not repeat that."""
 
     def distribute(self) -> None:
-        """Average gradients over the processes of the group from now on; BatchNorm statistics stay
-        each one's own.
+        """Average gradients over the processes of the group from now on.
+
+        Each process keeps its own BatchNorm statistics.
         """
         device = self.mean.device
         ids = [device.index] if device.type == "cuda" else None
         self._beside["network"] = DistributedDataParallel(self.student, device_ids=ids, broadcast_buffers=False)
 
     def train(self, mode: bool = True) -> Distiller:
-        """As of any module; with ``bn_eval`` BatchNorm keeps its statistics and still learns scale
-        and shift.
+        """Set the mode, as for any module.
+
+        With ``bn_eval``, BatchNorm keeps its statistics and still learns scale and shift.
         """
         super().train(mode)
         if mode and self.bn_eval:
@@ -71,10 +72,10 @@ class Distiller(BaseModel):
         return self
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """One step of the optimiser on one batch, computed in ``accumulate`` parts of equal size.
+        """Take one step of the optimiser on one batch, in ``accumulate`` parts of equal size.
 
         Args:
-            data: What :class:`.views.TrainingViews` gives.
+            data: A batch of :class:`.datasets.TrainingViews`.
             optim_wrapper: mmengine's.
 
         Returns:
@@ -99,12 +100,12 @@ class Distiller(BaseModel):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: Tensor, teacher_inputs: Tensor | None = None, mode: str = "loss", **known: Tensor
     ) -> dict[str, Tensor]:
-        """The loss of some views.
+        """Return the loss of some views.
 
         Args:
             inputs: ``(B, H, W, 3)`` u8.
-            teacher_inputs: ``(B, H', W', 3)`` u8, the same views at the teacher's size where that
-                is another.
+            teacher_inputs: ``(B, H', W', 3)`` u8, the same views at the teacher's size, where sizes
+                differ.
             mode: mmengine's; only ``loss``.
             **known: Fields of :class:`.losses.Targets`.
         """

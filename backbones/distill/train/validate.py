@@ -53,11 +53,11 @@ class ValidationImages:
         self.known = np.flatnonzero(self.true_classes.classes >= 0).tolist()
 
     def describe(self) -> str:
-        """Return what is validated on, for the log."""
+        """Return a line about the validation data, for the log."""
         return f"{len(self.known)} images of {self.images.root}, true classes from {self.true_classes.origin}"
 
     def batches(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Yield ``(B, H, W, 3)`` u8 and ``classes`` ``(B,)``; unreadable images are skipped."""
+        """Yield ``(B, H, W, 3)`` u8 and ``true_classes`` ``(B,)``; skip unreadable images."""
         with ThreadPoolExecutor(available_cpus()) as pool:
             for start in range(0, len(self.known), _CHUNK):
                 chunk = self.known[start : start + _CHUNK]
@@ -109,7 +109,7 @@ class ValidationLabels:
             true_classes.require(images, self.views.readable)
 
     def describe(self) -> str:
-        """Return what is validated on, for the log."""
+        """Return a line about the validation data, for the log."""
         return f"{len(self.views.readable)} images with soft labels of {self.views.store.path}"
 
     def batches(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -125,7 +125,7 @@ class ValidationLabels:
 
 
 def open_validation(recipe: Recipe, student: nn.Module, classes: int) -> ValidationImages | ValidationLabels | None:
-    """Return what a recipe validates on; ``None`` without config key ``val``.
+    """Return the validation data of a recipe; ``None`` without config key ``val``.
 
     Args:
         recipe: The run.
@@ -146,9 +146,9 @@ def open_validation(recipe: Recipe, student: nn.Module, classes: int) -> Validat
 class Validation(Hook):
     """Measure the student every ``val_interval`` epochs and at the end, and keep the best weights.
 
-    The first process measures; the others wait for its value. Training does not notice: no random
-    number is drawn, and the student is put back in training mode. The best weights are part of
-    every checkpoint.
+    The first process measures; the others wait for its value. Training is not affected: no random
+    number is drawn, and the student returns to training mode. The best weights are part of every
+    checkpoint.
 
     Args:
         recipe: The run.
@@ -225,7 +225,7 @@ class Validation(Hook):
                 model.train()  # keeps BatchNorm fixed where the recipe asks for it
         correct, loss, seen = (self.rank.mean(totals) * self.rank.world).tolist()
         if not seen:
-            raise InputError(f"none of the {self.data.describe()} can be read; config key val")
+            raise InputError(f"none of the {self.data.describe()} can be read; set config key val to readable images")
         values = {"val_loss": loss / seen}
         if isinstance(self.data, ValidationImages):
             # Logits that are not finite count for nothing, whatever class they seem to name.
@@ -265,8 +265,9 @@ class Validation(Hook):
         checkpoint["validation"] = {"source": self.source, "best": self.best, "weights": self.best_weights}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take up the best so far. A checkpoint without one, or with other validation data, starts
-        anew.
+        """Load the best so far.
+
+        A checkpoint without one, or with other validation data, starts anew.
         """
         known = checkpoint.get("validation")
         if known is None or known["source"] != self.source or known["best"] is None:

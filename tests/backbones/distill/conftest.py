@@ -1,4 +1,4 @@
-"""Small pictures, a teacher that answers at once, and stores made of the two."""
+"""Small images, a teacher that answers at once, and stores made of the two."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ COUNT = 23
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Tiny tensors gain nothing from threads, and lose minutes to them where the processors are
-    busy.
-    """
+    """Use one thread: on busy processors, threads cost minutes and tiny tensors gain nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +44,7 @@ def tiny_teacher(name: str = "toy", seed: int = 0, size: int = 16, classes: int 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """COUNT pictures of different sizes, one of them a grey PNG."""
+    """COUNT images of different sizes, one of them a grey PNG."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for index in range(COUNT):
@@ -66,9 +64,7 @@ def teacher() -> Teacher:
 
 
 def options(**changes) -> LabelOptions:
-    """Three views, four shards of six images and one of five, batches that do not
-    divide a shard.
-    """
+    """Three views, four shards of six images and one of five; batches do not divide a shard."""
     values = {
         "views": 3,
         "topk": 5,

@@ -15,7 +15,7 @@ SMALL = "student.embed_dims=(8,16,16,32) student.depths=(1,1,1,1) student.num_he
 
 @pytest.fixture(scope="module")
 def data(pictures, tmp_path_factory) -> Path:
-    """The pictures with labels beside them, one of them damaged."""
+    """The images with labels beside them, one of them damaged."""
     folder = Path(shutil.copytree(pictures, tmp_path_factory.mktemp("data") / "images"))
     (folder / "04.jpg").write_bytes((folder / "04.jpg").read_bytes()[:150])
     names = sorted(path.name for path in folder.iterdir())
@@ -46,7 +46,7 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
     store, work = tmp_path / "store", tmp_path / "run"
     code, out, err = run_cli(*label(store))
     assert code == 0
-    assert "teacher top-1 on 22 un-augmented views of 23 images whose class is known: " in err
+    assert "teacher top-1 on 22 un-augmented views of 23 images with a true class: " in err
     assert "23 images x 2 views, 3 shards (3 made now), 1 image unreadable" in out
     assert "unreadable: 04.jpg" in out
     left_out = f"1 file in {data} is not an image of a known kind (.gif 1) and skipped"
@@ -113,11 +113,11 @@ def test_info_reports_a_manifest_that_is_not_whole(store, tmp_path, run_cli):
     manifest.write_bytes(whole[:-100])
     code, out, err = run_cli("labels", "info", copy)
     assert (code, out) == (2, "")
-    assert f"{manifest} is truncated: {len(whole) - 100} bytes, and its header asks for {len(whole)}" in err
+    assert f"{manifest} is truncated: it has {len(whole) - 100} bytes, and its header asks for {len(whole)}" in err
     assert err.count("\n") == 1
     manifest.unlink()
     code, _, err = run_cli("labels", "info", copy)
-    assert (code, err) == (2, f"tinyvit: {manifest} is missing\n")
+    assert (code, err) == (2, f"tinyvit: {manifest} is missing; take it from a copy, or make a new store\n")
     # A header that counts other images than the labels were made for.
     manifest.write_bytes(whole)
     header["manifest"]["images"] -= 1

@@ -1,6 +1,4 @@
-"""``tinyvit labels``: info, verify, merge, import and export, and labelling with a second teacher
-or compact rows.
-"""
+"""``tinyvit labels``, and labelling with a second teacher or compact rows."""
 
 from __future__ import annotations
 

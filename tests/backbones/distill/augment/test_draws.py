@@ -1,6 +1,4 @@
-"""What the sampler draws has the distributions of timm's and torchvision's transforms, over 20,000
-draws.
-"""
+"""Draws of the sampler have the distributions of timm's and torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -88,7 +86,7 @@ def test_crop_and_flip(drawn):
 
 
 def timm_operations(policy: str) -> list[tuple[tuple[str, float], ...]]:
-    """What timm's RandAugment would do, ``(name, argument)`` of each operation applied."""
+    """The operations of timm's RandAugment, ``(name, argument)`` of each operation applied."""
     transform = auto_augment.rand_augment_transform(policy, {"img_mean": (124, 116, 104)})
 
     def note(done, *arguments, name, **_):
@@ -160,7 +158,7 @@ def test_three_augment():
 
 
 class NotedErasing(list):
-    """Stands for a picture of GRID x GRID pixels and keeps the boxes that are written to."""
+    """Stands for an image of GRID x GRID pixels and keeps the boxes that are written to."""
 
     def __setitem__(self, place, value):
         _, rows, columns = place

@@ -1,6 +1,4 @@
-"""Views with every operation through a store: labelled, made again, verified; mixed ones with their
-partners.
-"""
+"""Views with every operation through a store: labelled, made again, and verified."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ SAMPLERS = {name: ViewSampler.preset(name, seed=7) for name in ("tinyvit", "deit
 
 @pytest.fixture(scope="module")
 def folder(pictures, tmp_path_factory) -> Path:
-    """The pictures, one of which cannot be read."""
+    """The images, one of which cannot be read."""
     path = Path(shutil.copytree(pictures, tmp_path_factory.mktemp("mixed") / "pictures"))
     (path / f"{BROKEN:02d}.jpg").write_bytes(b"no picture")
     return path

@@ -1,6 +1,4 @@
-"""Pixels of the operations: timm's and torchvision's where they have them, and the same view at
-every size.
-"""
+"""Pixels of the operations: timm's and torchvision's, and the same view at every size."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 
 
 def scene(side: int = 224, seed: int = 0) -> Image.Image:
-    """Sky, ground, some coloured things with edges, and grain: as much of everything as a
-    photograph has.
-    """
+    """Return an image like a photograph: sky, ground, coloured things with edges, and grain."""
     rng = np.random.default_rng(seed)
     rows = np.linspace(0, 1, side)[:, None, None]
     pixels = (1 - rows) * [90, 140, 220] + rows * [70, 60, 30]
@@ -243,8 +239,9 @@ def smoothed(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.parametrize("size", [(64, 64), (96, 160)])
 def test_student_sees_the_teachers_view(name, size):
-    """Compared after both are reduced to few pixels; other sizes and other shapes than the
-    teacher's 224 x 224.
+    """Both are compared after reduction to few pixels.
+
+    Sizes and shapes differ from the teacher's 224 x 224.
     """
     image, params = scene(320), whole(320, **VIEWS[name])
     teacher, student = apply(image, params, (224, 224)), apply(image, params, size)
@@ -253,9 +250,7 @@ def test_student_sees_the_teachers_view(name, size):
 
 
 def test_everything_at_once_is_fixed_for_ever():
-    """Pixels of every operation in one view; a change of Pillow may change them, and then only a
-    hash policy helps.
-    """
+    """Pixels of every operation in one view; another Pillow may change them."""
     image, other = scene(), scene(160, seed=1)
     for preset in ("deit", "deit3"):
         sampler = ViewSampler.preset(preset, seed=1)

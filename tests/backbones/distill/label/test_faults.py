@@ -1,6 +1,4 @@
-"""A full disk, an unreadable image, a NaN: told precisely, and nothing is lost. And what a run says
-about its time.
-"""
+"""A full disk, an unreadable image, a NaN: reported precisely, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -107,7 +105,9 @@ def test_a_device_that_fails_ends_the_list_of_images(pictures, teacher, tmp_path
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     images.read_at = failing
-    with pytest.raises(InputError, match=r"00\.jpg cannot be read \(Input/output error\): mend that, or take the file"):
+    with pytest.raises(
+        InputError, match=r"00\.jpg cannot be read \(Input/output error\): mend that, or remove the file"
+    ):
         label_store(images, tmp_path / "s", teacher, options(), show=False)
     assert list((tmp_path / "s").iterdir()) == []
 
@@ -117,7 +117,9 @@ def test_too_little_memory_to_decode_is_not_the_image(pictures, teacher, tmp_pat
         raise MemoryError
 
     monkeypatch.setattr("tinyvit.backbones.distill.label.pipeline.decode", none_left)
-    with pytest.raises(InputError, match=r"not enough memory to decode .*00\.jpg; finished shards are kept"):
+    with pytest.raises(
+        InputError, match=r"not enough memory to decode .*00\.jpg; use fewer --threads; finished shards are kept"
+    ):
         label_store(ImageFiles(pictures), tmp_path / "s", teacher, options(), show=False)
 
 
@@ -161,7 +163,7 @@ def test_a_value_that_is_not_finite_is_told_with_image_view_and_shard(pictures, 
         label_store(ImageFiles(pictures), tmp_path / "t", teacher, options(), show=False)
     left = SoftLabelStore(tmp_path / "t")
     assert [shard.name for shard in left.finished_shards()] == ["i00000000-00000006_v0000-0002"]
-    # What came behind the broken batch was in the pipeline, and is not stored as if nothing had
+    # Batches behind the broken one were in the pipeline, and are not stored as if nothing had
     # happened.
     assert len(list((left.folder / "shards").iterdir())) == 2
 
@@ -204,6 +206,6 @@ def test_timings_of_workers_add_up_and_the_note_says_what_they_mean():
     one.add(other)
     assert one == Timing(15, 6.0, 12.0, 20.0)
     assert one.waiting_share == pytest.approx(0.3)
-    assert one.note() == ", decoding is the limit (30% waited for pictures)"
+    assert one.note() == ", decoding is the limit (30% waited for images)"
     assert Timing(10, DECODING_LIMITS * 10 - 0.01, 9.0, 10.0).note() == ""
     assert Timing().waiting_share == 0

@@ -184,7 +184,7 @@ def test_corrupt_images_are_reported_skipped_and_counted(pictures, teacher, tmp_
     rows = made.rows(np.arange(COUNT), np.zeros(COUNT, int))
     assert np.flatnonzero(~made.valid_rows(rows)).tolist() == [7, 8]
     assert not rows[7]["index"].any()
-    # A run that goes on knows them, too.
+    # A resumed run knows them, too.
     assert label_store(ImageFiles(damaged), path, teacher, options(), show=False).invalid == summary.invalid
 
 

@@ -1,5 +1,6 @@
-"""Labelling with several processes, ranks and Ray: whoever dies, the store is the one that a single
-process makes.
+"""Labelling with several processes, ranks and Ray, some of which die.
+
+The store is the one that a single process makes.
 """
 
 from __future__ import annotations
@@ -103,9 +104,7 @@ def label(path: Path, pictures: Path, spec: TeacherSpec, place: Place, **more):
 
 
 def killing(monkeypatch, pool_class: type, seed: int, pause: float) -> list[int]:
-    """From now on every pool's workers are killed at random moments while it runs, until KILLS
-    were.
-    """
+    """Kill every pool's workers at random moments while it runs, until KILLS were killed."""
     killed: list[int] = []
     rng = random.Random(seed)
     run = pool_class.run
@@ -136,9 +135,7 @@ def killing(monkeypatch, pool_class: type, seed: int, pause: float) -> list[int]
 
 
 def label_until_killed_often_enough(path, pictures, spec, place, killed) -> None:
-    """Label; when that was done before KILLS workers were killed, take half of the shards away and
-    go on.
-    """
+    """Label; until KILLS workers were killed, remove half of the shards and resume."""
     label(path, pictures, spec, place)
     while len(killed) < KILLS:
         for report in sorted(path.glob("teachers/*/shards/*.json"))[::2]:
@@ -192,8 +189,9 @@ def test_ranks_share_the_shards_and_a_second_run_completes_what_one_left(picture
 
 
 def test_a_rank_finds_labels_that_were_begun_under_another_name(pictures, teacher, tmp_path):
-    """The first rank goes on with the only labels: the others must not wait for a folder of the
-    teacher's name.
+    """The first rank resumes the only labels.
+
+    The others must not wait for a folder of the teacher's name.
     """
     label_store(ImageFiles(pictures), tmp_path, teacher, options(name="foo"), show=False)
     for report in tmp_path.glob("teachers/foo/shards/*.json"):

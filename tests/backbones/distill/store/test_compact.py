@@ -21,7 +21,7 @@ def test_sets_lose_nothing(k, classes):
 
 
 def test_a_set_has_the_documented_bits():
-    # K = 3, C = 10: l = 1, h = 3 + (9 >> 1) = 7; indices 1, 4, 9 have high parts 0, 2, 4 and low
+    # K = 3, C = 10: l = 1, h = 3 + (9 >> 1) = 7. Indices 1, 4, 9 have high parts 0, 2, 4 and low
     # bits 1, 0, 1.
     bits = [1, 0, 0, 1, 0, 0, 1, 1, 0, 1]
     expected = bytes([sum(bit << i for i, bit in enumerate(bits[:8])), sum(bit << i for i, bit in enumerate(bits[8:]))])

@@ -1,5 +1,6 @@
-"""A reader of stores made from FORMAT.md alone: it imports nothing of ours, and must agree with our
-own reader.
+"""A reader of stores made from FORMAT.md alone.
+
+It imports nothing of ours, and must agree with our own reader.
 """
 
 from __future__ import annotations

@@ -160,17 +160,17 @@ def test_no_store(tmp_path):
     ("file", "key", "value", "message"),
     [
         ("store", "format", "other", "not the header of a soft-label store"),
-        ("store", "schema_version", 1, "schema version 1; this tinyvit reads version 2"),
+        ("store", "schema_version", 1, "schema version 1, and this tinyvit reads version 2"),
         ("store", "manifest", None, "it has no key 'manifest'"),
-        ("labels", "schema_version", 3, "schema version 3; this tinyvit reads version 2"),
+        ("labels", "schema_version", 3, "schema version 3, and this tinyvit reads version 2"),
         ("labels", "topk", 6, "row layout does not fit K = 6"),
         ("labels", "coding", "9 bits", "has coding '9 bits'; this tinyvit reads full, compact, official"),
         ("labels", "teacher", None, "it has no key 'teacher'"),
-        ("labels", "topk", "five", "topk is 'five', which is no count"),
-        ("labels", "view_blocks", [], r"view_blocks are \[\], not ranges that follow"),
-        ("labels", "view_blocks", [[0, 2.5]], r"view_blocks are \[\[0, 2\.5\]\], not ranges"),
-        ("labels", "view_blocks", [[0, 2], [3, 4]], "not ranges that follow"),
-        ("labels", "view_blocks", [[0, 2, 3]], "a value is of a wrong kind"),
+        ("labels", "topk", "five", "topk is 'five' and must be a positive whole number"),
+        ("labels", "view_blocks", [], r"view_blocks are \[\], not consecutive ranges from 0"),
+        ("labels", "view_blocks", [[0, 2.5]], r"view_blocks are \[\[0, 2\.5\]\], not consecutive ranges"),
+        ("labels", "view_blocks", [[0, 2], [3, 4]], "not consecutive ranges from 0"),
+        ("labels", "view_blocks", [[0, 2, 3]], "a value has a wrong type"),
         ("labels", "pixels", {"hash_size": [8, 8]}, "pixels has no key 'hash_every'"),
         (
             "labels",
@@ -179,7 +179,7 @@ def test_no_store(tmp_path):
             r"temperatures is \[1, 2, 3, 8\], and must be \[1\.0, 2",
         ),
         ("labels", "extra", 1, "extra is 1, and must be None"),
-        ("labels", "view_blocks", 3, "of a wrong kind"),
+        ("labels", "view_blocks", 3, "a wrong type"),
         ("labels", "store", "0" * 64, "belongs to store '0000"),
     ],
 )
@@ -326,7 +326,7 @@ def test_a_second_teacher_with_other_classes_and_k_looks_at_the_same_views(copy,
     again = pickle.loads(pickle.dumps(second))
     assert (again.rows([4], [1]) == second.rows([4], [1])).all()
     assert verify_store(second, ImageFiles(pictures), other, show=False).problems == []
-    with pytest.raises(InputError, match=r"holds no labels 'third'; it holds \S+ \(by other/one\), toy \(by toy\)"):
+    with pytest.raises(InputError, match=r"holds no labels 'third'; name one of \S+ \(by other/one\), toy \(by toy\)"):
         SoftLabelStore.open(copy, "third")
 
 
@@ -369,7 +369,7 @@ def test_an_index_that_says_other_things_is_found(copy, pictures, teacher):
     ShardIndex(index.sizes, index.sha256, np.array([3, 4], np.uint64), ["no", "no"]).write(opened.folder, opened.header)
     report = verify_store(opened, ImageFiles(pictures), teacher, show=False)
     assert report.problems == [
-        f"{opened.folder / 'index.safetensors'} says other things than the .json files of the shards; delete it"
+        f"{opened.folder / 'index.safetensors'} differs from the .json files of the shards; delete it"
     ]
     path = opened.folder / "index.safetensors"
     for damaged in (path.read_bytes()[:-1], path.read_bytes()[:-1] + b"?"):
@@ -422,7 +422,7 @@ def test_places_in_archives_are_kept_with_the_store(pictures, teacher, tmp_path,
     monkeypatch.setattr(archives, "_walk", lambda *_: pytest.fail("the archive was listed"))
     images = opened.manifest.open_images(zipped, "the store", opened.path)
     assert opened.manifest.read(images, 3, "the store") == (pictures / "03.jpg").read_bytes()
-    # The same pictures packed otherwise: what is kept does not fit any more, and the archive is
+    # The same images packed otherwise: what is kept does not fit any more, and the archive is
     # listed.
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(pictures.iterdir(), reverse=True):

@@ -1,6 +1,4 @@
-"""Teachers that are no names of ours or timm's: programs in files, Python functions, OpenCLIP, and
-ensembles.
-"""
+"""Teachers beside our models and timm's: programs, Python functions, OpenCLIP, ensembles."""
 
 from __future__ import annotations
 
@@ -89,7 +87,7 @@ def test_a_program_that_does_not_say_how_pictures_are_prepared_must_be_told(fold
 
 
 class Harmless:
-    """What pickle makes when it reads it back: a file, which proves that code ran."""
+    """Pickle makes a file when it reads this back, which proves that code ran."""
 
     def __reduce__(self):
         return os.mkdir, (os.environ["PROOF"],)
@@ -113,7 +111,7 @@ def test_a_program_that_would_be_unpickled_is_refused_before_anything_runs(folde
                 target.writestr(name, members.pop(name) if name in members else source.read(name))
             for name, data in members.items():
                 target.writestr(name, data)
-        with pytest.raises(InputError, match="is refused: it holds"):
+        with pytest.raises(InputError, match="is rejected: it holds"):
             spec(path).load()
         assert not (tmp_path / "ran").exists(), what
     checked_archive(folder / "free.pt2")
@@ -171,7 +169,7 @@ def test_members_are_looked_at_as_torch_reads_them(folder, tmp_path, monkeypatch
                 yield name, data
 
     path = rewritten(folder / "free.pt2", tmp_path / "wrong.pt2", change)
-    with pytest.raises(InputError, match=r"is refused: it holds .*model\.(pt|PT)"):
+    with pytest.raises(InputError, match=r"is rejected: it holds .*model\.(pt|PT)"):
         spec(path).load()
     assert not (tmp_path / "ran").exists()
 
@@ -212,7 +210,7 @@ def test_texts_that_torch_would_run_are_refused(folder, tmp_path, monkeypatch, p
 
     path = rewritten(folder / "free.pt2", tmp_path / "wrong.pt2", change)
     with pytest.raises(
-        InputError, match=r"wrong\.pt2 is refused: .*models/model\.json has .* which torch could run as"
+        InputError, match=r"wrong\.pt2 is rejected: .*models/model\.json has .* which torch could run as"
     ):
         spec(path).load()
     assert not (tmp_path / "ran").exists()
@@ -258,7 +256,7 @@ def test_programs_of_free_size_with_guards_are_taken(tmp_path, answers_in):
 
 def test_files_that_are_no_programs(tmp_path):
     torch.save(Net().state_dict(), tmp_path / "checkpoint.pt")
-    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be loaded as TorchScript \(a checkpoint is given as"):
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be loaded as TorchScript \(give a checkpoint as"):
         spec(tmp_path / "checkpoint.pt").load()
     (tmp_path / "noise.pt2").write_bytes(b"noise")
     with pytest.raises(InputError, match=r"noise\.pt2 is not a file of torch\.export\.save"):
@@ -600,7 +598,7 @@ def test_open_clip_compares_in_float32_at_any_precision(clip):
 
 def test_open_clip_says_what_it_needs(clip, tmp_path, monkeypatch):
     bare = TeacherSpec(("open_clip:Fake-1",), weights=clip)
-    with pytest.raises(InputError, match="--teacher-classes FILE, one name a line"):
+    with pytest.raises(InputError, match="--teacher-classes FILE, one name per line"):
         bare.load()
     with pytest.raises(InputError, match="needs a weights file"):
         TeacherSpec(("open_clip:Fake-1",)).load()

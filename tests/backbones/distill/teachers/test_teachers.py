@@ -183,7 +183,7 @@ def test_a_sample_is_looked_at_and_told_before_labelling(pictures, timm_file, tm
     with pytest.raises(KeyboardInterrupt):
         label_store(ImageFiles(pictures), tmp_path / "s", teacher, options, true_classes=true_classes, place=place)
     monkeypatch.setattr(Labeller, "run", run)
-    told = "teacher top-1 on 5 un-augmented views of 23 images whose class is known: "
+    told = "teacher top-1 on 5 un-augmented views of 23 images with a true class: "
     assert told in capsys.readouterr().err
     summary = label_store(
         ImageFiles(pictures), tmp_path / "s", teacher, options, true_classes=true_classes, place=place
@@ -225,7 +225,7 @@ def test_a_check_of_pictures_that_cannot_be_read_tells_so(pictures, tmp_path, ca
     options = LabelOptions(topk=3)
     summary = label_store(ImageFiles(folder), tmp_path / "s", tiny_teacher(), options, true_classes={1: 1})
     assert (summary.teacher_top1, summary.teacher_top1_images) == (None, 0)
-    assert "un-augmented views of 1 images whose class is known: not known, none could" in capsys.readouterr().err
+    assert "un-augmented views of 1 images with a true class: not known, none could" in capsys.readouterr().err
 
 
 # --- true classes -------------------------------------------------------------

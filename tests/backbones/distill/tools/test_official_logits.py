@@ -163,5 +163,5 @@ def test_files_that_are_not_of_this_layout_are_named(official, pictures, tmp_pat
     with pytest.raises(InputError, match="has the key '99', and no image has it as its stem"):
         import_official(official, tmp_path / "c", images, show=False)
     keys.write_text(text.rstrip("\n"))
-    with pytest.raises(InputError, match="one key a line"):
+    with pytest.raises(InputError, match="one key per line"):
         import_official(official, tmp_path / "d", images, show=False)

@@ -1,5 +1,6 @@
-"""What a recipe can ask for, on small models: true classes, mixing, repeats, EMA, accumulation,
-starts, teachers.
+"""Features of recipes on small models.
+
+True classes, mixing, repeats, EMA, accumulation, start weights and teachers.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ NAMED = 4
 
 @pytest.fixture(scope="module")
 def classes(pictures, tmp_path_factory) -> Path:
-    """The pictures in four class folders."""
+    """The images in four class folders."""
     root = tmp_path_factory.mktemp("classes")
     for index, path in enumerate(sorted(pictures.iterdir())):
         folder = root / f"class{index % NAMED}"
@@ -75,7 +76,7 @@ def mixed_store(classes, teacher, tmp_path_factory) -> SoftLabelStore:
 
 @pytest.fixture(scope="module")
 def truth_csv(classes, tmp_path_factory) -> Path:
-    """The pictures' classes among the teacher's."""
+    """The images' classes among the teacher's."""
     path = tmp_path_factory.mktemp("truth") / "truth.csv"
     lines = [f"{key},{index % CLASSES}" for index, key in enumerate(ImageFiles(classes))]
     path.write_text("\n".join(["file,class_index", *lines]))
@@ -379,7 +380,7 @@ def test_exported_student_is_the_moving_average_of_the_weights(store, pictures, 
 
 def test_an_average_too_slow_for_a_run_is_refused(store, pictures, tmp_path):
     run = recipe(pictures, labels=str(store.path), ema=0.99996, max_iters=150, warmup_iters=10)
-    with pytest.raises(InputError, match=r"99\.4% of the averaged weights .* set ema=0, or one like ema=0\.9698"):
+    with pytest.raises(InputError, match=r"99\.4% of the averaged weights .* set ema=0, or a value like ema=0\.9698"):
         pretrain(run, tmp_path, show=False)
 
 
@@ -462,7 +463,7 @@ def test_damaged_class_map_is_named(tmp_path, text, message):
 
 def test_class_map_of_another_length_is_refused(classes, start, tmp_path):
     (tmp_path / "map.txt").write_text("6\n0\n")
-    with pytest.raises(InputError, match=r"has 2 lines, and the student 4 classes: .* \(num_classes=2 makes it fit\)"):
+    with pytest.raises(InputError, match=r"has 2 lines, and the student 4 classes; .* or set num_classes=2"):
         pretrain(untouched(classes, start, class_map=str(tmp_path / "map.txt")), tmp_path / "run", show=False)
     (tmp_path / "map.txt").write_text("6\n0\n7\n1\n")
     with pytest.raises(
@@ -536,8 +537,9 @@ dist.destroy_process_group()
 
 @pytest.fixture
 def two_processes(tmp_path):
-    """Runs a module or a script as two processes that torchrun starts: its arguments -> stdout and
-    stderr.
+    """Return a runner of a module or script as two processes of torchrun.
+
+    It takes arguments and returns stdout and stderr.
     """
 
     def run(*arguments: str) -> tuple[str, str]:
@@ -553,8 +555,9 @@ def two_processes(tmp_path):
 def test_two_processes_train_like_one_with_the_same_batch_and_resume(
     classes, truth_csv, mixed_store, tmp_path, two_processes
 ):
-    """DeiT, which has no BatchNorm: its statistics would be each process's own, over its part of
-    the batch.
+    """Use DeiT, which has no BatchNorm.
+
+    Statistics of BatchNorm would be each process's own, over its part of the batch.
     """
     student = {**TOKEN, "drop_path_rate": 0.0}
     keys = {"student": student, "loss": "deit_soft", "truth": str(truth_csv), "labels": str(mixed_store.path)}
@@ -675,10 +678,10 @@ def test_tensorboard_gets_the_log_or_its_extra_is_named(store, pictures, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": None}, "needs the images and the store .* or a teacher to run beside the student"),
+        ({"labels": None}, "needs images and soft labels; .* or a teacher beside the student"),
         ({"teacher": {"name": "toy"}}, r"a store \(.*\) and a teacher to run beside the student \(toy\) are given"),
-        ({"teacher": {"name": "toy"}, "labels": None, "loss": "labels"}, "needs no teacher"),
-        ({"views": {"flip": 0.0}}, "those of a store are drawn already"),
+        ({"teacher": {"name": "toy"}, "labels": None, "loss": "labels"}, "does not use a teacher"),
+        ({"views": {"flip": 0.0}}, "the store already fixes the views"),
         ({"labels": None, "loss": "labels", "views": {"flipp": 0.0}}, "config key views: got an unexpected keyword"),
         ({"labels": None, "loss": "labels", "views": {"preset": "dei"}}, "unknown augmentation 'dei'"),
         ({"labels": None, "loss": "labels", "views": {"seed": 4}}, "views must not set seed: .* by config key seed"),
@@ -705,7 +708,7 @@ def test_sources_that_do_not_fit_are_refused(store, pictures, classes, tmp_path,
         ({"kl_reduction": "sum"}, "kl_reduction must be 'batchmean' or 'official', not 'sum'"),
         ({"teacher": {"weights": "x"}}, "teacher needs a name"),
         ({"teacher": {"name": "toy", "wieghts": "x"}}, "unknown key of config key teacher 'wieghts'; did you mean"),
-        ({"class_map": "map.txt"}, "give init, too"),
+        ({"class_map": "map.txt"}, "needs init, whose classes it selects"),
         ({"ema": 1.0}, r"ema must be at most 0\.9999999, not 1\.0"),
         ({"layer_decay": 1.5}, "at most 1"),
         ({"repeats": 0}, "repeats must be at least 1, not 0"),

@@ -135,8 +135,7 @@ def test_official_reduction_is_the_paper_divided_by_the_number_of_classes():
     teacher, logits = normal(5, 20, seed=0, scale=3), normal(5, 20, seed=1)
     labels = stored(teacher, 7, 3.0)
     fields = labels.index, labels.probability, labels.residual
-    # What DeiT's code writes down: the sum of the divergence over B and C, times tau^2, divided by
-    # B * C.
+    # DeiT's code takes the sum of the divergence over B and C, times tau^2, divided by B * C.
     log_student, log_teacher = (logits / 3).log_softmax(1), (teacher / 3).log_softmax(1)
     official = (log_teacher.exp() * (log_teacher - log_student)).sum() * 9 / logits.numel()
     torch.testing.assert_close(dense_kl_divergence(logits, teacher, 3.0, "official"), official)

@@ -63,9 +63,7 @@ def test_a_base_lies_beside_a_config_or_is_a_shipped_one(tmp_path):
     config.write_text("_base_ = [\n    'tiny_vit_5m_distill.py',\n]\n")
     assert load_recipe(config).lr == 1e-4  # the file beside it comes first
     config.write_text("_base_ = 'tiny_vit_5m_destill.py'\n")
-    with pytest.raises(
-        InputError, match=r"the _base_ 'tiny_vit_5m_destill\.py' of config .*mine\.py does not lie beside"
-    ):
+    with pytest.raises(InputError, match=r"the _base_ 'tiny_vit_5m_destill\.py' of config .*mine\.py is not beside"):
         load_recipe(config)
 
 
@@ -153,8 +151,9 @@ def test_cosine_runs_from_the_start_or_from_the_end_of_the_warm_up():
 
 
 def test_layer_decay_is_the_official_map():
-    """The numbers of the official ``set_layer_lr_decay``; a downsample ends its stage there, and
-    begins one here.
+    """Compare with the numbers of the official ``set_layer_lr_decay``.
+
+    A downsample ends its stage there, and begins one here.
     """
     model = create_model("tiny_vit_5m_224")
     scales = rate_scales(model, 0.8)
@@ -192,7 +191,7 @@ def test_tokens_and_positions_of_deit_do_not_decay():
     names = {name for name, parameter in model.named_parameters() if any(parameter is one for one in free["params"])}
     assert {"cls_token", "dist_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias"} <= names
     assert "blocks.0.attn.qkv.weight" not in names
-    with pytest.raises(InputError, match="layer_decay is known for TinyViT only, and the student is a"):
+    with pytest.raises(InputError, match="layer_decay is for TinyViT only, and the student is a"):
         rate_scales(model, 0.8)
 
 

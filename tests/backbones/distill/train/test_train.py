@@ -135,7 +135,8 @@ def test_error_in_a_worker_process_is_one_sentence(store, pictures, tmp_path):
     (other / "03.jpg").write_bytes(bytes(data))
     run = recipe(store, other, workers=1, pixel_check="ignore")
     with pytest.raises(
-        InputError, match=rf"^{other / '03.jpg'} is not the file that the store .* its content differs$"
+        InputError,
+        match=rf"^{other / '03.jpg'} is not the file that the store .* differs; restore the file$",
     ):
         pretrain(run, tmp_path / "run", show=False)
 
@@ -303,7 +304,7 @@ def test_run_is_not_continued_on_views_that_came_later(store, pictures, teacher,
     work_dir = Path(shutil.copytree(whole_run[1], tmp_path / "copy"))
     path = Path(shutil.copytree(store.path, tmp_path / "store"))
     label_store(ImageFiles(pictures), path, teacher, options(views=4), show=False)
-    with pytest.raises(InputError, match=r"trained on 3 views of each image, and the store has 4 now"):
+    with pytest.raises(InputError, match=r"trained on 3 views per image, and the store has 4 now"):
         pretrain(recipe(SoftLabelStore(path), pictures), work_dir, resume=True, show=False)
 
 
@@ -358,7 +359,7 @@ def test_resumed_run_stays_on_its_own_device(store, pictures, whole_run, tmp_pat
         (None, "holds numbers that are not finite"),
     ],
 )
-def test_checkpoint_that_cannot_be_gone_on_from_is_named_with_the_one_before(
+def test_checkpoint_that_cannot_be_resumed_is_named_with_the_one_before(
     store, pictures, whole_run, tmp_path, content, message
 ):
     work_dir = Path(shutil.copytree(whole_run[1], tmp_path / "copy"))
@@ -373,7 +374,7 @@ def test_checkpoint_that_cannot_be_gone_on_from_is_named_with_the_one_before(
         newest.write_bytes(content)
     else:
         torch.save(content, newest)
-    with pytest.raises(InputError, match=rf"{newest} .*{message}.*; delete it to go on from {older.name}, the one bef"):
+    with pytest.raises(InputError, match=rf"{newest} .*{message}.*; delete it to resume from {older.name}, the one"):
         pretrain(recipe(store, pictures), work_dir, resume=True, show=False)
     newest.unlink()
     resumed = pretrain(recipe(store, pictures), work_dir, resume=True, show=False)
@@ -423,9 +424,7 @@ def test_loss_that_is_not_finite_ends_the_run(store, pictures, tmp_path):
 def test_weights_that_are_not_finite_are_never_saved_and_the_last_checkpoint_starts_another_run(
     store, pictures, tmp_path, monkeypatch
 ):
-    """Nothing is logged between iteration 7, where the weights break, and 10, where they would be
-    saved.
-    """
+    """Weights break at iteration 7 and would be saved at 10; nothing is logged between."""
     original = Distiller.train_step
 
     def breaks(self, data, optim_wrapper):
@@ -484,9 +483,9 @@ def test_unreadable_images_are_left_out_of_training(pictures, teacher, tmp_path)
 
 
 def test_stores_that_do_not_fit_are_refused(store, pictures, tmp_path):
-    with pytest.raises(InputError, match=r"holds no labels 'other'; it holds toy \(by toy\)"):
+    with pytest.raises(InputError, match=r"holds no labels 'other'; name one of toy \(by toy\)"):
         pretrain(recipe(store, pictures, teacher="other"), tmp_path, show=False)
-    with pytest.raises(InputError, match="needs the images and the store"):
+    with pytest.raises(InputError, match="needs images and soft labels"):
         pretrain(recipe(store, pictures, labels=None), tmp_path, show=False)
     with pytest.raises(InputError, match="does not exist"):
         pretrain(recipe(store, pictures, data="nowhere"), tmp_path, show=False)
@@ -551,9 +550,7 @@ def test_students_that_cannot_be_made_or_trained_are_refused(store, pictures, tm
     with pytest.raises(InputError, match=r"config key student: tiny_vit_5m_224 cannot be made .* one value per stage"):
         pretrain(short, tmp_path, show=False)
     for changes in ({"batch_size": 1}, {"batch_size": 4, "accumulate": 4}):
-        with pytest.raises(
-            InputError, match=r"in \d parts .* of one view, of which BatchNorm has no statistics; it must"
-        ):
+        with pytest.raises(InputError, match=r"makes \d parts .* of one view, too few for BatchNorm; set"):
             pretrain(recipe(store, pictures, **changes), tmp_path, show=False)
     single = recipe(store, pictures, batch_size=1, bn_eval=True, max_iters=1, warmup_iters=0)
     assert pretrain(single, tmp_path, show=False).iterations == 1
