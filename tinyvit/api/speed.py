@@ -115,7 +115,7 @@ class PreparedBench:
         self,
         folder: Path,
         announce: Callable[[str], None],
-        keep: Callable[[Report], None] = lambda report: None,
+        keep: Callable[[Report], object] = lambda report: None,
     ) -> Report:
         """Measure, and compare with the baseline.
 

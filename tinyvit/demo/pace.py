@@ -13,7 +13,7 @@ from tinyvit.backbones import create_model
 from tinyvit.backbones.distill.teachers import load_teacher
 from tinyvit.core.machine import available_cpus, cpu_flags
 
-from .plan import FULL, SMALL, STUDENT, TEACHER, DemoPlan
+from .plan import FULL, SMALL, STUDENT, TEACHER, DemoPlan, Precision
 
 BUDGET_SECONDS = 660.0
 """Longest estimate of the full plan; above it the smaller plan is walked."""
@@ -21,7 +21,7 @@ BUDGET_SECONDS = 660.0
 _NATIVE_BF16 = ("amx_bf16", "avx512_bf16")
 
 
-def arithmetic(device: str) -> tuple[str, str]:
+def arithmetic(device: str) -> tuple[Precision, str]:
     """Return the precision of the teacher and of the student's training, and the reason.
 
     Returns:
@@ -37,7 +37,7 @@ def arithmetic(device: str) -> tuple[str, str]:
     return "fp32", "fp32: the processor has no native bf16"
 
 
-def choose_plan(device: str, precision: str) -> tuple[DemoPlan, dict[str, Any]]:
+def choose_plan(device: str, precision: Precision) -> tuple[DemoPlan, dict[str, Any]]:
     """Time the teacher and the student for a few seconds; return the full or the smaller plan.
 
     Args:
@@ -76,14 +76,14 @@ def _estimate(plan: DemoPlan, teacher: float, student: float) -> float:
     return draw + 1.1 * (label + distil + control) + detect + 120
 
 
-def _teacher_rate(device: str, precision: str) -> float:
+def _teacher_rate(device: str, precision: Precision) -> float:
     side = FULL.distil.teacher_px
     teacher = load_teacher(TEACHER, size=side, device=device, precision=precision)
     pixels = torch.randint(0, 256, (64, side, side, 3), dtype=torch.uint8)
     return 64 / _seconds(lambda: teacher(pixels), device, 2)
 
 
-def _student_rate(device: str, precision: str) -> float:
+def _student_rate(device: str, precision: Precision) -> float:
     plan = FULL.distil
     model = create_model(STUDENT, img_size=plan.student_px).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from tinyvit.core.results import plain
 
@@ -19,6 +19,8 @@ from .shapes import SPLITS
 
 STUDENT = "tiny_vit_5m_224"
 TEACHER = "efficientnet_lite2"
+#: Arithmetic of the teacher and of the student's training.
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from .drawn import draw
 from .findings import costs, findings
 from .layout import DataCard
 from .pace import arithmetic, choose_plan
-from .plan import COCO, FULL, QUICK, SMALL, DemoPlan
+from .plan import COCO, FULL, QUICK, SMALL, DemoPlan, Precision
 from .report import write_report
 from .road import Road
 
@@ -114,7 +114,7 @@ def _digest(plans: Mapping[str, DemoPlan]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _pace(job: DemoJob, precision: str, reason: str) -> dict[str, Any]:
+def _pace(job: DemoJob, precision: Precision, reason: str) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     if job.quick:
         plan = QUICK

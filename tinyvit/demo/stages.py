@@ -36,7 +36,7 @@ from tinyvit.export import export_onnx, verify_onnx
 
 from .control import ControlOptions, accuracy, train_on_labels
 from .detector import SCORE_THRESHOLD, ArmJob, run_arms, threads_for
-from .plan import STUDENT, TEACHER, DemoPlan, DetectPlan
+from .plan import STUDENT, TEACHER, DemoPlan, DetectPlan, Precision
 
 _BATCH_NORM_PICTURES = 512
 _REPORT_PICTURES = 4
@@ -59,7 +59,7 @@ class Setting:
     plan: DemoPlan
     seed: int
     device: str
-    precision: str
+    precision: Precision
     show: bool = True
 
     @property
