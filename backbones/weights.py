@@ -91,23 +91,10 @@ def load_weights(
     inner: Any = getattr(model, "model", model)
     target = inner.state_dict()
     report = LoadReport(source_format, skipped=dict.fromkeys(outside, "belongs to another part of the checkpoint"))
-    new: StateDict = {}
-    for name, value in found.items():
-        if reason := _reason_to_skip(name, inner, target):
-            report.skipped[name] = reason
-        elif name not in target:
-            continue
-        elif _is_classifier(name) and class_map is None and len(value) != len(target[name]):
-            report.skipped[name] = f"made for {len(value)} classes; the model keeps its own {len(target[name])}"
-        else:
-            try:
-                new[name] = _fit(name, value, inner, target[name], class_map)
-            except InputError as error:
-                raise InputError(f"{origin}: {error}") from error
-            if new[name] is value:
-                report.loaded.append(name)
-            else:
-                report.resized[name] = (tuple(value.shape), tuple(target[name].shape))
+    try:
+        new = _fit_all(found, inner, target, class_map, report)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from error
     unknown = [name for name in found if name not in target and name not in report.skipped]
     report.skipped.update(dict.fromkeys(unknown, "unknown to the model"))
     report.missing = [name for name in target if name not in new]
@@ -322,6 +309,33 @@ def _guess_format(names: StateDict) -> str:
 
 
 # --- fitting ------------------------------------------------------------------
+
+
+def _fit_all(
+    found: StateDict,
+    model: nn.Module,
+    target: Mapping[str, Tensor],
+    class_map: Sequence[int] | None,
+    report: LoadReport,
+) -> StateDict:
+    """Return the tensors that the model takes, in its shapes, and note in the report what became of
+    each.
+    """
+    new: StateDict = {}
+    for name, value in found.items():
+        if reason := _reason_to_skip(name, model, target):
+            report.skipped[name] = reason
+        elif name not in target:
+            continue
+        elif _is_classifier(name) and class_map is None and len(value) != len(target[name]):
+            report.skipped[name] = f"made for {len(value)} classes; the model keeps its own {len(target[name])}"
+        else:
+            new[name] = _fit(name, value, model, target[name], class_map)
+            if new[name] is value:
+                report.loaded.append(name)
+            else:
+                report.resized[name] = (tuple(value.shape), tuple(target[name].shape))
+    return new
 
 
 def _reason_to_skip(name: str, model: nn.Module, target: Mapping[str, Tensor]) -> str | None:

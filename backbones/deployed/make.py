@@ -44,8 +44,7 @@ def deploy(
     machine's C++ compiler builds them once, in about two seconds (see
     :mod:`~tinyvit.backbones.deployed.native`). Without a compiler PyTorch's operators run.
 
-    The copy takes every height and width that the model takes. Its ``report`` lists the
-    optimisations.
+    The copy takes the sizes that the model takes. Its ``report`` lists the optimisations.
 
     Args:
         model: One of our models, as logits or feature maps; one of our backbones in MMDetection; a
