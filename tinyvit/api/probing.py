@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._devices import resolve_device
 
 if TYPE_CHECKING:
-    from tinyvit.benchmarks.probe import ProbeResult
+    from tinyvit.benchmarks.probe import ProbeJob, ProbeResult
 
 
 def linear_probe(
@@ -40,31 +41,33 @@ def linear_probe(
         InputError: Bad data, an unknown model, weights that do not fit, or a cache that cannot be
             written.
     """
+    job = probe_job(dict(locals()))
+    from tinyvit.benchmarks.probe import run_linear_probe
+    from tinyvit.core.allocator import tune_allocator
+
+    tune_allocator()
+    return run_linear_probe(job)[0]
+
+
+def probe_job(options: Mapping[str, Any]) -> ProbeJob:
+    """Return the job that the options of ``tinyvit probe linear`` ask for.
+
+    Args:
+        options: The arguments of :func:`linear_probe`; other keys are ignored.
+
+    Raises:
+        InputError: The device does not exist, or ``workers`` and ``ray`` do not fit it.
+    """
     import torch
 
-    from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
-    from tinyvit.core.allocator import tune_allocator
+    from tinyvit.benchmarks.probe import ProbeJob
     from tinyvit.core.console import say
     from tinyvit.core.jobs import choose_place
 
-    wanted = device if ray else resolve_device(device)
-    place = choose_place(workers, ray, wanted, say, gpus=torch.cuda.device_count())
-    tune_allocator()
-    job = ProbeJob(
-        model=model,
-        data=Path(data),
-        weights=None if weights is None else Path(weights),
-        size=size,
-        crop_pct=crop_pct,
-        pool=pool,
-        train_limit=train_limit,
-        test_limit=test_limit,
-        seed=seed,
-        device=resolve_device(device),
-        batch_size=batch_size,
-        threads=threads,
-        place=place,
-        cache=None if cache is None else Path(cache),
-        deploy=deploy,
-    )
-    return run_linear_probe(job)[0]
+    device = resolve_device(options["device"])
+    ray = options["ray"]
+    wanted = options["device"] if ray else device
+    place = choose_place(options["workers"], ray, wanted, say, gpus=torch.cuda.device_count())
+    paths = {name: None if options[name] is None else Path(options[name]) for name in ("data", "weights", "cache")}
+    values = {**options, **paths, "device": device, "place": place}
+    return ProbeJob(**{name: value for name, value in values.items() if name in ProbeJob.__dataclass_fields__})

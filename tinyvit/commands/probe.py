@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +17,6 @@ from ._common import (
     WorkersOption,
     hint,
     print_json,
-    resolve_device,
 )
 from ._help import MACHINE, OUTPUT
 
@@ -100,24 +100,20 @@ def linear(
         tinyvit probe linear tiny_vit_5m_224 --data cifar10 --weights student.pth --train-limit 2000
         tinyvit probe linear tiny_vit_5m_224 --data photos --weights student.pth --pool stages34
     """
-    import torch
-
-    from tinyvit.benchmarks.probe import ProbeJob, run_linear_probe
+    options = dict(locals())
+    from tinyvit.api.probing import probe_job
+    from tinyvit.benchmarks.probe import run_linear_probe
     from tinyvit.core.allocator import tune_allocator
-    from tinyvit.core.console import say
-    from tinyvit.core.jobs import choose_place
     from tinyvit.core.results import make_work_dir, write_result
 
-    arguments = dict(locals())
-    place = choose_place(workers, ray, device if ray else resolve_device(device), say, gpus=torch.cuda.device_count())
-    arguments = {key: value for key, value in arguments.items() if key in ProbeJob.__dataclass_fields__}
-    device = resolve_device(device)
+    job = probe_job(options)
     folder = make_work_dir("probe-linear", work_dir)
-    job = ProbeJob(**(arguments | {"device": device, "cache": cache or folder / "features", "place": place}))
+    job = replace(job, cache=job.cache or folder / "features")
     allocator = tune_allocator()
     result, metrics = run_linear_probe(job)
+    arguments = {key: value for key, value in options.items() if key in vars(job)}
     document = write_result(
-        folder, "probe linear", arguments, metrics | {"allocator": allocator, "place": place.describe()}
+        folder, "probe linear", arguments, metrics | {"allocator": allocator, "place": job.place.describe()}
     )
     if as_json:
         print_json(document)
