@@ -40,7 +40,7 @@ def _require(condition: bool, what: str) -> None:
 
 def _check_box(box: Box) -> None:
     left, top, right, bottom = box
-    _require(0 <= left <= right <= GRID and 0 <= top <= bottom <= GRID, f"box {box} does not lie within the view")
+    _require(0 <= left <= right <= GRID and 0 <= top <= bottom <= GRID, f"box {box} is not within the view")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """ImageNet-1k from scratch: official ``configs/1k`` (microsoft/Cream, TinyViT), 300 epochs, no EMA.
 
 RandAugment, erasing, mixup 0.8, cutmix 1.0, switched with probability 0.5, smoothing 0.1. Here a
-view's partner is any image and its share is its own; the official code draws one share a batch and
-mixes the batch with itself reversed.
+view's partner is any image and its share is its own. The official code draws one share per batch
+and mixes the batch with itself reversed.
 """
 
 _base_ = "_tiny_vit.py"

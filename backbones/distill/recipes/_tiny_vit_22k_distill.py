@@ -1,8 +1,10 @@
 """Distillation on ImageNet-22k from a store: official ``configs/22k_distill`` (microsoft/Cream,
 TinyViT), 90 epochs.
 
-The store (one view per epoch, K = 100, RandAugment and erasing, no mixing):
-tinyvit label in22k store --teacher T --views 90 --topk 100 --augment tinyvit
+The store has one view per epoch, K = 100, RandAugment and erasing, and no mixing:
+
+    tinyvit label in22k store --teacher T --views 90 --topk 100 --augment tinyvit
+
 The official teacher is a CLIP-ViT-L/14 fine-tuned on ImageNet-22k. Fewer views are used again.
 """
 

@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 
     Args:
         path: The final name. A kill leaves either a whole file of this name or none.
-        tensors: In the order in which they shall lie in the file; dtypes ``u1``, ``u4``, ``u8``.
+        tensors: In their order in the file; dtypes ``u1``, ``u4``, ``u8``.
         metadata: Text to text.
 
     Returns:

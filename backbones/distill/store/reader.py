@@ -301,7 +301,7 @@ class StoreReader:
         return problems
 
     def valid_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Which rows carry a label, ``(B,)`` bool."""
+        """Return which rows hold a label, ``(B,)`` bool."""
         return (rows["flags"] & VALID).astype(bool)
 
     def fingerprint(self) -> str:

@@ -94,7 +94,7 @@ class ShardGrid:
         return blocks * self.per_block + column, (views - self._begins[blocks]) * width + images % self.step
 
     def locate_one(self, image: int, view: int) -> tuple[int, int]:
-        """:meth:`locate` for one image and view."""
+        """Return :meth:`locate` for one image and view."""
         block = bisect.bisect_right(self.blocks, view, key=_end_of_block)
         column = image // self.step
         width = min(self.step, self.images - column * self.step)

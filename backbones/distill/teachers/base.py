@@ -109,7 +109,7 @@ class Program(nn.Module):
         self._placed: dict[torch.device, Callable[[torch.Tensor], torch.Tensor]] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, H, W)`` -> ``(B, C)`` logits."""
+        """Return logits: ``(B, 3, H, W)`` -> ``(B, C)``."""
         if x.device not in self._placed:
             self._placed[x.device] = self._place(x.device)
         run = self._placed[x.device]
@@ -258,7 +258,7 @@ class Answers(nn.Module):
         self.network, self.name, self.probabilities = network, name, False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, H, W)`` -> ``(B, C)`` logits."""
+        """Return logits: ``(B, 3, H, W)`` -> ``(B, C)``."""
         answer = only_logits(self.network(x), self.name).float()
         return answer.clamp_min(torch.finfo(torch.float32).tiny).log() if self.probabilities else answer
 

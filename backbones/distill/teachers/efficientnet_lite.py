@@ -47,7 +47,7 @@ class EfficientNetLite(nn.Module):
         self.num_classes = network._fc.out_features
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, H, W)`` -> ``(B, 1280, H/32, W/32)``."""
+        """Return features: ``(B, 3, H, W)`` -> ``(B, 1280, H/32, W/32)``."""
         return self.network.extract_features(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -59,7 +59,7 @@ class EfficientNetLite(nn.Module):
         return pooled if pre_logits else self.network._fc(pooled)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, H, W)`` -> ``(B, C)`` logits."""
+        """Return logits: ``(B, 3, H, W)`` -> ``(B, C)``."""
         return self.forward_head(self.forward_features(x))
 
 

@@ -28,7 +28,7 @@ class _Member(nn.Module):
         self.register_buffer("std", torch.tensor(classifier.preprocess.std).reshape(1, 3, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, H, W)`` -> log-probabilities ``(B, C)``."""
+        """Return log-probabilities: ``(B, 3, H, W)`` -> ``(B, C)``."""
         if tuple(x.shape[2:]) != self.size:
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         return self.module((x - self.mean) / self.std).float().log_softmax(1)

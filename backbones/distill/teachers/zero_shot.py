@@ -38,7 +38,7 @@ class ZeroShot(nn.Module):
         self.register_buffer("classes", classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, H, W)`` normalised images -> ``(B, C)`` logits."""
+        """Return logits of normalised images: ``(B, 3, H, W)`` -> ``(B, C)``."""
         features = self.visual(x)
         features = features[0] if isinstance(features, tuple) else features
         # Cosines differ by hundredths and are scaled up by 100. The teacher's autocast would

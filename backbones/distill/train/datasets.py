@@ -369,7 +369,7 @@ def open_views(recipe: Recipe, teacher: Teacher | None = None) -> TrainingViews:
 
 
 def drawn_by(recipe: Recipe) -> ViewSampler:
-    """The sampler of a recipe's ``views``.
+    """Return the sampler of a recipe's ``views``.
 
     Raises:
         InputError: An argument is unknown or out of its range.

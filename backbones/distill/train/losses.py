@@ -215,7 +215,7 @@ class Objective:
         return self.kind != "teacher"
 
     def __call__(self, output: Tensor | tuple[Tensor, Tensor], targets: Targets) -> Tensor:
-        """The loss.
+        """Return the loss.
 
         Args:
             output: ``(B, C)`` logits, or those of the class head and of the distillation head. The

@@ -161,7 +161,7 @@ def test_a_finished_run_keeps_its_result(store, pictures, tmp_path, run_cli):
         (["labels", "info", "{tmp}/none"], "has no store.json"),
         (["labels", "verify", "{tmp}"], "has no store.json"),
         (["pretrain", "tiny_vit_5m_distil"], "did you mean tiny_vit_5m_distill"),
-        (["pretrain", "tiny_vit_5m_distill"], "needs the images and the store"),
+        (["pretrain", "tiny_vit_5m_distill"], "needs images and soft labels"),
         (["pretrain", "tiny_vit_5m_distill", "--data", "{data}", "--labels", "{tmp}"], "has no store.json"),
         (["pretrain", "tiny_vit_5m_distill", "--resume"], "--resume needs --work-dir"),
         (["pretrain", "tiny_vit_5m_distill", "--cfg-options", "lr"], "'lr' must be KEY=VALUE"),
