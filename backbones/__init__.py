@@ -14,13 +14,22 @@ if TYPE_CHECKING:
     from tinyvit.core.errors import CheckFailedError, InputError, MissingExtraError, TinyVitError
 
     from .deployed import deploy
+    from .facts import read_facts
     from .features import FeatureBackbone
     from .hub import push_to_hub, save_pretrained
     from .preprocess import Preprocess
-    from .registry import create_model, describe, list_models
+    from .registry import (
+        PRETRAINED_TAGS,
+        count_parameters,
+        create_model,
+        create_timm_model,
+        describe,
+        fetch_pretrained,
+        list_models,
+    )
     from .tiny_vit import TinyViT
     from .tracing import any_size
-    from .weights import LoadReport, load_weights
+    from .weights import LoadReport, load_weights, read_checkpoint, state_sha256
 
 _HOME = {
     "CheckFailedError": ".core.errors",
@@ -28,20 +37,28 @@ _HOME = {
     "InputError": ".core.errors",
     "LoadReport": "weights",
     "MissingExtraError": ".core.errors",
+    "PRETRAINED_TAGS": "registry",
     "Preprocess": "preprocess",
     "TinyViT": "tiny_vit",
     "TinyVitError": ".core.errors",
     "any_size": "tracing",
+    "count_parameters": "registry",
     "create_model": "registry",
+    "create_timm_model": "registry",
     "deploy": "deployed",
     "describe": "registry",
+    "fetch_pretrained": "registry",
     "list_models": "registry",
     "load_weights": "weights",
     "push_to_hub": "hub",
+    "read_checkpoint": "weights",
+    "read_facts": "facts",
     "save_pretrained": "hub",
+    "state_sha256": "weights",
 }
 
 __all__ = [
+    "PRETRAINED_TAGS",
     "CheckFailedError",
     "FeatureBackbone",
     "InputError",
@@ -51,13 +68,19 @@ __all__ = [
     "TinyViT",
     "TinyVitError",
     "any_size",
+    "count_parameters",
     "create_model",
+    "create_timm_model",
     "deploy",
     "describe",
+    "fetch_pretrained",
     "list_models",
     "load_weights",
     "push_to_hub",
+    "read_checkpoint",
+    "read_facts",
     "save_pretrained",
+    "state_sha256",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

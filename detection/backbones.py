@@ -22,10 +22,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tinyvit.core.errors import InputError, unknown_name
 
-from ..backbones import FeatureBackbone, LoadReport, create_model, load_weights
+from ..backbones import (
+    PRETRAINED_TAGS,
+    FeatureBackbone,
+    LoadReport,
+    create_model,
+    fetch_pretrained,
+    list_models,
+    load_weights,
+    read_checkpoint,
+)
 from ..backbones import tiny_vit as _tiny_vit
-from ..backbones.registry import PRETRAINED_TAGS, fetch_pretrained, list_models
-from ..backbones.weights import read_checkpoint
 from .registry import MODELS
 
 

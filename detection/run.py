@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tinyvit.core.errors import InputError, TinyVitError
 from tinyvit.core.results import make_work_dir
 
-from ..backbones.weights import read_checkpoint
+from ..backbones import read_checkpoint
 from .coco import BoxCounts, check_same_classes
 from .config import check_annotations, config_classes, count_training_boxes
 from .randomness import check_seed, seed_workers

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tinyvit.core.errors import CheckFailedError, InputError
 from tinyvit.core.machine import available_cpus
 
-from ..backbones.weights import read_checkpoint
+from ..backbones import read_checkpoint
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 

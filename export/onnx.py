@@ -26,7 +26,7 @@ from tinyvit.core.errors import CheckFailedError, InputError, require
 from tinyvit.core.files import file_sha256, replacing
 from tinyvit.core.images.preprocess import Preprocess
 
-from ..backbones.weights import state_sha256
+from ..backbones import state_sha256
 from .metadata import ModelCard, check_classes, check_form, check_place
 from .runtime import OnnxModel
 from .source import Source, SourceOptions, load_source

@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from tinyvit.core.errors import InputError, check_weights_file, unknown_name
 from tinyvit.core.images.preprocess import check_side
 
+from ..backbones import (
+    PRETRAINED_TAGS,
+    FeatureBackbone,
+    Preprocess,
+    create_model,
+    create_timm_model,
+    fetch_pretrained,
+    list_models,
+    state_sha256,
+)
 from ..backbones.distill.teachers import PACKAGED, file_sha256, load_classifier, student_metadata
-from ..backbones.features import FeatureBackbone
-from ..backbones.preprocess import Preprocess
-from ..backbones.registry import PRETRAINED_TAGS, create_model, create_timm_model, fetch_pretrained, list_models
-from ..backbones.weights import state_sha256
 from .metadata import Output
 
 RANDOM_SEED = 0

@@ -44,12 +44,12 @@ from tinyvit.core.images.archives import encode_key
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus, environment
 
+from ...backbones import create_model
 from ...backbones.distill.augment import ViewSampler
 from ...backbones.distill.label import LabelOptions, label_store
 from ...backbones.distill.store import SoftLabelStore
 from ...backbones.distill.teachers import load_teacher
 from ...backbones.distill.train import STUDENT_NAME, load_recipe, pretrain
-from ...backbones.registry import create_model
 from ..probe import ProbeJob, run_linear_probe
 from ..probe.data import open_labelled, stratified_subset
 from ..scripts import run_script

@@ -42,6 +42,7 @@ from tinyvit.core.files import folder_bytes, write_json
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import environment
 
+from ...backbones import count_parameters, create_model, create_timm_model
 from ...backbones.distill.augment import ViewSampler
 from ...backbones.distill.label import LabelOptions, label_store
 from ...backbones.distill.store import RowLayout, SoftLabels, SoftLabelStore, encode_logits, restore
@@ -56,7 +57,6 @@ from ...backbones.distill.train import (
     open_views,
     parameter_groups,
 )
-from ...backbones.registry import count_parameters, create_model, create_timm_model
 from ..scripts import run_script
 from ..speed.worker.memory import MemoryWatch
 from ..statistics import paired_ratio

@@ -29,8 +29,8 @@ from tinyvit.core.files import write_json
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import environment
 
+from ...backbones import Preprocess
 from ...backbones.distill.augment import ViewSampler, apply
-from ...backbones.preprocess import Preprocess
 from ..scripts import run_script
 from ..statistics import paired_ratio
 

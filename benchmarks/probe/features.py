@@ -24,7 +24,7 @@ from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import check_side
 from tinyvit.core.jobs import Done, Here, Place, Ranks, Report, Worker
 
-from ...backbones.preprocess import Preprocess
+from ...backbones import Preprocess
 
 POOLS = ("penultimate", "stages34")
 # Images in one cache file: small enough that a kill loses seconds, large enough that files stay
@@ -135,7 +135,7 @@ def _hash_weights(module: nn.Module) -> str:
 
 def _create(name: str, size: int | None) -> nn.Module:
     """One of our models or a timm model, with random weights."""
-    from ...backbones.registry import create_model, create_timm_model
+    from ...backbones import create_model, create_timm_model
 
     if name.startswith("timm:"):
         return create_timm_model(name.removeprefix("timm:"), size)

@@ -30,7 +30,7 @@ def models(
     if env:
         _show_environment(as_json)
         return
-    from tinyvit.backbones.facts import read_facts
+    from tinyvit.backbones import read_facts
 
     facts = read_facts(pattern)
     if as_json:

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from tinyvit.backbones import create_model
+from tinyvit.backbones import Preprocess, create_model
 from tinyvit.backbones.distill.augment import ViewSampler, apply
 from tinyvit.backbones.distill.train import parameter_groups
-from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.probe import LabelledImages
 
 from .plan import STUDENT

@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tinyvit.backbones import create_model
+from tinyvit.backbones import Preprocess, create_model
 from tinyvit.backbones.distill.augment import ViewSampler
 from tinyvit.backbones.distill.label import LabelOptions, label_store
 from tinyvit.backbones.distill.store import SoftLabelStore, restore
 from tinyvit.backbones.distill.teachers import load_teacher
 from tinyvit.backbones.distill.train import Recipe, pretrain
-from tinyvit.backbones.preprocess import Preprocess
 from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
 from tinyvit.benchmarks.speed import Plan, Subject, measure
 from tinyvit.benchmarks.statistics import wilson_interval

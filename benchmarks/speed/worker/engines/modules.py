@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyvit.core.plugins import call_function
 
-from .....backbones.preprocess import Preprocess
+from .....backbones import Preprocess
 from ...results.subjects import Subject
 from .base import NO_COUNTS
 
@@ -77,7 +77,7 @@ def at_size(preprocess: Preprocess, size: int | None) -> Preprocess:
 
 def _create_random(subject: Subject) -> Any:
     """Return one of our models or timm's, without weights."""
-    from .....backbones.registry import create_model, create_timm_model
+    from .....backbones import create_model, create_timm_model
 
     # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same
     # work.
