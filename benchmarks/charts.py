@@ -1,11 +1,10 @@
-"""Charts for pages that need nothing but themselves: inline SVG and HTML, coloured by a style
-sheet.
+"""Charts for pages that load nothing: inline SVG and HTML, coloured by a style sheet.
 
 A chart is a function from numbers to a string. Colours are CSS classes named after the role of a
-series, so that a page can be read in light and in dark. ``page.css`` beside this file has what all
-pages share; :func:`shared_style` reads it. Lines, bars and points carry their text inside the
-drawing; rows (:func:`distribution`, :func:`interval_track`, :func:`stack`) are drawings without
-text, which stretch to the width that the page gives them.
+series, so that a page can be read in light and in dark. ``page.css`` beside this file has the rules
+that all pages share; :func:`shared_style` reads it. Lines, bars and points carry their text inside
+the drawing. Rows (:func:`distribution`, :func:`interval_track`, :func:`stack`) have no text, and
+stretch to the width that the page gives them.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ _FONTS = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helv
 
 @dataclass(frozen=True)
 class Series:
-    """One line.
+    """One line of a chart.
 
     Args:
-        name: Written at the line's end.
+        name: The text at the line's end.
         role: CSS class that colours it.
         points: ``(x, y)`` in the order of x.
         intervals: ``(low, high)`` for each point, or empty.
@@ -43,8 +42,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Bar:
-    """One horizontal bar: its label, role, length, what is written at its end, and an interval if
-    there is one.
+    """One horizontal bar.
+
+    Args:
+        label: The text to its left.
+        role: CSS class that colours it.
+        value: Its length.
+        text: The text at its end.
+        interval: ``(low, high)`` of the value, or ``None``.
     """
 
     label: str
@@ -59,12 +64,12 @@ class Axes:
     """The frame of a line chart.
 
     Args:
-        x_label: Below the chart.
-        y_label: Above the chart's left edge.
+        x_label: The text below the chart.
+        y_label: The text above the chart's left edge.
         y_range: Lowest and highest value shown.
-        log_x: Whether x is spaced by its logarithm, with a tick at every point of the first series,
-            and the series set slightly apart.
-        y_text: How a tick of y is written.
+        log_x: Whether the scale of x is logarithmic. It then has a tick at every point of the first
+            series, and the series are set slightly apart.
+        y_text: Returns the text of a tick of y.
         reference: A horizontal line and its name, or ``None``.
     """
 
@@ -78,8 +83,14 @@ class Axes:
 
 @dataclass(frozen=True)
 class Point:
-    """One marked point of a scatter chart: its place, the role that colours it, the few letters in
-    its mark, and its name for a pointer that rests on it.
+    """One marked point of a scatter chart.
+
+    Args:
+        x: Its place.
+        y: Its place.
+        role: CSS class that colours it.
+        mark: A few letters in its mark.
+        name: The text for a pointer that rests on it.
     """
 
     x: float
@@ -90,17 +101,16 @@ class Point:
 
 
 def shared_style() -> str:
-    """The style sheet that all pages share."""
+    """Return the style sheet that all pages share."""
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple[str, str]] = ()) -> str:
-    """Charts below each other as one drawing with the style of the pages, for a place that shows
-    pictures only.
+    """Return charts below each other as one SVG file, with the style of the pages inside.
 
     Args:
         panels: Heading and chart of each, as the functions of this module make them.
-        title: Read out by screen readers.
+        title: The text that screen readers read out.
         keys: Role and text of each entry below the charts, in two columns.
     """
     parts, y = [], 16
@@ -123,9 +133,7 @@ def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers between ``low`` and ``high``, both included when they are round
-    themselves.
-    """
+    """Return about ``count`` round numbers from ``low`` to ``high``, for the ticks of a scale."""
     span = max(high - low, 1e-9)
     power = 10 ** math.floor(math.log10(span / count))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= count)
@@ -135,9 +143,10 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between ``low`` and ``high``, both above 0, for a logarithmic scale: 1, 2, 5
-    times a power of ten, more where these are too few, and :func:`nice_ticks` where the range is
-    narrow.
+    """Return round numbers from ``low`` to ``high``, both above 0, for a logarithmic scale.
+
+    They are 1, 2 and 5 times a power of ten, and more where these are too few. In a narrow range
+    they are those of :func:`nice_ticks`.
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
@@ -149,7 +158,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats in both (smaller x and larger y), from left to right."""
+    """Return the points that no other beats in both (smaller x, larger y), from left to right."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
         if not front or point.y > front[-1].y:
@@ -158,15 +167,14 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def scatter_chart(title: str, points: Sequence[Point], axes: Axes, front: bool = True, height: int = 320) -> str:
-    """Marked points over a logarithmic x, with the front of those that none beats as a stepped
-    line.
+    """Return a chart of marked points over a logarithmic x.
 
     Args:
-        title: Read out by screen readers.
+        title: The text that screen readers read out.
         points: At least one, with x above 0.
-        axes: Frame; ``log_x`` and ``reference`` are not looked at.
-        front: Whether smaller x and larger y are better, and the front is drawn.
-        height: Of the drawing in its own units; the width is 520.
+        axes: The frame; ``log_x`` and ``reference`` are ignored.
+        front: Whether to draw :func:`pareto_front` as a stepped line.
+        height: Height of the drawing in its own units; the width is 520.
     """
     left, right, top, bottom = 58, 20, 34, 46
     x_low, x_high = min(point.x for point in points) / 1.25, max(point.x for point in points) * 1.25
@@ -202,15 +210,14 @@ def scatter_chart(title: str, points: Sequence[Point], axes: Axes, front: bool =
 
 
 def distribution(values: Sequence[float], low: float, high: float, role: str, bins: int = 90) -> str:
-    """A histogram over a logarithmic scale as a drawing without text, with a tick under every
-    value.
+    """Return a histogram over a logarithmic scale, without text, with a tick under every value.
 
     Args:
         values: At least one, within ``low`` to ``high``, all above 0.
-        low: Left end.
-        high: Right end.
+        low: Left end of the scale.
+        high: Right end of the scale.
         role: CSS class that colours it.
-        bins: Between both ends.
+        bins: Number of bins between both ends.
     """
     shares = [math.log(value / low) / math.log(high / low) for value in values]
     counts = [0] * bins
@@ -230,12 +237,12 @@ def distribution(values: Sequence[float], low: float, high: float, role: str, bi
 
 
 def log_share(value: float, low: float, high: float) -> float:
-    """Where a value stands on the scale of :func:`distribution`, in per cent."""
+    """Return the place of a value on the scale of :func:`distribution`, in per cent."""
     return 100 * math.log(value / low) / math.log(high / low)
 
 
 def interval_track(value: float, interval: tuple[float, float], scale: tuple[float, float], role: str) -> str:
-    """A point with its interval on a logarithmic scale around 1, as HTML without text.
+    """Return a point with its interval on a logarithmic scale around 1, as HTML without text.
 
     Args:
         value: The point.
@@ -253,12 +260,12 @@ def interval_track(value: float, interval: tuple[float, float], scale: tuple[flo
 
 
 def stack(parts: Sequence[tuple[str, str, float]], length: float = 1.0, least_text: float = 0.07) -> str:
-    """One stacked bar as HTML: each part with its share written in it where there is room.
+    """Return one stacked bar as HTML; a part with enough room shows its share as text.
 
     Args:
         parts: Name, role and share (0..1) of each.
-        length: Share of the whole width that the bar takes.
-        least_text: Share of the whole width from which on a part has room for its text.
+        length: The bar's share of the whole width.
+        least_text: Smallest share of the whole width that has room for text.
     """
     pieces = "".join(
         f"<i class='{role}' style='width:{100 * share:.2f}%' title='{escape(f'{name} {share:.0%}', quote=True)}'>"
@@ -269,14 +276,14 @@ def stack(parts: Sequence[tuple[str, str, float]], length: float = 1.0, least_te
 
 
 def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 300, right: int = 132) -> str:
-    """Lines over a common x, each named at its right end.
+    """Return a chart of lines over a common x, each named at its right end.
 
     Args:
-        title: Read out by screen readers.
+        title: The text that screen readers read out.
         series: At least one, each with at least one point.
         axes: Frame and ticks.
-        height: Of the drawing in its own units; the width is 520.
-        right: Of it, the room for the names.
+        height: Height of the drawing in its own units; the width is 520.
+        right: Width of the room for the names, in the same units.
     """
     left, top, bottom = 54, 30, 44
     xs = [x for line in series for x, _ in line.points]
@@ -298,7 +305,7 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
         parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(left - 8, y + 4, axes.y_text(tick), "axis", "end"))
     ticks = [x for x, _ in series[0].points] if axes.log_x else nice_ticks(min(xs), max(xs), 4)
-    if all(x == round(x) for x in xs):  # rounds and epochs: a tick between two would be written as one of them
+    if all(x == round(x) for x in xs):  # rounds and epochs: a tick between two would get the text of one of them
         ticks = [tick for tick in ticks if tick == round(tick)]
     for tick in ticks:
         parts.append(_text(place(tick, y_low)[0], height - bottom + 18, _tick(tick), "axis", "middle"))
@@ -318,10 +325,10 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
 
 
 def bar_chart(title: str, bars: Sequence[Bar], high: float) -> str:
-    """Horizontal bars from zero, one below the other.
+    """Return a chart of horizontal bars from zero, one below the other.
 
     Args:
-        title: Read out by screen readers.
+        title: The text that screen readers read out.
         bars: From top to bottom.
         high: The value of a bar of full length.
     """
@@ -355,7 +362,7 @@ def _line(line: Series, place: Callable[[float, float], tuple[float, float]], sh
 
 
 def _apart(spots: Sequence[tuple[float, float]], gap: float) -> list[tuple[float, float]]:
-    """Move marks that would hide each other: each goes to the nearest free place around its own."""
+    """Return places of marks that do not hide each other: the nearest free place to each."""
     placed: list[tuple[float, float]] = []
     for x, y in spots:
         around = [(x, y)] + [
@@ -369,8 +376,9 @@ def _apart(spots: Sequence[tuple[float, float]], gap: float) -> list[tuple[float
 
 
 def _spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Move labels apart until neighbours are ``gap`` apart, keeping their order and their common
-    middle.
+    """Return the places of labels, moved until neighbours are ``gap`` apart.
+
+    Their order and their common middle stay.
     """
     order = sorted(range(len(positions)), key=lambda k: positions[k])
     placed = [positions[k] for k in order]
@@ -387,7 +395,7 @@ def _spread(positions: Sequence[float], gap: float) -> list[float]:
 
 
 def _tick(value: float) -> str:
-    """A tick as short as it can be written without rounding: ``50,000``, ``2.5``."""
+    """Return the shortest text of a tick without rounding: ``50,000``, ``2.5``."""
     return f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
 

@@ -24,7 +24,9 @@ def render(template: Path, **values: Any) -> str:
     Args:
         template: The page's own template. It extends ``base.html``.
         **values: The variables of the template. Text is escaped; :class:`markupsafe.Markup` is not.
-            A variable that the template needs and nobody gives is an error.
+
+    Raises:
+        jinja2.UndefinedError: A variable of the template is missing.
     """
     return _environment(template.parent).get_template(template.name).render(**values)
 

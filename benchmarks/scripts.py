@@ -1,6 +1,4 @@
-"""The end of modules that run as ``python -m``: one sentence and an exit code, as for the command
-line.
-"""
+"""The end of modules that run as ``python -m``: an exit code, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -11,11 +9,12 @@ from tinyvit.core.errors import exit_of
 
 
 def run_script(main: Callable[[], int | None]) -> int:
-    """Run a module's ``main``, and report an error that the user can mend in one sentence on
-    stderr.
+    """Run a module's ``main``, and return its exit code.
+
+    An error that the user can mend is reported on stderr, in one sentence.
 
     Returns:
-        The exit code: that of ``main`` (0 for ``None``), or the error's (see
+        The exit code of ``main`` (0 for ``None``), or of the error (see
         :func:`~tinyvit.core.errors.exit_of`).
     """
     try:

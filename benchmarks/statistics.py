@@ -1,6 +1,4 @@
-"""Quantiles, intervals and verdicts: pure functions on numbers, shared by the probe and the speed
-harness.
-"""
+"""Quantiles, intervals and verdicts: pure functions that the probe and the speed harness share."""
 
 from __future__ import annotations
 
@@ -13,13 +11,13 @@ import numpy as np
 
 _Z95 = 1.959963984540054
 RESAMPLES = 2000
-# An interval of a median draws from so many samples at most, evenly taken from the sorted ones of
-# each round.
+# Largest number of samples that an interval of a median draws from. They are taken evenly from the
+# sorted samples of each round.
 _MOST_SAMPLES = 4000
 
-#: Share by which two times must differ to be called different; why, is said in :func:`verdict`.
+#: Share by which two times must differ to be called different; :func:`verdict` gives the reason.
 MARGIN = 0.01
-#: Below so many rounds there is no verdict.
+#: Smallest number of rounds with a verdict.
 LEAST_ROUNDS = 6
 
 FASTER, SLOWER, CANNOT_TELL = "faster", "slower", "cannot tell"
@@ -27,18 +25,18 @@ FASTER, SLOWER, CANNOT_TELL = "faster", "slower", "cannot tell"
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval, ``low <= high``, in the unit of what was measured."""
+    """A 95 % interval, ``low <= high``, in the unit of the measured values."""
 
     low: float
     high: float
 
     def to_list(self) -> list[float]:
-        """``[low, high]``."""
+        """Return ``[low, high]``."""
         return [self.low, self.high]
 
 
 def quantile(samples: Sequence[float] | np.ndarray, share: float) -> float:
-    """The value below which ``share`` (0..1) of the samples lie, linear between neighbours.
+    """Return the value below which ``share`` (0..1) of the samples lie, linear between neighbours.
 
     Raises:
         ValueError: There is no sample, or ``share`` is outside 0..1.
@@ -49,8 +47,9 @@ def quantile(samples: Sequence[float] | np.ndarray, share: float) -> float:
 
 
 def wilson_interval(right: int, total: int) -> Interval:
-    """Wilson's 95 % interval of a proportion, for ``right`` of ``total``; sensible near 0 and 1
-    too.
+    """Return Wilson's 95 % interval of the proportion ``right`` of ``total``.
+
+    It also holds near 0 and 1.
 
     Raises:
         ValueError: ``total`` is not positive or ``right`` is outside ``0..total``.
@@ -69,17 +68,17 @@ def median_interval(
     resamples: int = RESAMPLES,
     starts: Sequence[int] | None = None,
 ) -> Interval:
-    """Bootstrap 95 % interval of the median of all samples.
+    """Return the bootstrap 95 % interval of the median of all samples.
 
-    Whole rounds are drawn, not single samples: what disturbs a machine disturbs neighbouring
-    samples together, and an interval that takes them for independent is too narrow. Of very many
+    Whole rounds are drawn, not single samples. A disturbance of a machine affects neighbouring
+    samples together, and an interval that takes them for independent is too narrow. With very many
     samples, evenly spaced ones of each round's sorted samples stand for all.
 
     Args:
         rounds: The samples of each round; empty rounds are left out.
-        seed: Of the resampling.
-        resamples: How many times to draw.
-        starts: For each round, which start of the process it belongs to; see :func:`paired_ratio`.
+        seed: Random seed of the resampling.
+        resamples: Number of draws.
+        starts: The number of the process's start for each round; see :func:`paired_ratio`.
 
     Raises:
         ValueError: There is no sample.
@@ -92,7 +91,7 @@ def median_interval(
 def _draw_medians(
     rounds: Sequence[Sequence[float]], starts: Sequence[int] | None, generator: np.random.Generator, resamples: int
 ) -> np.ndarray:
-    """Medians of all samples of as many rounds as there are, drawn with replacement."""
+    """Return the median of each draw: as many rounds as there are, drawn with replacement."""
     marks = [0] * len(rounds) if starts is None else starts
     filled = [
         (np.asarray(samples, np.float64), mark) for samples, mark in zip(rounds, marks, strict=True) if len(samples)
@@ -102,7 +101,7 @@ def _draw_medians(
     kept, marks = [samples for samples, _ in filled], [mark for _, mark in filled]
     step = -(-sum(len(samples) for samples in kept) // _MOST_SAMPLES)
     if step > 1:
-        # Each stretch of `step` sorted samples is told by its middle one, and a round keeps at
+        # The middle one of each `step` sorted samples stands for all of them, and a round keeps at
         # least its median.
         kept = [np.sort(samples)[min(step, len(samples)) // 2 :: step] for samples in kept]
     draws = _draw_rounds(marks, generator, resamples)
@@ -110,8 +109,9 @@ def _draw_medians(
 
 
 def _draw_rounds(starts: Sequence[int], generator: np.random.Generator, resamples: int) -> Iterator[np.ndarray]:
-    """Rounds drawn with replacement: as many starts as there are, and as many rounds as it has
-    within each.
+    """Yield the rounds of each draw, with replacement.
+
+    A draw has as many starts as there are, and within each start as many rounds as it has.
     """
     marks = np.asarray(starts)
     members = [np.flatnonzero(marks == mark) for mark in np.unique(marks)]
@@ -131,15 +131,16 @@ def unpaired_ratio_interval(
     starts: Sequence[int] | None = None,
     base_starts: Sequence[int] | None = None,
 ) -> Interval:
-    """Bootstrap 95 % interval of a ratio of two medians that were not measured in the same rounds.
+    """Return the bootstrap 95 % interval of the ratio of two medians from different rounds.
+
+    Numerator and denominator draw whole rounds, each for itself.
 
     Args:
-        rounds: The samples of each round.
-        base: Those of the denominator. Both draw whole rounds, each for itself.
-        seed: Of the resampling.
-        resamples: How many times to draw.
-        starts: For each of ``rounds``, which start of the process it belongs to; see
-            :func:`paired_ratio`.
+        rounds: The samples of each round of the numerator.
+        base: The samples of each round of the denominator.
+        seed: Random seed of the resampling.
+        resamples: Number of draws.
+        starts: The number of the process's start for each of ``rounds``; see :func:`paired_ratio`.
         base_starts: The same for ``base``.
 
     Raises:
@@ -154,10 +155,14 @@ def unpaired_ratio_interval(
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long one subject takes against another, paired round by round.
+    """The time of one subject relative to another, paired round by round.
 
-    ``value`` is the median over rounds of (time of the subject / time of the reference) and
-    ``interval`` its bootstrap interval; below 1 the subject is faster.
+    Args:
+        value: Median over rounds of (time of the subject / time of the reference). Below 1 the
+            subject is faster.
+        interval: Bootstrap interval of the value.
+        rounds: Number of paired rounds.
+        verdict: See :func:`verdict`.
     """
 
     value: float
@@ -166,7 +171,7 @@ class Ratio:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """``value``, ``interval`` and ``verdict`` as plain JSON values."""
+        """Return ``value``, ``interval`` and ``verdict`` as plain JSON values."""
         return {"value": self.value, "interval": self.interval.to_list(), "verdict": self.verdict}
 
 
@@ -182,13 +187,13 @@ def paired_ratio(
 
     Args:
         subject: One time (the round's median) for each round.
-        reference: The same for what it is compared with, same length and order.
+        reference: The same for the reference, with the same length and order.
         margin: Differences up to this share are not called a difference (see :func:`verdict`).
-        seed: Of the resampling.
-        resamples: How many times to draw.
-        starts: For each round, which start of the processes it belongs to. Whole starts are drawn
-            then, and rounds within each, as all rounds of a start share what its memory layout
-            adds. One start when not given.
+        seed: Random seed of the resampling.
+        resamples: Number of draws.
+        starts: The number of the processes' start for each round; ``None`` for one start. Whole
+            starts are drawn, and rounds within each, because the memory layout of a start affects
+            all its rounds.
 
     Raises:
         ValueError: The lengths differ, there is no round, or a time is not positive.
@@ -209,20 +214,25 @@ def paired_ratio(
 
 
 def verdict(interval: Interval, rounds: int, margin: float = MARGIN, least_rounds: int = LEAST_ROUNDS) -> str:
-    """``faster``, ``slower`` or ``cannot tell``, from the interval of a time ratio.
+    """Return ``faster``, ``slower`` or ``cannot tell``, from the interval of a time ratio.
 
-    The whole interval must lie beyond ``margin``: two processes that run the same model differ from
-    their memory layout alone, and no number of rounds of the same processes averages that away.
+    The whole interval must lie beyond ``margin``. Two processes that run the same model differ by
+    their memory layout alone, and more rounds of the same processes do not average that away.
     Below ``least_rounds`` rounds the answer is always ``cannot tell``: with five, even the widest
     possible interval of a median covers less than 95 %.
 
-    The margin holds together with fresh starts, which :func:`paired_ratio` draws whole. In
-    synthetic runs of 15 rounds with an autocorrelation of 0.6, where every process is off by up to
-    1 % (2 %) either way, the same model twice was ``cannot tell`` in 98 % (96 %) of them with a
-    start every 5 rounds, and a subject slowed by 5 % was found in 99 % (90 %). With one start these
-    are 92 % (70 %) and 100 % (93 %), and no wider margin is as good: 2 % gives 99 % (89 %) and 95 %
-    (83 %). Eleven undisturbed runs of one model against itself, one start each, had ratios of 0.978
-    to 1.020.
+    The margin holds together with fresh starts, which :func:`paired_ratio` draws whole. Synthetic
+    runs of 15 rounds with an autocorrelation of 0.6 gave the right verdict in these shares of runs.
+    Every process was off by up to 1 % (in brackets: 2 %) either way.
+
+    | starts, margin | the same model twice: cannot tell | 5 % slower: found |
+    | --- | --- | --- |
+    | a start every 5 rounds, 1 % | 98 % (96 %) | 99 % (90 %) |
+    | one start, 1 % | 92 % (70 %) | 100 % (93 %) |
+    | one start, 2 % | 99 % (89 %) | 95 % (83 %) |
+
+    No wider margin is as good as fresh starts. Eleven undisturbed runs of one model against itself,
+    one start each, had ratios of 0.978 to 1.020.
     """
     if rounds < least_rounds:
         return CANNOT_TELL

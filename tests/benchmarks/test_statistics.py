@@ -89,11 +89,10 @@ def correlated(generator: np.random.Generator, count: int, correlation: float, d
 def run_pair(
     generator: np.random.Generator, rounds: int, slowed: float = 0.0, per_start: int = 5, offset: float = 0.01
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times of two subjects as a real machine gives them, and the start of each round.
+    """Return times of two subjects as on a real machine, and the start of each round.
 
-    A drift that both share; noise of each one's own that lasts over rounds; now and then a round
-    that something disturbed; and an offset of up to 1 % either way that each process keeps from its
-    start to its end.
+    Both share a drift. Each has noise of its own that lasts over rounds, and now and then a
+    disturbed round. Each process keeps an offset of up to 1 % either way from its start to its end.
     """
     drift, times = correlated(generator, rounds, 0.9, 0.03), []
     starts = np.arange(rounds) // per_start

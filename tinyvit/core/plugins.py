@@ -31,7 +31,7 @@ def find_function(spec: str) -> Callable[..., Any]:
     try:
         return getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot find {spec!r} ({error}); expected MODULE:FUNCTION") from error
+        raise InputError(f"cannot find {spec!r} ({error}); give MODULE:FUNCTION of a module on PYTHONPATH") from error
     except Exception as error:  # whatever a user's module raises
         raise InputError(describe_failure(f"module {module_name}", error)) from error
 

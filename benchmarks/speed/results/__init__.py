@@ -1,1 +1,1 @@
-"""What is measured, and what was found: plain data."""
+"""Plain data: the measured subjects, and the results."""

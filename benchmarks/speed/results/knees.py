@@ -1,4 +1,4 @@
-"""Sweeps: the batch size, or number of threads, from which on nothing is gained."""
+"""Sweeps: the batch size or number of threads beyond which images per second stop growing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from .measurements import SubjectResult
 from .metrics import format_rate
 
-#: So much less than the best counts as reached.
+#: Share below the best rate that still counts as the best.
 NEAR = 0.05
 _AXES = {"batch_size": "batch", "threads": "threads"}
 
@@ -22,9 +22,10 @@ def find_knees(results: Sequence[SubjectResult], near: float = NEAR) -> list[dic
     sweep.
 
     Returns:
-        For each sweep: ``axis`` (``batch_size`` or ``threads``), ``subject`` (model, engine and
-        what else is fixed), ``points`` (``value``, ``images_per_second`` and ``error`` of each,
-        either of them ``None``), ``knee`` (``None`` when nothing was measured) and ``sentence``.
+        One dictionary per sweep. ``axis`` is ``batch_size`` or ``threads``; ``subject`` is model,
+        engine and the other fixed settings. ``points`` have ``value``, ``images_per_second`` and
+        ``error``, one of the last two ``None``. ``knee`` is ``None`` when nothing was measured.
+        ``sentence`` says the same in words.
     """
     knees = []
     for axis in _AXES:
@@ -58,7 +59,7 @@ def _describe(axis: str, points: dict[int, SubjectResult], near: float) -> dict[
 
 
 def _fixed(axis: str, cell: str) -> str:
-    """The cell without what is swept, which is one of its words."""
+    """Return the cell without the swept setting, which is one of its words."""
     letter = "b" if axis == "batch_size" else "t"
     return " ".join(word for word in cell.split() if not (word[0] == letter and word[1:].isdigit()))
 

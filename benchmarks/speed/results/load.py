@@ -9,22 +9,22 @@ from typing import Any
 
 from ...statistics import quantile
 
-# Fewer steps than these have no spread to speak of.
+# With fewer steps the spread says nothing.
 _LEAST_STEPS = 5
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a stretch of time looked like.
+    """The load of the machine during a stretch of time.
 
     Args:
-        foreign: What processes other than the watched ones used, as a share (0..1) of the
+        foreign: Processor time of all but the watched processes, as a share (0..1) of the
             processors that this process may use. Workers that wait for their turn count as others.
-        steal: What the hypervisor withheld, as the same share.
+        steal: Processor time that the hypervisor withheld, as the same share.
         frequency_mhz: Mean clock of the processors that worked, each weighted by its work; ``None``
             where unreadable (many virtual machines state one number whatever the clock is).
-        involuntary_switches_per_second: How often the watched process had to make room for another
-            one.
+        involuntary_switches_per_second: Rate at which the watched process had to make room for
+            another one.
         spread: 90th percentile of the steps' times over their median; ``None`` below 5 steps.
     """
 
@@ -37,15 +37,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on each reading says that a turn was disturbed.
+    """The limit of each reading, above which a turn counts as disturbed.
 
     Args:
         foreign: Share of the processors used by others.
         steal: Share of the processors withheld by the hypervisor.
         slowdown: Share by which the clock is below its median over the same subject's turns so far.
-        switches: Involuntary switches in a second, for each thread of the subject. A thread that
-            shares its processor with another busy one is switched 100 times and more, one that has
-            it for itself 10 to 40 times.
+        switches: Involuntary switches per second and thread of the subject. A thread that shares
+            its processor with another busy one is switched 100 times and more. A thread that has
+            its processor for itself is switched 10 to 40 times.
         spread: 90th percentile over median; one step in ten took at least that many times the
             usual.
     """
@@ -57,7 +57,7 @@ class Limits:
     spread: float = 1.5
 
     def exceeded(self, load: Load, threads: int = 1, usual_mhz: float | None = None) -> list[str]:
-        """Names of the readings that are beyond their limit, in the order of the fields."""
+        """Return the names of the readings beyond their limit, in the order of the fields."""
         clock = 1.0 if load.frequency_mhz is None or usual_mhz is None else load.frequency_mhz / usual_mhz
         switches = load.involuntary_switches_per_second
         found = {
@@ -71,8 +71,13 @@ class Limits:
 
 
 def with_steps(load: Load, samples: Sequence[float], seconds: float, switches: float | None) -> Load:
-    """A load with what the worker knows: its steps' times, the turn's seconds, its involuntary
-    switches.
+    """Return a load with the spread and the switches that the worker measured.
+
+    Args:
+        load: The load by others.
+        samples: Seconds of each step.
+        seconds: Duration of the turn.
+        switches: Involuntary switches of the worker, or ``None``.
     """
     spread = quantile(samples, 0.9) / quantile(samples, 0.5) if len(samples) >= _LEAST_STEPS else None
     rate = switches / seconds if switches is not None and seconds > 0 else None
@@ -80,12 +85,12 @@ def with_steps(load: Load, samples: Sequence[float], seconds: float, switches: f
 
 
 def summarise(loads: Sequence[Load], reasons: Sequence[Sequence[str]], repeated: int = 0) -> dict[str, Any]:
-    """How busy others kept the machine, over all turns.
+    """Return how busy others kept the machine, over all turns.
 
     Args:
-        loads: Of the turns in which it could be read.
-        reasons: Of every turn: what was beyond its limit; empty for an undisturbed one.
-        repeated: Rounds that were disturbed and measured again.
+        loads: The loads of the turns in which it could be read.
+        reasons: The readings beyond their limit in every turn; empty for an undisturbed one.
+        repeated: Number of disturbed rounds that were measured again.
     """
     if not loads:
         return {"watched": False}
@@ -106,7 +111,7 @@ def summarise(loads: Sequence[Load], reasons: Sequence[Sequence[str]], repeated:
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """What :func:`summarise` found, for people; stands beside the numbers of every run."""
+    """Return :func:`summarise` as a sentence, which stands beside the numbers of every run."""
     if not found["watched"]:
         return "the load by other processes could not be read on this system"
     share = f"others used {found['foreign_median']:.0%} of the processor (at most {found['foreign_max']:.0%})"
@@ -119,8 +124,8 @@ def sentence(found: Mapping[str, Any]) -> str:
         return f"quiet machine: {share}{again}"
     why = ", ".join(f"{name} {count}" for name, count in found["reasons"].items())
     return (
-        f"BUSY MACHINE: {found['disturbed']} of {found['turns']} turns were disturbed ({why}): {share}{again}; "
-        "repeat on a quieter machine before quoting these numbers"
+        f"BUSY MACHINE: {found['disturbed']} of {found['turns']} turns were disturbed ({why}). "
+        f"Meanwhile {share}{again}. Repeat on a quieter machine before quoting these numbers"
     )
 
 

@@ -1,4 +1,4 @@
-"""What was found about one subject: raw samples, and what follows from them."""
+"""The result of one subject: raw samples, and the figures that follow from them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Round:
     """One turn of one subject.
 
     Args:
-        index: Which round, from 0.
-        position: Which turn within the round, from 0; the order changes from round to round.
+        index: Number of the round, from 0.
+        position: Number of the turn within the round, from 0; the order changes between rounds.
         samples: Seconds of each step.
-        usage: What the worker used meanwhile: ``cpu_seconds``, ``minor_faults``,
-            ``involuntary_switches``.
-        load: What others used meanwhile, where it can be read.
+        usage: Counters of the worker during the turn: ``cpu_seconds``, ``minor_faults``,
+            ``involuntary_switches``, and ``joules`` where readable.
+        load: The load by others during the turn; ``None`` where it cannot be read.
         disturbed: Whether a reading was beyond the plan's limits.
-        disturbed_by: Which ones; see :meth:`.sensor.Limits.exceeded`.
-        start: Which start of the worker's process, from 0.
+        disturbed_by: Names of those readings; see :meth:`.load.Limits.exceeded`.
+        start: Number of the start of the worker's process, from 0.
     """
 
     index: int
@@ -38,12 +38,26 @@ class Round:
 
 @dataclass
 class SubjectResult:
-    """All that was found about one subject; ``error`` is set when it could not be measured to the
-    end.
+    """All results of one subject.
 
-    ``drift`` is the distance of the logits from fp32 eager on photographs, ``profile`` the time by
-    class of operator (``profile_note`` says why there is none), ``peak_share`` the achieved share
-    of the machine's measured rate of matrix products in the same precision on as many threads.
+    Args:
+        subject: The subject.
+        facts: The facts of its engine.
+        load_seconds: Duration of building it, imports left out.
+        first_seconds: Duration of the first step.
+        rounds: Its turns.
+        memory: Peak memory, from :class:`.memory.MemoryWatch`.
+        params: Number of parameters.
+        macs: Multiply-adds per image.
+        mac_counter: The counter of them, and which operators it counts.
+        error: The reason why it could not be measured to the end, or ``None``.
+        peak_share: Achieved share of the machine's measured rate of matrix products, in the same
+            precision on as many threads.
+        drift: Distance of the logits from fp32 eager on photographs.
+        joules_per_image: Energy, where a counter can be read.
+        compile_seconds: Duration of compiling, for engines that compile.
+        profile: Time by class of operator.
+        profile_note: The method of the profile, or the reason why there is none.
     """
 
     subject: Subject
@@ -65,17 +79,18 @@ class SubjectResult:
 
     @property
     def label(self) -> str:
-        """How the table calls it."""
+        """Return its name in tables."""
         return self.subject.label or self.subject.model
 
     @property
     def samples(self) -> list[float]:
-        """Seconds of every step, in the order of measuring."""
+        """Return the seconds of every step, in the order of measuring."""
         return [sample for turn in self.rounds for sample in turn.samples]
 
     def latency(self) -> dict[str, Any] | None:
-        """Seconds of one step (a whole batch), with the bootstrap interval of the median; ``None``
-        without samples.
+        """Return the seconds of one step (a whole batch): quantiles, and the median's interval.
+
+        ``None`` without samples.
         """
         samples = self.samples
         if not samples:
@@ -92,12 +107,13 @@ class SubjectResult:
         }
 
     def images_per_second(self) -> float | None:
-        """Batch size over the median."""
+        """Return the batch size over the median step, or ``None`` without rounds."""
         return self.subject.batch_size / quantile(self.samples, 0.5) if self.rounds else None
 
     def faults_per_step(self) -> float | None:
-        """Minor page faults of one step, the median over the turns; ``None`` where the system keeps
-        no count.
+        """Return the minor page faults per step, the median over the turns.
+
+        ``None`` where the system does not count them.
         """
         shares = [
             turn.usage["minor_faults"] / len(turn.samples) for turn in self.rounds if "minor_faults" in turn.usage
@@ -105,7 +121,7 @@ class SubjectResult:
         return quantile(shares, 0.5) if shares else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, raw samples included."""
+        """Return plain JSON values, raw samples included."""
         return {
             "label": self.label,
             "subject": self.subject.to_dict(),

@@ -15,18 +15,18 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: where it lies, what it means, and how people see it.
+    """One metric: its place in an entry, its meaning, and its text for people.
 
     Args:
         key: Its name here, and its column in ``result.csv`` where it has one.
-        path: Where it lies in an entry, keys and list positions joined by dots; ``None`` for what
-            is computed from several values.
+        path: Its place in an entry, keys and list positions joined by dots; ``None`` for a metric
+            that ``compute`` makes from several values.
         kind: Its type in ``SCHEMA.md``.
         meaning: Its line in ``SCHEMA.md``.
         heading: Its column in tables, unit included; ``None`` where no table shows it.
         form: A format specification, or a function from the value to its text.
-        factor: What a value is multiplied by before it is formatted.
-        compute: What computes the value from an entry, where there is no ``path``.
+        factor: Multiplied with the value before it is formatted.
+        compute: Returns the value from an entry, where there is no ``path``.
     """
 
     key: str
@@ -105,7 +105,7 @@ _DECLARED = (
         "peak_share",
         "peak_share",
         "number or null",
-        "2 MACs per step over the median, as a share of the measured peak",
+        "two operations per multiply-add over the median, as a share of the measured peak",
         "of peak",
         ".0%",
     ),
@@ -156,7 +156,7 @@ _DECLARED = (
 )
 #: Key -> metric.
 METRICS = {metric.key: metric for metric in _DECLARED}
-#: What a table of speed shows, in this order.
+#: Columns of a table of speed, in this order.
 SPEED = tuple(
     METRICS[key]
     for key in (
@@ -164,7 +164,7 @@ SPEED = tuple(
         *("images_per_second", "peak_share", "disturbed"),
     )
 )
-#: What a table of costs shows, in this order.
+#: Columns of a table of costs, in this order.
 COST = tuple(
     METRICS[key]
     for key in (

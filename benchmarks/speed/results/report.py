@@ -15,8 +15,12 @@ from .measurements import SubjectResult
 
 @dataclass(frozen=True)
 class Comparison:
-    """One subject against the reference. ``ratio`` is of times, below 1 is faster; ``None`` when
-    one of them failed.
+    """One subject compared with the reference.
+
+    Args:
+        subject: Label of the subject.
+        against: Label of the reference.
+        ratio: Ratio of times; below 1 the subject is faster. ``None`` when one of them failed.
     """
 
     subject: str
@@ -24,7 +28,7 @@ class Comparison:
     ratio: Ratio | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values; ``speedup`` is the inverse of the time ratio."""
+        """Return plain JSON values; ``speedup`` is the inverse of the time ratio."""
         if self.ratio is None:
             return {
                 "subject": self.subject,
@@ -46,7 +50,7 @@ class Comparison:
         }
 
     def sentence(self) -> str:
-        """For people."""
+        """Return the comparison in words."""
         if self.ratio is None:
             return f"{self.subject} against {self.against}: not compared, one of them could not be measured"
         low, high = self.ratio.interval.to_list()
@@ -62,22 +66,23 @@ class Report:
     """The outcome of :func:`~tinyvit.benchmarks.speed.run.measure`.
 
     Args:
-        subjects: In the order in which they were given.
-        comparisons: Of every other subject with the reference, if there is one.
+        subjects: The results, in the order of the request.
+        comparisons: Every other subject compared with the reference; empty without one.
         plan: How it was measured.
         sensor: Whether the load by others could be read at all.
-        seconds: How long it all took.
+        seconds: Duration of everything.
         peaks: The machine's measured rate of matrix products, for each precision and number of
             threads.
-        energy: What was read to know the energy, or why there is nothing to read.
-        left_out: What was planned and not measured: ``{"subject": ..., "reason": ...}``.
-        scenarios: What LoadGen found, if it was asked.
-        machine: What the numbers were measured on; see :func:`~.machine.describe_machine`.
+        energy: The energy counter that was read, or the reason why there is none.
+        left_out: Planned subjects that were not measured: ``{"subject": ..., "reason": ...}``.
+        scenarios: The results of LoadGen's scenarios, if requested.
+        machine: The machine of the numbers; see :func:`tinyvit.core.machine.describe_machine`.
         ended: Why no more rounds were run, in words.
-        repeated: Disturbed rounds that were measured again: ``round``, ``because`` (what was beyond
-            its limit), ``replaced`` (false when the repeat was no quieter), ``dropped_medians``
-            (seconds by label, of what was not kept).
-        gate: What a baseline says about it, if there is one; see :class:`~.gate.GateResult`.
+        repeated: Disturbed rounds that were measured again. ``round`` is the number, and
+            ``because`` names the readings beyond their limit. ``replaced`` is false when the repeat
+            was not quieter and the first turns stayed. ``dropped_medians`` are the seconds by label
+            of the turns that were not kept.
+        gate: The result of a comparison with a baseline; see :class:`~.gate.GateResult`.
     """
 
     subjects: list[SubjectResult]
@@ -96,11 +101,11 @@ class Report:
 
     @property
     def failed(self) -> list[SubjectResult]:
-        """Subjects that were not measured to the end."""
+        """Return the subjects that were not measured to the end."""
         return [result for result in self.subjects if result.error]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {
             "plan": self.plan,
             "subjects": [result.to_dict() for result in self.subjects],
@@ -119,7 +124,7 @@ class Report:
         }
 
     def contention(self) -> dict[str, Any]:
-        """How busy others kept the machine; see :func:`.sensor.summarise`."""
+        """Return how busy others kept the machine; see :func:`.load.summarise`."""
         turns = [turn for result in self.subjects for turn in result.rounds]
         loads = [turn.load for turn in turns if turn.load is not None]
         return summarise(loads if self.sensor else [], [turn.disturbed_by for turn in turns], len(self.repeated))

@@ -1,4 +1,4 @@
-"""What is measured: a model, an engine to run it, and the work it is given."""
+"""The subject of a measurement: a model, an engine that runs it, and the amount of work."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Subject:
         model: One of our names, ``timm:NAME``, a ``.onnx`` file, or ``MODULE:FUNCTION``, a function
             without arguments that returns a module or a callable on a batch ``(B, 3, H, W)``.
         engine: ``eager`` (PyTorch as it is), ``deploy`` (our fused form), ``compile``
-            (torch.compile), ``onnxruntime``, ``openvino`` (a name is exported first), or ``auto``:
-            onnxruntime for a file, else eager.
-        batch_size: Pictures in one forward pass.
+            (torch.compile), ``onnxruntime`` or ``openvino``. The last two export a model given by
+            name first. ``auto`` is onnxruntime for a file, else eager.
+        batch_size: Images in one forward pass.
         size: Input height and width; the model's own when not given.
         threads: Processor threads of the engine; all that this process may use when not given.
         device: ``cpu`` or a CUDA device.
-        precision: ``fp32``, ``bf16`` or ``fp16``, of weights and activations; nothing is lowered
-            unasked. An ONNX file in onnxruntime runs as it was written.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of weights and activations. An ONNX file in
+            onnxruntime runs as it was written.
         allocator: ``tuned`` (glibc told to keep big blocks) or ``default``, for the worker's
             process.
         weights: A checkpoint, for our names and timm's; random weights when not given.
-        label: How tables call it; the model and what is not usual about it when not given.
+        label: Its name in tables; the model and its unusual settings when not given.
     """
 
     model: str
@@ -60,21 +60,21 @@ class Subject:
         if self.allocator not in ALLOCATORS:
             raise unknown_name("allocator", self.allocator, ALLOCATORS)
         if self.batch_size < 1 or (self.threads or 1) < 1 or (self.size or 1) < 1:
-            raise InputError(f"{self.model}: batch size, threads and size must be positive")
+            raise InputError(f"{self.model}: batch size, threads and size must be at least 1")
 
     @property
     def is_onnx_file(self) -> bool:
-        """Whether the model is an ONNX file."""
+        """Return whether the model is an ONNX file."""
         return self.model.lower().endswith(".onnx")
 
     @property
     def is_function(self) -> bool:
-        """Whether the model is spelled ``MODULE:FUNCTION``."""
+        """Return whether the model is spelled ``MODULE:FUNCTION``."""
         return ":" in self.model and not self.model.startswith("timm:") and not self.is_onnx_file
 
     @property
     def cell(self) -> str:
-        """What tells it from the same model's other subjects: ``deploy bf16 t2 b16``."""
+        """Return its settings, without the model: ``deploy bf16 t2 b16``."""
         parts = [self.engine, self.precision, f"t{self.threads or available_cpus()}", f"b{self.batch_size}"]
         if self.size is not None:
             parts.append(f"{self.size}px")
@@ -85,9 +85,7 @@ class Subject:
         return " ".join(parts)
 
     def obstacle(self) -> str | None:
-        """Why the engine cannot run it, as far as that is known before anything is loaded; ``None``
-        when it can.
-        """
+        """Return why the engine cannot run it, as far as is known before loading, or ``None``."""
         engine, on_cpu = self._engine(), self.device == "cpu"
         if self.is_onnx_file and engine not in FILE_ENGINES:
             return f"{self.model} is an ONNX file, which the engine {engine!r} cannot run; use onnxruntime or openvino"
@@ -98,15 +96,15 @@ class Subject:
         if self.is_function and self.weights is not None:
             return f"{self.model} is a function, which makes its own weights; leave --weights out"
         if engine == "openvino" and not on_cpu:
-            return f"the engine openvino runs on the processor here, not on {self.device}"
+            return f"the engine openvino runs on the processor here, not on {self.device}; use the device cpu"
         if engine == "onnxruntime" and self.precision != "fp32":
-            return f"the engine onnxruntime runs a file as it was written (fp32), not in {self.precision}"
+            return f"the engine onnxruntime runs a file as it was written (fp32), not in {self.precision}; use fp32"
         if engine == "deploy" and on_cpu and self.precision == "fp16":
             return "the deployed form has no fp16 on a processor; use fp32 or bf16"
         return None
 
     def resolved(self) -> Subject:
-        """With every choice made: engine, threads and label.
+        """Return the subject with every choice made: engine, threads and label.
 
         Raises:
             InputError: The engine cannot run this kind of model, or the ONNX file does not exist.

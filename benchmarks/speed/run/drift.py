@@ -148,7 +148,7 @@ class _Photos:
             "do": "drift",
             "photos": None if self._prepared else self.source,
             "images": self.images,
-            "prepared": str(self.folder / "pictures.npy"),
+            "prepared": str(self.folder / "photographs.npy"),
             "outputs": str(outputs),
         }
         worker.ask(request, self.timeout)

@@ -53,7 +53,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The number of the running process."""
+        """Return the number of the running process."""
         if self._process is None:
             raise WorkerDiedError("it was never started")
         return self._process.pid
@@ -132,7 +132,7 @@ class WorkerProcess:
                 self._process.stdin.close()
 
     def stop(self) -> None:
-        """End the process: first by closing its input, then by force."""
+        """Stop the process: first by closing its input, then by force."""
         process = self._process
         if process is None:
             return

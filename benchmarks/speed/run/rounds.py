@@ -52,7 +52,7 @@ class Runner:
 
     @property
     def alive(self) -> bool:
-        """Whether its worker still runs."""
+        """Return whether its worker still runs."""
         return self.result.error is None
 
 

@@ -28,7 +28,7 @@ class Run:
 
     @property
     def subjects(self) -> list[Subject]:
-        """All measured subjects, with the reference last when it is not one of the cells."""
+        """Return all measured subjects, with the reference last when it is not one of the cells."""
         if self.against is None or (self.against in self.cells and len(self.cells) > 1):
             return list(self.cells)
         return [*self.cells, self.against]
@@ -60,7 +60,9 @@ def plan_runs(matrix: Matrix, references: Matrix | None = None) -> list[Run]:
     runs = []
     for work, cells in groups.items():
         if work not in known:
-            raise InputError(f"the reference cannot run as {cells[0].cell}")
+            raise InputError(
+                f"the reference cannot run as {cells[0].cell}; choose another --against, or leave that work out"
+            )
         runs.append(_with_reference(cells, known[work]))
     return runs
 
@@ -181,5 +183,5 @@ def _with_reference(cells: list[Subject], reference: Subject) -> Run:
         return Run(cells, reference)
     how = "engine" if clash.engine != reference.engine else "precision"
     renamed = replace(clash, label=f"{clash.label} {getattr(clash, how)}")
-    told = replace(reference, label=f"{reference.label} {getattr(reference, how)}")
-    return Run([renamed if cell is clash else cell for cell in cells], told)
+    distinct = replace(reference, label=f"{reference.label} {getattr(reference, how)}")
+    return Run([renamed if cell is clash else cell for cell in cells], distinct)

@@ -6,7 +6,8 @@ MultiStream
     Eight images at a time; the 99th percentile of the latency of the eight.
 Offline
     All images at once; images per second.
-Server One image at a time, at random times; the highest rate that keeps the 99th percentile under a
+Server
+    One image at a time, at random times; the highest rate that keeps the 99th percentile under a
     bound.
 
 LoadGen runs in a worker for the subject; :mod:`~tinyvit.benchmarks.speed.worker.loadgen` connects
@@ -141,7 +142,7 @@ class ScenarioResult:
 
     @property
     def label(self) -> str:
-        """The subject's name in tables."""
+        """Return the subject's name in tables."""
         return self.subject.label or self.subject.model
 
     def sentence(self) -> str:

@@ -75,12 +75,15 @@ class ContentionSensor:
         self.available = self._read() is not None
 
     def start(self, *pids: int) -> None:
-        """Begin; the processes ``pids`` and this one count as our own."""
+        """Start to watch; the processes ``pids`` and this one count as our own."""
         self._pids = (os.getpid(), *pids)
         self._start = self._read()
 
     def stop(self) -> Load | None:
-        """End; ``None`` where the system cannot be read. The worker adds switches and spread."""
+        """Return the load since :meth:`start`, or ``None`` where the system cannot be read.
+
+        The worker adds switches and spread.
+        """
         before, after = self._start, self._read()
         if before is None or after is None or after.at <= before.at:
             return None

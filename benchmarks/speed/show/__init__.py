@@ -1,1 +1,1 @@
-"""Tables, pages, gates: what people see of a result."""
+"""Results for people: tables, pages, comparisons and the gate."""

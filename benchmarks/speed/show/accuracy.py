@@ -1,5 +1,6 @@
-"""Published ImageNet-1k top-1 figures, for the accuracy axis of the page. Nothing here was measured
-by us.
+"""Published ImageNet-1k top-1 figures, for the accuracy axis of the page.
+
+We measured none of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 #: Where the figures are from.
 SOURCE = "timm's results/results-imagenet.csv (huggingface/pytorch-image-models, commit aa4b5850)"
 
-#: Model -> (tag of the weights, input size, top-1 in per cent). For a model without a tag the first
+#: Model -> (tag of the weights, input size, top-1 in per cent). A model without a tag has the first
 #: row of its size.
 TOP1: dict[str, tuple[tuple[str, int, float], ...]] = {
     "tiny_vit_5m_224": (("dist_in22k_ft_in1k", 224, 80.874), ("in1k", 224, 79.196)),
@@ -44,21 +45,21 @@ TOP1: dict[str, tuple[tuple[str, int, float], ...]] = {
         *(("ix_e550_r256_in1k", 256, 81.478), ("ix_e550_r384_in1k", 384, 82.952)),
     ),
 }
-# As it is called now, and in results written before it moved.
+# Its name now, and in results that were written before it moved.
 _OFFICIAL = re.compile(r"tinyvit\.benchmarks\.speed\.(?:studies\.official_model|official):")
 
 
 def published_top1(model: str, size: int | None) -> dict[str, Any] | None:
-    """What was published for a model at an input size.
+    """Return the published accuracy of a model at an input size.
 
     Args:
-        model: As a user spells it: one of our names, ``timm:NAME``, each with ``.TAG`` or without,
-            or a function of :mod:`.official`, whose models are the same.
-        size: Height and width that it was run at.
+        model: One of our names or ``timm:NAME``, each with or without ``.TAG``. A function of
+            :mod:`.official_model` counts as our model of that name.
+        size: Height and width of its input.
 
     Returns:
-        ``top1`` in per cent, the ``weights`` that it is of, and ``size``; ``None`` where the table
-        has nothing for this model, tag and size.
+        ``top1`` in per cent, its ``weights`` and ``size``; ``None`` where the table has nothing for
+        this model, tag and size.
     """
     name, _, tag = _OFFICIAL.sub("", model.removeprefix("timm:")).partition(".")
     for known, at, top1 in TOP1.get(name, ()):
@@ -68,7 +69,7 @@ def published_top1(model: str, size: int | None) -> dict[str, Any] | None:
 
 
 def published_for(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The same for a subject of ``result.json``, whose input shape decides the size."""
+    """Return the same for a subject of ``result.json``, whose input shape decides the size."""
     shape = result["facts"].get("input_shape") or []
     if len(shape) != 4 or shape[2] != shape[3]:
         return None

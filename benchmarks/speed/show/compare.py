@@ -54,7 +54,7 @@ class ComparedSubject:
 
 @dataclass(frozen=True)
 class ResultComparison:
-    """What two results say about each other.
+    """The comparison of two results.
 
     Args:
         rows: One per subject of both.

@@ -1,9 +1,9 @@
 """The gate for continuous integration: is anything slower than a baseline allows?
 
-A baseline is the ``result.json`` of an earlier ``tinyvit bench``. What it holds is measured again,
-and a subject fails only when the whole 95 % interval of its slow-down lies beyond what is allowed.
-Times of another machine say nothing, so such a baseline is refused; relative to a reference that
-both runs measured, it can be used.
+A baseline is the ``result.json`` of an earlier ``tinyvit bench``. Its subjects are measured again.
+A subject fails only when the whole 95 % interval of its slow-down lies beyond the limit. Times of
+another machine say nothing, so such a baseline is rejected. Ratios to a reference that both runs
+measured can be compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..run.runs import Run
 
 TOO_SLOW, HOLDS = "too slow", "holds"
 
-# What an engine's speed hangs on.
+# The package that an engine's speed depends on; torch for all others.
 _PACKAGE_OF = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
@@ -37,9 +37,9 @@ class GateRow:
         against: The reference, when ratios to it are compared; else ``None``.
         before: Median seconds, or median time ratio to the reference, in the baseline.
         now: The same in this run.
-        ratio: ``now / before``: above 1 it became slower.
-        interval: 95 %, of the ratio; rounds of both runs are drawn, each for itself.
-        rounds: Of the run that has fewer.
+        ratio: ``now / before``; above 1 the subject became slower.
+        interval: 95 % interval of the ratio; the rounds of each run are drawn by themselves.
+        rounds: Number of rounds of the run that has fewer.
         verdict: ``too slow`` (the whole interval is beyond the limit), ``holds`` (none of it is) or
             ``cannot tell``.
     """
@@ -54,11 +54,11 @@ class GateRow:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self) | {"interval": self.interval.to_list()}
 
     def sentence(self) -> str:
-        """For people."""
+        """Return the row in words."""
         to = "" if self.against is None else f" relative to {self.against}"
         low, high = (f"{bound - 1:+.1%}" for bound in self.interval.to_list())
         return (
@@ -69,14 +69,14 @@ class GateRow:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate says.
+    """The outcome of the gate.
 
     Args:
         rows: A row for each subject that both runs measured.
-        limit: Slow-down that is allowed, as a share.
+        limit: Largest slow-down that passes, as a share.
         missing: Subjects of the baseline that could not be compared, each with the reason.
-        refused: In what the baseline's machine differs from this one; any means that only ratios
-            are compared.
+        refused: Differences of the baseline's machine from this one. With any, only ratios are
+            compared.
     """
 
     rows: list[GateRow]
@@ -86,11 +86,11 @@ class GateResult:
 
     @property
     def failed(self) -> list[GateRow]:
-        """Rows that are slower than allowed, beyond doubt."""
+        """Return the rows that are certainly slower than the limit."""
         return [row for row in self.rows if row.verdict == TOO_SLOW]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {
             "limit": self.limit,
             "rows": [row.to_dict() for row in self.rows],
@@ -100,7 +100,7 @@ class GateResult:
         }
 
     def text(self) -> str:
-        """For people: a line for each subject, then the outcome."""
+        """Return a line for each subject, then the outcome."""
         lines = [row.sentence() for row in self.rows] + [f"not compared: {reason}" for reason in self.missing]
         if self.refused:
             lines.append(f"the baseline is from another machine ({'; '.join(self.refused)}): only ratios are compared")
@@ -127,21 +127,22 @@ def read_baseline(path: str | Path, what: str = "baseline") -> dict[str, Any]:
         raise InputError(f"{what} {path} is not JSON: {error}") from error
     metrics = document.get("metrics", document) if isinstance(document, dict) else None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("subjects"), list) or not metrics["subjects"]:
-        raise InputError(f"{what} {path} is not a result of tinyvit bench: it holds no subjects")
+        raise InputError(f"{what} {path} is not a result of tinyvit bench (it holds no subjects); give a result.json")
     return document
 
 
 def baseline_runs(baseline: Mapping[str, Any]) -> list[Run]:
-    """What a baseline holds, to be measured again: the subjects of each reference with it; what
-    failed is left out.
+    """Return the runs that measure a baseline again: each reference with its subjects.
+
+    Subjects that failed are left out.
 
     Raises:
-        InputError: A subject that this version does not know, or none that was measured.
+        InputError: This version does not know a subject, or no subject was measured.
     """
     metrics = result_metrics(baseline)
     subjects = {entry["label"]: _subject(entry) for entry in metrics["subjects"] if entry.get("latency_seconds")}
     if not subjects:
-        raise InputError("the baseline holds no subject that was measured")
+        raise InputError("the baseline holds no subject that was measured; make another one with tinyvit bench")
     references = {one["subject"]: one["against"] for one in metrics.get("comparisons", ())}
     groups: dict[str | None, list[Subject]] = {}
     for label, subject in subjects.items():
@@ -181,21 +182,21 @@ def machine_differences(document: Mapping[str, Any], other: Mapping[str, Any], s
 
 
 def check_baseline_machine(baseline: Mapping[str, Any], relative: bool) -> list[str]:
-    """Refuse a baseline of another machine, before anything is measured.
+    """Reject a baseline of another machine, before anything is measured.
 
     Returns:
-        The differences, which a relative comparison bears.
+        The differences, which a relative comparison allows.
 
     Raises:
-        InputError: There are some and the comparison is not relative, or it is relative and there
-            is no reference.
+        InputError: The machines differ and the comparison is not relative, or the comparison is
+            relative and the baseline has no reference.
     """
     if relative and not result_metrics(baseline).get("comparisons"):
-        raise InputError("--relative needs a baseline that was measured with --against a reference; this one was not")
+        raise InputError("--relative needs a baseline with a reference; measure the baseline with --against")
     differences = baseline_machine_differences(baseline)
     if differences and not relative:
         raise InputError(
-            f"the baseline is from another machine ({'; '.join(differences)}), whose times say nothing here; "
+            f"the baseline is from another machine ({'; '.join(differences)}): its times say nothing; "
             "compare ratios to its reference with --relative, or make a baseline on this machine"
         )
     return differences
@@ -204,23 +205,23 @@ def check_baseline_machine(baseline: Mapping[str, Any], relative: bool) -> list[
 def compare_with_baseline(
     baseline: Mapping[str, Any], report: Report, fail_if_slower: float = 0.05, relative: bool = False
 ) -> GateResult:
-    """Hold a report against a baseline.
+    """Compare a report with a baseline.
 
     Args:
-        baseline: From :func:`read_baseline`.
-        report: Of :func:`baseline_runs`, on this machine.
-        fail_if_slower: Slow-down that is allowed, as a share (0.05 for 5 %).
+        baseline: The document of :func:`read_baseline`.
+        report: The report of :func:`baseline_runs`, on this machine.
+        fail_if_slower: Largest slow-down that passes, as a share (0.05 for 5 %).
         relative: Compare each subject's time ratio to its reference, instead of its time.
 
     Raises:
-        InputError: As :func:`check_baseline_machine`; a negative limit; or nothing that both
-            measured.
+        InputError: The limit is negative, no subject is in both, or
+            :func:`check_baseline_machine` raises.
     """
     if fail_if_slower < 0:
-        raise InputError("the slow-down that is allowed must not be negative")
+        raise InputError(f"--fail-if-slower is {fail_if_slower}; it must be at least 0")
     refused = check_baseline_machine(baseline, relative)
     before = Side.of_dict(result_metrics(baseline))
-    # The report is read through its own JSON: both sides are the same kind of thing then.
+    # The report is read through its own JSON, so that both sides have the same form.
     now = Side.of_dict({"subjects": [one.to_dict() for one in report.subjects],
                          "comparisons": [one.to_dict() for one in report.comparisons]})  # fmt: skip
     rows, missing = [], []
@@ -239,8 +240,15 @@ def compare_with_baseline(
 
 @dataclass(frozen=True)
 class Side:
-    """One run. Subjects are found by what they are, labels included, as the same model may be there
-    twice.
+    """One side of a comparison.
+
+    Subjects are found by their settings and label, because the same model may occur twice.
+
+    Args:
+        labels: Label of each subject.
+        rounds: Label -> number of a round -> its samples.
+        starts: Label -> number of a round -> number of the process's start.
+        references: Label -> label of its reference.
     """
 
     labels: dict[Subject, str]
@@ -250,7 +258,7 @@ class Side:
 
     @classmethod
     def of_dict(cls, metrics: Mapping[str, Any]) -> Side:
-        """Read a report's JSON."""
+        """Return a side from a report's JSON."""
         labels = {_subject(entry): entry["label"] for entry in metrics["subjects"]}
         rounds = {
             entry["label"]: {turn["index"]: turn["samples"] for turn in entry.get("rounds", ())}
@@ -263,8 +271,9 @@ class Side:
         return cls(labels, rounds, starts, {one["subject"]: one["against"] for one in metrics.get("comparisons", ())})
 
     def times(self, label: str, relative: bool) -> tuple[list[list[float]], list[int]]:
-        """The samples of each round, or each round's ratio of medians to the reference in lists of
-        one; its start.
+        """Return the samples and the start of each round.
+
+        With ``relative`` a round has one sample: its ratio of medians to the reference.
         """
         rounds, starts = self.rounds[label], self.starts[label]
         if not relative:
@@ -275,7 +284,7 @@ class Side:
 
 
 def _compare(before: Side, now: Side, key: Subject, limit: float, relative: bool) -> GateRow | str:
-    """The row of a subject, or why there is none."""
+    """Return the row of a subject, or why there is none."""
     label = before.labels[key]
     if key not in now.labels:
         return "it was not measured now"
@@ -310,9 +319,7 @@ def result_metrics(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def described_machine(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the machine of a result, as :func:`.machine.describe_machine` spells it, and its
-    ``gpu``.
-    """
+    """Return the machine of a result in the form of ``describe_machine``, with its ``gpu``."""
     environment = document.get("environment", {})
     found = {"gpu": environment.get("gpu")}
     machine = result_metrics(document).get("machine")
@@ -326,5 +333,8 @@ def _subject(entry: Mapping[str, Any]) -> Subject:
     known = {one.name for one in fields(Subject)}
     unknown = sorted(entry["subject"].keys() - known)
     if unknown:
-        raise InputError(f"the baseline's subject {entry['label']} says {', '.join(unknown)}, which is not known here")
+        raise InputError(
+            f"the result's subject {entry['label']} has {', '.join(unknown)}, which this version does not know; "
+            "measure it again with this version"
+        )
     return Subject(**entry["subject"])

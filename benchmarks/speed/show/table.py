@@ -1,4 +1,4 @@
-"""What a terminal shows of a result, 120 columns wide, and its CSV file."""
+"""Tables of a result for a terminal, 120 columns wide, and its CSV file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ..results.metrics import COST, METRICS, SPEED, Entry, Metric
 
 Metrics = Mapping[str, Any]
 
-#: Columns of the terminal that a table fills at most.
+#: Largest width of a table, in characters.
 WIDTH = 120
 _GAP = "  "
-# A name needs so much room. To make it, these columns are left out in this order; the CSV has them.
+# Smallest width of a name.
 _NAME = 16
+# Columns that are left out in this order to make room for names; the CSV has them.
 _SPARE = ("p90", "first step s", "page faults", "device", "GPU MiB", "p99", "disturbed")
 
 
@@ -136,13 +137,14 @@ def _block(entries: Sequence[Entry], columns: Sequence[Column | Metric], width: 
 
 
 def _place(text: str, head: str, width: int) -> str:
-    """Words to the left, numbers to the right."""
+    """Return a cell of a fixed width: words to the left, numbers to the right."""
     return text.ljust(width) if head in ("engine", "precision", "allocator", "device", "speed") else text.rjust(width)
 
 
 def shorten(text: str, width: int) -> str:
-    """A text with its middle replaced by an ellipsis where it is longer than ``width``: both ends
-    tell names apart.
+    """Return a text of at most ``width`` characters.
+
+    An ellipsis replaces the middle of a longer one, because both ends tell names apart.
     """
     if len(text) <= width:
         return text

@@ -1,6 +1,7 @@
 """Detectors, with their time split into preprocessing, network and post-processing.
 
-    python -m tinyvit.benchmarks.speed.studies.detectors --images val2017 --img-size 640 --out detectors.json
+    python -m tinyvit.benchmarks.speed.studies.detectors --images val2017 --img-size 640 --out
+    detectors.json
 
 TinyViT-5M and 21M and MMDetection's own ResNet-50 in RetinaNet, and TinyViT-5M and ResNet-50 in
 Mask R-CNN, take turns on the same photographs in one process. Preprocessing is from the decoded
@@ -66,7 +67,7 @@ class Detector:
 
 
 def detectors() -> list[Detector]:
-    """Those of the table; the first is what the others are compared with."""
+    """Return the detectors of the table; the others are compared with the first one."""
     return [
         Detector("RetinaNet TinyViT-5M deployed", _RETINANET, _EVERY_BOX),
         Detector("RetinaNet TinyViT-5M module", _RETINANET, _EVERY_BOX, deployed=False),
@@ -88,10 +89,10 @@ def detectors() -> list[Detector]:
 
 
 def build_predictor(detector: Detector, img_size: int) -> Any:
-    """A :class:`tinyvit.detection.inference.Predictor` with random weights.
+    """Return a :class:`tinyvit.detection.inference.Predictor` with random weights.
 
     Args:
-        detector: Which.
+        detector: The detector to build.
         img_size: Longest side of an image.
     """
     import torch
@@ -132,7 +133,7 @@ class Stopwatch:
 
     @contextmanager
     def _post(self) -> Iterator[None]:
-        """Counts the time of the outermost call only."""
+        """Count the time of the outermost call only."""
         start = time.perf_counter()
         self._inside += 1
         try:
@@ -143,7 +144,7 @@ class Stopwatch:
                 self._spent += time.perf_counter() - start
 
     def detect(self, image: np.ndarray) -> dict[str, float]:
-        """Seconds of each part, for one image (RGB, uint8, (height, width, 3))."""
+        """Return the seconds of each part, for one image (RGB, uint8, (height, width, 3))."""
         import torch
 
         self._spent = 0.0
@@ -174,17 +175,17 @@ def measure_detectors(images: Sequence[Path], img_size: int, rounds: int, thread
 
     torch.set_num_threads(threads)
     allocator = tune_allocator()
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in images]
+    decoded = [np.asarray(Image.open(path).convert("RGB")) for path in images]
     everyone = detectors()
     watches = [Stopwatch(build_predictor(one, img_size)) for one in track(everyone, "building")]
     for watch in watches:
-        watch.detect(pictures[0])
+        watch.detect(decoded[0])
     turns: list[list[Turn]] = [[] for _ in everyone]
     sensor, loads, order = ContentionSensor(), [], np.random.default_rng(0)
     for _ in track(range(rounds), "rounds"):
         for at in order.permutation(len(everyone)):
             sensor.start()
-            turns[at].append([watches[at].detect(picture) for picture in pictures])
+            turns[at].append([watches[at].detect(image) for image in decoded])
             loads.append(sensor.stop())
     known = [load for load in loads if load is not None]
     contention = summarise(known, [Limits().exceeded(load, threads) for load in known])
@@ -196,7 +197,7 @@ def measure_detectors(images: Sequence[Path], img_size: int, rounds: int, thread
         "img_size": img_size,
         "threads": threads,
         "allocator": allocator,
-        "pictures": len(pictures),
+        "pictures": len(decoded),
         "rounds": rounds,
         "contention": contention | {"sentence": sentence(contention)},
         "detectors": _rows(everyone, turns),
@@ -230,7 +231,7 @@ def _rows(everyone: Sequence[Detector], turns: Sequence[Sequence[Turn]]) -> list
 
 
 def as_text(document: dict[str, Any]) -> str:
-    """The table for a terminal."""
+    """Return the table for a terminal."""
     lines = [f"{'detector':34s} {'img/s':>6s} {'ms':>8s}  preprocess  network  postprocess   time against the first"]
     for row in document["detectors"]:
         shares = [row["parts"][part] / sum(row["parts"].values()) for part in PARTS]

@@ -1,7 +1,8 @@
 """The official TinyViT code as a subject; you supply the official ``tiny_vit.py`` yourself.
 
-TINYVIT_OFFICIAL=Cream/TinyViT/models/tiny_vit.py tinyvit bench tiny_vit_21m_224 --engine deploy
-    \\ --against tinyvit.benchmarks.speed.studies.official_model:tiny_vit_21m_224
+    TINYVIT_OFFICIAL=Cream/TinyViT/models/tiny_vit.py tinyvit bench tiny_vit_21m_224 --engine deploy
+    \\
+        --against tinyvit.benchmarks.speed.studies.official_model:tiny_vit_21m_224
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ PATH_VARIABLE = "TINYVIT_OFFICIAL"
 
 
 def tiny_vit_5m_224() -> nn.Module:
-    """The official TinyViT-5M with 1000 classes and random weights."""
+    """Return the official TinyViT-5M with 1000 classes and random weights."""
     return build_official("tiny_vit_5m_224")
 
 
 def tiny_vit_11m_224() -> nn.Module:
-    """The official TinyViT-11M with 1000 classes and random weights."""
+    """Return the official TinyViT-11M with 1000 classes and random weights."""
     return build_official("tiny_vit_11m_224")
 
 
 def tiny_vit_21m_224() -> nn.Module:
-    """The official TinyViT-21M with 1000 classes and random weights."""
+    """Return the official TinyViT-21M with 1000 classes and random weights."""
     return build_official("tiny_vit_21m_224")
 
 
 def load_official() -> Any:
-    """The official module, from the file that :data:`PATH_VARIABLE` names.
+    """Return the official module, from the file that :data:`PATH_VARIABLE` names.
 
     Raises:
         InputError: The variable is not set, or names no file.
@@ -60,8 +61,9 @@ def load_official() -> Any:
 
 
 def build_official(name: str, **kwargs: Any) -> nn.Module:
-    """One of the official models with random weights, built from its class (its factory needs an
-    old timm).
+    """Return one of the official models with random weights.
+
+    It is built from its class, because its factory needs an old timm.
 
     Args:
         name: One of our names of a TinyViT.

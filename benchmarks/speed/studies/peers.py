@@ -1,5 +1,6 @@
-"""The tables of ``benchmarks/results/``: our models beside their peers and beside inference
-engines, in turns.
+"""Measure our models beside their peers and beside inference engines, in turns.
+
+These commands make the tables of ``benchmarks/results/``::
 
     python -m tinyvit.benchmarks.speed.studies.peers deployed --official models/tiny_vit.py --out deployed.json
     python -m tinyvit.benchmarks.speed.studies.peers zoo --out zoo.json
@@ -73,7 +74,7 @@ class Work:
 
     @property
     def name(self) -> str:
-        """The name of its part on disk."""
+        """Return the name of its part on disk."""
         return f"t{self.threads}-b{self.batch_size}-{self.size}-{self.allocator}"
 
     def subject(self, model: str, engine: str = "eager", precision: str = "fp32", label: str | None = None) -> Subject:
@@ -94,7 +95,7 @@ _EVERY_WORK = tuple(Work(threads, batch) for threads in (1, 2) for batch in (1, 
 
 
 def deployed_runs(official: bool) -> list[tuple[str, Work, list[Subject], Subject]]:
-    """``(title, work, subjects, reference)`` of each run of the table ``deployed``.
+    """Return ``(title, work, subjects, reference)`` of each run of the table ``deployed``.
 
     Args:
         official: Whether the official code is at hand.
@@ -211,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("table", choices=("deployed", "zoo"))
     parser.add_argument("--official", type=Path, help="the official models/tiny_vit.py")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--max-time", type=float, default=90.0, help="seconds of each run")
+    parser.add_argument("--max-time", type=float, default=90.0, help="time limit of each run, in seconds")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args(arguments)
     plan = Plan(rounds=options.rounds, round_seconds=0.3, max_seconds=options.max_time)

@@ -1,7 +1,7 @@
 """Figures and tables for reading, from what :mod:`.peers` measured.
 
-    python -m tinyvit.benchmarks.speed.studies.peers_figure deployed deployed.json --out deployed.svg
-    python -m tinyvit.benchmarks.speed.studies.peers_figure zoo zoo.json --out zoo.svg
+    python -m tinyvit.benchmarks.speed.studies.peers_figure deployed deployed.json --out
+    deployed.svg python -m tinyvit.benchmarks.speed.studies.peers_figure zoo zoo.json --out zoo.svg
     python -m tinyvit.benchmarks.speed.studies.peers_figure markdown deployed.json
 
 Nothing is measured here and no number is written by hand: bars, intervals and marks are those of
@@ -29,14 +29,14 @@ _ROLES = {"deployed": "s0", "deployed bf16": "s0", "module": "s6", "timm": "neut
 
 
 def deployed_figure(document: Mapping[str, Any], threads: int = 1) -> str:
-    """How many times as fast as timm each form of TinyViT-21M is, a panel for each batch size.
+    """Draw the speed of each form of TinyViT-21M relative to timm, with a panel per batch size.
 
     Args:
-        document: Of the table ``deployed``.
-        threads: Which runs.
+        document: The table ``deployed``.
+        threads: Processor threads of the runs to draw.
 
     Returns:
-        A file of SVG.
+        The text of an SVG file.
     """
     panels = []
     for batch in (1, 16):
@@ -49,7 +49,7 @@ def deployed_figure(document: Mapping[str, Any], threads: int = 1) -> str:
 
 
 def _bars(run: Mapping[str, Any]) -> list[Bar]:
-    """Every subject over timm, paired by round."""
+    """Return a bar per subject: its speed relative to timm, paired by round."""
     rounds = {one["label"]: one["round_median_seconds"] for one in run["subjects"] if one["error"] is None}
     bars = []
     for label, seconds in rounds.items():
@@ -60,16 +60,18 @@ def _bars(run: Mapping[str, Any]) -> list[Bar]:
 
 
 def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) -> str:
-    """Published accuracy over measured latency of every network's deployed form, with the front
-    that none beats.
+    """Draw published accuracy over measured latency of every network's deployed form.
+
+    A line marks the front of networks that no other one beats in both. Networks without a published
+    accuracy at 224 px are left out.
 
     Args:
-        document: Of the table ``zoo``.
-        threads: Which runs.
-        batch: Likewise.
+        document: The table ``zoo``.
+        threads: Processor threads of the runs to draw.
+        batch: Batch size of the runs to draw.
 
     Returns:
-        A file of SVG. Networks without a published accuracy at 224 px are left out.
+        The text of an SVG file.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for part in ("networks", "engines"):
@@ -88,21 +90,20 @@ def zoo_figure(document: Mapping[str, Any], threads: int = 1, batch: int = 1) ->
         points.append(Point(milliseconds, accuracy["top1"], role, str(len(points) + 1), name))
     y_range = (min(point.y for point in points) - 1, max(point.y for point in points) + 1)
     work = f"{threads} thread{'s' if threads > 1 else ''}, batch {batch}"
-    axes = Axes(f"milliseconds an image, {work}", "top-1 %, published", y_range)
+    axes = Axes(f"milliseconds per image, {work}", "top-1 %, published", y_range)
     title = "ImageNet top-1 over time of one image, deployed"
     keys = [(point.role, f"{point.mark}  {point.name}") for point in points]
     return svg_file([(title, scatter_chart(title, points, axes))], title, keys)
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """How many times as fast as each subject the reference of its run was, with the interval, a
-    column for each work.
+    """Return the speed of each run's reference relative to each subject, as a Markdown table.
+
+    Each work has a column. A cell has the ratio with its interval, or a dash for a subject that was
+    not compared.
 
     Args:
-        document: Of either table.
-
-    Returns:
-        A table of Markdown; subjects that were not compared have a dash.
+        document: Either table.
     """
     columns: dict[str, dict[str, Mapping[str, Any]]] = {}
     for run in document["runs"]:
@@ -136,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draw one figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument("figure", choices=("deployed", "zoo", "markdown"))
-    parser.add_argument("table", type=Path, help="what tinyvit.benchmarks.speed.studies.peers wrote")
-    parser.add_argument("--out", type=Path, help="on standard output when not given")
+    parser.add_argument("table", type=Path, help="the file that tinyvit.benchmarks.speed.studies.peers wrote")
+    parser.add_argument("--out", type=Path, help="the file to write; standard output when not given")
     options = parser.parse_args(arguments)
     document = json.loads(options.table.read_text(encoding="utf-8"))
     text = {"deployed": deployed_figure, "zoo": zoo_figure, "markdown": markdown}[options.figure](document)

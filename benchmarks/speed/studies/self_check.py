@@ -1,6 +1,7 @@
 """Check the harness: the same model twice, many times, and one that does 5 % more work.
 
-    python -m tinyvit.benchmarks.speed.studies.self_check --runs 40 --out benchmarks/results/speed_self_check.json
+    python -m tinyvit.benchmarks.speed.studies.self_check --runs 40 --out
+    benchmarks/results/speed_self_check.json
 
 Two starts of the same model must be ``cannot tell``, and more work must be ``slower``, in at least
 95 % of the runs of either kind. Otherwise the exit code is 1. More ``--rounds`` find smaller
@@ -40,8 +41,8 @@ class Repeated(torch.nn.Module):
     """A model run several times on the same batch: work whose amount is known exactly.
 
     Args:
-        model: Run each time.
-        times: How often in one step.
+        model: The model to run.
+        times: Number of runs in one step.
     """
 
     def __init__(self, model: torch.nn.Module, times: int) -> None:
@@ -49,19 +50,19 @@ class Repeated(torch.nn.Module):
         self.model, self.times = model, times
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The last output."""
+        """Return the last output."""
         for _ in range(self.times - 1):
             self.model(x)
         return self.model(x)
 
 
 def usual() -> torch.nn.Module:
-    """The work that is compared with: a small model, 20 times."""
+    """Return the work that is compared with: a small model, 20 times."""
     return _repeated(_TIMES)
 
 
 def slowed() -> torch.nn.Module:
-    """The same with 5 % more of it: 21 times."""
+    """Return the same with 5 % more of it: 21 times."""
     return _repeated(_MORE_TIMES)
 
 
@@ -73,8 +74,9 @@ def _repeated(times: int) -> torch.nn.Module:
 
 
 def summarise_runs(entries: Sequence[dict[str, Any]], right: str) -> dict[str, Any]:
-    """Verdicts of some runs, the share of right ones with its Wilson interval, and how far the
-    ratios were from 1.
+    """Return the verdicts of some runs, the share of right ones, and the range of time ratios.
+
+    The share has its Wilson interval.
 
     Args:
         entries: A dictionary for each run, with ``verdict`` and ``time_ratio`` (``None`` for a run
@@ -98,7 +100,7 @@ def summarise_runs(entries: Sequence[dict[str, Any]], right: str) -> dict[str, A
 
 
 def _run_once(subject: Any, against: Any, plan: Any) -> dict[str, Any]:
-    """One comparison, its processes started for it alone."""
+    """Return one comparison, whose processes start for it alone."""
     from ..run.measure import measure
 
     report = measure([subject], plan, against=against)
@@ -153,7 +155,7 @@ def _unfinished(out: Path, same: dict[str, Any]) -> dict[str, Any]:
     """Return the document of an earlier call of the same command on the same machine, if any.
 
     Raises:
-        InputError: The file is of something else.
+        InputError: The file belongs to another command or machine.
     """
     if not out.is_file():
         return {}
@@ -167,7 +169,7 @@ def _unfinished(out: Path, same: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spread(first: int, second: int) -> list[int]:
-    """Positions ``0..first + second - 1``, those of the second kind evenly among the others."""
+    """Return ``0..first + second - 1``, with the second kind spread evenly among the first."""
     places = [((at + 0.5) / first, at) for at in range(first)]
     places += [((at + 0.5) / second, first + at) for at in range(second)]
     return [at for _, at in sorted(places)]
@@ -187,15 +189,20 @@ def _sentence(name: str, part: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, write one JSON document, print what it says.
+    """Run the check, write one JSON document, and print a sentence per kind.
 
-    1 when the harness is not as right as asked.
+    Returns:
+        1 when the share of right verdicts is below :data:`ASKED`, else 0.
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--runs", type=int, default=40, help="of the same model twice")
-    parser.add_argument("--slowed-runs", type=int, default=None, help="of 5 %% more work; a quarter of --runs")
+    parser.add_argument("--runs", type=int, default=40, help="runs of the same model twice")
+    parser.add_argument(
+        "--slowed-runs", type=int, default=None, help="runs of 5 %% more work; a quarter of --runs when not given"
+    )
     parser.add_argument("--model", default=_MODEL)
-    parser.add_argument("--threads", type=int, default=None, help="all that this process may use when not given")
+    parser.add_argument(
+        "--threads", type=int, default=None, help="processor threads; all that this process may use when not given"
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--round-seconds", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=Path("speed_self_check.json"))

@@ -1,11 +1,10 @@
-"""One training step (forward, backward, AdamW) of our module, timm's and the official code,
-measured in turns.
+"""Measure one training step (forward, backward, AdamW) of our module, timm's and the official code.
 
     python -m tinyvit.benchmarks.speed.studies.train_step --batch-size 16 --official tiny_vit.py --out train_step.json
 
-Each runs in its own process with the tuned allocator and without stochastic depth, so that all do
-the same work; ``ours_checkpointed`` recomputes the activations of each block in the backward pass.
-Peak memory is each worker's own.
+They take turns. Each runs in its own process with the tuned allocator and without stochastic depth,
+so that all do the same work; ``ours_checkpointed`` recomputes the activations of each block in the
+backward pass. Peak memory is each worker's own.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _MODEL = "tiny_vit_21m_224"
 
 
 class TrainStep:
-    """Forward, cross-entropy, backward and AdamW on one batch, the same one each time.
+    """One step on the same batch each time: forward, cross-entropy, backward and AdamW.
 
     Args:
         model: In training mode.
@@ -44,7 +43,7 @@ class TrainStep:
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self, images: torch.Tensor) -> None:
-        """One step; the harness calls it in inference mode, which is left for its duration."""
+        """Run one step, outside the inference mode in which the harness calls it."""
         with torch.inference_mode(False), torch.enable_grad():
             x = images.clone()
             targets = torch.arange(len(x)) % 1000
@@ -57,26 +56,28 @@ class TrainStep:
 
 
 def ours() -> TrainStep:
-    """Our module."""
+    """Return the step of our module."""
     return _step(_ours())
 
 
 def ours_checkpointed() -> TrainStep:
-    """Our module, activations of each block recomputed in the backward pass."""
+    """Return the step of our module that recomputes each block's activations in the
+    backward pass.
+    """
     model = _ours()
     model.set_grad_checkpointing()
     return _step(model)
 
 
 def timm() -> TrainStep:
-    """timm's module."""
+    """Return the step of timm's module."""
     import timm as library
 
     return _step(library.create_model(_settings()[0], num_classes=1000, drop_path_rate=0.0))
 
 
 def official() -> TrainStep:
-    """The official code's module."""
+    """Return the step of the official code's module."""
     from .official_model import build_official
 
     return _step(build_official(_settings()[0], drop_path_rate=0.0))

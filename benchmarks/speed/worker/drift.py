@@ -27,16 +27,16 @@ def run_photos(engine: Engine, photos: str | None, images: int, prepared: Path, 
     """
     if photos is not None:
         np.save(prepared, prepare_photos(engine, photos, images))
-    pictures = np.load(prepared, mmap_mode="r")
+    photographs = np.load(prepared, mmap_mode="r")
     batch = engine.facts["input_shape"][0]
     parts = []
-    for start in range(0, len(pictures), batch):
-        chunk = pictures[start : start + batch]
+    for start in range(0, len(photographs), batch):
+        chunk = photographs[start : start + batch]
         # A graph may be fixed to its batch size: the last batch is filled up with its first image.
         filled = np.concatenate([chunk, np.repeat(chunk[:1], batch - len(chunk), axis=0)])
         parts.append(engine.infer(filled)[: len(chunk)])
     np.save(outputs, np.concatenate(parts))
-    return len(pictures)
+    return len(photographs)
 
 
 def prepare_photos(engine: Engine, photos: str | Path, images: int) -> np.ndarray:

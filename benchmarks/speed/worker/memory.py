@@ -34,7 +34,7 @@ class MemoryWatch:
 
     @property
     def _cuda(self) -> Any:
-        """torch.cuda where the subject runs on it, else ``None``."""
+        """Return ``torch.cuda`` where the subject runs on it, else ``None``."""
         if self.device == "cpu":
             return None
         import torch

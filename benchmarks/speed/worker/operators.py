@@ -28,7 +28,9 @@ def _linear_flops(shapes: Shapes, _: Values) -> int:
 
 
 def _product_flops(first: int) -> Callable[[Shapes, Values], int]:
-    """``(..., n, k) x (..., k, m)``, with the left factor at argument ``first``."""
+    """Return the counter of ``(..., n, k) x (..., k, m)``; the left factor is argument
+    ``first``.
+    """
     return lambda shapes, _: 2 * prod(shapes[first]) * shapes[first + 1][-1]
 
 
@@ -153,7 +155,7 @@ _DISPATCH = {
 }
 
 
-#: The own Python of torch.compile in every call, as the profiler names it.
+#: Python code of torch.compile itself in every call, as the profiler names it.
 _COMPILER_CALLS = ("TorchDynamo", "Torch-Compiled Region", "Pregraph bytecode", "AOTDispatcher")
 
 

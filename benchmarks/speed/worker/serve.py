@@ -165,7 +165,8 @@ class SubjectServer:
 def _usage() -> dict[str, float]:
     """Return processor seconds, page faults and switches of this process, where they are counted.
 
-    psutil has neither the page faults nor times finer than 10 ms."""
+    psutil has neither the page faults nor times finer than 10 ms.
+    """
     try:
         import resource
     except ImportError:

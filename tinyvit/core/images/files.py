@@ -104,7 +104,7 @@ class ImageFiles(Sequence[str]):
         others: list[str] = []
         archives: list[str] = []
 
-        def is_picture(key: str) -> bool:
+        def is_image(key: str) -> bool:
             if key.lower().endswith(IMAGE_SUFFIXES):
                 return True
             others.append(key)
@@ -112,7 +112,7 @@ class ImageFiles(Sequence[str]):
                 archives.append(key)
             return False
 
-        self.keys = KeyList.of([encode_key(key) for key in _walk(self.root) if is_picture(key)])
+        self.keys = KeyList.of([encode_key(key) for key in _walk(self.root) if is_image(key)])
         self.left_out = _count_left_out(others)
         if not len(self.keys) and archives:
             self._list_archives(archives)
@@ -120,13 +120,13 @@ class ImageFiles(Sequence[str]):
     def _list_archives(self, archives: Sequence[str]) -> None:
         others: list[str] = []
 
-        def is_picture(key: str) -> bool:
+        def is_image(key: str) -> bool:
             if key.lower().endswith(IMAGE_SUFFIXES):
                 return True
             others.append(key)
             return False
 
-        self.keys, self.members = list_members(self.root, archives, is_picture)
+        self.keys, self.members = list_members(self.root, archives, is_image)
         self.left_out = _count_left_out(others)
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ class ImageFiles(Sequence[str]):
         """
         loose = next((key for key in self.keys if "/" not in key), None)
         if loose is not None:
-            raise InputError(f"{self.root / loose} is in no class folder; expected CLASS/NAME.jpg below {self.root}")
+            raise InputError(f"{self.root / loose} is in no class folder; put it at CLASS/NAME.jpg below {self.root}")
         return sorted({key.split("/", 1)[0] for key in self.keys})
 
 

@@ -26,7 +26,7 @@ def read_files(path: Path) -> list[str]:
     """
     files = _column(path, "file")
     if not files:
-        raise InputError(f"{path} lists no image")
+        raise InputError(f"{path} lists no image; give it a row per image")
     for file in files:
         parts = PurePosixPath(file).parts
         if not parts or file.startswith("/") or ".." in parts or "\\" in file:
@@ -34,7 +34,7 @@ def read_files(path: Path) -> list[str]:
     files.sort(key=lambda file: file.encode())
     for one, other in pairwise(files):
         if one == other:
-            raise InputError(f"{path} names {one!r} twice")
+            raise InputError(f"{path} names {one!r} twice; remove one of the rows")
     return files
 
 
@@ -87,5 +87,8 @@ def _column(path: Path, name: str) -> list:
     except Exception as error:  # pyarrow has its own kinds
         raise InputError(f"{path} cannot be read as a list of images: {error}") from error
     if any(value is None for value in values) or (name == "file" and not all(isinstance(v, str) for v in values)):
-        raise InputError(f"{path} has a row without {name}, or with one of a wrong kind")
+        kind = "text" if name == "file" else "a whole number"
+        raise InputError(
+            f"{path} has a row without {name}, or with one of a wrong kind; {name} must be {kind} in every row"
+        )
     return values

@@ -1,6 +1,4 @@
-"""Workers as actors of a Ray cluster: Ray starts actors again that died, where it finds room for
-them.
-"""
+"""Workers as actors of a Ray cluster: Ray restarts dead actors where it finds room for them."""
 
 from __future__ import annotations
 

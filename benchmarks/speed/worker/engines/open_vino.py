@@ -104,7 +104,7 @@ def _length(axis: Any) -> int | str:
 
 
 def _properties(network: Any) -> dict[str, str]:
-    """The file's ``metadata_props``, which OpenVINO keeps as run-time information."""
+    """Return the file's ``metadata_props``, which OpenVINO keeps as run-time information."""
     if not network.has_rt_info(["framework"]):
         return {}
     found = network.get_rt_info(["framework"])

@@ -53,7 +53,7 @@ def build(subject: Subject) -> Engine:
         "kernel": kernel,
         "gflops_of_kernels": {name: 2e-9 * side**3 / seconds for name, seconds in best.items()},
     }
-    return Engine(steps[kernel], lambda: dict(NO_COUNTS), facts, _no_pictures, Preprocess())
+    return Engine(steps[kernel], lambda: dict(NO_COUNTS), facts, _reject_images, Preprocess())
 
 
 def _products(torch: Any, x: Any, weight: Any) -> dict[str, Callable[[], Any]]:
@@ -94,5 +94,5 @@ def _best_seconds(step: Callable[[], None]) -> float:
     return min(times)
 
 
-def _no_pictures(images: np.ndarray) -> np.ndarray:
+def _reject_images(images: np.ndarray) -> np.ndarray:
     raise InputError("a matrix product takes no images")

@@ -80,7 +80,7 @@ def profile_openvino(subject: Subject, engine: Engine, seconds: float = 1.0, lea
 
 
 def _graph(compiled: Any) -> dict[str, tuple[Shapes, Shapes]]:
-    """Shapes of the shapes of inputs and outputs of each node of the compiled graph, by name."""
+    """Return the shapes of inputs and outputs of each node of the compiled graph, by name."""
     return {
         node.friendly_name: (
             [[int(side) for side in one.get_partial_shape().to_shape()] for one in node.inputs()],

@@ -11,8 +11,7 @@ from ..operators import count_flops, is_copy, is_counted, own_class, owner_class
 from .steps import ClassTotal, as_rows, median_totals, plain_steps, time_step
 
 _STEP = "tinyvit::profiled_step"
-# Seconds per recorded operator. Measured are 1 to 3 microseconds; more is a disturbance and not the
-# profiler.
+# Seconds per recorded operator. We measured 1 to 3 microseconds; more is a disturbance.
 _MOST_OVERHEAD = 5e-6
 
 

@@ -95,7 +95,7 @@ def test_what_holds_out_is_measured_in_every_round(report: Report) -> None:
 
 def test_what_fails_is_named_and_keeps_what_it_did(report: Report) -> None:
     killed, leaves, hungry = report.subjects[1], report.subjects[3], report.subjects[4]
-    # 3 warm-up steps, then 3 steps a round (the first one untimed): the 9th step ends it.
+    # 3 warm-up steps, then 3 steps per round (the first one untimed): the 9th step ends it.
     assert len(killed.rounds) == 1
     assert killed.error is not None
     assert "in round 2" in killed.error
@@ -178,7 +178,7 @@ def test_a_model_against_itself_runs_twice_but_is_not_repeated_in_a_list() -> No
         ({"model": "nowhere.onnx"}, "nowhere.onnx does not exist"),
         ({"model": "nowhere.onnx", "engine": "eager"}, "use onnxruntime"),
         ({"model": "tiny_vit_5m_224", "allocator": "best"}, "unknown allocator"),
-        ({"model": "tiny_vit_5m_224", "batch_size": 0}, "must be positive"),
+        ({"model": "tiny_vit_5m_224", "batch_size": 0}, "must be at least 1"),
     ],
 )
 def test_bad_subjects_are_refused_before_anything_starts(arguments: dict, message: str) -> None:
@@ -187,7 +187,7 @@ def test_bad_subjects_are_refused_before_anything_starts(arguments: dict, messag
 
 
 def test_a_model_that_does_not_exist_ends_the_run() -> None:
-    with pytest.raises(InputError, match="expected MODULE:FUNCTION"):
+    with pytest.raises(InputError, match="give MODULE:FUNCTION"):
         measure([Subject("no_such_module:function")], PLAN)
     with pytest.raises(InputError, match="nothing to measure"):
         measure([], PLAN)

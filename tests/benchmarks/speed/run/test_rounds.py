@@ -322,7 +322,7 @@ def test_the_peak_is_measured_in_the_rounds_and_is_no_subject() -> None:
     assert report.subjects[0].peak_share is not None
     assert report.subjects[0].peak_share > 0
     assert len(report.subjects[0].rounds) == 2
-    assert report.contention().get("turns", 2) == 2  # the peak's own turns are no part of it
+    assert report.contention().get("turns", 2) == 2  # without the peak's own turns
 
 
 def test_real_workers_start_anew_and_one_that_does_not_is_named() -> None:

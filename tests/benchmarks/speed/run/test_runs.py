@@ -207,7 +207,7 @@ def test_names_lose_their_middle(width: int, short: str) -> None:
     assert shorten("abcdefghij", width) == short
 
 
-# ------------------------------------------------------------------------------ machine and accuracy
+# ----------------------------------------------------------------------------- machine and accuracy
 
 
 def test_flags_of_known_texts() -> None:

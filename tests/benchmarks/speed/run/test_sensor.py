@@ -58,8 +58,8 @@ def test_work_of_a_watched_process_is_not_foreign() -> None:
     assert watched is not None
     assert unwatched is not None
     assert 0 <= watched.foreign <= 1
-    # What it used, however little a crowded machine gave it, must be in the foreign share (a tick
-    # may fall outside).
+    # A crowded machine may give it little, but all of it must be in the foreign share (a tick may
+    # fall outside).
     assert unwatched.foreign > 0.5 * used / (0.7 * len(os.sched_getaffinity(0)))
 
 
@@ -112,9 +112,9 @@ def test_the_sentence_says_that_a_busy_machine_was_busy() -> None:
     assert found["disturbed"] == 1
     assert found["frequency_mhz"] == [2900.0, 3000.0]
     assert sentence(found) == (
-        "BUSY MACHINE: 1 of 3 turns were disturbed (foreign load 1, spread 1): others used 3% of the processor "
-        "(at most 50%), the hypervisor withheld up to 3%; 1 disturbed round measured again; "
-        "repeat on a quieter machine before quoting these numbers"
+        "BUSY MACHINE: 1 of 3 turns were disturbed (foreign load 1, spread 1). Meanwhile others used 3% of the "
+        "processor (at most 50%), the hypervisor withheld up to 3%; 1 disturbed round measured again. "
+        "Repeat on a quieter machine before quoting these numbers"
     )
     quiet = summarise(loads[:1], [[]])
     assert sentence(quiet) == "quiet machine: others used 2% of the processor (at most 2%)"

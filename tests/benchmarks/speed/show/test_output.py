@@ -1,6 +1,4 @@
-"""What ``tinyvit bench`` writes and prints: JSON as documented, table, CSV, page. One run serves
-all tests.
-"""
+"""The output of ``tinyvit bench``: JSON as documented, table, CSV, page. One run serves all."""
 
 from __future__ import annotations
 
