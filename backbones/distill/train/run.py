@@ -6,7 +6,7 @@ The Runner calls the hooks in this order:
 | --- | --- |
 | run begins | ``StudentAverage`` copies the student (recipes with ``ema``) |
 | checkpoint is loaded | each hook loads its own state |
-| | ``_Runner.load_or_resume`` loads the student and the optimiser |
+| | ``StudentRunner.load_or_resume`` loads the student and the optimiser |
 | training begins | ``TrainLog`` drops the lines after the checkpoint and opens the log |
 | before an iteration | ``ExactRandomness`` seeds torch |
 | | ``Rates`` sets the learning rates |
@@ -24,10 +24,7 @@ mmengine's own logger, checkpoint, sampler and scheduler hooks are off: these ho
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import time
 import uuid
 from dataclasses import asdict, dataclass
@@ -38,7 +35,6 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -57,6 +53,7 @@ from .hooks import ExactRandomness, Rates, StudentAverage, TrainLog
 from .order import ViewOrder
 from .parallel import Rank, joined
 from .recipe import Recipe
+from .runner import StudentRunner
 from .schedule import Schedule, parameter_groups
 from .start_weights import load_initial
 from .step import Distiller
@@ -221,8 +218,8 @@ class _Run:
         runner = self._make_runner(student, groups, hooks, work_dir)
         runner.earlier = earlier
         began = time.monotonic()
-        with checkpoints.stopping_at_ctrl_c():
-            _train(runner, log)
+        with checkpoints.stopping_at_ctrl_c(), log.bar:
+            runner.train()
         seconds = time.monotonic() - began
         path = work_dir / STUDENT_NAME
         if rank.is_first:
@@ -313,33 +310,24 @@ class _Run:
 
     def _make_runner(
         self, student: nn.Module, groups: list[dict[str, Any]], hooks: list[Hook | dict], work_dir: Path
-    ) -> _Runner:
+    ) -> StudentRunner:
         recipe, rank = self.recipe, self.rank
-        distiller = Distiller(student, recipe, self.teacher)
-        runner_class = type("DistillRunner", (_Runner,), {"place": rank})
-        with contextlib.redirect_stdout(io.StringIO()):
-            runner = runner_class(
-                model=distiller,
-                work_dir=str(work_dir),
-                train_dataloader=self._make_loader(),
-                train_cfg={
-                    "by_epoch": False,
-                    "max_iters": self.schedule.iterations,
-                    "val_interval": self.schedule.iterations + 1,
-                },
-                optim_wrapper=make_optim_wrapper(groups, recipe, self.schedule.lr),
-                default_hooks=dict.fromkeys(  # pyright: ignore[reportArgumentType]
-                    ("logger", "checkpoint", "sampler_seed", "param_scheduler")
-                ),
-                custom_hooks=hooks,
-                randomness={"seed": recipe.seed},
-                experiment_name=f"train-{uuid.uuid4().hex[:8]}",
-                cfg=Config(recipe.binding()),
-            )
-            for handler in list(runner.logger.handlers):
-                if not isinstance(handler, logging.FileHandler):
-                    runner.logger.removeHandler(handler)
-        return runner
+        return StudentRunner(
+            rank,
+            model=Distiller(student, recipe, self.teacher),
+            work_dir=str(work_dir),
+            train_dataloader=self._make_loader(),
+            train_cfg={
+                "by_epoch": False,
+                "max_iters": self.schedule.iterations,
+                "val_interval": self.schedule.iterations + 1,
+            },
+            optim_wrapper=make_optim_wrapper(groups, recipe, self.schedule.lr),
+            custom_hooks=hooks,
+            randomness={"seed": recipe.seed},
+            experiment_name=f"train-{uuid.uuid4().hex[:8]}",
+            cfg=Config(recipe.binding()),
+        )
 
     def _make_loader(self) -> DataLoader:
         recipe, rank, views = self.recipe, self.rank, self.views
@@ -351,51 +339,6 @@ class _Run:
             collate_fn=identity,
             pin_memory=torch.device(rank.device).type == "cuda",
         )
-
-
-class _Runner(Runner):
-    """mmengine's Runner on a device of our choice, and with our checkpoints.
-
-    mmengine would take the first device that it finds.
-
-    Attributes:
-        place: This process among those that train together.
-        earlier: The checkpoint to resume from, as :func:`.checkpoints.read_checkpoint` gives it,
-            until it is loaded.
-    """
-
-    place = Rank("cpu")
-    earlier: dict[str, Any] | None = None
-
-    def load_or_resume(self) -> None:
-        """Resume from ``earlier``.
-
-        mmengine's own reader never sees a file: it would run code that is pickled in it.
-
-        Raises:
-            InputError: It does not fit the student.
-        """
-        checkpoint, self.earlier = self.earlier, None
-        if checkpoint is None:
-            return
-        wrapper: Any = self.optim_wrapper
-        loop: Any = self.train_loop
-        try:
-            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-            self.model.load_state_dict(checkpoint["state_dict"])
-            wrapper.load_state_dict(checkpoint["optimizer"])
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"the last checkpoint in {self.work_dir} does not fit the student: {reason}; give another --work-dir"
-            ) from error
-        loop._iter = checkpoint["meta"]["iter"]
-
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> Any:
-        moved: Any = model.to(self.place.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if self.place.world > 1:
-            moved.distribute()
-        return moved
 
 
 def make_student(recipe: Recipe, classes: int) -> nn.Module:
@@ -432,17 +375,6 @@ def make_optim_wrapper(groups: list[dict[str, Any]], recipe: Recipe, lr: float) 
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=recipe.betas, eps=recipe.eps, fused=True)
     clip = {"max_norm": recipe.clip_grad} if recipe.clip_grad else None
     return OptimWrapper(optimizer, clip_grad=clip)
-
-
-def _train(runner: Runner, log: TrainLog) -> None:
-    try:
-        # mmengine prints some of its log; standard output belongs to the caller's result.
-        with log.bar, contextlib.redirect_stdout(io.StringIO()):
-            runner.train()
-    except InputError as error:
-        # From a worker process, torch gives a whole traceback as the message; ours is its last
-        # line.
-        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ", 1)[-1]) from error
 
 
 def _describe_loss(recipe: Recipe) -> str:
