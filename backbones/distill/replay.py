@@ -47,17 +47,17 @@ def _recorded(
     """Return an image and its parameters, which were made for an image of this size."""
     name = images.root / store.manifest[image]
     try:
-        image = decode(store.manifest.read(images, image, f"the store {store.path}"))
+        decoded = decode(store.manifest.read(images, image, f"the store {store.path}"))
     except InputError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise InputError(f"cannot read image {name}: {error}") from error
     try:
         params = ViewParams.unpack(record.tobytes())
-        params.require_size(image.size)
+        params.require_size(decoded.size)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    return image, params
+    return decoded, params
 
 
 def open_for_training(

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class Setting:
     data: str
     batch_size: int
     size: int
-    precision: str
+    precision: Literal["fp32", "bf16"]
     device: str
     classes: int
 

@@ -112,9 +112,8 @@ def linear(
     allocator = tune_allocator()
     result, metrics = run_linear_probe(job)
     arguments = {key: value for key, value in options.items() if key in vars(job)}
-    document = write_result(
-        folder, "probe linear", arguments, metrics | {"allocator": allocator, "place": job.place.describe()}
-    )
+    metrics |= {"allocator": allocator, "place": job.place.describe() if job.place else None}
+    document = write_result(folder, "probe linear", arguments, metrics)
     if as_json:
         print_json(document)
     else:

@@ -131,7 +131,7 @@ def _block(entries: Sequence[Entry], columns: Sequence[Column | Metric], width: 
     longest = max(map(len, names))
     lines = []
     for row, name in enumerate(names):
-        placed = [_place(column[row], head, w) for (head, _), column, w in zip(texts, cells, widths, strict=True)]
+        placed = [_place(column[row], head or "", w) for (head, _), column, w in zip(texts, cells, widths, strict=True)]
         lines.append(_GAP.join([name.ljust(longest), *placed]).rstrip())
     return "\n".join(lines)
 
