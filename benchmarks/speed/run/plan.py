@@ -59,13 +59,13 @@ class Plan:
     timeout: float = 900.0
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.round_iterations < 1 or self.round_seconds < 0:
-            raise InputError("a plan needs at least one round of at least one step")
-        if self.rounds_per_start is not None and self.rounds_per_start < 1:
-            raise InputError("a start must last at least one round")
-        if self.precision_target is not None and self.precision_target <= 0:
-            raise InputError("the precision target must be above 0")
+        for name, least in (("rounds", 1), ("round_iterations", 1), ("round_seconds", 0), ("rounds_per_start", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}; it must be at least {least}")
+        for name in ("precision_target", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} is {value}; it must be above 0")
         if self.precision_target is not None and self.max_seconds is None:
-            raise InputError("a precision target needs a time limit, as it may never be reached")
-        if self.max_seconds is not None and self.max_seconds <= 0:
-            raise InputError("the time limit must be above 0")
+            raise InputError("a precision target may never be reached, so it needs a time limit; give --max-time")

@@ -70,10 +70,12 @@ class ScenarioPlan:
     timeout: float = 3600.0
 
     def __post_init__(self) -> None:
-        if self.min_seconds <= 0 or self.search_seconds <= 0 or self.latency_bound <= 0:
-            raise InputError("the seconds and the latency bound of a scenario must be positive")
-        if self.min_samples < 1 or self.search_samples < 1 or self.search_runs < 1:
-            raise InputError("the samples and search runs of a scenario must be at least 1")
+        for name in ("min_seconds", "search_seconds", "latency_bound"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("min_samples", "search_samples", "search_runs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     @classmethod
     def long(cls, **changes: Any) -> ScenarioPlan:

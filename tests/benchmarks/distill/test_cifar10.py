@@ -21,7 +21,7 @@ needs_teacher = pytest.mark.skipif(
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def image_folder(tmp_path):
     rng = np.random.default_rng(0)
     for part, count in (("train", 8), ("test", 4)):
         with zipfile.ZipFile(tmp_path / f"{part}.zip", "w") as archive:
@@ -49,8 +49,8 @@ def experiment_in(data, work_dir, **changes) -> Experiment:
 
 
 @needs_teacher
-def test_every_way_is_trained_and_probed_once(pictures, tmp_path, monkeypatch):
-    experiment = experiment_in(pictures, tmp_path / "work")
+def test_every_way_is_trained_and_probed_once(image_folder, tmp_path, monkeypatch):
+    experiment = experiment_in(image_folder, tmp_path / "work")
     store = experiment.label()
     assert (store["images"], store["views"], store["topk"]) == (16, 1, 5)
     experiment.take_few()
@@ -65,26 +65,26 @@ def test_every_way_is_trained_and_probed_once(pictures, tmp_path, monkeypatch):
     assert [experiment.run(way, 3) for way in WAYS] == results[:-1]
 
 
-def test_cells_of_another_plan_are_no_cells_of_this_one(pictures, tmp_path):
-    first = experiment_in(pictures, tmp_path / "work")
+def test_cells_of_another_plan_are_no_cells_of_this_one(image_folder, tmp_path):
+    first = experiment_in(image_folder, tmp_path / "work")
     result = first.run("random", 0)
     assert first.kept("random", 0) == result
     assert first.kept("random", 1) is None
     for change, value in (("size", 64), ("probe_images", 4), ("max_iters", 3)):
-        other = experiment_in(pictures, tmp_path / "work", **{change: value})
+        other = experiment_in(image_folder, tmp_path / "work", **{change: value})
         with pytest.raises(
             InputError, match=rf"random-0.*result\.json was made with {change} .* is {value} now; remove"
         ):
             other.run("random", 0)
-    with zipfile.ZipFile(pictures / "test.zip", "a") as archive:
+    with zipfile.ZipFile(image_folder / "test.zip", "a") as archive:
         archive.writestr("dark/more.jpg", b"1")
     with pytest.raises(InputError, match="was made with test "):
         first.run("random", 0)
 
 
-def test_the_few_are_the_probes_pictures_and_no_others(pictures, tmp_path):
+def test_the_few_are_the_probes_images_and_no_others(image_folder, tmp_path):
     for count in (8, 4):
-        experiment_in(pictures, tmp_path / "work", probe_images=count).take_few()
+        experiment_in(image_folder, tmp_path / "work", probe_images=count).take_few()
         assert len(list((tmp_path / "work" / "few").rglob("*.jpg"))) == count
 
 

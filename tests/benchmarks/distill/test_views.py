@@ -21,8 +21,8 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_both_make_the_same_kind_of_view(name):
-    pictures = [Image.new("RGB", (60, 50), (200, 30, 90)) for _ in range(3)]
-    ours, theirs = (np.asarray(make(pictures)(1, 0)) for make in (CASES[name].ours, CASES[name].theirs))
+    images = [Image.new("RGB", (60, 50), (200, 30, 90)) for _ in range(3)]
+    ours, theirs = (np.asarray(make(images)(1, 0)) for make in (CASES[name].ours, CASES[name].theirs))
     assert ours.dtype == theirs.dtype
     assert sorted(ours.shape) == sorted(theirs.shape) == [3, 224, 224]
 

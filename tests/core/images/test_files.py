@@ -43,7 +43,7 @@ def test_a_folder_and_its_zip_are_the_same_list(folder):
         assert here.open(key).tobytes() == pickle.loads(pickle.dumps(there)).open(key).tobytes()
 
 
-def test_files_that_are_no_pictures_are_counted_and_side_files_are_not(folder):
+def test_files_that_are_not_images_are_counted_and_side_files_are_not(folder):
     for name in ("a/x.gif", "a/y.GIF", "b/z.gif", "b/deep/plain"):
         (folder / name).write_text("no image")
     for name in (".hidden", "labels.csv", "b/README.txt", "LICENSE", "a/Thumbs.db", "about.json", "a/.cache/x.bin"):
@@ -70,7 +70,7 @@ def test_every_mode_becomes_rgb(mode, tmp_path):
     assert ImageFiles(tmp_path).open("x.tiff").mode == "RGB"
 
 
-def test_bad_roots_and_pictures(folder, tmp_path):
+def test_bad_roots_and_images(folder, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         ImageFiles(tmp_path / "none")
     with pytest.raises(InputError, match="neither a folder"):
@@ -86,13 +86,13 @@ def test_bad_roots_and_pictures(folder, tmp_path):
         decode(b"text")
 
 
-def test_a_picture_outside_a_class_folder_has_no_class(folder):
+def test_an_image_outside_a_class_folder_has_no_class(folder):
     Image.new("RGB", (2, 2)).save(folder / "loose.png")
     with pytest.raises(InputError, match=r"loose\.png is in no class folder"):
         ImageFiles(folder).class_names()
 
 
-@pytest.mark.parametrize("picture_size", [(300, 200), (200, 301), (500, 37), (64, 64)], ids=str)
+@pytest.mark.parametrize("image_size", [(300, 200), (200, 301), (500, 37), (64, 64)], ids=str)
 @pytest.mark.parametrize(
     "config",
     [
@@ -102,12 +102,12 @@ def test_a_picture_outside_a_class_folder_has_no_class(folder):
     ],
     ids=["95", "875", "squash"],
 )
-def test_preprocessing_equals_timms(config, picture_size):
+def test_preprocessing_equals_timms(config, image_size):
     generator = np.random.default_rng(1)
-    picture = Image.fromarray(generator.integers(0, 255, (*picture_size[::-1], 3), dtype=np.uint8))
+    image = Image.fromarray(generator.integers(0, 255, (*image_size[::-1], 3), dtype=np.uint8))
     config = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), **config}
-    theirs = timm.data.create_transform(**config, is_training=False)(picture)
-    torch.testing.assert_close(Preprocess.from_config(config)(picture), theirs, atol=1e-6, rtol=1e-6)
+    theirs = timm.data.create_transform(**config, is_training=False)(image)
+    torch.testing.assert_close(Preprocess.from_config(config)(image), theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_a_preprocess_survives_json():

@@ -104,16 +104,21 @@ def concrete_shape(shape: list[Any], subject: Subject) -> tuple[int, ...]:
         InputError: The graph's fixed dimensions differ from the requested ones.
     """
     if len(shape) != 4:
-        raise InputError(f"{subject.model} takes an input of shape {shape}; an image batch has 4 dimensions")
+        raise InputError(
+            f"{subject.model} takes an input of shape {shape}; give a model for image batches of 4 dimensions"
+        )
     channels_at = next((axis for axis in (1, 3) if shape[axis] == 3), None)
     if channels_at is None:
-        raise InputError(f"{subject.model} takes an input of shape {shape}; no dimension has length 3 for the colours")
+        raise InputError(f"{subject.model} takes an input of shape {shape}; give a model with 3 colour channels")
     wanted: list[int | None] = [subject.batch_size, subject.size, subject.size, subject.size]
     wanted[channels_at] = 3
     filled = []
     for axis, (fixed, asked) in enumerate(zip(shape, wanted, strict=True)):
         is_fixed = isinstance(fixed, int) and fixed > 0
         if is_fixed and asked is not None and fixed != asked:
-            raise InputError(f"{subject.model} is fixed to input shape {shape}; dimension {axis} cannot be {asked}")
+            remedy = f"give --batch-size {fixed}" if axis == 0 else "leave --size out"
+            raise InputError(
+                f"{subject.model} is fixed to input shape {shape}; dimension {axis} cannot be {asked}: {remedy}"
+            )
         filled.append(fixed if is_fixed else asked or 224)
     return tuple(filled)

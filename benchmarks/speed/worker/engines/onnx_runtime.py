@@ -34,7 +34,7 @@ def build(subject: Subject) -> Engine:
     notes = read_notes(subject.model)
     model = OnnxModel(subject.model, threads=subject.threads, providers=[provider])
     if model.input_type not in _ARRAYS:
-        raise InputError(f"{subject.model} takes {model.input_type}; images are {', '.join(_ARRAYS)}")
+        raise InputError(f"{subject.model} takes {model.input_type}; give a model that takes {' or '.join(_ARRAYS)}")
     shape = concrete_shape(model.input_shape, subject)
     properties: dict[str, str] = model.session.get_modelmeta().custom_metadata_map
     preprocess = preprocess_of(notes, properties, spatial_size(shape))

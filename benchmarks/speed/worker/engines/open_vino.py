@@ -36,7 +36,7 @@ def build(subject: Subject) -> Engine:
     notes, network = read_notes(subject.model), read_network(core, subject)
     kind = network.input(0).get_element_type().get_type_name()
     if kind not in _ARRAYS:
-        raise InputError(f"{subject.model} takes {kind}; images are {', '.join(_ARRAYS)}")
+        raise InputError(f"{subject.model} takes {kind}; give a model that takes {' or '.join(_ARRAYS)}")
     shape = concrete_shape([_length(axis) for axis in network.input(0).get_partial_shape()], subject)
     properties = _properties(network)
     preprocess = preprocess_of(notes, properties, spatial_size(shape))

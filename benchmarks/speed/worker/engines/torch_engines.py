@@ -44,7 +44,7 @@ def build(subject: Subject) -> Engine:
         with torch.inference_mode():
             found = run(torch.from_numpy(np.ascontiguousarray(images)).to(batch.device, dtype))
         if not isinstance(found, torch.Tensor):
-            raise EngineError(f"{subject.model} returns {type(found).__name__} instead of a tensor of logits")
+            raise EngineError(f"{subject.model} returns {type(found).__name__}; it must return a tensor of logits")
         return found.float().cpu().numpy()
 
     return Engine(_step_of(run, batch), count, facts, infer, made.preprocess, module=run, batch=batch)
@@ -153,7 +153,9 @@ def check_compiler(device_type: str) -> None:
         try:
             import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise EngineError("torch.compile needs the package triton on CUDA, which is not installed") from error
+            raise EngineError(
+                "torch.compile on CUDA needs triton, which is not installed: pip install triton"
+            ) from error
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -161,7 +163,7 @@ def check_compiler(device_type: str) -> None:
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
-        raise EngineError("torch.compile needs a C++ compiler (g++, or the one in CXX), and none was found") from error
+        raise EngineError("torch.compile needs a C++ compiler, and none was found; install g++ or set CXX") from error
 
 
 def _count_anew(subject: Subject) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "drift_subjects"
 
 
-def test_what_all_pictures_share_does_not_hide_what_was_lost() -> None:
+def test_what_all_images_share_does_not_hide_what_was_lost() -> None:
     generator = np.random.default_rng(0)
     shared, own = 10 * generator.standard_normal((1, 20)), generator.standard_normal((6, 20))
     same = compare_outputs(shared + own, shared + own)
@@ -111,9 +111,9 @@ def test_the_last_batch_is_filled_up_and_cut_off_again(functions: str, photos: P
     engine.infer = lambda images: seen.append(len(images)) or infer(images)
     assert run_photos(engine, str(photos), 64, tmp_path / "p.npy", tmp_path / "o.npy") == 5
     assert seen == [2, 2, 2]
-    pictures = prepare_photos(engine, photos, 64)
-    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), pictures)
-    alone = np.concatenate([infer(np.repeat(picture[None], 2, 0))[:1] for picture in pictures])
+    prepared = prepare_photos(engine, photos, 64)
+    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), prepared)
+    alone = np.concatenate([infer(np.repeat(image[None], 2, 0))[:1] for image in prepared])
     np.testing.assert_allclose(np.load(tmp_path / "o.npy"), alone, atol=1e-6)
     assert len(prepare_photos(engine, photos, 3)) == 3
 

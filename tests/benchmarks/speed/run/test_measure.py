@@ -181,7 +181,7 @@ def test_a_model_against_itself_runs_twice_but_is_not_repeated_in_a_list() -> No
         ({"model": "tiny_vit_5m_224", "batch_size": 0}, "must be at least 1"),
     ],
 )
-def test_bad_subjects_are_refused_before_anything_starts(arguments: dict, message: str) -> None:
+def test_bad_subjects_are_rejected_before_anything_starts(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Subject(**arguments).resolved()
 
@@ -191,5 +191,9 @@ def test_a_model_that_does_not_exist_ends_the_run() -> None:
         measure([Subject("no_such_module:function")], PLAN)
     with pytest.raises(InputError, match="nothing to measure"):
         measure([], PLAN)
-    with pytest.raises(InputError, match="at least one round"):
+    with pytest.raises(InputError, match="rounds is 0; it must be at least 1"):
         Plan(rounds=0)
+    with pytest.raises(InputError, match="max_seconds is 0; it must be above 0"):
+        Plan(max_seconds=0)
+    with pytest.raises(InputError, match="needs a time limit; give --max-time"):
+        Plan(precision_target=0.02, max_seconds=None)

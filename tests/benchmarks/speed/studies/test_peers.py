@@ -218,9 +218,9 @@ def test_detectors_are_timed_in_turns(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     monkeypatch.setattr(detectors, "build_predictor", lambda one, size: one.name)
     monkeypatch.setattr(detectors, "Stopwatch", Watch)
-    picture = tmp_path / "a.png"
-    Image.new("RGB", (8, 8)).save(picture)
-    document = detectors.measure_detectors([picture], 64, rounds=8, threads=1)
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    document = detectors.measure_detectors([image], 64, rounds=8, threads=1)
     first, second = document["detectors"]
     assert first["verdict"] == "reference"
     assert (second["verdict"], second["time_ratio"], second["images_per_second"]) == ("slower", 2.0, 0.5)

@@ -61,7 +61,7 @@ def build(subject: Subject, folder: Path | None = None) -> Engine:
     return build_engine(subject if folder is None else export_if_needed(subject, folder))
 
 
-def pictures(engine: Engine) -> np.ndarray:
+def random_images(engine: Engine) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(engine.facts["input_shape"]).astype(np.float32)
 
 
@@ -70,7 +70,7 @@ def test_every_engine_computes_the_same_function(model: str, folder: Path) -> No
     pytest.importorskip("onnxscript")
     pytest.importorskip("openvino")
     reference = build(Subject(model, batch_size=2))
-    images = pictures(reference)
+    images = random_images(reference)
     expected = reference.infer(images)
     scale = np.abs(expected - expected.mean(0)).max()
     for engine in ("deploy", "onnxruntime", "openvino"):
@@ -89,7 +89,7 @@ def test_openvino_runs_in_the_precision_that_was_asked_for(folder: Path) -> None
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("onnxscript")
     reference = build(Subject(VIT, batch_size=2))
-    images = pictures(reference)
+    images = random_images(reference)
     fine = build(Subject(VIT, engine="openvino", batch_size=2), folder)
     assert "32" in fine.facts["settings"]["INFERENCE_PRECISION_HINT"]
     assert fine.facts["compile_seconds"] > 0
@@ -123,7 +123,7 @@ def test_bf16_is_of_weights_and_activations(functions: str) -> None:
     deployed = build(Subject(f"{functions}:network", engine="deploy", precision="bf16", size=32))
     assert deployed.facts["deployed"]["dtype"] == "bfloat16"
     fine = build(Subject(f"{functions}:network", size=32))
-    images = pictures(fine)
+    images = random_images(fine)
     expected = fine.infer(images)
     for engine in (eager, deployed):
         found = engine.infer(images)
@@ -228,7 +228,7 @@ def test_what_is_no_module_runs_as_it_is_and_no_other_way(functions: str) -> Non
         build(Subject(f"{functions}:plain", engine="deploy", size=8))
     with pytest.raises(EngineError, match="its precision is fixed; use --precision fp32"):
         build(Subject(f"{functions}:plain", precision="bf16", size=8))
-    with pytest.raises(EngineError, match="returns list instead of a tensor"):
+    with pytest.raises(EngineError, match="returns list; it must return a tensor"):
         build(Subject(f"{functions}:whole_list", size=8)).infer(np.ones((1, 3, 8, 8), np.float32))
 
 

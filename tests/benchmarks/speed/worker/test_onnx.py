@@ -36,10 +36,10 @@ def test_free_dimensions_take_the_asked_work(shape: list, work: dict, filled: tu
 @pytest.mark.parametrize(
     ("shape", "work", "message"),
     [
-        ([1, 3, 224, 224], {"batch_size": 2}, "dimension 0 cannot be 2"),
-        (["batch", 3, 224, 224], {"size": 64}, "dimension 2 cannot be 64"),
+        ([1, 3, 224, 224], {"batch_size": 2}, "dimension 0 cannot be 2: give --batch-size 1"),
+        (["batch", 3, 224, 224], {"size": 64}, "dimension 2 cannot be 64: leave --size out"),
         (["batch", 10], {}, "4 dimensions"),
-        (["batch", 1, 28, 28], {}, "length 3 for the colours"),
+        (["batch", 1, 28, 28], {}, "give a model with 3 colour channels"),
     ],
 )
 def test_fixed_dimensions_are_not_overruled(shape: list, work: dict, message: str) -> None:
@@ -120,7 +120,9 @@ def test_random_weights_are_checked_by_the_size_of_the_difference_alone(
     difference: float, holds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Untrained, and so alike for all images that what varies is rounding: a cosine says nothing.
-    found = verify.Comparison((4, 4), 1, "logits", (4, 9), difference, 1.0, centred_cosine=0.1, top1_agreement=0.5)
+    found = verify.OutputComparison(
+        (4, 4), 1, "logits", (4, 9), difference, 1.0, centred_cosine=0.1, top1_agreement=0.5
+    )
     report = verify.VerifyReport((found,), "4 images", verify.DEFAULT_TOLERANCE, verify.MIN_CENTRED_COSINE)
     assert report.problems
     monkeypatch.setattr(verify, "compare", lambda *_, **__: report)
@@ -133,10 +135,10 @@ def test_random_weights_are_checked_by_the_size_of_the_difference_alone(
             exported._check_random(source, Path("net.onnx"))
 
 
-def test_a_file_takes_pictures_as_its_input_wants_them() -> None:
+def test_a_file_takes_images_as_its_input_wants_them() -> None:
     preprocess = Preprocess(size=(4, 4))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-    normalised = np.stack([preprocess.normalize_array(Image.fromarray(picture)) for picture in pixels])
+    normalised = np.stack([preprocess.normalize_array(Image.fromarray(image)) for image in pixels])
     as_bytes = Feed((2, 4, 4, 3), np.dtype(np.uint8), "uint8", preprocess)
     np.testing.assert_array_equal(as_bytes.encode(normalised), pixels)
     assert as_bytes.noise().max() > 200
