@@ -21,7 +21,9 @@ if _PROCESSES > 1:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real pictures, or a skip where it is not at hand (``TINYVIT_TEST_DATA``)."""
+    """Return the folder of real images, or a skip where it is not at hand
+    (``TINYVIT_TEST_DATA``).
+    """
     folder = os.environ.get("TINYVIT_TEST_DATA")
     if not folder:
         pytest.skip("TINYVIT_TEST_DATA is not set")

@@ -1,4 +1,4 @@
-"""Options of the command line and public names of the rooms, pinned: nothing public goes by accident.
+"""Options of the command line and public names of the rooms are pinned.
 
 After a change that is meant, ``python tests/tinyvit/test_public_names.py`` writes the list anew.
 """

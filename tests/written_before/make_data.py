@@ -43,7 +43,7 @@ COMMIT = "7befe18"
 SMALL = {"img_size": 96, "embed_dims": [8, 8, 8, 12], "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 3]}
 MODEL = "tiny_vit_5m_224"
 CLASSES = {"first": 12, "second": 7}
-#: Stem of a picture -> its folder. The last one cannot be read.
+#: Stem of an image -> its folder. The last one cannot be read.
 PICTURES = {
     "anchor": "lake",
     "boat": "lake",
@@ -81,11 +81,11 @@ def run(*arguments: object) -> str:
     return out.getvalue()
 
 
-# --- pictures -----------------------------------------------------------------
+# --- images ------------------------------------------------------------------
 
 
 def draw(number: int, size: tuple[int, int]) -> Image.Image:
-    """A coloured ground with a disc and a bar; every number is another picture."""
+    """A coloured ground with a disc and a bar; every number is another image."""
     random = np.random.default_rng(number)
     ground, disc, bar = (tuple(int(value) for value in random.integers(0, 256, 3)) for _ in range(3))
     image = Image.new("RGB", size, ground)
@@ -133,7 +133,7 @@ def zip_pictures() -> None:
 
 
 def spread_weights(path: Path, classes: int, seed: int) -> None:
-    """Random weights, none at a neutral value, with statistics that let the picture through."""
+    """Random weights, none at a neutral value, with statistics that let the image through."""
     torch.manual_seed(seed)
     model = create_model(MODEL, num_classes=classes, **SMALL)
     spread = {"attention_biases": 0.5, "head.fc.weight": 0.6, "bias": 0.1}
@@ -167,7 +167,7 @@ def train_teachers(commands: Expected) -> None:
 
 
 def fixed_input(arrays: Arrays) -> None:
-    """Two pictures of coloured squares as bytes, and normalised as every model here is fed."""
+    """Two images of coloured squares as bytes, and normalised as every model here is fed."""
     squares = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     arrays["bytes"] = squares.repeat(6, axis=1).repeat(6, axis=2)
     scaled = arrays["bytes"].transpose(0, 3, 1, 2).astype(np.float32) / 255
@@ -200,9 +200,7 @@ def label(store: str, teacher: str, *more: object, data: str = "pictures") -> li
 
 
 def make_stores(commands: Expected) -> None:
-    """Stores of every coding and kind of view; the last command of each is the one that goes on
-    with it.
-    """
+    """Stores of every coding and kind of view; the last command of each resumes it."""
     made = {
         "plain": [
             label("plain", "first", "--views", 1, "--topk", 5),
@@ -251,8 +249,8 @@ def official_record(random: np.random.Generator) -> bytes:
 
 
 def expect_stores(expected: Expected, arrays: Arrays) -> None:
-    """What the command says about every store, what reading every row gives, and the views made
-    again.
+    """Keep the answer of the command for every store, every row as read, and the views
+    made again.
     """
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
 
@@ -265,7 +263,7 @@ def expect_stores(expected: Expected, arrays: Arrays) -> None:
 
 
 def expect_labels(store: Any, expected: Expected, arrays: Arrays) -> None:
-    """What reading one teacher's rows gives."""
+    """Keep the rows of one teacher as read."""
     from tinyvit.backbones.distill.rows import restore
     from tinyvit.backbones.distill.views import StoredViews
     from tinyvit.backbones.images import ImageFiles
@@ -299,7 +297,7 @@ def expect_labels(store: Any, expected: Expected, arrays: Arrays) -> None:
 
 
 def data_of(store: Path) -> str:
-    """The pictures that a store was made of."""
+    """Return the images that a store was made of."""
     return "pictures.zip" if store.name == "zipped" else "pictures"
 
 
@@ -339,7 +337,7 @@ def expect_recipes(expected: Expected) -> None:
 
 
 def expect_accuracy(commands: Expected, expected: Expected) -> None:
-    """What a classifier built from nothing but its file is worth, and its fingerprint."""
+    """Keep the accuracy of a classifier built from its file alone, and its fingerprint."""
     command = ["evaluate", MODEL, "--data", "pictures", "--weights", "teachers/first.safetensors"]
     command += ["--device", "cpu", "--work-dir", "made/evaluate", "--json"]
     metrics = json.loads(run(*command))["metrics"]
@@ -375,7 +373,7 @@ def export(commands: Expected, expected: Expected, arrays: Arrays) -> None:
 
 
 def probe(commands: Expected, expected: Expected) -> None:
-    """A linear probe with its feature cache, on two classes of drawn pictures."""
+    """A linear probe with its feature cache, on two classes of drawn images."""
     for part, count in (("train", 6), ("test", 4)):
         for at, (name, colour) in enumerate((("blue", (40, 40, 200)), ("red", (200, 40, 40)))):
             folder = Path("probe/pictures", part, name)

@@ -1,7 +1,7 @@
-"""What earlier code wrote is read by this code as the earlier code read it.
+"""Files of earlier code are read by this code as the earlier code read them.
 
-``data/`` was written by the code of commit 7befe18, before its modules moved, and ``expected.json``
-and ``expected.npz`` in it hold what that code read from it; ``make_data.py`` says how. Labels,
+The code of commit 7befe18 wrote ``data/`` before its modules moved. ``expected.json`` and
+``expected.npz`` in it hold what that code read from it; ``make_data.py`` says how. Labels,
 views, records and headers must be the same to the last bit. Numbers that torch or onnxruntime
 computes are compared within the tolerances below. Every test works on a copy of the folder, and
 from inside it, as the paths in the files are relative.
@@ -30,11 +30,12 @@ DATA = Path(__file__).parent / "data"
 EXPECTED: dict[str, Any] = json.loads((DATA / "expected.json").read_text())
 COMMANDS: dict[str, Any] = EXPECTED["commands"]
 
-#: Of numbers that a network computes: processors and versions of the libraries round differently.
+#: Tolerance of numbers that a network computes: processors and versions of the libraries round
+#: differently.
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
-#: Of numbers that follow from the stored ones by an exponential and a sum.
+#: Tolerance of numbers that follow from the stored ones by an exponential and a sum.
 SAME = {"rtol": 1e-6, "atol": 1e-6}
-#: Of what training changes: how far a resumed run may end from where the whole run ended, as a
+#: Tolerance of training: how far a resumed run may end from where the whole run ended, as a
 #: share of its way.
 OF_THE_WAY = 0.02
 
@@ -118,14 +119,14 @@ def with_value(command: list[str], option: str, value: object) -> list[str]:
 
 
 def document(run: RunCli, *arguments: object) -> Any:
-    """What a command with ``--json`` that succeeds prints."""
+    """Return the document that a command with ``--json`` prints; it must succeed."""
     code, out, err = run(*arguments)
     assert code == 0, err
     return json.loads(out)
 
 
 def student_document(file: str | Path) -> dict[str, Any]:
-    """What ``student.safetensors`` says about itself."""
+    """Return the metadata of ``student.safetensors``."""
     with safe_open(file, "pt") as opened:
         return json.loads(opened.metadata()["tinyvit"])
 
@@ -157,7 +158,7 @@ def open_store(name: str) -> Any:
 
 
 def data_of(name: str) -> str:
-    """Where the pictures of a store lie."""
+    """Return the images of a store."""
     return "pictures.zip" if name.startswith("zipped") else "pictures"
 
 
@@ -236,7 +237,7 @@ def test_a_flipped_bit_is_noticed(run_cli: RunCli) -> None:
 
 @pytest.mark.parametrize("name", LAST_COMMANDS)
 def test_the_same_command_finds_its_store_finished(name: str, run_cli: RunCli) -> None:
-    """Pictures, views, teacher and settings are those of the headers, so nothing is made anew and
+    """Images, views, teacher and settings are those of the headers, so nothing is made anew and
     nothing changes.
     """
     command = LAST_COMMANDS[name]
@@ -425,8 +426,9 @@ def test_cached_features_are_found_again(run_cli: RunCli, monkeypatch: pytest.Mo
 
 
 def test_a_result_is_a_baseline(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it holds is measured again and held against it: by ratios, as the machine may be another
-    one, and in too few rounds for a verdict, as no test asserts a time.
+    """Its subjects are measured again and compared by ratios, as the machine may be another one.
+
+    There are too few rounds for a verdict, as no test asserts a time.
     """
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("PYTHONPATH", "bench")
