@@ -54,7 +54,7 @@ lint: $(STAMP)
 	! $(BIN)/vulture | grep -E "unused (class|function|method|property|import) "
 	$(BIN)/basedpyright
 	@# The rules of English in CONTRIBUTING.
-	$(BIN)/python docs/english.py --count
+	$(BIN)/python docs/english.py
 
 docs: $(STAMP)
 	TINYVIT_TREE=$(VENV)/typing NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

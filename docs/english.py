@@ -276,11 +276,10 @@ def files_below(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print each breach, or a count per rule, and return 1 when there are more than accepted."""
+    """Print each breach, or a count per rule, and return 1 when there is one."""
     parser = argparse.ArgumentParser(description="Report prose that breaks the rules of English.")
     parser.add_argument("paths", nargs="*", type=Path, help="Files and folders. [default: the whole tree]")
     parser.add_argument("--count", action="store_true", help="Print only the number of breaches per rule.")
-    parser.add_argument("--most", type=int, default=0, help="Breaches that are accepted. [default: 0]")
     options = parser.parse_args(arguments)
     found = [breach for path in files_below(options.paths or [Path()]) for breach in check_file(path)]
     if options.count:
@@ -291,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
         for breach in found:
             print(f"{breach.path}:{breach.line}: {breach.rule}: {breach.message}")
     print(f"{len(found)} found", file=sys.stderr)
-    return int(len(found) > options.most)
+    return int(bool(found))
 
 
 if __name__ == "__main__":
