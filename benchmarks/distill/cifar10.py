@@ -1,6 +1,7 @@
 """Linear probes of one student on CIFAR-10: distilled, trained with labels, or not trained.
 
-    python -m tinyvit.benchmarks.distill.cifar10 --data cifar10 --work-dir runs/cifar10 --out distill_cifar10.json
+    python -m tinyvit.benchmarks.distill.cifar10 --data cifar10 --work-dir runs/cifar10 --out
+    distill_cifar10.json
 
 A teacher labels all training images once, without their classes. The student is TinyViT-5M at 64 px
 (``recipes/_cifar10.py``). For each seed it is trained for the same number of views in these ways:
@@ -96,16 +97,16 @@ class Experiment:
 
     @property
     def store(self) -> Path:
-        """The teacher's labels."""
+        """Return the folder of the teacher's labels."""
         return self.work_dir / "store"
 
     @property
     def few(self) -> Path:
-        """A folder with the probe's training images."""
+        """Return the folder with the probe's training images."""
         return self.work_dir / "few"
 
     def label(self) -> dict[str, Any]:
-        """Label all training images, or find that done; what the store is."""
+        """Label all training images, unless that is done, and return the facts of the store."""
         teacher = load_teacher(self.teacher, size=self.teacher_size, device=self.device)
         images = open_labelled(self.data)[0].files
         sampler = ViewSampler(seed=0, scale=_SCALE)
@@ -114,9 +115,7 @@ class Experiment:
         return {"images": len(images), "views": self.views, "topk": self.topk, "fingerprint": store.fingerprint()}
 
     def take_few(self) -> None:
-        """Copy the probe's training images into a folder of class folders, which then holds no
-        others.
-        """
+        """Copy the probe's training images into an emptied folder, one subfolder per class."""
         train = open_labelled(self.data)[0]
         chosen = train.take(stratified_subset(train.labels, self.probe_images, 0))
         if self.few.is_dir():
@@ -127,7 +126,7 @@ class Experiment:
             path.write_bytes(chosen.files.read(key))
 
     def train(self, way: str, seed: int, folder: Path) -> tuple[Path, dict[str, Any]]:
-        """Train a student; its weights, and what the run came to."""
+        """Train a student, and return its weights and the figures of the run."""
         config = WAYS[way]
         if config is None:
             return self._untrained(seed, folder / STUDENT_NAME), {}
@@ -147,7 +146,7 @@ class Experiment:
         return path
 
     def probe(self, weights: Path | None) -> dict[str, Any]:
-        """The linear probe of a student, or without weights of the teacher."""
+        """Return the linear probe of a student, or of the teacher when no weights are given."""
         job = ProbeJob(
             _STUDENT if weights else self.teacher,
             self.data,
@@ -161,10 +160,10 @@ class Experiment:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The settings behind a cell of the table beside its way and seed, as plain JSON values."""
+        """Return the settings of all cells beside way and seed, as plain JSON values."""
         plan: dict[str, Any] = {key: value for key, value in asdict(self).items() if key not in ("data", "work_dir")}
         for part, labelled in zip(("train", "test"), open_labelled(self.data), strict=True):
-            plan[part] = _pictures_sha256(labelled.files)
+            plan[part] = _images_sha256(labelled.files)
         return plan
 
     def folder(self, way: str, seed: int) -> Path:
@@ -172,10 +171,10 @@ class Experiment:
         return self.work_dir / f"{way.replace(', ', '-')}-{seed}"
 
     def kept(self, way: str, seed: int) -> dict[str, Any] | None:
-        """One cell of the table as an earlier call found it, or ``None``.
+        """Return one cell of the table from an earlier call, or ``None``.
 
         Raises:
-            InputError: It was found with other settings or images.
+            InputError: The earlier call had other settings or images.
         """
         done = self.folder(way, seed) / "result.json"
         if not done.is_file():
@@ -191,7 +190,9 @@ class Experiment:
         return result
 
     def run(self, way: str, seed: int) -> dict[str, Any]:
-        """One cell of the table, or what an earlier call found; errors as of :meth:`kept`."""
+        """Return one cell of the table, if possible from an earlier call; raises as
+        :meth:`kept`.
+        """
         if result := self.kept(way, seed):
             return result
         torch.set_num_threads(self.threads)
@@ -206,20 +207,20 @@ class Experiment:
         return json.loads(json.dumps(result))
 
 
-def _pictures_sha256(images: ImageFiles) -> str:
-    """The names and sizes of all images."""
+def _images_sha256(images: ImageFiles) -> str:
+    """Return a hash of the names and sizes of all images."""
     digest = hashlib.sha256(b"\0".join(map(encode_key, images)))
     digest.update(images.sizes().tobytes())
     return digest.hexdigest()
 
 
 def cells_of(seeds: Sequence[int]) -> list[tuple[str, int]]:
-    """Way and seed of every cell of the table, in the order in which they are made."""
+    """Return way and seed of every cell of the table, in the order of the work."""
     return [(TEACHER, 0)] + [(way, seed) for seed in seeds for way in WAYS]
 
 
 def run_all(experiment: Experiment, seeds: Sequence[int], processes: int) -> list[dict[str, Any]]:
-    """All cells, several at a time, in the order of the table."""
+    """Run several cells at a time, and return all in the order of the table."""
     cells = cells_of(seeds)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
@@ -235,7 +236,7 @@ def run_all(experiment: Experiment, seeds: Sequence[int], processes: int) -> lis
 
 
 def summarise(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean and sample standard deviation over the seeds of each way."""
+    """Return mean and sample standard deviation over the seeds of each way."""
     ways = {}
     for way in dict.fromkeys(result["way"] for result in results):
         accuracies = [result["probe"]["accuracy"] for result in results if result["way"] == way]
@@ -245,7 +246,7 @@ def summarise(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def table(summary: dict[str, dict[str, Any]]) -> str:
-    """The summary as a Markdown table."""
+    """Return the summary as a Markdown table."""
     lines = ["| student | accuracy of its probe, each seed | mean | standard deviation |", "|---|---|---|---|"]
     for way, entry in summary.items():
         each = ", ".join(f"{100 * value:.1f}" for value in entry["accuracies"])

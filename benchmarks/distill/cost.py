@@ -6,8 +6,8 @@ Each student has one interleaved run of whole training steps: decode images, mak
 forward, backward, AdamW. ``none`` learns true classes, ``top10`` and ``top100`` learn stored
 labels. ``online NAME`` learns the answers of a teacher beside it. The teacher runs in its deployed
 form, on the same views at its own input size. All take the same images in the same order, in one
-process without prefetching. Peak memory is that of an own process above its imports; disk is that
-of the store.
+process without prefetching. Peak memory is that of a separate process above its imports; disk is
+that of the store.
 
 A teacher without a weights file gets random weights, which cost the same. Labels are measured for
 teachers with real weights only: the Kullback-Leibler divergence between the whole soft label and
@@ -67,10 +67,10 @@ TEACHERS = ("efficientnet_lite2", "timm:regnety_160")
 STORED_TOPK = (10, 100)
 LABEL_TOPK = (1, 5, 10, 25, 50, 100)
 LABEL_TEMPERATURES = (1.0, 3.0)
-#: A step on stored labels may take so many times as long as one without a teacher.
+#: Largest time of a step on stored labels, relative to a step without a teacher.
 WANTED_STORED = 1.03
-#: With this student and teacher, a step beside the teacher has to take so many times as long as one
-#: on stored labels.
+#: Student, teacher, and smallest time of a step beside the teacher, relative to a step on stored
+#: labels.
 WANTED_ONLINE = ("tiny_vit_5m_224", "efficientnet_lite2", 1.5)
 _MEMORY_STEPS = 3
 _RECORD_BYTES = ViewSampler().record_bytes
@@ -120,7 +120,7 @@ class Arm:
     deployed: bool = True
 
     def recipe(self) -> Recipe:
-        """The arm as a training recipe."""
+        """Return the arm as a training recipe."""
         setting = self.setting
         alone = self.labels is None and self.teacher is None
         return Recipe(
@@ -160,7 +160,7 @@ class Training:
         self.optim_wrapper = make_optim_wrapper(parameter_groups(student, recipe.weight_decay), recipe, recipe.lr)
 
     def step(self) -> tuple[float, float]:
-        """Seconds of making the batch, and of what is computed on it."""
+        """Run one step, and return the seconds of making the batch and of computing on it."""
         began = time.perf_counter()
         batch = self.views.__getitems__([next(self.order) for _ in range(self.batch_size)])
         made = time.perf_counter()
@@ -171,7 +171,7 @@ class Training:
 
 
 def peak_memory(arm: Arm) -> dict[str, Any]:
-    """Peak memory of some steps of an arm, in this process."""
+    """Return the peak memory of some steps of an arm, in this process."""
     tune_allocator()
     watch = MemoryWatch(arm.setting.device)
     training = Training(arm)
@@ -187,7 +187,7 @@ def in_own_process(function: Callable[[Arm], dict[str, Any]], arm: Arm) -> dict[
 
 
 def compare(arms: Sequence[Arm], rounds: int) -> dict[str, Any]:
-    """Steps of all arms in turns, in an order that rotates.
+    """Measure steps of all arms in turns, in an order that rotates.
 
     The first step of each does not count.
     """
@@ -207,7 +207,7 @@ def compare(arms: Sequence[Arm], rounds: int) -> dict[str, Any]:
 
 
 def _ratios(seconds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Any]]:
-    """Paired ratios of whole steps, and of what is computed alone."""
+    """Return paired ratios of whole steps, and of their computation alone."""
     names = list(seconds)
     stored = [name for name in names if name.startswith("top")]
     pairs = [(name, "none") for name in names if name != "none"]
@@ -263,7 +263,7 @@ def label_divergence(logits: torch.Tensor) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def answers(teacher: Teacher, images: ImageFiles, batch_size: int) -> torch.Tensor:
-    """A teacher's logits on one drawn view of each image, ``(N, C)`` f32 on the CPU."""
+    """Return a teacher's logits on one drawn view of each image, ``(N, C)`` f32 on the CPU."""
     views = DrawnViews(images, ViewSampler(), teacher.size[0])
     parts = []
     for start in track(range(0, len(images), batch_size), f"labels of {teacher.name}"):
@@ -275,7 +275,7 @@ def answers(teacher: Teacher, images: ImageFiles, batch_size: int) -> torch.Tens
 def make_stores(
     images: ImageFiles, batch_size: int, teacher: Teacher, steps: int, folder: Path
 ) -> list[dict[str, Any]]:
-    """Label as many views as ``steps`` steps of training show, once for each of ``STORED_TOPK``."""
+    """Label as many views as ``steps`` training steps show, once for each of ``STORED_TOPK``."""
     views = -(-steps * batch_size // len(images))
     stores = []
     for topk in STORED_TOPK:
@@ -293,12 +293,12 @@ def make_stores(
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """A teacher and where its weights are.
+    """A teacher and its file of weights.
 
     Args:
         name: The teacher's name.
         weights: Its weights, or ``None`` where its package brings them.
-        is_random: Whether they were made here.
+        is_random: Whether the weights are random.
     """
 
     name: str
@@ -307,9 +307,9 @@ class TeacherFile:
 
     @classmethod
     def find(cls, word: str, folder: Path) -> TeacherFile:
-        """From ``NAME`` or ``NAME=FILE``.
+        """Return the teacher of ``NAME`` or ``NAME=FILE``.
 
-        Timm's without a file get random weights, which are written to ``folder``.
+        A teacher of timm without a file gets random weights, which are written to ``folder``.
 
         Raises:
             InputError: A teacher of another kind has no file.
@@ -318,18 +318,18 @@ class TeacherFile:
         if file or name in PACKAGED:
             return cls(name, file or None, False)
         if not name.startswith("timm:"):
-            raise InputError(f"teacher {name} needs its weights, as {name}=FILE")
+            raise InputError(f"teacher {name} needs its weights; give {name}=FILE")
         torch.manual_seed(0)
         path = folder / f"{name.removeprefix('timm:')}.safetensors"
         save_file(create_timm_model(name.removeprefix("timm:")).state_dict(), path)
         return cls(name, str(path), True)
 
     def load(self, device: str) -> Teacher:
-        """The teacher."""
+        """Return the loaded teacher."""
         return load_teacher(self.name, weights=self.weights, device=device)
 
     def describe(self) -> dict[str, Any]:
-        """Name, size, and whether its weights are real."""
+        """Return name, size, and whether its weights are random."""
         classifier = load_classifier(self.name, weights=self.weights)
         return {
             "name": self.name,
@@ -356,7 +356,7 @@ def measure_students(
     plan: dict[str, Any],
     given: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """The interleaved run of each student, apart from what is in ``OUT.parts`` already.
+    """Return the interleaved run of each student; finished ones are read from ``OUT.parts``.
 
     Raises:
         InputError: ``OUT.parts`` holds results of other settings.
@@ -387,7 +387,7 @@ def _online(file: TeacherFile, setting: Setting, student: str, deployed: bool) -
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
-    """Everything that the document holds."""
+    """Measure, and return the parts of the document."""
     images = ImageFiles(given.data)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -410,7 +410,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document as Markdown tables."""
+    """Return the document as Markdown tables."""
     lines = ["| student | labels | step / none | computing alone | online / top100 | peak memory, MiB |"]
     lines.append("|---|---|---|---|---|---|")
     key = "peak_mib" if document["plan"]["device"] == "cpu" else "gpu_peak_mib"
@@ -426,7 +426,7 @@ def table(document: dict[str, Any]) -> str:
                 f"{_spread(over['step']) if over else ''} | {memory[key]:.0f} |"
             )
     for teacher, found in document["labels"].items():
-        lines += ["", f"| {teacher}, K | bytes a view | probability kept | KL at tau 1: mean, largest | at tau 3 |"]
+        lines += ["", f"| {teacher}, K | bytes per view | probability kept | KL at tau 1: mean, largest | at tau 3 |"]
         lines.append("|---|---|---|---|---|")
         for entry in found["divergence"]:
             if entry["coding"] != "full":

@@ -62,9 +62,9 @@ class Bench:
 
     Args:
         teacher: The teacher.
-        folder: For images and stores.
-        images: How many.
-        batch_size: Views a batch.
+        folder: The folder of images and stores.
+        images: Number of images.
+        batch_size: Views per batch.
     """
 
     def __init__(self, teacher: Teacher, folder: Path, images: int, batch_size: int) -> None:
@@ -86,7 +86,7 @@ class Bench:
 
     @torch.inference_mode()
     def bare(self) -> float:
-        """Seconds of the network alone."""
+        """Return the seconds of the network alone."""
         began = time.perf_counter()
         kind, precision = self.teacher.device.type, self.teacher.precision
         with torch.autocast(kind, DTYPES[precision], enabled=precision != "fp32"):
@@ -97,7 +97,7 @@ class Bench:
         return time.perf_counter() - began
 
     def label(self) -> tuple[float, Timing]:
-        """Seconds of labelling all shards of a new store, and where they went."""
+        """Return the seconds of labelling all shards of a new store, and their breakdown."""
         path = self.folder / "store"
         shutil.rmtree(path, ignore_errors=True)
         store = open_or_create(self.images, path, self.teacher, self.options)
@@ -109,12 +109,12 @@ class Bench:
         seconds = time.perf_counter() - began
         for shard in shards:
             if store.damaged_rows(shard):
-                raise InputError(f"{store.shard_path(shard)} was not written as it should")
+                raise InputError(f"{store.shard_path(shard)} has damaged rows; check the disk of the temporary folder")
         return seconds, timing
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, Any]:
-    """Both in turns, the order alternating, after one of each that does not count."""
+    """Measure both in turns and alternating order, after one of each that does not count."""
     bench.bare()
     bench.label()
     seconds: dict[str, list[float]] = {"bare": [], "label": []}
@@ -139,7 +139,7 @@ def measure(bench: Bench, rounds: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print a line, and write the JSON; 1 when the wanted share is not reached."""
+    """Measure, print a line, and write the JSON; return 1 when the wanted share is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--teacher", default="efficientnet_lite2")
     parser.add_argument("--weights", type=Path)

@@ -5,7 +5,7 @@
 Both start from the student's logits and a stored label (K classes, their probabilities, the rest).
 ``dense`` is the method of the official TinyViT code: it makes the (B, C) target, the rest spread
 evenly, and calls timm's ``SoftTargetCrossEntropy``. They are timed in turns in one process. Peak
-memory is measured in an own process for each, and includes the logits and their gradient.
+memory is measured in a separate process for each, and includes the logits and their gradient.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class Work:
         self.device = torch.device(device)
 
     def sparse(self) -> torch.Tensor:
-        """One gather and one log-sum-exp."""
+        """Return the loss by one gather and one log-sum-exp."""
         labels = self.labels
         return sparse_soft_cross_entropy(self.logits, labels.index, labels.probability, labels.residual)
 
     def dense(self) -> torch.Tensor:
-        """A (B, C) target first."""
+        """Return the loss by a (B, C) target."""
         from timm.loss import SoftTargetCrossEntropy
 
         target = self.labels.dense(self.logits.shape[1])
         return SoftTargetCrossEntropy()(self.logits.float(), target)
 
     def step(self, loss: Callable[[], torch.Tensor]) -> float:
-        """Forward and backward; seconds."""
+        """Run forward and backward, and return the seconds."""
         self.logits.grad = None
         began = time.perf_counter()
         loss().backward()
@@ -82,7 +82,7 @@ class Work:
         return time.perf_counter() - began
 
     def difference(self) -> float:
-        """Largest difference of the two gradients, relative to the largest gradient.
+        """Return the largest difference of the two gradients, relative to the largest gradient.
 
         Raises:
             CheckFailedError: They are not the same loss.
@@ -99,7 +99,7 @@ class Work:
 
 
 def measure(work: Work, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of a step, the median of some in each round; the order alternates."""
+    """Return milliseconds of a step, the median of some per round; the order alternates."""
     times: dict[str, list[float]] = {"sparse": [], "dense": []}
     for name in times:  # not timed: memory is taken from the system once
         work.step(getattr(work, name))
@@ -111,7 +111,7 @@ def measure(work: Work, rounds: int) -> dict[str, list[float]]:
 
 
 def peak_memory(name: str, settings: tuple[Any, ...]) -> dict[str, Any]:
-    """Peak memory of one loss, in this process."""
+    """Return the peak memory of one loss, in this process."""
     work = Work(*settings)
     watch = MemoryWatch(settings[-1])
     for _ in range(3):
@@ -120,7 +120,7 @@ def peak_memory(name: str, settings: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def compare(settings: tuple[Any, ...], rounds: int) -> dict[str, Any]:
-    """Time and memory of both losses at one precision."""
+    """Return time and memory of both losses at one precision."""
     work = Work(*settings)
     difference = work.difference()
     times = measure(work, rounds)

@@ -80,7 +80,7 @@ class StoredLayout:
 
 
 def make_header(images: int, views: int, sha256: str, shard_images: int, block: int, coding: str) -> StoreHeader:
-    """A header of synthetic labels: top 100 of 21,841 classes."""
+    """Return a header of synthetic labels: top 100 of 21,841 classes."""
     pixels = {"hash_size": [224, 224], "hash_every": 1 << 30, "backend": "pillow", "libraries": library_versions()}
     return StoreHeader(
         num_classes=_CLASSES,
@@ -97,7 +97,7 @@ def make_header(images: int, views: int, sha256: str, shard_images: int, block: 
 
 
 def make_manifest(path: Path, images: int) -> Manifest:
-    """A manifest of ImageNet-22k's kind of keys, in order, with random hashes."""
+    """Write and open a manifest with keys like ImageNet-22k's, in order, and random hashes."""
     names = np.arange(images)
     digits = np.frombuffer(b"n00000000/n00000000_00000000.JPEG", np.uint8)
     keys = np.tile(digits, (images, 1)) if images < 1 << 21 else np.broadcast_to(digits, (images, len(digits))).copy()
@@ -118,13 +118,13 @@ def make_manifest(path: Path, images: int) -> Manifest:
 
 
 def make_store(path: Path, images: int, coding: str, shard_images: int = 65_536) -> SoftLabelStore:
-    """A complete store of one view with labels of random logits."""
+    """Make a complete store of one view with labels of random logits."""
     path.mkdir(parents=True)
     manifest = make_manifest(path / MANIFEST_NAME, images)
     store = SoftLabelStore.create(path, make_header(images, 1, manifest.sha256, shard_images, 1, coding))
     generator = torch.Generator().manual_seed(0)
-    # Labels of 512 different views, over and over: random logits of so many classes take long to
-    # make.
+    # The labels of 512 different views repeat, because making random logits of so many classes is
+    # slow.
     pattern = encode_logits(torch.randn(512, _CLASSES, generator=generator) * 3, store.layout)
     pattern["flags"] = VALID
     for shard in store.shards():
@@ -137,7 +137,7 @@ def make_store(path: Path, images: int, coding: str, shard_images: int = 65_536)
 
 
 def official_records(store: SoftLabelStore) -> np.ndarray:
-    """The labels of a store as official records."""
+    """Return the labels of a store as official records."""
     count = store.header.images
     records = np.zeros(count, record_type(_TOPK))
     for start in range(0, count, 8192):
@@ -149,7 +149,7 @@ def official_records(store: SoftLabelStore) -> np.ndarray:
 
 
 def make_subjects(folder: Path, images: int) -> tuple[list[StoredLayout], list[str]]:
-    """All layouts of the same labels, and what was left out and why."""
+    """Make all layouts of the same labels; return them and a note per layout that is left out."""
     full = make_store(folder / "full", images, "full")
     compact = make_store(folder / "compact", images, "compact")
     records = official_records(full)
@@ -252,7 +252,7 @@ def _parquet(folder: Path, keys: list[str], records: np.ndarray) -> StoredLayout
 
 
 def measure_layouts(subjects: Sequence[StoredLayout], images: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Time a row of every access in every layout, all of them in turns in every round."""
+    """Measure the time per row of every access in every layout, in turns in every round."""
     readers = {subject.name: subject.open() for subject in subjects}
     rng = np.random.default_rng(1)
     accesses: dict[str, Callable[[], np.ndarray]] = {
@@ -274,7 +274,7 @@ def measure_layouts(subjects: Sequence[StoredLayout], images: int, rounds: int, 
 
 
 def _per_row(read: Callable[[np.ndarray], Any], draw: Callable[[], np.ndarray], seconds: float) -> float:
-    """Median microseconds a row."""
+    """Return the median microseconds per row."""
     times, until = [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(times) < 3:
         ordinals = draw()
@@ -300,7 +300,7 @@ def _table(times: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def disk_table(subjects: Sequence[StoredLayout], images: int) -> dict[str, Any]:
-    """Bytes a row on disk."""
+    """Return the bytes per row on disk."""
     table = {}
     for subject in subjects:
         size = sum(file.stat().st_blocks * 512 for file in subject.path.rglob("*") if file.is_file())
@@ -328,14 +328,14 @@ def in_fresh_process(kind: str, path: Path) -> dict[str, float]:
 
 
 def torch_alone() -> float:
-    """Megabytes that a process holds after ``import torch`` and nothing else."""
+    """Return the megabytes that a process holds after ``import torch`` and nothing else."""
     code = "import torch; print(*(line for line in open('/proc/self/status') if line.startswith('VmRSS')))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return int(printed.split()[1]) / 1e3
 
 
 def probe(kind: str, path: Path) -> dict[str, float]:
-    """In a fresh process: open, read, and say what it took."""
+    """Open a layout and read from it, and return time and memory; runs in a fresh process."""
     before, start = _memory(), time.perf_counter()
     if kind == "official":
         keep: Any = {line.rstrip("\n"): number for number, line in enumerate((path / "rank0-keys.txt").open())}
@@ -395,8 +395,9 @@ class _Batches(Dataset[int]):
 
 
 def _with_workers(store: SoftLabelStore, places: np.ndarray) -> dict[str, float]:
-    """Megabytes of this process and of the largest of four loader workers, what several share
-    divided among them.
+    """Return the megabytes of this process and of the largest of four loader workers.
+
+    Pages that several processes share are divided among them.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
@@ -414,8 +415,9 @@ def _proportional(process: str) -> float:
 
 
 def _memory() -> dict[str, float]:
-    """Megabytes: all resident memory, and the part that belongs to no file, which processes cannot
-    share.
+    """Return the megabytes of all resident memory, and of the part without a file.
+
+    Processes cannot share the part without a file.
     """
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     fields = {line[0]: int(line[1]) / 1e3 for line in lines if line and line[0] in ("VmRSS:", "RssAnon:")}
@@ -423,8 +425,9 @@ def _memory() -> dict[str, float]:
 
 
 def make_scale(path: Path, images: int, views: int, reads: int, shard_images: int = 8192) -> SoftLabelStore:
-    """A store whose shards are sparse: only ``reads`` rows at random places were written, with
-    their checksums.
+    """Make a store whose shards are sparse files.
+
+    Only ``reads`` rows at random places are written, with their checksums.
     """
     path.mkdir(parents=True)
     manifest = make_manifest(path / MANIFEST_NAME, images)
@@ -471,15 +474,15 @@ def _shard_head(store: SoftLabelStore, rows: int, metadata: dict[str, str]) -> b
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make, measure, print and write."""
+    """Make the stores, measure them, write the JSON and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("distill_store.json"))
     parser.add_argument("--rows", type=int, default=200_000, help="images of the comparison of layouts")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each access in each round")
+    parser.add_argument("--seconds", type=float, default=0.3, help="duration of each access in each round")
     parser.add_argument("--images", type=int, default=_IN22K_IMAGES, help="images of the large store")
     parser.add_argument("--views", type=int, default=_IN22K_VIEWS, help="views of the large store")
-    parser.add_argument("--folder", type=Path, help="where the stores are made [default: a temporary folder]")
+    parser.add_argument("--folder", type=Path, help="folder of the stores [default: a temporary folder]")
     parser.add_argument("--probe", nargs=2, metavar=("KIND", "PATH"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.probe:
@@ -492,7 +495,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Both parts; the result document."""
+    """Measure both parts, and return the document."""
     subjects, left_out = make_subjects(folder, options.rows)
     accesses = measure_layouts(subjects, options.rows, options.rounds, options.seconds)
     sizes = {}

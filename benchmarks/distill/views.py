@@ -1,6 +1,7 @@
 """Making recorded views against timm's own transforms: time per view, from image to model input.
 
-    python -m tinyvit.benchmarks.distill.views --data imagenet-sample/images --out distill_views.json
+    python -m tinyvit.benchmarks.distill.views --data imagenet-sample/images --out
+    distill_views.json
 
 Ours draws parameters from its counter-based streams and applies them; timm's transform draws and
 applies in one. Both see the same decoded images in turns, in one thread. Up to the mixed view both
@@ -53,22 +54,22 @@ class Case:
     timm: dict[str, Any]
     normalised: bool = False
 
-    def ours(self, pictures: list[Image.Image]) -> Callable[[int, int], Any]:
-        """Makes view ``view`` of image ``image``."""
-        count, normalise = len(pictures), Preprocess(_SIZE).normalize if self.normalised else np.asarray
+    def ours(self, decoded: list[Image.Image]) -> Callable[[int, int], Any]:
+        """Return a function from ``(image, view)`` to our view."""
+        count, normalise = len(decoded), Preprocess(_SIZE).normalize if self.normalised else np.asarray
 
         def unmixed(image: int, view: int) -> Any:
-            return pictures[image], self.sampler.sample(image, view, pictures[image].size, count)
+            return decoded[image], self.sampler.sample(image, view, decoded[image].size, count)
 
         def make(image: int, view: int) -> Any:
-            picture, params = unmixed(image, view)
+            pixels, params = unmixed(image, view)
             partner = None if params.mix is None else unmixed(params.mix.image, params.mix.view)
-            return normalise(apply(picture, params, _SIZE, partner))
+            return normalise(apply(pixels, params, _SIZE, partner))
 
         return make
 
-    def theirs(self, pictures: list[Image.Image]) -> Callable[[int, int], Any]:
-        """The same by timm; the number of the view does not matter there."""
+    def theirs(self, decoded: list[Image.Image]) -> Callable[[int, int], Any]:
+        """Return the same function by timm, which ignores the number of the view."""
         from timm.data import create_transform
 
         given = {"re_prob": 0.0, "color_jitter": None, **self.timm}
@@ -80,8 +81,8 @@ class Case:
             del view
             while True:
                 try:
-                    return transform(pictures[image])
-                except ValueError:  # timm may keep 0 bits in posterize, which new Pillows refuse: drawn anew
+                    return transform(decoded[image])
+                except ValueError:  # timm may keep 0 bits in posterize, which new Pillows reject: draw again
                     continue
 
         return make
@@ -100,17 +101,17 @@ CASES = {
 }
 
 
-def measure(case: Case, pictures: list[Image.Image], rounds: int, name: str = "") -> dict[str, Any]:
-    """Seconds of a view, the mean over all images in each round; the order alternates."""
-    makers = {"ours": case.ours(pictures), "timm": case.theirs(pictures)}
-    seconds: dict[str, list[float]] = {who: [] for who in makers}
+def measure(case: Case, decoded: list[Image.Image], rounds: int, name: str = "") -> dict[str, Any]:
+    """Return the seconds of a view, the mean over all images per round; the order alternates."""
+    makers = {"ours": case.ours(decoded), "timm": case.theirs(decoded)}
+    seconds: dict[str, list[float]] = {side: [] for side in makers}
     for number in track(range(rounds + 1), name):
-        for who in sorted(makers, reverse=bool(number % 2)):
+        for side in sorted(makers, reverse=bool(number % 2)):
             began = time.perf_counter()
-            for image in range(len(pictures)):
-                makers[who](image, number)
+            for image in range(len(decoded)):
+                makers[side](image, number)
             if number:  # the first round does not count
-                seconds[who].append((time.perf_counter() - began) / len(pictures))
+                seconds[side].append((time.perf_counter() - began) / len(decoded))
     ratio = paired_ratio(seconds["ours"], seconds["timm"])
     return {"time_ratio": ratio.to_dict(), "seconds": seconds}
 
@@ -128,13 +129,13 @@ def main() -> None:
     np.random.seed(0)  # timm's transforms draw from all three
     torch.manual_seed(0)
     images = ImageFiles(given.data)
-    pictures = [images.open(key) for key in list(images)[: given.pictures]]
-    results = {name: measure(case, pictures, given.rounds, name) for name, case in CASES.items()}
+    decoded = [images.open(key) for key in list(images)[: given.pictures]]
+    results = {name: measure(case, decoded, given.rounds, name) for name, case in CASES.items()}
     document = {
         "schema_version": SCHEMA_VERSION,
         "command": "python -m tinyvit.benchmarks.distill.views",
         "environment": environment(),
-        "plan": {"pictures": len(pictures), "rounds": given.rounds, "size": list(_SIZE), "threads": 1},
+        "plan": {"pictures": len(decoded), "rounds": given.rounds, "size": list(_SIZE), "threads": 1},
         "results": results,
     }
     write_json(given.out, document)

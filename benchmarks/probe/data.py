@@ -37,14 +37,14 @@ class LabelledImages:
 
     @classmethod
     def from_files(cls, files: ImageFiles) -> LabelledImages:
-        """All images of a set, labelled by their first folder."""
+        """Return all images of a set, labelled by their first folder."""
         names = tuple(files.class_names())
         index = {name: label for label, name in enumerate(names)}
         labels = np.array([index[key.split("/", 1)[0]] for key in files], dtype=np.int64)
         return cls(files, tuple(files), labels, names)
 
     def take(self, rows: np.ndarray) -> LabelledImages:
-        """The images at these positions."""
+        """Return the images at these positions."""
         return LabelledImages(self.files, tuple(self.keys[i] for i in rows), self.labels[rows], self.class_names)
 
 
@@ -77,7 +77,7 @@ def open_labelled(root: str | Path, *, test_share: float = 0.2, seed: int = 0) -
 
 
 def _part(root: Path, names: Sequence[str]) -> Path | None:
-    """The first of ``NAME/`` and ``NAME.zip`` in ``root`` that exists."""
+    """Return the first of ``NAME/`` and ``NAME.zip`` in ``root`` that exists."""
     if not root.is_dir():
         return None
     candidates = [root / f"{name}{suffix}" for name in names for suffix in ("", ".zip")]

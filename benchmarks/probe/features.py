@@ -134,7 +134,7 @@ def _hash_weights(module: nn.Module) -> str:
 
 
 def _create(name: str, size: int | None) -> nn.Module:
-    """One of our models or a timm model, with random weights."""
+    """Return one of our models or a timm model, with random weights."""
     from ...backbones import create_model, create_timm_model
 
     if name.startswith("timm:"):
@@ -143,8 +143,7 @@ def _create(name: str, size: int | None) -> nn.Module:
 
 
 class PooledFeatures(nn.Module):
-    """A classification model of timm's protocol, cut off before its classifier: ``(B, 3, H, W)`` ->
-    ``(B, D)``.
+    """A model of timm's protocol without its classifier: ``(B, 3, H, W)`` -> ``(B, D)``.
 
     Args:
         model: The model.
@@ -161,7 +160,7 @@ class PooledFeatures(nn.Module):
             raise InputError(f"{type(model).__name__} has no feature maps to pool; use the penultimate features")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled features."""
+        """Return pooled features."""
         model: Any = self.model
         if self.pool == "penultimate":
             return model.forward_head(model.forward_features(x), pre_logits=True)
@@ -193,7 +192,7 @@ class FeatureSource:
     deployed: bool = True
 
     def load(self, device: str = "cpu") -> FeatureModel:
-        """The model, on a device; errors as of :func:`load_feature_model`."""
+        """Return the model on a device; raises as :func:`load_feature_model`."""
         arguments = {key: value for key, value in vars(self).items() if key != "name"}
         return load_feature_model(self.name, device=device, **arguments)
 
@@ -218,7 +217,7 @@ class _Extraction:
 
     @torch.inference_mode()
     def chunk(self, model: FeatureModel, keys: Sequence[str], pool: ThreadPoolExecutor) -> np.ndarray:
-        """Features of one chunk, read from the cache where possible."""
+        """Return the features of one chunk, from the cache where possible."""
         path = None if self.cache is None else _cache_path(self.cache, self.fingerprint, self.files, keys)
         features = None if path is None else _read_cache(path, len(keys))
         if features is None:
@@ -244,12 +243,12 @@ def extract_features(
     place: Place | None = None,
     source: FeatureSource | None = None,
 ) -> np.ndarray:
-    """Features of images, ``(n, D)`` float32, in the order of ``keys``.
+    """Return features of images, ``(n, D)`` float32, in the order of ``keys``.
 
     Args:
-        model: From :func:`load_feature_model`.
-        files: Where the images lie.
-        keys: Which images.
+        model: The model of :func:`load_feature_model`.
+        files: The image set.
+        keys: The keys of the images.
         batch_size: Images in one forward pass.
         threads: Threads of a process that decode and resize ahead of the model.
         cache: A folder of feature files named by content: model, transform and encoded images. A

@@ -73,9 +73,9 @@ class ProbeOptions:
         if unknown or not self.normalisations:
             raise InputError(f"unknown normalisation {sorted(unknown)}; use any of {', '.join(NORMALISATIONS)}")
         if not self.cs or min(self.cs) <= 0 or list(self.cs) != sorted(self.cs):
-            raise InputError("the grid of C must be positive numbers in ascending order")
+            raise InputError(f"the grid of C is {list(self.cs)}; give positive numbers in ascending order")
         if self.folds < 2:
-            raise InputError("at least 2 folds are needed to hold one out")
+            raise InputError(f"folds is {self.folds}; it must be at least 2, to hold one out")
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,7 @@ def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     for position, label in enumerate(np.unique(labels)):
         rows = generator.permutation(np.flatnonzero(labels == label))
         if len(rows) > 1:
-            # The first fold rotates from class to class, or else small classes would all fill fold
-            # 0.
+            # The first fold rotates over the classes, or small classes would all fill fold 0.
             fold_of[rows] = (np.arange(len(rows)) + position) % folds
     if (fold_of < 0).all():
         raise InputError("no class has two training images, so none can be held out to choose settings")
@@ -247,7 +246,7 @@ def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
 def _sweep(
     x: torch.Tensor, y: torch.Tensor, fold_of: torch.Tensor, held_out: list[int], classes: int, options: ProbeOptions
 ) -> list[Trial]:
-    """Every normalisation x C of the grid, then the half-way points around the best."""
+    """Return trials of every normalisation and C, then of half-way points around the best."""
     trials: list[Trial] = []
     for normalisation in options.normalisations:
         trials += _score(x, y, fold_of, held_out, classes, normalisation, options.cs, options)
@@ -270,9 +269,7 @@ def _score(
     cs: Sequence[float],
     options: ProbeOptions,
 ) -> list[Trial]:
-    """Held-out accuracy and log loss of one normalisation at each C, over the given
-    folds together.
-    """
+    """Return a trial of one normalisation per C: held-out accuracy and log loss over all folds."""
     right, loss, total, converged = [0] * len(cs), [0.0] * len(cs), 0, [True] * len(cs)
     rough = replace(options, tolerance=10 * options.tolerance)
     for fold in held_out:
@@ -327,8 +324,9 @@ class _Space:
 
 
 def _principal_axes(x: torch.Tensor) -> torch.Tensor:
-    """Orthonormal axes ``(d, r)`` of the variance of centred rows, from the smaller of the two Gram
-    matrices.
+    """Return orthonormal axes ``(d, r)`` of the variance of centred rows.
+
+    They come from the smaller of the two Gram matrices.
     """
     wide = x.shape[1] > len(x)
     x64 = x.double()  # squares in float32 would lose the small axes
@@ -352,7 +350,7 @@ class LogisticFit:
     converged: bool
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """``(n, d) -> (n, k)``."""
+        """Return the logits ``(n, k)`` of rows ``(n, d)``."""
         return x @ self.weight + self.bias
 
 
@@ -365,12 +363,11 @@ def fit_logistic(
     start: LogisticFit | None = None,
     options: ProbeOptions | None = None,
 ) -> LogisticFit:
-    """Minimise ``mean cross entropy + ||W||^2 / (2 C n)`` by L-BFGS with a strong Wolfe line
-    search.
+    """Minimise ``mean cross entropy + ||W||^2 / (2 C n)`` by L-BFGS.
 
-    The solver works on ``V`` with ``W = D V``. The diagonal ``D`` evens out the curvature along
-    each column of ``x``. With uncorrelated columns this needs a fraction of the steps, and the
-    optimum is the same.
+    The line search keeps the strong Wolfe conditions. The solver works on ``V`` with ``W = D V``.
+    The diagonal ``D`` evens out the curvature along each column of ``x``. With uncorrelated columns
+    this needs a fraction of the steps, and the optimum is the same.
 
     Args:
         x: ``(n, d)`` rows.
@@ -393,7 +390,7 @@ def fit_logistic(
     theta.grad = torch.zeros_like(theta)
 
     def evaluate() -> torch.Tensor:
-        """The objective.
+        """Return the objective.
 
         Its gradient goes into ``theta.grad`` (closed form: autograd doubles the time).
         """

@@ -1,4 +1,4 @@
-"""The linear probe from a folder of images to a number: what ``tinyvit probe linear`` does."""
+"""The linear probe from a folder of images to a number, as of ``tinyvit probe linear``."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_divergence_is_that_of_the_best_class_with_the_rest_spread_evenly():
 
 
 def test_teacher_of_another_kind_needs_its_weights(tmp_path):
-    with pytest.raises(InputError, match=r"teacher tiny_vit_5m_224 needs its weights, as tiny_vit_5m_224=FILE"):
+    with pytest.raises(InputError, match=r"teacher tiny_vit_5m_224 needs its weights; give tiny_vit_5m_224=FILE"):
         TeacherFile.find("tiny_vit_5m_224", tmp_path)
 
 
