@@ -230,24 +230,36 @@ def _entries(docstring: str) -> dict[str, str]:
 
 
 def python_pages() -> dict[str, str]:
-    """Return a page for each package that has a door, with its public names."""
-    found = {}
-    for package in DOORS:
+    """Return a page for each package that has a door, with its public names.
+
+    A name that several doors have is described on the page of the deepest one.
+    """
+    found, described = {}, dict[str, str]()
+    for package in sorted(DOORS, key=lambda package: -package.count(".")):
         module = importlib.import_module(package)
         names = [name for name in getattr(module, "__all__", ()) if not name.startswith("__")]
         if names:
-            found[f"reference/python/{package}.md"] = python_page(package, module, names)
-    return found
+            found[package] = python_page(package, module, names, described)
+    return {f"reference/python/{package}.md": found[package] for package in DOORS if package in found}
 
 
-def python_page(package: str, module: Any, names: list[str]) -> str:
-    """Return the page of one package: its description and a directive per public name."""
+def python_page(package: str, module: Any, names: list[str], described: dict[str, str]) -> str:
+    """Return the page of one package: its description and a directive per public name.
+
+    Args:
+        package: The package.
+        module: The same, imported.
+        names: Its public names.
+        described: Place of a name -> the package whose page describes it; grows.
+    """
     parts = [f"# {package}", _python_docstring(module.__doc__ or "")]
     for name in sorted(names, key=str.lower):
         value = getattr(module, name)
         home, place = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(home, str) and isinstance(place, str) and home.startswith("tinyvit"):
-            parts.append(f"::: {home}.{place}")
+            owner = described.setdefault(f"{home}.{place}", package)
+            is_here = owner == package
+            parts.append(f"::: {home}.{place}" if is_here else f"## {name}\n\nSee [{owner}]({owner}.md).")
         elif inspect.ismodule(value):
             parts.append(f"## {name}\n\n{_python_docstring(value.__doc__ or '')}")
         else:
