@@ -97,7 +97,7 @@ def test_bad_probe_input_is_one_sentence_and_exit_2(
         ("/proc/nobody/writes/here", "/proc/nobody/writes/here cannot be written ("),
     ],
 )
-def test_a_cache_that_cannot_be_one_is_refused_before_a_model_is_built(
+def test_a_cache_that_cannot_be_one_is_rejected_before_a_model_is_built(
     cache: str,
     message: str,
     image_folder: Path,

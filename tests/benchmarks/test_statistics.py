@@ -36,7 +36,7 @@ def test_wilson_interval(right: int, total: int, low: float, high: float) -> Non
     assert interval.high == pytest.approx(high, abs=2e-4)
 
 
-def test_wilson_refuses_what_is_no_proportion() -> None:
+def test_wilson_rejects_what_is_not_a_proportion() -> None:
     for right, total in ((1, 0), (-1, 5), (6, 5)):
         with pytest.raises(ValueError, match="not a proportion"):
             wilson_interval(right, total)
@@ -158,7 +158,7 @@ def test_few_rounds_and_small_differences_decide_nothing() -> None:
     assert verdict(Interval(1.002, 1.006), rounds=100, margin=0) == SLOWER
 
 
-def test_paired_ratio_refuses_what_cannot_be_paired() -> None:
+def test_paired_ratio_rejects_what_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="paired rounds"):
         paired_ratio([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="not positive"):

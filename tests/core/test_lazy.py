@@ -11,7 +11,7 @@ import pytest
 from tinyvit.core.lazy import lazy_names
 
 
-def test_a_name_comes_from_its_module_and_others_are_refused(monkeypatch):
+def test_a_name_comes_from_its_module_and_others_are_rejected(monkeypatch):
     package, home = types.ModuleType("shop"), types.ModuleType("shop.store")
     home.apple = "red"
     package.__path__ = []

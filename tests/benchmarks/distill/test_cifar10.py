@@ -65,7 +65,7 @@ def test_every_way_is_trained_and_probed_once(image_folder, tmp_path, monkeypatc
     assert [experiment.run(way, 3) for way in WAYS] == results[:-1]
 
 
-def test_cells_of_another_plan_are_no_cells_of_this_one(image_folder, tmp_path):
+def test_cells_of_another_plan_are_not_cells_of_this_one(image_folder, tmp_path):
     first = experiment_in(image_folder, tmp_path / "work")
     result = first.run("random", 0)
     assert first.kept("random", 0) == result

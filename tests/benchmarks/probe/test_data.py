@@ -55,7 +55,7 @@ def test_a_single_folder_is_split_by_class_and_by_name_alone(tmp_path: Path) -> 
     assert open_labelled(tmp_path, test_share=0.3, seed=2)[1].keys != test.keys
 
 
-def test_what_cannot_be_probed_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_probed_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         open_labelled(tmp_path / "nowhere")
     fill(tmp_path / "a" / "train", ("cat", "dog"), 2)

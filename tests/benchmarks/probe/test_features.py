@@ -148,7 +148,7 @@ def test_the_transform_is_the_model_s_own_unless_asked_otherwise() -> None:
     assert (asked.preprocess.size, asked.preprocess.crop_pct) == ((64, 64), 1.0)
 
 
-def test_unknown_names_are_refused_with_close_matches() -> None:
+def test_unknown_names_are_rejected_with_close_matches() -> None:
     with pytest.raises(InputError, match="tiny_vit_5m_224"):
         load_feature_model("tiny_vit_5m_22")
     with pytest.raises(InputError, match="resnet50"):

@@ -81,7 +81,7 @@ def test_what_all_images_share_does_not_hide_what_was_lost() -> None:
     assert compare_outputs(shared + own, np.ones((6, 20)))["centred_cosine"] is None
 
 
-def test_outputs_that_are_no_numbers_are_no_small_drift() -> None:
+def test_outputs_that_are_not_finite_are_not_a_small_drift() -> None:
     found = compare_outputs(np.ones((2, 3)), np.array([[1.0, np.nan, 1.0], [1.0, 1.0, 1.0]]))
     assert found["max_difference"] is None
     assert found["centred_cosine"] is None

@@ -79,7 +79,7 @@ def test_a_missing_package_ends_the_command_with_2(
     assert "pip install 'tinyvit[engines]'" in " ".join(err.split())
 
 
-def test_an_empty_plan_is_refused_with_the_reason() -> None:
+def test_an_empty_plan_is_rejected_with_the_reason() -> None:
     with pytest.raises(InputError, match="give at least one batch size"):
         plan_cells([MODEL], batch_sizes=[])
     with pytest.raises(InputError, match="no requested subject can run: the deployed form has no fp16"):

@@ -314,7 +314,7 @@ def test_a_foreign_load_in_the_middle_is_flagged(busy_report: Report) -> None:
     assert busy_report.to_dict()["repeated"] == busy_report.repeated
 
 
-def test_the_peak_is_measured_in_the_rounds_and_is_no_subject() -> None:
+def test_the_peak_is_measured_in_the_rounds_and_is_not_a_subject() -> None:
     report = measure([subject("module")], short_plan(rounds=2, peak=True))
     assert [result.label for result in report.subjects] == ["module"]
     assert [(peak["precision"], peak["threads"], peak["samples"]) for peak in report.peaks] == [("fp32", 1, 2)]

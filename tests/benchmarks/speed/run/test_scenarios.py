@@ -89,7 +89,7 @@ def test_a_summary_is_read_with_its_verdict_and_reasons() -> None:
     assert metrics["samples_per_second"] == 50.48
 
 
-def test_a_valid_summary_has_no_reasons_and_one_without_a_verdict_is_refused() -> None:
+def test_a_valid_summary_has_no_reasons_and_one_without_a_verdict_is_rejected() -> None:
     assert read_summary(SUMMARY.replace("INVALID", "VALID"))["reasons"] == []
     with pytest.raises(EngineError, match="no verdict"):
         read_summary("SUT name : PySUT")

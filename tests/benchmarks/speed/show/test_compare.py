@@ -95,7 +95,7 @@ def test_compare_prints_verdicts_and_json(tmp_path, run_cli):
     assert json.loads(out)["rows"][0]["verdict"] == FASTER
 
 
-def test_files_that_are_not_results_are_refused(tmp_path, run_cli):
+def test_files_that_are_not_results_are_rejected(tmp_path, run_cli):
     path = tmp_path / "other.json"
     path.write_text("{}")
     for arguments in (("compare", path, path), ("page", path), ("page", tmp_path / "missing.json")):

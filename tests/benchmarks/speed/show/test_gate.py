@@ -81,7 +81,7 @@ def test_a_noisy_or_a_short_run_decides_nothing() -> None:
         ({"versions": {"torch": "0.4.1"}}, "torch: 0.4.1 there"),
     ],
 )
-def test_another_machine_is_refused_unless_relative(changes: dict, message: str) -> None:
+def test_another_machine_is_rejected_unless_relative(changes: dict, message: str) -> None:
     before = make_report({"a": 0.1, "base": 0.2}, against="base")
     # A machine of half the speed: every time doubles, no ratio does.
     now = make_report({"a": 0.2, "base": 0.4}, against="base")

@@ -44,7 +44,7 @@ def test_a_counter_that_starts_again_goes_on(tmp_path: Path) -> None:
     assert meter.read() == pytest.approx(5)
 
 
-def test_without_a_counter_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_counter_the_reason_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meter = EnergyMeter("cpu", tmp_path)
     assert not meter.available
     assert meter.read() is None

@@ -196,7 +196,7 @@ def test_compiled_is_what_eager_is_and_says_how_long_it_took(functions: str, tmp
     assert ended.returncode == 0, ended.stderr
 
 
-def test_without_a_compiler_the_reason_is_told(functions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_reason_is_reported(functions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import cpp_builder
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -208,7 +208,7 @@ def test_without_a_compiler_the_reason_is_told(functions: str, monkeypatch: pyte
         build(Subject(f"{functions}:network", engine="compile", size=32))
 
 
-def test_a_compiler_that_fails_is_told_in_one_line(functions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_is_reported_in_one_line(functions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(module: nn.Module, **options: object) -> object:
         def run(batch: object) -> None:
             raise RuntimeError("the first line\nand many more")
@@ -220,7 +220,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(functions: str, monkeypatch: 
         build(Subject(f"{functions}:network", engine="compile", size=32))
 
 
-def test_what_is_no_module_runs_as_it_is_and_no_other_way(functions: str) -> None:
+def test_what_is_not_a_module_runs_as_it_is_and_no_other_way(functions: str) -> None:
     plain = build(Subject(f"{functions}:plain", size=8))
     assert plain.infer(np.ones((1, 3, 8, 8), np.float32)).tolist() == [[1, 1, 1]]
     assert plain.count()["params"] is None

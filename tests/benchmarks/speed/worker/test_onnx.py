@@ -159,7 +159,7 @@ def test_a_function_cannot_be_exported() -> None:
         measure([Subject("module:function", engine="onnxruntime")])
 
 
-def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_is_rejected(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"not a network")
