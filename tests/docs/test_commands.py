@@ -60,8 +60,9 @@ def _without_pipes(line: str) -> list[str]:
 
 
 def problem(line: str, is_whole: bool = True) -> str | None:
-    """Return what is wrong with a command line, or None: an unknown command or option, a value that
-    is not a choice, or (of a whole line) a missing value.
+    """Return what is wrong with a command line, or None.
+
+    Unknown commands and options are found; in a whole line wrong choices and missing values, too.
     """
     words = _without_pipes(line)[1:]
     command: Any = get_command(app)

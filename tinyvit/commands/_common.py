@@ -20,7 +20,7 @@ from ._help import MACHINE, OUTPUT
 _UsageProblem: Any = typer.BadParameter.__mro__[2]
 
 # Packages of the base install, which a torch-free installation of the ONNX runtime leaves out
-# (export/README.md).
+# (docs/guides/export.md).
 _BASE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine")
 
 JsonOption = Annotated[
