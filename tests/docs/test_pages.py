@@ -51,6 +51,16 @@ def test_the_page_of_results_names_the_shared_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
+def test_the_page_of_a_folder_names_its_modules(room: str) -> None:
+    missing = []
+    for page in sorted((ROOT / room).rglob("README.md")):
+        text = page.read_text(encoding="utf-8")
+        modules = [path for path in page.parent.glob("*.py") if path.stem not in ("__init__", "__main__")]
+        missing += [path for path in modules if f"`{path.name}`" not in text and f"`{path.stem}`" not in text]
+    assert missing == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_the_pages_of_a_room_have_at_most_60_lines(room: str) -> None:
     pages = sorted((ROOT / room).rglob("README.md"))
     assert pages

@@ -71,7 +71,7 @@ def bench(
         typer.Option(help="Input height and width, like 224,384 or native. [default: native]", rich_help_panel=WORK),
     ] = None,
     allocator: Annotated[
-        str, typer.Option(help="tuned (glibc keeps big blocks), default, or both.", rich_help_panel=WORK)
+        str, typer.Option(help="tuned (glibc keeps big blocks), default, or tuned,default.", rich_help_panel=WORK)
     ] = "tuned",
     weights: Annotated[
         str | None,
