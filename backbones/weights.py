@@ -168,18 +168,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(stand_ins):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds Python objects other than tensors, which are never unpickled; save its state dict alone, "
-            f"best as .safetensors"
-        ) from error
     except Exception as error:  # damaged archives raise many kinds
-        raise InputError(f"weights file {path} cannot be read: it is damaged or not a PyTorch checkpoint") from error
+        if isinstance(error, pickle.UnpicklingError) and _is_torch_file(path):
+            raise InputError(
+                f"{path} holds Python objects other than tensors, which are never unpickled; save its state dict "
+                "alone, best as .safetensors"
+            ) from error
+        raise InputError(
+            f"weights file {path} cannot be read: it is damaged or not a PyTorch checkpoint; give an intact one"
+        ) from error
     if not isinstance(checkpoint, dict):
         raise InputError(
             f"{path} holds a {type(checkpoint).__name__}; give a file with a state dict, or with a dict that has one"
         )
     return checkpoint
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Return whether a file begins as those of ``torch.save`` do: a zip, or a pickle before 1.6."""
+    with path.open("rb") as stream:
+        return stream.read(2) in (b"PK", b"\x80\x02")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def load_annotations(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"annotation file {path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     if not isinstance(document, dict):
         raise InputError(f"annotation file {path} holds a {type(document).__name__}, not an object of lists as in COCO")
     keys = {
@@ -229,7 +229,7 @@ def count_boxes(path: Path) -> BoxCounts:
     try:
         state = path.stat()
     except OSError as error:
-        raise InputError(f"annotation file {path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     return _count_unchanged(path.resolve(), state.st_mtime_ns, state.st_size)
 
 
@@ -301,8 +301,16 @@ def check_same_classes(one: Sequence[str], one_name: str, other: Sequence[str], 
         at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
         difference = f"the order differs from number {at + 1} on ({one[at]!r}, {other[at]!r})"
     raise InputError(
-        f"the {len(one)} classes of {one_name} are not the {len(other)} classes of {other_name}: {difference}"
+        f"the {len(one)} classes of {one_name} are not the {len(other)} classes of {other_name}: {difference}; "
+        "give both the same classes in the same order"
     )
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"annotation file {path} does not exist; give the folder of the data with --data-root")
+    reason = error.strerror if isinstance(error, OSError) else f"it is not JSON ({error})"
+    return InputError(f"annotation file {path} cannot be read: {reason}")
 
 
 def _some(names: Sequence[str]) -> str:

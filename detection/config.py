@@ -376,7 +376,7 @@ def _set_size(cfg: Config, size: int | tuple[int, int]) -> None:
     height), in place.
     """
     if isinstance(size, int) and (size < 32 or size % 32):
-        raise InputError(f"--img-size is {size}; use a multiple of 32, best of 224, where TinyViT needs no padding")
+        raise InputError(f"--img-size is {size}; use a multiple of 32; at multiples of 224 TinyViT needs no padding")
     frame = (size, size) if isinstance(size, int) else size
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for transform in _transforms(cfg.get(loader)):

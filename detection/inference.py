@@ -219,7 +219,7 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            raise InputError(f"image {path} does not exist")
+            raise InputError(f"image {path} does not exist; check the path")
 
 
 def draw_detections(

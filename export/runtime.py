@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -56,7 +57,9 @@ class OnnxModel:
         try:
             self.session: Any = onnxruntime.InferenceSession(str(self.path), options, providers=chosen)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            raise InputError(f"{self.path} cannot be loaded as an ONNX model: {_first_line(error)}") from error
+            raise InputError(
+                f"{self.path} cannot be loaded as an ONNX model: {_reason(error)}; give an intact file"
+            ) from error
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             raise InputError(f"{self.path} has {len(inputs)} inputs; give a model whose one input is a batch of images")
@@ -161,7 +164,7 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         return decode(Path(path).read_bytes())
     except FileNotFoundError as error:
-        raise InputError(f"image {path} does not exist") from error
+        raise InputError(f"image {path} does not exist; check the path") from error
     except IsADirectoryError as error:
         raise InputError(f"image {path} is a folder; give image files") from error
     except UnidentifiedImageError as error:
@@ -196,6 +199,11 @@ def summarize(model: OnnxModel, image: Image.Image, size: tuple[int, int] | None
         | {key: float(getattr(value, key)()) for key in ("mean", "std", "min", "max")}
         for name, value in zip(model.output_names, outputs, strict=True)
     ]
+
+
+def _reason(error: Exception) -> str:
+    """Return what onnxruntime says, without its own codes (``[ONNXRuntimeError] : 7 : ... :``)."""
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", _first_line(error)).rstrip(". ")
 
 
 def _first_line(error: Exception) -> str:

@@ -121,7 +121,10 @@ def load_source(
     if out_indices is not None and not features:
         raise InputError("--out-indices (out_indices) needs --features (features=True)")
     if brings_weights(name) + (weights is not None) + random_weights > 1:
-        raise InputError(f"give {name} weights in one way: published with the name, a weights file, or random ones")
+        raise InputError(
+            f"{name} gets weights in two ways; give one: those published with the name, a weights file (--weights), or "
+            "random ones (--random-weights)"
+        )
     if weights is None and not random_weights:
         weights = _published(name)
     asked = {"features": features, "out_indices": out_indices, "size": size, "num_classes": num_classes}

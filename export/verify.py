@@ -185,6 +185,8 @@ def _model_of(card: ModelCard, path: str | Path, model: nn.Module | None, weight
         raise InputError(f"{path} was exported from a module without a name; compare it from Python with that module")
     if weights is None and not card.arguments.get("random_weights") and not brings_weights(card.model):
         raise InputError(f"{path} was exported with the weights {card.weights}; give that file with --weights")
+    if weights is not None and card.arguments.get("random_weights"):
+        raise InputError(f"{path} was exported with random weights; leave out --weights")
     source = load_source(card.model, weights=weights, **card.arguments)
     if not holds_state(source.module, card.state_sha256):
         given = weights or "the random weights of this version"
@@ -223,7 +225,10 @@ def compare(
 
 def _check_work(runner: OnnxModel, sizes: Sequence[Size], batches: Sequence[int]) -> None:
     if not sizes or not batches or min(batches) < 1 or min(min(size) for size in sizes) < 1:
-        raise InputError("sizes and batches must be lists of positive numbers")
+        raise InputError(
+            f"sizes {list(sizes)} and batches {list(batches)} must be lists of positive numbers; change --sizes or "
+            "--batches"
+        )
     for size in sizes:
         for side in size:
             check_side(side, "a side to compare at")

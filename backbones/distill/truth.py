@@ -88,7 +88,10 @@ def _by_ordinal(images: ImageFiles, by_name: Mapping[str, int]) -> dict[int, int
 
 
 def _from_folders(images: ImageFiles, num_classes: int | None) -> TrueClasses:
-    names = images.class_names()
+    try:
+        names = images.class_names()
+    except InputError as error:
+        raise InputError(f"{error}, or give each image's class in a labels.csv (columns file, class_index)") from error
     if num_classes not in (None, len(names)):  # their order would give some a wrong class
         raise InputError(
             f"{images.root} has {len(names)} class folders, and the model has {num_classes} classes; "

@@ -61,7 +61,7 @@ def open_labelled(root: str | Path, *, test_share: float = 0.2, seed: int = 0) -
     """
     root = Path(root)
     if not root.exists():
-        raise InputError(f"data folder {root} does not exist")
+        raise InputError(f"data folder {root} does not exist; check the path")
     train, test = _part(root, _TRAIN_NAMES), _part(root, _TEST_NAMES)
     if train is None and test is None:
         return _split(LabelledImages.from_files(ImageFiles(root)), test_share, seed)

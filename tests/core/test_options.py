@@ -31,7 +31,7 @@ def test_settings_are_a_list_of_texts_or_a_dict():
 
 @pytest.mark.parametrize("text", ["photo.jpg", "=1", " =1"])
 def test_a_setting_without_a_key_or_a_value_is_rejected(text):
-    with pytest.raises(InputError, match=r"^--cfg-options '.*' must be KEY=VALUE, for example optim_wrapper"):
+    with pytest.raises(InputError, match=r"^--cfg-options '.*' must be KEY=VALUE, for example lr=.* optim_wrapper"):
         parse_setting(text, "--cfg-options")
 
 

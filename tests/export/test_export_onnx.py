@@ -232,7 +232,7 @@ def test_places_that_no_file_can_be_written_to(tmp_path):
         (["tiny_vit_5m_224", "--random-weights", "--out-indices", "1"], "--out-indices (out_indices) needs --features"),
         (["tiny_vit_5m_224", "--random-weights", "--features", "--out-indices", "7"], "out_indices holds 7"),
         (["tiny_vit_5m_224", "--random-weights", "--classes", "none.txt"], "cannot read class names from none.txt"),
-        (["efficientnet_lite1", "--random-weights"], "give efficientnet_lite1 weights in one way"),
+        (["efficientnet_lite1", "--random-weights"], "efficientnet_lite1 gets weights in two ways; give one"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, run_cli):

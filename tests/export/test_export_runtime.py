@@ -120,7 +120,7 @@ def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
         (tmp_path / "none.onnx", photo, "none.onnx does not exist"),
         (tmp_path, photo, "is a folder; give the .onnx file itself"),
         (classifier.path, tmp_path, "is a folder; give image files"),
-        (tmp_path / "text.onnx", photo, "text.onnx cannot be loaded as an ONNX model"),
+        (tmp_path / "text.onnx", photo, "text.onnx cannot be loaded as an ONNX model: Load model from"),
         (half, photo, "half.onnx cannot be loaded as an ONNX model"),
         (classifier.path, tmp_path / "none.jpg", "none.jpg does not exist"),
         (classifier.path, tmp_path / "text.jpg", "cannot read image"),

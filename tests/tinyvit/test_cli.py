@@ -164,8 +164,11 @@ def test_models_env_says_which_operators_are_in_use(run_cli):
     ("arguments", "sentence"),
     [
         (["models", "tinyvit_5m"], "did you mean tiny_vit_5m_224"),
-        (["models", "--colour"], "--colour"),
-        (["mdels"], "mdels"),
+        (["models", "--colour"], "No such option: --colour; see tinyvit models --help"),
+        (["mdels"], "No such command 'mdels'. Did you mean"),
+        (["labels", "colour"], "No such command 'colour'; see tinyvit labels --help"),
+        (["label", "photos", "store"], "Missing option '--teacher'; see tinyvit label --help"),
+        (["labels", "merge", "store"], "Missing argument 'stores'; see tinyvit labels merge --help"),
         (["label", "no/such/folder", "store", "--teacher", "efficientnet_lite2"], "no/such/folder"),
         (["evaluate", "tiny_vit_5m_224", "--data", "no/such/folder", "--weights", "w.pth"], "no/such/folder"),
         (["probe", "linear", "tiny_vit_5m_224", "--data", "no/such/folder"], "no/such/folder"),

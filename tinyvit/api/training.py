@@ -120,7 +120,7 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
         overrides["student.img_size"] = arguments["img_size"]
     recipe = load_recipe(arguments["config"], **overrides)
     if command == "finetune" and recipe.init is None:
-        raise InputError("fine-tuning starts from weights: --weights, or config key init")
+        raise InputError("fine-tuning needs weights to start from; give --weights, or set config key init")
     return recipe
 
 

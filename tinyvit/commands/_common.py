@@ -113,7 +113,8 @@ def _usage_sentence(error: Any) -> str:
     """
     param, cause = getattr(error, "param", None), error.__cause__
     if param is None or type(cause).__name__ != "ValidationError":
-        return error.format_message()
+        message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+        return message if message.endswith("?") or context is None else f"{message}; see {context.command_path} --help"
     from tinyvit.core.values import input_error
 
     detail = cause.errors(include_url=False)[0]

@@ -101,7 +101,7 @@ def check_file(path: str | Path, what: str, wanted: str) -> Path:
     if path.is_dir():
         raise InputError(f"{what} {path} is a folder; give {wanted}")
     if not path.is_file():
-        raise InputError(f"{what} {path} does not exist")
+        raise InputError(f"{what} {path} does not exist; check the path")
     return path
 
 

@@ -90,7 +90,10 @@ def parse_setting(text: str, option: str) -> tuple[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"{option} {text!r} must be KEY=VALUE, for example optim_wrapper.optimizer.lr=0.0002")
+        raise InputError(
+            f"{option} {text!r} must be KEY=VALUE, for example lr=0.0002 of a recipe, or "
+            "optim_wrapper.optimizer.lr=0.0002 of a detector's config"
+        )
     constants = {"true": True, "false": False, "none": None, "null": None}
     if value.strip().lower() in constants:
         return key.strip(), constants[value.strip().lower()]

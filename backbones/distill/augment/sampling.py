@@ -109,7 +109,7 @@ class ViewSampler:
             raise InputError(f"seed is {self.seed}; it must lie in 0..2**64-1")
         if self.kind == "centre" and self.sections():
             raise InputError(
-                f"centre views are plain: leave out {self.sections()[0]} augmentation, or set kind to random"
+                f"kind is centre (--centre), which allows no {self.sections()[0]} augmentation; leave out one of them"
             )
 
     def _check_crop(self) -> None:

@@ -98,7 +98,9 @@ class LabelOptions:
         if self.check_images < 0:
             raise InputError(f"check_images is {self.check_images}; it must be at least 0")
         if not 1 <= self.part[0] <= self.part[1]:
-            raise InputError(f"part {self.part[0]} of {self.part[1]} does not exist; parts count from 1")
+            raise InputError(
+                f"part {self.part[0]} of {self.part[1]} does not exist; parts count from 1 to {self.part[1]}"
+            )
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,10 @@ class Subject:
             raise unknown_name("precision", self.precision, PRECISIONS)
         if self.allocator not in ALLOCATORS:
             raise unknown_name("allocator", self.allocator, ALLOCATORS)
-        if self.batch_size < 1 or (self.threads or 1) < 1 or (self.size or 1) < 1:
-            raise InputError(f"{self.model}: batch size, threads and size must be at least 1")
+        for name in ("batch_size", "threads", "size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{self.model}: {name} is {value}; it must be at least 1")
 
     @property
     def is_onnx_file(self) -> bool:
@@ -113,7 +115,7 @@ class Subject:
         if obstacle is not None:
             raise InputError(obstacle)
         if self.is_onnx_file and not Path(self.model).is_file():
-            raise InputError(f"ONNX file {self.model} does not exist")
+            raise InputError(f"ONNX file {self.model} does not exist; check the path")
         label = self.label or (Path(self.model).name if self.is_onnx_file else self.model)
         return replace(self, engine=self._engine(), threads=self.threads or available_cpus(), label=label)
 

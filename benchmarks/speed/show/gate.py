@@ -122,9 +122,9 @@ def read_baseline(path: str | Path, what: str = "baseline") -> dict[str, Any]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{what} {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}; give a result.json") from error
     except ValueError as error:
-        raise InputError(f"{what} {path} is not JSON: {error}") from error
+        raise InputError(f"{what} {path} is not JSON: {error}; give a result.json") from error
     metrics = document.get("metrics", document) if isinstance(document, dict) else None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("subjects"), list) or not metrics["subjects"]:
         raise InputError(f"{what} {path} is not a result of tinyvit bench (it holds no subjects); give a result.json")

@@ -16,7 +16,9 @@ def test_class_file_is_found_beside_the_images_and_matched_by_key_or_name(pictur
     folder = Path(shutil.copytree(pictures, tmp_path / "set" / "images"))
     images = ImageFiles(folder)
     assert find_class_file(folder) is None
-    with pytest.raises(InputError, match="is in no class folder"):
+    with pytest.raises(
+        InputError, match=r"is in no class folder; put it at .*, or give each image's class in a labels\.csv"
+    ):
         find_true_classes(images, None, 10)
     csv = tmp_path / "set" / "labels.csv"
     csv.write_text("file,class_index,name\n00.jpg,3,a\nimages/01.jpg,4,b\n02.jpg,9,c\n")

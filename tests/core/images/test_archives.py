@@ -223,7 +223,7 @@ def test_a_list_names_its_images_and_their_classes(folder, suffix):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"path": ["a/1.jpg"]}, "needs the columns file"),
+        ({"path": ["a/1.jpg"]}, "needs the column file"),
         ({"file": ["a/1.jpg", "a/1.jpg"]}, "names 'a/1.jpg' twice"),
         ({"file": ["../x.jpg"]}, "names '../x.jpg'; a file is a path below"),
         ({"file": ["/x.jpg"]}, "names '/x.jpg'"),

@@ -56,7 +56,7 @@ class ImageFiles(Sequence[str]):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         if not self.root.exists():
-            raise InputError(f"image folder {self.root} does not exist")
+            raise InputError(f"image folder {self.root} does not exist; give a folder, an archive or a list of images")
         self.listing: Path | None = None
         self.members: Members | None = None
         self.left_out: dict[str, int] = {}
@@ -70,12 +70,13 @@ class ImageFiles(Sequence[str]):
         else:
             raise InputError(
                 f"{self.root} is neither a folder of images, nor a zip or uncompressed tar of them, nor a .csv or "
-                ".parquet list"
+                ".parquet list; give one of these"
             )
         self._reader = ArchiveReader(self.root, self.members) if self.members else None
         if not len(self.keys):
             there = f"; its files are {_counts(self.left_out)}" if self.left_out else ""
-            raise InputError(f"no image ({', '.join(IMAGE_SUFFIXES)}) was found in {self.root}{there}")
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise InputError(f"no image ({kinds}) was found in {self.root}{there}; give a place that holds images")
 
     @classmethod
     def listed(cls, root: str | Path, keys: KeyList, members: Members | None = None) -> ImageFiles:
@@ -93,7 +94,7 @@ class ImageFiles(Sequence[str]):
         images = cls.__new__(cls)
         images.root, images.keys, images.members, images.left_out = Path(root), keys, members, {}
         if not images.root.exists():
-            raise InputError(f"image folder {images.root} does not exist")
+            raise InputError(f"image folder {images.root} does not exist; give the images that were listed")
         images.listing = None
         if images.root.suffix.lower() in LIST_SUFFIXES and images.root.is_file():
             images.listing, images.root = images.root, images.root.parent

@@ -65,6 +65,8 @@ def _columns(path: Path) -> Sequence[str]:
             return next(csv.reader(stream), [])
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"labels file {path} does not exist; give a CSV with columns file and class_index") from error
     except OSError as error:
         raise InputError(f"labels file {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # pyarrow has its own kinds
@@ -73,8 +75,8 @@ def _columns(path: Path) -> Sequence[str]:
 
 def _column(path: Path, name: str) -> list:
     if name not in _columns(path):
-        what = "file and class_index (a whole number)" if name == "class_index" else "file (paths of images)"
-        raise InputError(f"labels file {path} needs the columns {what}")
+        what = "columns file and class_index (a whole number)" if name == "class_index" else "column file"
+        raise InputError(f"list {path} needs the {what}, named in its first row; file holds the paths of the images")
     try:
         if path.suffix.lower() == ".parquet":
             table = require("pyarrow.parquet", "parquet").read_table(path, columns=[name])

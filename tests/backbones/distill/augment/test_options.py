@@ -96,7 +96,7 @@ def test_descriptions():
         (["--aa", "augmix-m5"], "unknown augmentation"),
         (["--color-jitter", "some"], "write numbers with commas between them"),
         (["--reprob", "2"], "--reprob must be at most 1, not '2'"),
-        (["--centre", "--augment", "tinyvit"], "centre views are plain"),
+        (["--centre", "--augment", "tinyvit"], "kind is centre (--centre), which allows no"),
     ],
 )
 def test_wrong_options_are_one_sentence(options, message, pictures, tmp_path, run_cli):

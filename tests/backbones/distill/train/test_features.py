@@ -629,7 +629,10 @@ def test_finetune_starts_from_weights_and_maps_classes(classes, start, tmp_path,
     command = ["finetune", "tiny_vit_5m_22kto1k", "--data", classes, "--max-iters", 2, "--work-dir", tmp_path / "run"]
     command += ["--device", "cpu", "--cfg-options", *options]
     code, _, err = run_cli(*command)
-    assert (code, err) == (2, "tinyvit: fine-tuning starts from weights: --weights, or config key init\n")
+    assert (code, err) == (
+        2,
+        "tinyvit: fine-tuning needs weights to start from; give --weights, or set config key init\n",
+    )
     code, out, err = run_cli(*command, "--weights", start, "--class-map", tmp_path / "map.txt", "--json")
     assert code == 0, err
     assert "head: 3 of 4 classes taken from its 7" in err
