@@ -141,7 +141,7 @@ def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
     """Put dotted keys and values into a config, in place.
 
     Raises:
-        InputError: The parent of a key does not exist.
+        InputError: The parent of a key does not exist, or ``model`` is not a dict afterwards.
     """
     for key, value in overrides.items():
         node: Any = cfg
@@ -151,6 +151,8 @@ def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
         if not isinstance(node, (Mapping, Config, list)):
             raise InputError(f"--cfg-options {key}: {'.'.join(parents)} is {node!r}, which has no keys")
         cfg.merge_from_dict({key: value})
+    if not isinstance(cfg.get("model"), Mapping):
+        raise InputError(f"--cfg-options model is {cfg.get('model')!r}; it must be a dict, so change keys below it")
 
 
 def _child(node: Any, name: str, key: str, so_far: str) -> Any:

@@ -13,7 +13,14 @@ import torch
 from tinyvit.backbones import InputError
 from tinyvit.core.options import parse_setting
 from tinyvit.detection import list_configs, load_config
-from tinyvit.detection.coco import BoxCounts, check_same_classes, count_boxes, find_split, write_subset
+from tinyvit.detection.coco import (
+    BoxCounts,
+    check_same_classes,
+    count_boxes,
+    find_split,
+    load_annotations,
+    write_subset,
+)
 from tinyvit.detection.config import config_classes, count_training_boxes, make_palette
 from tinyvit.detection.runtime import import_mmdet
 
@@ -265,6 +272,13 @@ def test_overrides_reach_in_and_misspelt_ones_are_refused() -> None:
         load_config(RETINANET, overrides={"train_dataloader.dataset.pipeline.9.prob": 1})
     with pytest.raises(InputError, match="has no keys"):
         load_config(RETINANET, overrides={"model.type.name": 1})
+    with pytest.raises(InputError, match=r"--cfg-options model is 3; it must be a dict"):
+        load_config(RETINANET, overrides={"model": 3})
+
+
+def test_an_absent_annotation_file_names_the_option() -> None:
+    with pytest.raises(InputError, match=r"absent\.json does not exist; give the folder of the data with --data-root"):
+        load_annotations(Path("absent.json"))
 
 
 def test_image_size_reaches_both_pipelines() -> None:

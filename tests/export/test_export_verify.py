@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from tinyvit.core.errors import CheckFailedError, InputError
-from tinyvit.export import verify_onnx
+from tinyvit.export import OnnxModel, verify_onnx
 from tinyvit.export.verify import _compare, default_sizes
 
 
@@ -115,6 +116,14 @@ def test_bad_input(classifier, tmp_path, run_cli):
         assert code == 2, arguments
         assert message in err
         assert len(err.splitlines()) == 1
+
+
+def test_random_weights_and_a_file_of_weights_exclude_each_other(classifier, monkeypatch):
+    arguments = {**OnnxModel(classifier.path).card.arguments, "random_weights": True}
+    card = replace(OnnxModel(classifier.path).card, arguments=arguments)
+    monkeypatch.setattr("tinyvit.export.runtime.ModelCard.from_props", lambda *_: card)
+    with pytest.raises(InputError, match=r"was exported with random weights; leave out --weights"):
+        verify_onnx(classifier.path, weights=classifier.weights)
 
 
 @pytest.mark.parametrize("work", [{"sizes": [20000]}, {"sizes": [0]}, {"sizes": []}, {"batches": [0]}])
