@@ -49,8 +49,9 @@ def verify(
 ) -> None:
     """Verify a store: the checksum of every row, and on request its images and its teacher.
 
-    All labels of a store are verified, unless --labels or --teacher names one teacher. The exit
-    code is 1 when a check fails; the output names every shard and row that fails.
+    All labels of a store are verified, unless --labels names those of one teacher. With --teacher,
+    a store with several teachers needs --labels. The exit code is 1 when a check fails; the output
+    names every shard and row that fails.
 
     Examples:
         tinyvit labels verify store
