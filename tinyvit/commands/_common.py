@@ -21,7 +21,10 @@ _UsageProblem: Any = typer.BadParameter.__mro__[2]
 
 # Packages of the base install, which a torch-free installation of the ONNX runtime leaves out
 # (docs/guides/export.md).
-_BASE_PACKAGES = ("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine")
+_BASE_PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine"),
+    *("cv2", "jinja2", "psutil", "pydantic", "pynvml", "rich"),
+)
 
 JsonOption = Annotated[
     bool,
