@@ -16,9 +16,10 @@ from tinyvit.core.errors import InputError
 from ..features import FeatureBackbone
 from ..tiny_vit import Attention, TinyViT
 from .attention import unfit
+from .check import compare
 from .deit import build_deit, parts_beyond_deit
 from .folded import fold_network
-from .form import TOLERANCE, Deployed, DeployedMaps, DeployedSteps, DeployedWhole, DeployReport, compare
+from .form import TOLERANCE, Deployed, DeployedMaps, DeployedSteps, DeployedWhole, DeployReport
 from .kernels import Kernels, find_kernels
 from .native_kernels import unfit_channels
 from .steps import Network

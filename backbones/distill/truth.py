@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
-from tinyvit.core.images.lists import LIST_SUFFIXES, has_classes, read_classes
+from tinyvit.core.images.tables import LIST_SUFFIXES, has_classes, read_classes
 
 
 @dataclass(frozen=True)

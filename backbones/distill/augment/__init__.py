@@ -7,8 +7,8 @@ with a ``policy``. ``record`` packs them, and ``batch`` packs many at once. ``pi
 view from them, through thin ``operations`` over pure ``kernels``.
 """
 
-from .batch import pack_many
 from .operations import ColorJitter, Erase, Mix, RandOperation, ThreeAugment
+from .pack import pack_many
 from .pixels import apply, draw_view, library_versions, pixel_hash
 from .record import OP_TABLE, RECORD, ViewParams, partners, require_recordable
 from .sampling import PRESETS, ViewSampler, describe_views

@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from .streams import NOISE_KEY, normal_quantile, raw_words
 
-#: The colour of geometric operations outside the image, and of constant erasing: the mean colour #:
+#: The colour of geometric operations outside the image, and of constant erasing: the mean colour
 #: of ImageNet.
 FILL = (124, 116, 104)
 #: Boxes are whole numbers in units of 1 / GRID of the view's width and height.
@@ -25,7 +25,6 @@ GRID = 65535
 BLUR_SIDE = 224
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _NOISE_MEAN, _NOISE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_MIX_ONE = 1 << 16
 
 Box = tuple[int, int, int, int]
 Kernel = Callable[[Image.Image, float, str], Image.Image]
@@ -250,27 +249,3 @@ def erase(image: Image.Image, box: Box, mode: str, seed: int) -> Image.Image:
         red, green, blue = FILL if mode == "const" else noise(seed, 1, 1)[0, 0].tolist()
         erased.paste((red, green, blue), (left, top, right, bottom))
     return erased
-
-
-# --- mixing -------------------------------------------------------------------
-
-
-def mixup(image: Image.Image, partner: Image.Image, lam: float) -> Image.Image:
-    """Mix ``lam`` of the image with the rest of the partner, in whole numbers, halves up."""
-    weight = round(lam * _MIX_ONE)
-    mixed = np.asarray(image).astype(np.uint32)
-    mixed *= weight
-    mixed += np.asarray(partner).astype(np.uint32) * np.uint32(_MIX_ONE - weight)
-    mixed += _MIX_ONE // 2
-    mixed >>= 16
-    return Image.fromarray(mixed.astype(np.uint8))
-
-
-def cutmix(image: Image.Image, partner: Image.Image, box: Box) -> Image.Image:
-    """Paste the partner's box (grid units) into the image."""
-    place = pixel_box(box, image)
-    if place[0] >= place[2] or place[1] >= place[3]:
-        return image
-    mixed = image.copy()
-    mixed.paste(partner.crop(place), place)
-    return mixed

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tinyvit.core.errors import InputError
 
-from . import kernels
+from . import kernels, mixing
 from .kernels import FILTERS, GRID, RAND_AUGMENT, Box
 
 INTERPOLATIONS = tuple(FILTERS)
@@ -202,5 +202,5 @@ class Mix:
     def __call__(self, image: Image.Image, partner: Image.Image) -> Image.Image:
         """Return the image mixed with the partner's view of the same size."""
         if self.kind == "mixup":
-            return kernels.mixup(image, partner, self.lam)
-        return kernels.cutmix(image, partner, self.box)
+            return mixing.mixup(image, partner, self.lam)
+        return mixing.cutmix(image, partner, self.box)

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
 from .archives import ARCHIVE_SUFFIXES, ArchiveReader, KeyList, Members, encode_key, is_archive, list_members
-from .lists import LIST_SUFFIXES, read_files
+from .tables import LIST_SUFFIXES, read_files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 # Files that are expected beside images: tables, notes, and files of file managers.

@@ -24,6 +24,7 @@ from tinyvit.backbones.distill.augment import (
     ViewSampler,
     apply,
     kernels,
+    mixing,
 )
 from tinyvit.backbones.distill.augment.operations import JITTER_ORDERS, JITTER_PARTS, RAND_NAMES, single
 from tinyvit.backbones.distill.augment.policy import level_value
@@ -185,7 +186,7 @@ def test_erasing_modes():
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.5, 0.999, 1.0])
 def test_mixup_is_the_weighted_mean(lam):
     one, other = scene(), scene(seed=1)
-    mixed = np.asarray(kernels.mixup(one, other, lam)).astype(float)
+    mixed = np.asarray(mixing.mixup(one, other, lam)).astype(float)
     exact = lam * np.asarray(one).astype(float) + (1 - lam) * np.asarray(other).astype(float)
     assert np.abs(mixed - exact).max() <= 0.505
 
@@ -193,7 +194,7 @@ def test_mixup_is_the_weighted_mean(lam):
 def test_cutmix_is_the_partners_box():
     one, other = np.asarray(scene()), np.asarray(scene(seed=1))
     box = (0, kernels.GRID // 4, kernels.GRID // 2, kernels.GRID)
-    mixed = np.asarray(kernels.cutmix(Image.fromarray(one), Image.fromarray(other), box))
+    mixed = np.asarray(mixing.cutmix(Image.fromarray(one), Image.fromarray(other), box))
     expected = one.copy()
     expected[56:, :112] = other[56:, :112]
     assert np.array_equal(mixed, expected)
@@ -205,7 +206,7 @@ def test_partners_view_is_its_own_without_mixing():
         3, 5, 60, 70, (96, 96), flip=True, operations=(RandOperation("invert"),), mix=Mix("mixup", 0, 0, 0.5)
     )
     params = whole(mix=Mix("mixup", 5, 0, 0.25), operations=(RandOperation("solarize", 128),))
-    expected = kernels.mixup(
+    expected = mixing.mixup(
         apply(one, params.unmixed(), (64, 64)), apply(other, replace(partner, mix=None), (64, 64)), 0.25
     )
     assert same(apply(one, params, (64, 64), (other, partner)), expected)
