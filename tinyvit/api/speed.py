@@ -50,6 +50,7 @@ def bench(
     baseline: Path | None = None,
     fail_if_slower: str = "5%",
     relative: bool = False,
+    allow_undecided: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> Report:
@@ -62,7 +63,8 @@ def bench(
     Returns:
         All samples, the verdicts and the machine. ``report.to_dict()`` is ``metrics`` of
         ``result.json``; ``report.failed`` lists what could not be measured, and
-        ``report.gate["failed"]`` what is slower than the baseline allows.
+        ``report.gate["failed"]`` what is slower than the baseline allows. The value of
+        ``report.gate["outcome"]`` is ``passed``, ``failed`` or ``cannot tell``.
 
     Raises:
         InputError: An option is wrong, or nothing can be measured.
@@ -133,7 +135,7 @@ class PreparedBench:
             report.scenarios = self._run_scenarios(folder)
         if self.baseline is not None:
             gate = compare_with_baseline(self.baseline, report, self.limit, self.relative)
-            report.gate = gate.to_dict() | {"text": gate.text()}
+            report.gate = gate.to_dict() | {"text": gate.text(), "sentence": gate.sentence()}
         return report
 
     def _run_scenarios(self, folder: Path) -> list[dict[str, Any]]:
@@ -214,14 +216,18 @@ def _baseline(options: Mapping[str, Any]) -> dict[str, Any] | None:
     if options["baseline"] is None:
         if options["relative"]:
             raise InputError("--relative needs --baseline; give a result.json, or leave --relative out")
+        if options["allow_undecided"]:
+            raise InputError("--allow-undecided needs --baseline; give a result.json, or leave --allow-undecided out")
         return None
     if options["models"] or options["against"]:
         raise InputError("--baseline measures what it holds; leave the models and --against out")
-    from tinyvit.benchmarks.speed.show.gate import check_baseline_machine, read_baseline
+    from tinyvit.benchmarks.speed.show.gate import check_baseline_machine, check_baseline_strength, read_baseline
 
-    parse_share(options["fail_if_slower"], "--fail-if-slower")
+    limit = parse_share(options["fail_if_slower"], "--fail-if-slower")
     document = read_baseline(options["baseline"])
     check_baseline_machine(document, options["relative"])
+    if not options["allow_undecided"]:
+        check_baseline_strength(document, limit, options["relative"])
     return document
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from tinyvit.core.errors import InputError, check_file, require
+from tinyvit.core.onnx_files import data_files
 
 from .base import CODE_VERSION, Answers, Classifier, Program, files_sha256
 from .spec import TeacherSettings
@@ -56,7 +57,7 @@ def onnx_classifier(spec: TeacherSettings) -> Classifier:
         answers,
         preprocess,
         classes,
-        files_sha256([path, *_data_files(path)]),
+        files_sha256([path, *data_files(path)]),
         code,
         deployable=False,
         precisions=("fp32",),
@@ -133,16 +134,3 @@ def _read_card(props: dict[str, str]) -> dict[str, Any]:
         return {}
     card: dict[str, Any] = {key: props[key] if text else json.loads(props[key]) for key, text in _CARD.items()}
     return card | {"size": tuple(json.loads(props["size"])), "input_format": props["input_format"]}
-
-
-def _data_files(path: Path) -> list[Path]:
-    """Return the files beside it that hold tensors of its graph."""
-    onnx: Any = require("onnx", "export")
-    proto = onnx.load(str(path), load_external_data=False)
-    names = {
-        entry.value
-        for tensor in onnx.external_data_helper._get_all_tensors(proto)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [path.parent / name for name in sorted(names)]

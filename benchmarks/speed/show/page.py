@@ -142,6 +142,7 @@ def _warnings(metrics: Metrics) -> list[str]:
         if entry["error"]:
             failed.setdefault(entry["error"], []).append(entry["label"])
     found = [f"{', '.join(labels)} could not be measured: {error}" for error, labels in failed.items()]
+    found += metrics.get("warnings", ())
     contention = metrics["contention"]
     return found + ([contention["sentence"]] if contention.get("disturbed") else [])
 
@@ -205,6 +206,7 @@ def _gate(metrics: Metrics) -> dict[str, Any] | None:
     if not gate:
         return None
     notes = [f"Not compared: {reason}" for reason in gate["missing"]]
+    notes += [f"Changed: {what}" for what in gate.get("changed", ())]
     if gate["machine_differs"]:
         notes.append(f"Another machine, so only ratios: {'; '.join(gate['machine_differs'])}")
     rows = [
@@ -216,7 +218,8 @@ def _gate(metrics: Metrics) -> dict[str, Any] | None:
         )
         for row in gate["rows"]
     ]
-    return {"limit": f"{gate['limit']:.1%}", "failed": gate["failed"], "rows": rows, "notes": notes}
+    judged = {"failed": gate["failed"], "undecided": gate.get("undecided", [])}
+    return {"limit": f"{gate['limit']:.1%}", **judged, "rows": rows, "notes": notes}
 
 
 def _verdicts(metrics: Metrics, names: Names) -> dict[str, Any] | None:

@@ -38,6 +38,7 @@ def report_text(metrics: Metrics) -> str:
     entries, gate = metrics["subjects"], metrics["gate"]
     said = [one["sentence"] for part in ("comparisons", "knees", "scenarios") for one in metrics[part]]
     said += [f"failed: {entry['label']}: {entry['error']}" for entry in entries if entry["error"]]
+    said += [f"warning: {text}" for text in metrics.get("warnings", ())]
     said += [gate["text"]] if gate else []
     if any(entry["rounds"] for entry in entries):
         said += [metrics["contention"]["sentence"], f"ended: {metrics['ended']}"]

@@ -31,6 +31,7 @@ from typing import Any, TextIO
 from tinyvit.core.allocator import tune_allocator
 from tinyvit.core.errors import InputError, TinyVitError
 
+from ..results.files import hash_source
 from ..results.subjects import Subject
 from .energy import EnergyMeter
 from .engines import Engine, build_engine, import_engine
@@ -80,6 +81,7 @@ class SubjectServer:
         seconds = time.perf_counter() - start
         self.energy = EnergyMeter(self.subject.device)
         facts = self.engine.facts | {"allocator": allocator, "energy": self.energy.source}
+        facts["sha256"] = hash_source(self.subject)
         return {"facts": facts, "load_seconds": seconds}
 
     def warm(self, seconds: float) -> dict[str, Any]:
