@@ -174,11 +174,13 @@ def classify(model: OnnxModel, image: Image.Image, topk: int = 5, size: tuple[in
     """Return the most probable classes of an image, best first.
 
     Raises:
-        InputError: The file is not a classifier.
+        InputError: The file is not a classifier, or its answer is not finite.
     """
     if model.card.task != "classifier":
         raise InputError(f"{model.path} gives feature maps, not classes; use summarize")
     logits = model(model.prepare(image, size))[0][0].astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise InputError(f"{model.path} returned values that are not finite; export it again from whole weights")
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     names = model.card.classes

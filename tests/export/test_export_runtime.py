@@ -110,6 +110,13 @@ def test_feature_maps_are_not_classified(features, photo):
         classify(OnnxModel(features.path), Image.open(photo))
 
 
+def test_an_answer_that_is_not_finite_names_no_class(classifier, photo, monkeypatch):
+    model = OnnxModel(classifier.path)
+    monkeypatch.setattr(OnnxModel, "__call__", lambda self, x: [np.full((1, 1000), np.nan, np.float32)])
+    with pytest.raises(InputError, match="returned values that are not finite"):
+        classify(model, Image.open(photo))
+
+
 def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "text.jpg").write_text("no image")

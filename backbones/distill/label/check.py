@@ -18,10 +18,10 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.ranking import finite_rows, topk_correct
 
 from ..store import SoftLabelStore
 from ..teachers import Teacher
-from ..truth import topk_correct
 
 #: Default number of images to check: it gives the accuracy within 0.01.
 CHECK_IMAGES = 10_000
@@ -113,6 +113,9 @@ def evaluate_top(
 
     Returns:
         One count per k, and the number of images that could be read.
+
+    Raises:
+        InputError: The teacher returned a value that is not finite.
     """
     ordinals = sorted(true_classes)
     correct, seen = [0] * len(ks), 0
@@ -133,8 +136,18 @@ def evaluate_top(
             good = [(ordinal, pixels) for ordinal, pixels in loaded if not isinstance(pixels, str)]
             if good:
                 logits = teacher(torch.from_numpy(np.stack([pixels for _, pixels in good]))).cpu().numpy()
+                _require_finite(teacher, logits, [images[ordinal] for ordinal, _ in good])
                 classes = np.array([true_classes[ordinal] for ordinal, _ in good])
                 correct = [count + topk_correct(logits, classes, k) for count, k in zip(correct, ks, strict=True)]
                 seen += len(good)
             bar.advance(len(chunk))
     return correct, seen
+
+
+def _require_finite(teacher: Teacher, logits: np.ndarray, keys: list[str]) -> None:
+    finite = finite_rows(logits)
+    if not finite.all():
+        raise InputError(
+            f"{teacher.name} returned values that are not finite for {int((~finite).sum())} of {len(keys)} images, "
+            f"first for {keys[int(finite.argmin())]!r}; give whole weights, or use --precision fp32"
+        )
