@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.options import parse_list, parse_numbers, parse_seconds, parse_share
+from tinyvit.core.options import parse_list, parse_numbers, parse_seconds, parse_share, parse_sizes
 
 from ._devices import resolve_device
 
@@ -34,7 +34,7 @@ def bench(
     precision: str | Sequence[str] = "fp32",
     threads: Several | None = None,
     batch_size: Several = "1",
-    size: Several | None = None,
+    size: Several | Sequence[tuple[int, int]] | None = None,
     allocator: str | Sequence[str] = "tuned",
     weights: str | None = None,
     rounds: int = 15,
@@ -57,8 +57,9 @@ def bench(
     """Measure latency, images per second and peak memory, as ``tinyvit bench run`` does.
 
     The arguments have the names, the meaning and the defaults of the options (``tinyvit bench run
-    --help``). Where the command takes several values with commas, a sequence is taken, too. Workers
-    start as new processes, so a script needs ``if __name__ == "__main__":``.
+    --help``). Where the command takes several values with commas, a sequence is taken, too; unequal
+    sides are ``"256x320"`` or ``[(256, 320)]``. Workers start as new processes, so a script needs
+    ``if __name__ == "__main__":``.
 
     Returns:
         All samples, the verdicts and the machine. ``report.to_dict()`` is ``metrics`` of
@@ -192,7 +193,9 @@ def _as_text(value: Any) -> str | None:
     """Return several values as the command line takes them, with commas."""
     if value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, int) else ",".join(map(str, value))
+    if isinstance(value, int):
+        return str(value)
+    return ",".join("x".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in value)
 
 
 def _plan(options: Mapping[str, Any]) -> Plan:
@@ -238,7 +241,7 @@ def _matrices(options: Mapping[str, Any]) -> tuple[Matrix, Matrix | None]:
     work = {
         "threads": parse_numbers(options["threads"], "--threads", "all"),
         "batch_sizes": parse_list(options["batch_size"], "--batch-size", int),
-        "sizes": parse_numbers(options["size"], "--size", "native"),
+        "sizes": parse_sizes(options["size"], "--size", "native"),
         "allocators": parse_list(options["allocator"], "--allocator"),
         "device": options["device"],
         "weights": options["weights"],

@@ -68,7 +68,7 @@ def bench(
     ] = "1",
     size: Annotated[
         str | None,
-        typer.Option(help="Input height and width, like 224,384 or native. [default: native]", rich_help_panel=WORK),
+        typer.Option(help="Input size, N or HxW, like 224,256x320 or native. [default: native]", rich_help_panel=WORK),
     ] = None,
     allocator: Annotated[
         str, typer.Option(help="tuned (glibc keeps big blocks), default, or both.", rich_help_panel=WORK)

@@ -9,7 +9,7 @@ from typing import Any
 from tinyvit.core.errors import InputError
 
 from ..results.report import Report
-from ..results.subjects import Subject
+from ..results.subjects import Subject, size_text
 from ..results.warnings import warn_of_threads
 from .matrix import Matrix
 from .measure import measure
@@ -128,7 +128,7 @@ def describe_work(subject: Subject) -> str:
     """Return the work of a run in words: ``2 threads, batch 16, 224 px, tuned allocator``."""
     parts = [f"{subject.threads} thread{'' if subject.threads == 1 else 's'}", f"batch {subject.batch_size}"]
     if subject.size is not None:
-        parts.append(f"{subject.size} px")
+        parts.append(f"{size_text(subject.size)} px")
     parts.append(f"{subject.allocator} allocator")
     if subject.device != "cpu":
         parts.append(subject.device)

@@ -28,7 +28,8 @@ from ...charts import (
 )
 from ...pages import render
 from ...statistics import CANNOT_TELL
-from ..results.metrics import COST, SPEED, Entry, Metric, format_rate
+from ..results.metrics import COST, SPEED, Entry, Metric, format_rate, input_size
+from ..results.subjects import size_text
 from .accuracy import SOURCE, published_for
 
 Metrics = Mapping[str, Any]
@@ -163,9 +164,9 @@ def _work(metrics: Metrics) -> str:
             parts.append(text(values[0]))
         elif len(values) <= 4:
             parts.append(f"{_plural(2, key.replace('_', ' ').rstrip('s'))[2:]} {', '.join(map(str, values))}")
-    sizes = sorted({size for size in map(_size, metrics["subjects"]) if size})
+    sizes = sorted({size for size in map(input_size, metrics["subjects"]) if size})
     if sizes:
-        parts.insert(0, f"{', '.join(map(str, sizes))} px")
+        parts.insert(0, f"{', '.join(map(size_text, sizes))} px")
     text = ", ".join(parts)
     return text[:1].upper() + text[1:]
 
@@ -611,11 +612,6 @@ def _measured(metrics: Metrics) -> list[Entry]:
     return [entry for entry in metrics["subjects"] if entry["latency_seconds"]]
 
 
-def _size(entry: Entry) -> int | None:
-    shape = entry["facts"].get("input_shape") or []
-    return shape[2] if len(shape) == 4 else entry["subject"]["size"]
-
-
 def _group(entry: Entry) -> str:
     """Equal work, apart from the size that a model asks for."""
     subject = entry["subject"]
@@ -626,7 +622,7 @@ def _group(entry: Entry) -> str:
 
 
 def _cell(subject: Entry) -> str:
-    size = f", {subject['size']} px" if subject["size"] else ""
+    size = f", {size_text(subject['size'])} px" if subject["size"] else ""
     return (
         f"{subject['engine']}, {subject['precision']}, {_plural(subject['threads'], 'thread')}, "
         f"batch {subject['batch_size']}{size}, {subject['allocator']} allocator, {subject['device']}"

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -207,10 +206,17 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
 
 def main() -> None:
-    """Reserve standard output for replies, and send a model's prints to standard error."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Reserve standard input and output for requests and replies.
+
+    A model's prints go to standard error. A model that reads standard input finds it empty, instead
+    of waiting for a request.
+    """
+    requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(sys.stdin, replies)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    serve(requests, replies)
 
 
 if __name__ == "__main__":
