@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from tinyvit.core.errors import InputError, check_file, require
-from tinyvit.core.images.files import decode
+from tinyvit.core.images.decode import decode, read_file
 from tinyvit.core.images.preprocess import Preprocess
 
 from .metadata import ModelCard
@@ -153,19 +153,18 @@ class Guess:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return an image decoded to RGB; a truncated file is an error.
+    """Return an image decoded to RGB by :mod:`tinyvit.core.images.decode`; a truncated file is an
+    error.
 
     Raises:
         InputError: It is missing or damaged.
     """
     try:
-        return decode(Path(path).read_bytes())
+        return decode(read_file(path))
     except FileNotFoundError as error:
         raise InputError(f"image {path} does not exist") from error
     except IsADirectoryError as error:
         raise InputError(f"image {path} is a folder; give image files") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"cannot read image {path}: it is damaged, or of a kind that Pillow does not know") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise InputError(f"cannot read image {path}: {_first_line(error)}") from error
 

@@ -20,6 +20,7 @@ from torch import nn
 from tinyvit.core.console import track
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.files import replacing
+from tinyvit.core.images.decode import RULE, is_plain
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import check_side
 from tinyvit.core.jobs import Done, Here, Place, Ranks, Report, Worker
@@ -319,7 +320,10 @@ def prepare_cache(cache: str | Path) -> None:
 def _cache_path(cache: Path, fingerprint: str, files: ImageFiles, keys: Sequence[str]) -> Path:
     digest = hashlib.sha256(fingerprint.encode())
     for key in keys:
-        digest.update(hashlib.sha256(files.read(key)).digest())
+        data = files.read(key)
+        digest.update(hashlib.sha256(data).digest())
+        if not is_plain(data):  # features that were kept under another rule are of other pixels
+            digest.update(f"decoding {RULE}".encode())
     return cache / f"{digest.hexdigest()[:40]}.safetensors"
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tinyvit.backbones import Preprocess
 from tinyvit.core.errors import InputError
 from tinyvit.export import OnnxModel, classify, summarize
-from tinyvit.export.runtime import encode
+from tinyvit.export.runtime import encode, open_image
 
 #: Runs the command line in a Python that can import none of the heavy packages.
 WITHOUT_TORCH = """
@@ -81,6 +81,22 @@ def test_preprocessing_equals_the_trainings_bit_for_bit(mode, size, settings):
     np.testing.assert_array_equal(by_hand, expected)
     codes = encode(preprocess.crop(image), preprocess, "uint8")
     np.testing.assert_array_equal(codes.transpose(2, 0, 1) / np.float32(255), unit)
+
+
+def test_an_image_is_decoded_by_the_one_rule(classifier, photo, tmp_path):
+    """Orientation of EXIF and 16 bits, by path and as Pillow opens it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(photo).convert("RGB").save(tmp_path / "turned.png", exif=exif)
+    Image.open(photo).convert("RGB").transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    deep = np.asarray(Image.open(photo).convert("L")).astype(np.uint16) << 8
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.open(photo).convert("L").save(tmp_path / "shallow.png")
+    model = OnnxModel(classifier.path, threads=1)
+    for one, other in (("turned", "upright"), ("deep", "shallow")):
+        wanted = classify(model, open_image(tmp_path / f"{other}.png"))
+        assert classify(model, open_image(tmp_path / f"{one}.png")) == wanted
+        assert classify(model, Image.open(tmp_path / f"{one}.png")) == wanted
 
 
 def test_probabilities_are_sorted_and_sum_to_one(classifier, photo):

@@ -16,6 +16,7 @@ import torch
 from tinyvit.core.console import RateBar, say
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
+from tinyvit.core.images.decode import RULE
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
 from tinyvit.core.ranking import finite_rows, topk_correct
@@ -67,7 +68,7 @@ def check_teacher(
     """
     if kept := kept_check(store, teacher.fingerprint, true_classes):
         return kept
-    correct, seen = evaluate_top(teacher, images, true_classes, (1,), show)
+    correct, seen = evaluate_top(teacher, images, true_classes, (1,), show, store.header.decoding)
     question = _question(teacher.fingerprint, true_classes)
     write_json(store.folder / _CHECK_NAME, {"correct": correct[0], "images": seen, "question": question})
     return correct[0], seen
@@ -99,6 +100,7 @@ def evaluate_top(
     true_classes: Mapping[int, int],
     ks: tuple[int, ...] = (1, 5),
     show: bool = True,
+    rule: int = RULE,
 ) -> tuple[list[int], int]:
     """Return how often the true class is among the k best, on the evaluation transform.
 
@@ -110,6 +112,7 @@ def evaluate_top(
         true_classes: Ordinal -> class index.
         ks: The values of k.
         show: Report progress, and images that cannot be read.
+        rule: The number of the decoding rule.
 
     Returns:
         One count per k, and the number of images that could be read.
@@ -122,7 +125,7 @@ def evaluate_top(
 
     def load(ordinal: int) -> np.ndarray | str:
         try:
-            return np.asarray(teacher.preprocess.crop(images.open(images[ordinal])))
+            return np.asarray(teacher.preprocess.crop(images.open(images[ordinal], rule)))
         except InputError as error:
             return str(error)
 

@@ -7,17 +7,17 @@ as in torchvision's ``ImageFolder``.
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import InputError
 from .archives import ARCHIVE_SUFFIXES, ArchiveReader, KeyList, Members, encode_key, is_archive, list_members
+from .decode import RULE, decode, read_file
 from .lists import LIST_SUFFIXES, read_files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
@@ -142,7 +142,7 @@ class ImageFiles(Sequence[str]):
             OSError: It is missing or cannot be read.
         """
         if self._reader is None:
-            return (self.root / key).read_bytes()
+            return read_file(self.root / key)
         try:
             return self._reader.read(self.keys.find(key))
         except KeyError:
@@ -179,14 +179,18 @@ class ImageFiles(Sequence[str]):
 
         return np.fromiter(map(size, range(len(self))), np.uint64, len(self))
 
-    def open(self, key: str) -> Image.Image:
+    def open(self, key: str, rule: int = RULE) -> Image.Image:
         """Return one image, decoded to RGB.
+
+        Args:
+            key: Its key.
+            rule: The number of the decoding rule; see :mod:`tinyvit.core.images.decode`.
 
         Raises:
             InputError: The image is missing or cannot be decoded.
         """
         try:
-            return decode(self.read(key))
+            return decode(self.read(key), rule)
         except Exception as error:  # Pillow raises many kinds on damaged files
             raise InputError(f"cannot read image {self.root / key}: {error}") from error
 
@@ -250,18 +254,3 @@ def describe_left_out(root: str | Path, left_out: Mapping[str, int]) -> str | No
     are = "files in {} are not images" if total > 1 else "file in {} is not an image"
     known = ", ".join(IMAGE_SUFFIXES)
     return f"{total} {are.format(root)} of a known kind ({_counts(left_out)}) and skipped; known kinds: {known}"
-
-
-def decode(data: bytes) -> Image.Image:
-    """Return an encoded image decoded to RGB; a truncated file is an error, not a grey corner.
-
-    Raises:
-        ValueError: The bytes are not an image of a known format. Damaged images raise Pillow's own
-            errors.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        # Pillow's own message shows the address of the buffer, which does not help a user.
-        raise ValueError("not an image of a known format") from None
-    return image.convert("RGB")

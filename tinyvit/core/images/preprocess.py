@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..results import plain
+from .decode import to_rgb
 
 P = TypeVar("P", bound="Preprocess")
 
@@ -94,10 +95,12 @@ class Preprocess:
         return plain(self)
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """Return the geometric part: an RGB image of exactly ``size``."""
+        """Return the geometric part: an RGB image of exactly ``size``; see
+        :func:`tinyvit.core.images.decode.to_rgb` for other modes.
+        """
         height, width = self.size
         resampling = _RESAMPLING[self.interpolation]
-        image = image.convert("RGB")
+        image = to_rgb(image)
         if self.crop_mode == "squash":
             return image.resize((width, height), resampling)
         # Torchvision's Resize(int): the shorter side becomes `scale`, the longer one is truncated.
