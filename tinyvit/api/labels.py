@@ -31,6 +31,7 @@ def label(
     teacher_crop_pct: float | None = None,
     teacher_classes: Path | None = None,
     teacher_prompts: Path | None = None,
+    teacher_output: str | None = None,
     views: int = 1,
     topk: int = 10,
     augment: Literal["crop-flip", "tinyvit", "deit", "deit3"] = "crop-flip",
@@ -166,7 +167,7 @@ def teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
     """Return the teacher that the options named ``teacher...`` describe."""
     from tinyvit.backbones.distill.teachers import TeacherSpec
 
-    keys = ("weights", "size", "mean", "std", "interpolation", "crop_pct", "classes", "prompts")
+    keys = ("weights", "size", "mean", "std", "interpolation", "crop_pct", "classes", "prompts", "output")
     given = {key: arguments[f"teacher_{key}"] for key in keys}
     names = arguments["teacher"]
     return TeacherSpec((names,) if isinstance(names, str) else tuple(names), **(given | more))

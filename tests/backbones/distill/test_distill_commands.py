@@ -95,10 +95,15 @@ def test_damaged_store_fails_verification_and_names_shard_and_row(data, label, t
     assert code == 1
     assert f"{shard.name}: row 15 (image 15, view 1) fails its checksum" in out
     assert err.count("\n") == 1
+    # `label` looks at lengths alone: this shard must be deleted first, and only this one.
+    assert out.count("`tinyvit label`") == 1
+    assert "delete its .safetensors and run the same `tinyvit label`" in out
     shard.write_bytes(bytes(content)[:-100])
     code, out, _ = run_cli("labels", "verify", store)
     assert code == 1
     assert f"{shard.name} is truncated" in out
+    assert "run the same `tinyvit label` again to make it anew" in out
+    assert "delete" not in out
     arguments = ["pretrain", "tiny_vit_5m_distill", "--data", data, "--labels", store, "--work-dir", tmp_path / "run"]
     code, _, err = run_cli(*arguments, "--device", "cpu", "--cfg-options", *SMALL.split(), "workers=0")
     assert code == 2
