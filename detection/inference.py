@@ -12,10 +12,12 @@ from mmengine import fileio
 from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
-from tinyvit.core.console import track
+from tinyvit.core.console import say, track
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.images.decode import decode, read_file
+from tinyvit.core.images.files import IMAGE_SUFFIXES, describe_skipped
+from tinyvit.core.images.walk import Skipped, walk
 from tinyvit.core.results import make_work_dir
 
 from ..backbones.deployed import deploy_for_command
@@ -23,8 +25,6 @@ from .coco import check_same_classes
 from .config import config_classes, make_palette
 from .registry import TRANSFORMS
 from .runtime import import_mmdet, load_detector, read_detector
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @TRANSFORMS.register_module()
@@ -253,7 +253,11 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
     """
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            skipped = Skipped()
+            names = [name for name in walk(path, skipped, deep=False) if name.lower().endswith(IMAGE_SUFFIXES)]
+            inside = [path / name for name in names]
+            for note in describe_skipped(path, skipped):
+                say(note)
             if not inside:
                 raise InputError(f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
             yield from inside

@@ -83,13 +83,16 @@ def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     import torch
 
     from tinyvit.backbones.distill.label import LabelOptions, label_store
+    from tinyvit.backbones.distill.store import HEADER_NAME, open_manifest
     from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.console import say
     from tinyvit.core.images.files import ImageFiles
     from tinyvit.core.jobs import Here, Ranks, choose_place
 
-    images = ImageFiles(arguments["data"])
+    images, store = ImageFiles(arguments["data"]), Path(arguments["store"])
+    if (store / HEADER_NAME).is_file():
+        images = open_manifest(store).fitting(images)
     same = ("views", "topk", "batch_size", "threads", "compact", "name", "check_images")
     options = LabelOptions(
         sampler=view_sampler(arguments),

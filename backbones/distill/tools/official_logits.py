@@ -207,6 +207,7 @@ def import_official(
     store_path = Path(store_path)
     if (store_path / HEADER_NAME).is_file():
         manifest = open_manifest(store_path)
+        images = manifest.fitting(images)
         manifest.check_images(images, f"the store {store_path}")
     else:
         store_path.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def verify(
         if len(spec.names) == 1 and teacher_size is None:
             spec = replace(spec, size=opened.header.augmentation["hash_size"][0])
         model = spec.load(resolve_device(device))
-    images = ImageFiles(data) if data else None
+    images = opened.manifest.fitting(ImageFiles(data)) if data else None
     report = verify_store(opened, images, model, sample=sample)
     for other in others:
         report = report.joined(verify_store(other, images))

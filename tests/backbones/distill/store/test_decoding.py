@@ -1,4 +1,4 @@
-"""The decoding rule of a store: recorded when it is new, kept when it grows, replayed by all readers."""
+"""The decoding rule of a store: recorded when new, kept when it grows, replayed by all readers."""
 
 from __future__ import annotations
 
