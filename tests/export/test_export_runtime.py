@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tinyvit import predict_onnx
 from tinyvit.backbones import Preprocess
 from tinyvit.core.errors import InputError
 from tinyvit.export import OnnxModel, classify, summarize
@@ -154,6 +155,23 @@ def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
         assert message in err
         assert len(err.splitlines()) == 1
         assert not out
+
+
+def test_readable_images_are_done_and_the_others_listed(classifier, photo, tmp_path, run_cli):
+    (tmp_path / "text.jpg").write_text("no image")
+    images = (tmp_path / "none.jpg", photo, tmp_path / "text.jpg")
+    code, out, err = run_cli("export", "predict", classifier.path, *images, "--json")
+    assert code == 1
+    document = json.loads(out)
+    assert [item["image"] for item in document["images"]] == [str(photo)]
+    assert list(document["unreadable"]) == [str(images[0]), str(images[2])]
+    assert f"not read: {images[0]}: image {images[0]} does not exist" in err
+    assert "2 of 3 images could not be read; repair or remove them" in err.splitlines()[-1]
+    code, out, err = run_cli("export", "predict", classifier.path, images[0], images[2])
+    assert (code, out) == (2, "")
+    assert "none of the 2 images can be read; the first: image" in err
+    with pytest.raises(InputError, match=r"none\.jpg does not exist"):
+        predict_onnx(classifier.path, images)
 
 
 @pytest.mark.parametrize("size", ["20000", "224x20000", "0", "-224", "4097", "9" * 5000, "\u0664", "224x", "1e3"])

@@ -147,20 +147,44 @@ def predict_onnx(
 
 
 def predict_with(
-    runner: OnnxModel, images: Sequence[str | Path], topk: int, size: str | int | Size | None
+    runner: OnnxModel,
+    images: Sequence[str | Path],
+    topk: int,
+    size: str | int | Size | None,
+    unread: dict[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what :func:`predict_onnx` returns, by a file that is open."""
+    """Return what :func:`predict_onnx` returns, by a file that is open.
+
+    Args:
+        runner: The file.
+        images: The image files.
+        topk: Classes per image.
+        size: Input size; ``None``: the file's.
+        unread: Takes images that cannot be read, with the reason; they are left out of the answer.
+            ``None``: the first one ends the call.
+
+    Raises:
+        InputError: No image can be read, or one cannot and ``unread`` is ``None``.
+    """
     from tinyvit.export import classify, open_image, summarize
 
     wanted = parse_size(str(size)) if isinstance(size, str | int) else size
     found: list[dict[str, Any]] = []
     for path in images:
-        image = open_image(Path(path))
+        try:
+            image = open_image(Path(path))
+        except InputError as error:
+            if unread is None or len(images) == 1:
+                raise
+            unread[str(path)] = str(error)
+            continue
         if runner.card.task == "classifier":
             answer = {"classes": [vars(guess) for guess in classify(runner, image, topk, wanted)]}
         else:
             answer = {"outputs": summarize(runner, image, wanted)}
         found.append({"image": str(path), **answer})
+    if unread and not found:
+        raise InputError(f"none of the {len(images)} images can be read; the first: {next(iter(unread.values()))}")
     return found
 
 

@@ -101,6 +101,7 @@ def evaluate_top(
     ks: tuple[int, ...] = (1, 5),
     show: bool = True,
     rule: int = RULE,
+    unread: dict[str, str] | None = None,
 ) -> tuple[list[int], int]:
     """Return how often the true class is among the k best, on the evaluation transform.
 
@@ -113,6 +114,7 @@ def evaluate_top(
         ks: The values of k.
         show: Report progress, and images that cannot be read.
         rule: The number of the decoding rule.
+        unread: Takes the images that cannot be read, with the reason.
 
     Returns:
         One count per k, and the number of images that could be read.
@@ -133,9 +135,12 @@ def evaluate_top(
         for start in range(0, len(ordinals), 64):
             chunk = ordinals[start : start + 64]
             loaded = list(zip(chunk, pool.map(load, chunk), strict=True))
-            for _, reason in loaded:
-                if isinstance(reason, str) and show:
-                    say(f"skipped: {reason}")
+            for ordinal, reason in loaded:
+                if isinstance(reason, str):
+                    if unread is not None:
+                        unread[images[ordinal]] = reason
+                    elif show:
+                        say(f"skipped: {reason}")
             good = [(ordinal, pixels) for ordinal, pixels in loaded if not isinstance(pixels, str)]
             if good:
                 logits = teacher(torch.from_numpy(np.stack([pixels for _, pixels in good]))).cpu().numpy()

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..console import say
-from ..errors import InputError
+from ..errors import CheckFailedError, InputError
 from .archives import (
     ARCHIVE_SUFFIXES,
     ArchiveReader,
@@ -62,7 +62,7 @@ class ImageFiles(Sequence[str]):
         left_out: Files below the root that are not images of a known kind, counted by suffix, most
             frequent first. Hidden files, tables and readmes are not counted.
             :func:`describe_left_out` makes a sentence of it.
-        skipped: What the walk left out for other reasons; it was reported.
+        skipped: Entries that the walk left out for other reasons; they were reported.
 
     Raises:
         InputError: ``root`` does not exist, cannot be listed, is of another kind, is damaged, or
@@ -259,6 +259,23 @@ def describe_skipped(root: Path, skipped: Skipped) -> list[str]:
     """Return a sentence per entry that a walk of ``root`` left out."""
     notes = [f"{root / path} is skipped: {why}" for path, why in skipped.entries.items()]
     return notes + [f"{root / path} cannot be read: {why}" for path, why in skipped.unreadable.items()]
+
+
+def require_all_read(unread: Mapping[str, str], total: int) -> None:
+    """List the images that a command could not read, and fail it, now that all others are done.
+
+    Args:
+        unread: The reason by image.
+        total: How many images there were.
+
+    Raises:
+        CheckFailedError: There is one.
+    """
+    if not unread:
+        return
+    for name, reason in unread.items():
+        say(f"not read: {name}: {reason}")
+    raise CheckFailedError(f"{len(unread)} of {total} images could not be read; repair or remove them")
 
 
 def describe_left_out(root: str | Path, left_out: Mapping[str, int]) -> str | None:
