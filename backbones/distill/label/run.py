@@ -385,7 +385,7 @@ def _wanted_header(
     """Return the header that these options ask for.
 
     A store that exists at ``path`` gives the decoding rule. The existing labels give the values
-    that they leave open.
+    that the options leave open.
     """
     batch_size = options.batch_size or (existing.batch_size if existing else 64)
     block = min(options.views, options.views_per_shard)
