@@ -1,4 +1,4 @@
-# The commands of this project. `make` needs Python 3.10 to 3.12 on the path, and nothing else.
+# The commands of this project. `make` needs Python 3.10 to 3.14 on the path, and nothing else.
 #
 #   make demo     run the whole road on drawn data, ending in a report page
 #   make test     run the tests; ARGS="-m slow -n 0" runs the slow ones
@@ -8,8 +8,8 @@
 #   make clean    remove the environment and all build products
 
 # The first interpreter that runs and is of a supported version; PYTHON=... chooses another.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3 python; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3.10 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -28,7 +28,7 @@ help:
 setup: $(STAMP)
 
 $(STAMP):
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 to 3.12 found on the path; say PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 to 3.14 found on the path; say PYTHON=/path/to/python" >&2; exit 2; }
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
@@ -36,7 +36,7 @@ $(STAMP):
 	@# Type checkers do not follow the editable install; this is the same tree laid out as it is imported.
 	mkdir -p $(VENV)/typing/tinyvit
 	for room in backbones detection benchmarks export; do ln -sfn ../../../$$room $(VENV)/typing/tinyvit/$$room; done
-	for part in __init__.py __main__.py cli.py api commands core demo; do ln -sfn ../../../tinyvit/$$part $(VENV)/typing/tinyvit/$$part; done
+	for part in __init__.py __main__.py cli.py mmdet.py api commands core demo; do ln -sfn ../../../tinyvit/$$part $(VENV)/typing/tinyvit/$$part; done
 	touch $@
 
 demo: $(STAMP)

@@ -257,12 +257,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def create_timm_model(name: str, img_size: int | None = None, **options: Any) -> Any:
+def create_timm_model(name: str, img_size: int | tuple[int, int] | None = None, **options: Any) -> Any:
     """Return one of timm's models with random weights.
 
     Args:
         name: timm's, without ``timm:``.
-        img_size: Input side in pixels; networks that take any size are built without it.
+        img_size: Input side in pixels, or height and width; networks that take any size are built
+            without it.
         **options: Further arguments of ``timm.create_model``.
 
     Raises:

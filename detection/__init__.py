@@ -3,7 +3,7 @@ folder.
 
 Importing this package provides ``mmcv._ext`` where mmcv was installed without compiled operators
 (:mod:`.mmcv_ext`). It also registers ``tinyvit.TinyViT``, ``tinyvit.DeiT``,
-``tinyvit.SimpleFeaturePyramid``, ``tinyvit.CocoMetric`` and
+``tinyvit.SimpleFeaturePyramid``, ``tinyvit.LoadImage``, ``tinyvit.CocoMetric`` and
 ``tinyvit.LayerDecayOptimWrapperConstructor``. A config needs
 ``custom_imports=dict(imports=['tinyvit.detection'])``. mmdet itself is imported when one of the
 functions is called.

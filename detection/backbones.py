@@ -214,11 +214,13 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return maps (B, out_channels[i], H/strides[i], W/strides[i]) of images (B, 3, H, W);
-        sizes are rounded up.
+        """Return maps (B, out_channels[i], H/strides[i], W/strides[i]) of images (B, 3, H, W).
+
+        Sizes are rounded up. The maps are contiguous, because some heads (CenterNet's) view them as
+        rows.
         """
         maps: Any = self.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
-        return tuple(maps)
+        return tuple(one.contiguous() for one in maps)
 
     def train(self, mode: bool = True) -> TinyViT:
         """Set the mode; frozen parts and, with ``norm_eval``, BatchNorm stay in evaluation mode."""

@@ -21,6 +21,9 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 #: mmdet's metric, which :class:`tinyvit.detection.metrics.CocoMetric` extends.
 _PLAIN_METRICS = ("CocoMetric", "mmdet.CocoMetric")
 
+#: mmcv's loader, which :class:`tinyvit.detection.inference.LoadImage` replaces.
+_THEIR_LOADER = "LoadImageFromFile"
+
 #: Parts of a model whose ``num_classes`` is not the number of classes of the data.
 _CLASS_AGNOSTIC = ("backbone", "rpn_head")
 
@@ -94,6 +97,7 @@ def load_config(
         _set_size(cfg, img_size)
     if overrides:
         apply_overrides(cfg, overrides)
+    _use_one_decoder(cfg)
     if data_root is not None or classes is not None:
         _check_heads(cfg, path, classes)
     return cfg
@@ -331,6 +335,17 @@ def _use_full_metric(cfg: Config) -> None:
         for evaluator in _evaluators(cfg, f"{role}_evaluator"):
             if evaluator.get("type") in _PLAIN_METRICS and not evaluator.get("metric_items"):
                 evaluator["type"] = "tinyvit.CocoMetric"
+
+
+def _use_one_decoder(cfg: Config) -> None:
+    """Replace mmcv's loader of colour images by ours, wherever the config has a pipeline."""
+    for transform in _transforms(list(cfg.values())):
+        kind = transform["type"]
+        name = f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else str(kind)
+        package, _, last = name.rpartition(".")
+        known = package in ("", "mmdet") or package.split(".")[0] == "mmcv"
+        if last == _THEIR_LOADER and known and transform.get("color_type", "color") == "color":
+            transform["type"] = "tinyvit.LoadImage"
 
 
 def input_size(cfg: Config) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Detections in images: as data, and drawn."""
+"""Images as a detector takes them, and its detections: as data, and drawn."""
 
 from __future__ import annotations
 
@@ -7,20 +7,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
 from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
-from tinyvit.core.console import track
+from tinyvit.core.console import say, track
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
+from tinyvit.core.images.decode import decode, read_file
+from tinyvit.core.images.files import IMAGE_SUFFIXES, describe_skipped
+from tinyvit.core.images.walk import Skipped, walk
 from tinyvit.core.results import make_work_dir
 
 from ..backbones.deployed import deploy_for_command
 from .coco import check_same_classes
 from .config import config_classes, make_palette
+from .registry import TRANSFORMS
 from .runtime import import_mmdet, load_detector, read_detector
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+@TRANSFORMS.register_module()
+class LoadImage(LoadImageFromFile):
+    """mmcv's ``LoadImageFromFile`` with the decoder of :mod:`tinyvit.core.images.decode`.
+
+    It takes the same arguments. ``img`` is BGR, uint8, (height, width, 3). ``color_type`` and
+    ``imdecode_backend`` have no effect.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the sample with its image.
+
+        Raises:
+            OSError: The file is missing.
+            AssertionError: It is damaged; the text is that of mmcv's loader.
+        """
+        path = results["img_path"]
+        try:
+            pixels = self._pixels(path)
+        except Exception as error:  # Pillow raises many kinds on damaged files
+            if self.ignore_empty:
+                return None
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise AssertionError(f"failed to load image: {path}") from error
+        results["img"] = pixels.astype(np.float32) if self.to_float32 else pixels
+        results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
+        return results
+
+    def _pixels(self, path: str) -> np.ndarray:
+        if self.file_client_args is not None:
+            data = fileio.FileClient.infer_client(self.file_client_args, path).get(path)
+        elif self.backend_args is not None:
+            data = fileio.get(path, backend_args=self.backend_args)
+        else:
+            data = read_file(path)
+        return np.ascontiguousarray(np.asarray(decode(data))[..., ::-1])
 
 
 class Predictor:
@@ -183,9 +225,8 @@ def predict(
     }
     for number, file in enumerate(track(files, "Detecting")):
         try:
-            with Image.open(file) as opened:
-                image = opened.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            image = decode(read_file(file))
+        except Exception as error:  # Pillow raises many kinds on damaged files
             document["unreadable"][str(file)] = f"{type(error).__name__}: {error}"
             continue
         try:
@@ -212,7 +253,11 @@ def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
     """
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            skipped = Skipped()
+            names = [name for name in walk(path, skipped, deep=False) if name.lower().endswith(IMAGE_SUFFIXES)]
+            inside = [path / name for name in names]
+            for note in describe_skipped(path, skipped):
+                say(note)
             if not inside:
                 raise InputError(f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
             yield from inside

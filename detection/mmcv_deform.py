@@ -6,10 +6,13 @@ keyword.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from tinyvit.core.errors import InputError
 
 from .mmcv_ops import full_precision
 
@@ -120,7 +123,11 @@ def modulated_deform_conv_forward(
             ``dilation_h``, ``dilation_w``, ``group`` and ``deformable_group`` as in
             :func:`deform_conv_forward`. The kernel's size ``kernel_h``, ``kernel_w`` is not read:
             the weight gives it.
+
+    ``offset`` and ``mask`` may belong to a larger map, as in DyHead's neck. The compiled operator
+    then reads the first values of each image in the order of memory, and so does this one.
     """
+    offset, mask = (_first_values(tensor, output.shape[2:]) for tensor in (offset, mask))
     output.copy_(_deform(_deform_tensors(input, weight, offset, mask, bias if with_bias else None), settings))
 
 
@@ -145,12 +152,34 @@ def modulated_deform_conv_backward(
     """Write the gradients of :func:`modulated_deform_conv_forward` by all its inputs into their
     tensors.
     """
+    offset, mask = (_first_values(tensor, grad_output.shape[2:]) for tensor in (offset, mask))
     operands = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
     grads = _deform_backward(grad_output, operands, settings)
-    for out, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads, strict=False):
+    for out, grad in zip((grad_input, grad_weight), grads, strict=False):
         out.copy_(grad)
+    for out, grad in zip((grad_offset, grad_mask), grads[2:4], strict=True):
+        # Values that were not read have no gradient.
+        whole = torch.zeros_like(out, memory_format=torch.contiguous_format).flatten(1)
+        whole[:, : grad[0].numel()] = grad.flatten(1)
+        out.copy_(whole.view_as(out))
     if with_bias:
         grad_bias.copy_(grads[4])
+
+
+def _first_values(tensor: Tensor, size: Sequence[int]) -> Tensor:
+    """Return (B, C, *size): of each image the first values of (B, C, H, W), in order of memory.
+
+    Raises:
+        InputError: The tensor has fewer values; the compiled operator would read beyond its end.
+    """
+    shape = (tensor.shape[0], tensor.shape[1], *size)
+    wanted = math.prod(shape[1:])
+    if tensor[0].numel() < wanted:
+        raise InputError(
+            f"the offsets or masks of a deformable convolution have {tuple(tensor.shape[2:])} positions, but the "
+            f"output has {tuple(size)}; give offsets of the output's size"
+        )
+    return tensor.flatten(1)[:, :wanted].reshape(shape)
 
 
 def _deform_tensors(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from tinyvit.core.errors import InputError, check_file, require
-from tinyvit.core.images.files import decode
+from tinyvit.core.images.decode import decode, read_file
 from tinyvit.core.images.preprocess import Preprocess
 
 from .metadata import ModelCard
@@ -156,19 +156,18 @@ class Guess:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return an image decoded to RGB; a truncated file is an error.
+    """Return an image decoded to RGB by :mod:`tinyvit.core.images.decode`; a truncated file is an
+    error.
 
     Raises:
         InputError: It is missing or damaged.
     """
     try:
-        return decode(Path(path).read_bytes())
+        return decode(read_file(path))
     except FileNotFoundError as error:
         raise InputError(f"image {path} does not exist; check the path") from error
     except IsADirectoryError as error:
         raise InputError(f"image {path} is a folder; give image files") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"cannot read image {path}: it is damaged, or of a kind that Pillow does not know") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise InputError(f"cannot read image {path}: {_first_line(error)}") from error
 
@@ -177,11 +176,13 @@ def classify(model: OnnxModel, image: Image.Image, topk: int = 5, size: tuple[in
     """Return the most probable classes of an image, best first.
 
     Raises:
-        InputError: The file is not a classifier.
+        InputError: The file is not a classifier, or its answer is not finite.
     """
     if model.card.task != "classifier":
         raise InputError(f"{model.path} gives feature maps, not classes; use summarize")
     logits = model(model.prepare(image, size))[0][0].astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise InputError(f"{model.path} returned values that are not finite; export it again from whole weights")
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     names = model.card.classes

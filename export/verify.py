@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tinyvit.core.errors import CheckFailedError, InputError
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import check_side
+from tinyvit.core.ranking import top1_agreement
 
 from .metadata import ModelCard
 from .runtime import OnnxModel
@@ -243,7 +244,7 @@ def _compare(name: str, size: Size, batch: int, expected: np.ndarray, found: np.
         raise CheckFailedError(f"{where} has shape {list(found.shape)}, but the model's is {list(expected.shape)}")
     a, b = (value.reshape(len(value), -1).astype(np.float64) for value in (expected, found))
     is_logits = expected.ndim == 2
-    agreement = float((a.argmax(1) == b.argmax(1)).mean()) if is_logits else None
+    agreement = top1_agreement(a, b) if is_logits else None
     scale = float(np.abs(a).max())
     if not np.isfinite(b).all():
         return OutputComparison(size, batch, name, expected.shape, math.inf, scale, math.nan, agreement)

@@ -3,7 +3,7 @@
 A command parses its options, calls one function of a room and prints. Everything heavy is imported
 inside the command, so that ``tinyvit --help`` is instant and a missing optional dependency breaks
 only the command that needs it. Exit codes: 0 done; 1 ran, and what was checked does not hold; 2 bad
-input.
+input; 3 ran, and a gate cannot tell.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyvit.core.errors import CheckFailedError
+from tinyvit.core.errors import CheckFailedError, InputError
 
 from .form import Deployed, DeployedSteps, SizeCheck
 
@@ -25,6 +25,7 @@ def compare(
     Raises:
         CheckFailedError: They differ by more than ``tolerance``; the message names the first such
             layer.
+        InputError: An output of the module itself is not finite.
     """
     generator = torch.Generator().manual_seed(0)
     results = []
@@ -71,6 +72,11 @@ def _require_close(
 ) -> SizeCheck:
     difference, scale = 0.0, 0.0
     for a, b in zip(found, wanted, strict=True):
+        if not bool(b.isfinite().all()):
+            raise InputError(
+                f"{type(module).__name__} itself returns values that are not finite at {where} on an input of "
+                f"{'x'.join(map(str, image.shape))}; give whole weights, or a wider precision"
+            )
         worst = (a.float() - b.float()).abs().max().item()
         # max() of Python would drop a NaN.
         difference = worst if not worst <= difference else difference

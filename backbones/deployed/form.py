@@ -240,7 +240,7 @@ class DeployedMaps(DeployedSteps):
         order = sorted(set(self.out_indices))
         with self._running(x):
             maps = self._network.maps(x.to(self._dtype), order)
-        found = {index: feature.to(x.dtype) for index, feature in zip(order, maps, strict=True)}
+        found = {index: feature.to(x.dtype).contiguous() for index, feature in zip(order, maps, strict=True)}
         return self._container(found[index] for index in self.out_indices)
 
 

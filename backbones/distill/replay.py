@@ -9,7 +9,8 @@ from PIL import Image
 
 from tinyvit.core.console import say
 from tinyvit.core.errors import InputError
-from tinyvit.core.images.files import ImageFiles, decode
+from tinyvit.core.images.decode import decode
+from tinyvit.core.images.files import ImageFiles
 
 from .augment import ViewParams, apply, pixel_hash
 from .store import SoftLabelStore
@@ -47,7 +48,7 @@ def _recorded(
     """Return an image and its parameters, which were made for an image of this size."""
     name = images.root / store.manifest[image]
     try:
-        decoded = decode(store.manifest.read(images, image, f"the store {store.path}"))
+        decoded = decode(store.manifest.read(images, image, f"the store {store.path}"), store.header.decoding)
     except InputError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.tables import LIST_SUFFIXES, has_classes, read_classes
@@ -106,16 +104,3 @@ def _class_folders(images: ImageFiles) -> int:
     """Return how many folders could be classes: 0 when an image is in no folder, or all in one."""
     folders = {key.partition("/")[0] if "/" in key else "" for key in images}
     return 0 if "" in folders or len(folders) == 1 else len(folders)
-
-
-def topk_correct(logits: np.ndarray, true_classes: np.ndarray, k: int) -> int:
-    """Return how many rows have their true class among the k largest logits.
-
-    Args:
-        logits: ``(B, C)``.
-        true_classes: ``(B,)``.
-        k: At least 1.
-    """
-    own = np.take_along_axis(logits, true_classes[:, None], axis=1)
-    # A tie counts against the model: a constant output must not score.
-    return int(((logits >= own).sum(axis=1) <= k).sum())

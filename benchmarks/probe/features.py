@@ -20,6 +20,7 @@ from torch import nn
 from tinyvit.core.console import track
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.files import replacing
+from tinyvit.core.images.decode import RULE, is_plain
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import check_side
 from tinyvit.core.jobs import Done, Here, Place, Ranks, Report, Worker
@@ -207,6 +208,7 @@ class _Extraction:
     cache: Path | None
     fingerprint: str
     source: FeatureSource | None = None
+    keep_going: bool = False
 
     def __call__(self, device: str, threads: int | None = None) -> Worker:
         if threads is not None:
@@ -218,13 +220,23 @@ class _Extraction:
     @torch.inference_mode()
     def chunk(self, model: FeatureModel, keys: Sequence[str], pool: ThreadPoolExecutor) -> np.ndarray:
         """Return the features of one chunk, from the cache where possible."""
-        path = None if self.cache is None else _cache_path(self.cache, self.fingerprint, self.files, keys)
+        path = self._cache_path(keys)
         features = None if path is None else _read_cache(path, len(keys))
         if features is None:
-            features = torch.cat([*_batches(model, self.files, keys, self.batch_size, pool)]).numpy()
-            if path is not None:
+            batches = _batches(model, self.files, keys, self.batch_size, pool, self.keep_going)
+            features = torch.cat([*batches]).numpy()
+            if path is not None and not np.isnan(features).any():
                 _write_cache(path, features)
         return features
+
+    def _cache_path(self, keys: Sequence[str]) -> Path | None:
+        """Return the cache's file; ``None`` without a cache, or where a file lacks its content."""
+        try:
+            return None if self.cache is None else _cache_path(self.cache, self.fingerprint, self.files, keys)
+        except OSError:
+            if self.keep_going:
+                return None
+            raise
 
 
 def _work_on_chunk(extraction: _Extraction, model: FeatureModel, keys: Sequence[str], _: Report) -> np.ndarray:
@@ -242,6 +254,7 @@ def extract_features(
     cache: str | Path | None = None,
     place: Place | None = None,
     source: FeatureSource | None = None,
+    keep_going: bool = False,
 ) -> np.ndarray:
     """Return features of images, ``(n, D)`` float32, in the order of ``keys``.
 
@@ -255,10 +268,12 @@ def extract_features(
             second run reads them, and a killed run resumes. No cache when not given.
         place: This process when not given, or worker processes, or a Ray cluster, chunk by chunk.
         source: The source of the workers' model.
+        keep_going: Whether an image that cannot be read gets a row of NaN and does not end the
+            extraction. Its chunk is not cached.
 
     Raises:
-        InputError: An image cannot be read, there are none, the cache cannot be written, or workers
-            die repeatedly.
+        InputError: An image cannot be read (without ``keep_going``), there are none, the cache
+            cannot be written, or workers die repeatedly.
     """
     if not keys:
         raise InputError(f"no image of {files.root} was chosen")
@@ -267,7 +282,7 @@ def extract_features(
     if cache is not None:
         prepare_cache(cache)
     folder, fingerprint = (None, "") if cache is None else (Path(cache), model.fingerprint())
-    extraction = _Extraction(files, batch_size, max(1, threads), folder, fingerprint, source)
+    extraction = _Extraction(files, batch_size, max(1, threads), folder, fingerprint, source, keep_going)
     chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
     said = f"features of {model.name}"
     if place is None or isinstance(place, Here):
@@ -284,16 +299,34 @@ def extract_features(
 
 
 def _batches(
-    model: FeatureModel, files: ImageFiles, keys: Sequence[str], batch_size: int, pool: ThreadPoolExecutor
+    model: FeatureModel,
+    files: ImageFiles,
+    keys: Sequence[str],
+    batch_size: int,
+    pool: ThreadPoolExecutor,
+    keep_going: bool,
 ) -> Iterator[torch.Tensor]:
     """Yield features batch by batch, while the pool prepares the next two batches."""
-    waiting: deque[Future[torch.Tensor]] = deque()
+
+    def prepare(key: str) -> torch.Tensor | None:
+        try:
+            return model.preprocess(files.open(key))
+        except InputError:
+            if keep_going:
+                return None
+            raise
+
+    waiting: deque[Future[torch.Tensor | None]] = deque()
     upcoming = iter(keys)
     for start in range(0, len(keys), batch_size):
         while len(waiting) < 3 * batch_size and (key := next(upcoming, None)) is not None:
-            waiting.append(pool.submit(lambda key: model.preprocess(files.open(key)), key))
-        batch = torch.stack([waiting.popleft().result() for _ in keys[start : start + batch_size]])
-        yield model.module(batch.to(model.device)).float().cpu()
+            waiting.append(pool.submit(prepare, key))
+        inputs = [waiting.popleft().result() for _ in keys[start : start + batch_size]]
+        blank = torch.zeros(3, *model.preprocess.size)
+        batch = torch.stack([blank if one is None else one for one in inputs])
+        features = model.module(batch.to(model.device)).float().cpu()
+        features[[at for at, one in enumerate(inputs) if one is None]] = torch.nan
+        yield features
 
 
 def prepare_cache(cache: str | Path) -> None:
@@ -318,7 +351,10 @@ def prepare_cache(cache: str | Path) -> None:
 def _cache_path(cache: Path, fingerprint: str, files: ImageFiles, keys: Sequence[str]) -> Path:
     digest = hashlib.sha256(fingerprint.encode())
     for key in keys:
-        digest.update(hashlib.sha256(files.read(key)).digest())
+        data = files.read(key)
+        digest.update(hashlib.sha256(data).digest())
+        if not is_plain(data):  # features that were kept under another rule are of other pixels
+            digest.update(f"decoding {RULE}".encode())
     return cache / f"{digest.hexdigest()[:40]}.safetensors"
 
 

@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional as F
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.ranking import best_classes
 from tinyvit.core.results import plain
 
 from ..statistics import wilson_interval
@@ -162,8 +163,10 @@ def linear_probe(
         best = max(trials, key=lambda trial: (trial.accuracy, -trial.loss))
         space = _Space(x, best.normalisation)
         fit = fit_logistic(space(x), y, len(names), best.c, options=options)
-    train_right = (fit.logits(space(x)).argmax(1) == y).double().mean().item()
-    predictions = fit.logits(space(test)).argmax(1).cpu().numpy()
+    train_right = float((_best(fit.logits(space(x))) == train_y).mean())
+    predictions = _best(fit.logits(space(test)))
+    if (predictions < 0).any():
+        raise InputError("the classifier's outputs are not finite; scale the features down, or give another model")
     confusion = np.zeros((len(names), len(names)), dtype=np.int64)
     np.add.at(confusion, (test_y, predictions), 1)
     per_class = {names[k]: confusion[k, k] / count for k, count in enumerate(confusion.sum(1).tolist()) if count}
@@ -186,6 +189,10 @@ def linear_probe(
         seconds=time.perf_counter() - start,
         predictions=predictions,
     )
+
+
+def _best(logits: torch.Tensor) -> np.ndarray:
+    return best_classes(logits.cpu().numpy())
 
 
 @contextmanager
@@ -283,7 +290,7 @@ def _score(
         for i, c in enumerate(cs):
             fit = fit_logistic(fit_x, fit_y, classes, c, start=fit, options=rough)
             logits = fit.logits(out_x)
-            right[i] += int((logits.argmax(1) == out_y).sum())
+            right[i] += int((_best(logits) == out_y.cpu().numpy()).sum())
             loss[i] += float(F.cross_entropy(logits, out_y, reduction="sum"))
             converged[i] = converged[i] and fit.converged
     if total == 0:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tinyvit.core.errors import InputError
 from tinyvit.core.jobs import Place
 
 from .data import LabelledImages, open_labelled, stratified_subset
@@ -73,14 +76,18 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
     source = FeatureSource(job.model, job.weights, job.size, job.crop_pct, job.pool, job.seed, job.deploy)
     model = source.load(job.device)
     settings: dict[str, Any] = {"batch_size": job.batch_size, "threads": job.threads, "cache": job.cache}
-    features = [
-        extract_features(model, part.files, part.keys, place=job.place, source=source, **settings)
-        for part in (train, test)
-    ]
+    unread: dict[str, str] = {}
+    features = []
+    for part in (train, test):
+        rows = extract_features(
+            model, part.files, part.keys, place=job.place, source=source, keep_going=True, **settings
+        )
+        features.append(_require_read(part, rows, unread))
+    (train, train_rows), (test, test_rows) = features
     result = linear_probe(
-        features[0],
+        train_rows,
         train.labels,
-        features[1],
+        test_rows,
         test.labels,
         class_names=train.class_names,
         options=ProbeOptions(seed=job.seed, device=job.device),
@@ -91,9 +98,30 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
         "pool": model.pool,
         "preprocess": model.preprocess.to_dict(),
         "deployed": model.deployed,
+        "unreadable": unread,
         "left_out": {str(part.files.root): part.files.left_out for part in (train, test)},
     }
     return result, about | result.to_dict()
+
+
+def _require_read(part: LabelledImages, rows: np.ndarray, unread: dict[str, str]) -> tuple[LabelledImages, np.ndarray]:
+    """Return the images that could be read and their features; add the others to ``unread``.
+
+    Raises:
+        InputError: None could be read.
+    """
+    lost = []
+    for at in np.flatnonzero(np.isnan(rows).all(axis=1)).tolist():
+        try:
+            part.files.open(part.keys[at])  # then it is the model that gives NaN
+        except InputError as error:
+            unread[str(part.files.root / part.keys[at])] = str(error)
+            lost.append(at)
+    unread |= {str(part.files.root / path): why for path, why in part.files.skipped.unreadable.items()}
+    kept = np.setdiff1d(np.arange(len(rows)), lost)
+    if not len(kept):
+        raise InputError(f"none of the {len(rows)} images of {part.files.root} can be read; repair them")
+    return part.take(kept), rows[kept]
 
 
 def _limited(images: LabelledImages, limit: int | None, seed: int) -> LabelledImages:

@@ -421,3 +421,11 @@ def test_a_network_that_cannot_be_traced_still_runs_and_says_so() -> None:
     image = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(fast(image), model(image).detach(), rtol=0, atol=1e-6)
     assert "cannot be traced" in str(fast.report)
+
+
+def test_a_module_that_is_not_finite_itself_is_named_and_not_its_deployed_form() -> None:
+    model = create_model("tiny_vit_5m_224", num_classes=3).eval()
+    with torch.no_grad():
+        model.stages[1].blocks[0].mlp.fc1.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"TinyViT itself returns values that are not finite at stages\.1\.blocks\.0"):
+        deploy_for_command(model)

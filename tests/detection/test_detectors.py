@@ -233,3 +233,67 @@ def test_a_detector_is_found_after_a_runner_of_another_package():
     from mmdet.registry import MODELS
 
     assert type(MODELS.build({"type": "FPN", "in_channels": [8], "out_channels": 8, "num_outs": 1})).__name__ == "FPN"
+
+
+def other_detector(name: str, arch: Any, stages: tuple[int, ...], neck: Any) -> Any:
+    """mmdet's packaged detector whose neck is not an FPN alone, with our backbone."""
+    import_mmdet()
+    from mmdet.registry import MODELS
+    from mmengine.hub import get_config
+
+    model = get_config(f"mmdet::{name}").model
+    model.backbone = {"type": "tinyvit.TinyViT", "arch": arch, "out_indices": stages}
+    model.data_preprocessor.pad_size_divisor = 32
+    neck(model)
+    torch.manual_seed(0)
+    detector = MODELS.build(model)
+    detector.init_weights()
+    return detector
+
+
+def narrow_centernet(model: Any) -> None:
+    model.neck.update(in_channels=WIDTHS[3], num_deconv_filters=(16, 16, 16))
+    model.bbox_head.update(in_channels=16, feat_channels=16, num_classes=CLASSES)
+
+
+def narrow_dyhead(model: Any) -> None:
+    model.neck[0].update(in_channels=list(WIDTHS[1:]), start_level=0, out_channels=32)
+    model.neck[1].update(in_channels=32, out_channels=32, num_blocks=2)
+    model.bbox_head.update(in_channels=32, feat_channels=32, num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("is_deployed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "stages", "neck"),
+    [
+        # Its head views maps as rows, which needs contiguous ones.
+        ("centernet/centernet_r18_8xb16-crop512-140e_coco.py", (3,), narrow_centernet),
+        ("dyhead/atss_r50_fpn_dyhead_1x_coco.py", (1, 2, 3), narrow_dyhead),
+    ],
+)
+def test_heads_that_asked_more_than_resnet_gave_predict(
+    name: str, stages: tuple[int, ...], neck: Any, is_deployed: bool, small_arch
+) -> None:
+    from tinyvit.backbones import deploy
+
+    detector = other_detector(name, small_arch, stages, neck)
+    training = batch(detector, [[3, 96, 128], [3, 128, 160]], training=True)
+    losses, _ = detector.train().parse_losses(detector(**training, mode="loss"))
+    losses.backward()
+    assert losses.isfinite()
+    detector = deploy(detector.eval()) if is_deployed else detector.eval()
+    inputs = batch(detector, [[3, 96, 128]], training=False)
+    with torch.no_grad():
+        found = detector(**inputs, mode="predict")[0].pred_instances
+    assert found.bboxes.isfinite().all()
+
+
+def test_maps_are_contiguous_in_both_forms(small_arch) -> None:
+    from tinyvit.backbones import deploy
+    from tinyvit.detection import TinyViT
+
+    backbone = TinyViT(small_arch, out_indices=(0, 1, 2, 3)).eval()
+    image = torch.rand(2, 3, 64, 96)
+    for form in (backbone, deploy(backbone)):
+        with torch.no_grad():
+            assert all(one.is_contiguous() for one in form(image))

@@ -116,3 +116,31 @@ def test_multi_scale_deformable_attention_equals_grid_sample(device: str) -> Non
         lambda v, x, w: multi_scale_deformable_attn_pytorch(v, shapes, x, w),
         (value, locations, weights),
     )
+
+
+def test_offsets_of_a_larger_map_are_read_in_the_order_of_memory(device: str) -> None:
+    """DyHead's neck gives the next level the offsets of its own; the compiled operator reads on."""
+    case = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1, "deform_groups": 1}
+    x, offset, mask, weight, bias = deform_inputs(case, device, batch=2)
+    large_offset = torch.randn(2, offset.shape[1], 11, 9, device=device, dtype=torch.float64)
+    large_mask = torch.rand(2, mask.shape[1], 11, 9, device=device, dtype=torch.float64)
+
+    def ours(x, offset, mask, weight, bias):
+        return mmcv_ops.modulated_deform_conv2d(x, offset, mask, weight, bias, 1, 1, 1, 1, 1)
+
+    def expected(x, offset, mask, weight, bias):
+        size = (len(x), -1, x.shape[2], x.shape[3] + 1)  # a 3x2 kernel with padding 1 makes it one wider
+        count = [channels.shape[1] * size[2] * size[3] for channels in (offset, mask)]
+        first = [one.flatten(1)[:, :n].reshape(size) for one, n in zip((offset, mask), count, strict=True)]
+        return tv.deform_conv2d(x, first[0], weight, bias, 1, 1, 1, first[1])
+
+    assert_same_with_gradients(ours, expected, (x, large_offset, large_mask, weight, bias))
+
+
+def test_offsets_of_a_smaller_map_are_one_sentence() -> None:
+    from tinyvit.core.errors import InputError
+
+    case = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1, "deform_groups": 1}
+    x, offset, mask, weight, bias = deform_inputs(case, "cpu")
+    with pytest.raises(InputError, match=r"have \(3, 4\) positions, but the output has"):
+        mmcv_ops.modulated_deform_conv2d(x, offset[..., :3, :4], mask[..., :3, :4], weight, bias, 1, 1, 1, 1, 1)

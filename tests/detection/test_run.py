@@ -146,8 +146,11 @@ def test_the_commands_train_resume_test_and_predict(
     Image.new("RGB", (2000, 3)).save(root / "val2017" / "wide.png")  # less than a pixel high at 96 px
     shown = tmp_path / "shown"
     arguments = ("detect", "predict", small_config, root / "val2017", "--weights", work / "iter_6.pth", "--score", 0.0)
-    assert exit_code(*arguments, "--work-dir", shown, "--device", "cpu") == 0
-    assert f"image size 96 x 96 px, from the training's config {work / 'small.py'}" in capsys.readouterr().err
+    assert exit_code(*arguments, "--work-dir", shown, "--device", "cpu") == 1  # all others are done
+    err = capsys.readouterr().err
+    assert f"image size 96 x 96 px, from the training's config {work / 'small.py'}" in err
+    assert f"not read: {root / 'val2017' / 'bad.jpg'}: ValueError: not an image of a known format" in err
+    assert "2 of 6 images could not be read; repair or remove them" in err.splitlines()[-1]
     document = json.loads((shown / "predictions.json").read_text())
     assert document["classes"] == ["red", "green", "blue"]
     assert document["deployed"]["model"] == "TinyViT"

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tinyvit import predict_onnx
 from tinyvit.backbones import Preprocess
 from tinyvit.core.errors import InputError
 from tinyvit.export import OnnxModel, classify, summarize
-from tinyvit.export.runtime import encode
+from tinyvit.export.runtime import encode, open_image
 
 #: Runs the command line in a Python that can import none of the heavy packages.
 WITHOUT_TORCH = """
@@ -83,6 +84,22 @@ def test_preprocessing_equals_the_trainings_bit_for_bit(mode, size, settings):
     np.testing.assert_array_equal(codes.transpose(2, 0, 1) / np.float32(255), unit)
 
 
+def test_an_image_is_decoded_by_the_one_rule(classifier, photo, tmp_path):
+    """Orientation of EXIF and 16 bits, by path and as Pillow opens it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(photo).convert("RGB").save(tmp_path / "turned.png", exif=exif)
+    Image.open(photo).convert("RGB").transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    deep = np.asarray(Image.open(photo).convert("L")).astype(np.uint16) << 8
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.open(photo).convert("L").save(tmp_path / "shallow.png")
+    model = OnnxModel(classifier.path, threads=1)
+    for one, other in (("turned", "upright"), ("deep", "shallow")):
+        wanted = classify(model, open_image(tmp_path / f"{other}.png"))
+        assert classify(model, open_image(tmp_path / f"{one}.png")) == wanted
+        assert classify(model, Image.open(tmp_path / f"{one}.png")) == wanted
+
+
 def test_probabilities_are_sorted_and_sum_to_one(classifier, photo):
     guesses = classify(OnnxModel(classifier.path, threads=1), Image.open(photo), topk=100)
     assert len(guesses) == len(classifier.class_names)
@@ -110,6 +127,13 @@ def test_feature_maps_are_not_classified(features, photo):
         classify(OnnxModel(features.path), Image.open(photo))
 
 
+def test_an_answer_that_is_not_finite_names_no_class(classifier, photo, monkeypatch):
+    model = OnnxModel(classifier.path)
+    monkeypatch.setattr(OnnxModel, "__call__", lambda self, x: [np.full((1, 1000), np.nan, np.float32)])
+    with pytest.raises(InputError, match="returned values that are not finite"):
+        classify(model, Image.open(photo))
+
+
 def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "text.jpg").write_text("no image")
@@ -131,6 +155,23 @@ def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
         assert message in err
         assert len(err.splitlines()) == 1
         assert not out
+
+
+def test_readable_images_are_done_and_the_others_listed(classifier, photo, tmp_path, run_cli):
+    (tmp_path / "text.jpg").write_text("no image")
+    images = (tmp_path / "none.jpg", photo, tmp_path / "text.jpg")
+    code, out, err = run_cli("export", "predict", classifier.path, *images, "--json")
+    assert code == 1
+    document = json.loads(out)
+    assert [item["image"] for item in document["images"]] == [str(photo)]
+    assert list(document["unreadable"]) == [str(images[0]), str(images[2])]
+    assert f"not read: {images[0]}: image {images[0]} does not exist" in err
+    assert "2 of 3 images could not be read; repair or remove them" in err.splitlines()[-1]
+    code, out, err = run_cli("export", "predict", classifier.path, images[0], images[2])
+    assert (code, out) == (2, "")
+    assert "none of the 2 images can be read; the first: image" in err
+    with pytest.raises(InputError, match=r"none\.jpg does not exist"):
+        predict_onnx(classifier.path, images)
 
 
 @pytest.mark.parametrize("size", ["20000", "224x20000", "0", "-224", "4097", "9" * 5000, "\u0664", "224x", "1e3"])

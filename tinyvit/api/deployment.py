@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinyvit.core.errors import InputError, require
-from tinyvit.core.options import parse_ordered
+from tinyvit.core.options import parse_ordered, parse_size
 
 if TYPE_CHECKING:
     from tinyvit.export import ExportReport, OnnxModel, VerifyReport
@@ -120,7 +119,7 @@ def verify_onnx(
     return compare(
         file,
         weights=weights,
-        sizes=[read_size(text) for text in sizes.split(",")] if isinstance(sizes, str) else sizes,
+        sizes=[parse_size(text) for text in sizes.split(",")] if isinstance(sizes, str) else sizes,
         batches=read_numbers(batches, "--batches") if isinstance(batches, str) else batches,
         photos=photos,
         tolerance=tolerance,
@@ -148,35 +147,45 @@ def predict_onnx(
 
 
 def predict_with(
-    runner: OnnxModel, images: Sequence[str | Path], topk: int, size: str | int | Size | None
+    runner: OnnxModel,
+    images: Sequence[str | Path],
+    topk: int,
+    size: str | int | Size | None,
+    unread: dict[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what :func:`predict_onnx` returns, by a file that is open."""
+    """Return what :func:`predict_onnx` returns, by a file that is open.
+
+    Args:
+        runner: The file.
+        images: The image files.
+        topk: Classes per image.
+        size: Input size; ``None``: the file's.
+        unread: Takes images that cannot be read, with the reason; they are left out of the answer.
+            ``None``: the first one ends the call.
+
+    Raises:
+        InputError: No image can be read, or one cannot and ``unread`` is ``None``.
+    """
     from tinyvit.export import classify, open_image, summarize
 
-    wanted = read_size(str(size)) if isinstance(size, str | int) else size
+    wanted = parse_size(str(size)) if isinstance(size, str | int) else size
     found: list[dict[str, Any]] = []
     for path in images:
-        image = open_image(Path(path))
+        try:
+            image = open_image(Path(path))
+        except InputError as error:
+            if unread is None or len(images) == 1:
+                raise
+            unread[str(path)] = str(error)
+            continue
         if runner.card.task == "classifier":
             answer = {"classes": [vars(guess) for guess in classify(runner, image, topk, wanted)]}
         else:
             answer = {"outputs": summarize(runner, image, wanted)}
         found.append({"image": str(path), **answer})
+    if unread and not found:
+        raise InputError(f"none of the {len(images)} images can be read; the first: {next(iter(unread.values()))}")
     return found
-
-
-def read_size(text: str) -> Size:
-    """Return height and width from ``224`` or ``256x320``."""
-    from tinyvit.core.images.preprocess import MAX_SIDE
-
-    parts = text.strip().lower().split("x")
-    # ASCII digits only, and few: int() takes other scripts' digits, and refuses very long numbers
-    # on its own.
-    if len(parts) > 2 or not all(re.fullmatch(r"[0-9]{1,9}", part) and 0 < int(part) <= MAX_SIDE for part in parts):
-        raise InputError(
-            f"{text!r:.40} is not a size; write N or HEIGHTxWIDTH in pixels up to {MAX_SIDE}, such as 224 or 256x320"
-        )
-    return int(parts[0]), int(parts[-1])
 
 
 def read_numbers(text: str, option: str) -> list[int]:

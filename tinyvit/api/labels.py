@@ -31,6 +31,7 @@ def label(
     teacher_crop_pct: float | None = None,
     teacher_classes: Path | None = None,
     teacher_prompts: Path | None = None,
+    teacher_output: str | None = None,
     views: int = 1,
     topk: int = 10,
     augment: Literal["crop-flip", "tinyvit", "deit", "deit3"] = "crop-flip",
@@ -82,13 +83,16 @@ def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     import torch
 
     from tinyvit.backbones.distill.label import LabelOptions, label_store
+    from tinyvit.backbones.distill.store import HEADER_NAME, open_manifest
     from tinyvit.backbones.distill.teachers import TeacherSpec
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.console import say
     from tinyvit.core.images.files import ImageFiles
     from tinyvit.core.jobs import Here, Ranks, choose_place
 
-    images = ImageFiles(arguments["data"])
+    images, store = ImageFiles(arguments["data"]), Path(arguments["store"])
+    if (store / HEADER_NAME).is_file():
+        images = open_manifest(store).fitting(images)
     same = ("views", "topk", "batch_size", "threads", "compact", "name", "check_images")
     options = LabelOptions(
         sampler=view_sampler(arguments),
@@ -166,7 +170,7 @@ def teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
     """Return the teacher that the options named ``teacher...`` describe."""
     from tinyvit.backbones.distill.teachers import TeacherSpec
 
-    keys = ("weights", "size", "mean", "std", "interpolation", "crop_pct", "classes", "prompts")
+    keys = ("weights", "size", "mean", "std", "interpolation", "crop_pct", "classes", "prompts", "output")
     given = {key: arguments[f"teacher_{key}"] for key in keys}
     names = arguments["teacher"]
     return TeacherSpec((names,) if isinstance(names, str) else tuple(names), **(given | more))

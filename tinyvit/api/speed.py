@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.options import parse_list, parse_numbers, parse_seconds, parse_share
+from tinyvit.core.options import parse_list, parse_numbers, parse_seconds, parse_share, parse_sizes
 
 from ._devices import resolve_device
 
@@ -34,7 +34,7 @@ def bench(
     precision: str | Sequence[str] = "fp32",
     threads: Several | None = None,
     batch_size: Several = "1",
-    size: Several | None = None,
+    size: Several | Sequence[tuple[int, int]] | None = None,
     allocator: str | Sequence[str] = "tuned",
     weights: str | None = None,
     rounds: int = 15,
@@ -50,19 +50,22 @@ def bench(
     baseline: Path | None = None,
     fail_if_slower: str = "5%",
     relative: bool = False,
+    allow_undecided: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> Report:
     """Measure latency, images per second and peak memory, as ``tinyvit bench run`` does.
 
     The arguments have the names, the meaning and the defaults of the options (``tinyvit bench run
-    --help``). Where the command takes several values with commas, a sequence is taken, too. Workers
-    start as new processes, so a script needs ``if __name__ == "__main__":``.
+    --help``). Where the command takes several values with commas, a sequence is taken, too; unequal
+    sides are ``"256x320"`` or ``[(256, 320)]``. Workers start as new processes, so a script needs
+    ``if __name__ == "__main__":``.
 
     Returns:
         All samples, the verdicts and the machine. ``report.to_dict()`` is ``metrics`` of
         ``result.json``; ``report.failed`` lists what could not be measured, and
-        ``report.gate["failed"]`` what is slower than the baseline allows.
+        ``report.gate["failed"]`` what is slower than the baseline allows. The value of
+        ``report.gate["outcome"]`` is ``passed``, ``failed`` or ``cannot tell``.
 
     Raises:
         InputError: An option is wrong, or nothing can be measured.
@@ -133,7 +136,7 @@ class PreparedBench:
             report.scenarios = self._run_scenarios(folder)
         if self.baseline is not None:
             gate = compare_with_baseline(self.baseline, report, self.limit, self.relative)
-            report.gate = gate.to_dict() | {"text": gate.text()}
+            report.gate = gate.to_dict() | {"text": gate.text(), "sentence": gate.sentence()}
         return report
 
     def _run_scenarios(self, folder: Path) -> list[dict[str, Any]]:
@@ -190,7 +193,9 @@ def _as_text(value: Any) -> str | None:
     """Return several values as the command line takes them, with commas."""
     if value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, int) else ",".join(map(str, value))
+    if isinstance(value, int):
+        return str(value)
+    return ",".join("x".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in value)
 
 
 def _plan(options: Mapping[str, Any]) -> Plan:
@@ -214,14 +219,18 @@ def _baseline(options: Mapping[str, Any]) -> dict[str, Any] | None:
     if options["baseline"] is None:
         if options["relative"]:
             raise InputError("--relative needs --baseline; give a result.json, or leave --relative out")
+        if options["allow_undecided"]:
+            raise InputError("--allow-undecided needs --baseline; give a result.json, or leave --allow-undecided out")
         return None
     if options["models"] or options["against"]:
         raise InputError("--baseline measures what it holds; leave the models and --against out")
-    from tinyvit.benchmarks.speed.show.gate import check_baseline_machine, read_baseline
+    from tinyvit.benchmarks.speed.show.gate import check_baseline_machine, check_baseline_strength, read_baseline
 
-    parse_share(options["fail_if_slower"], "--fail-if-slower")
+    limit = parse_share(options["fail_if_slower"], "--fail-if-slower")
     document = read_baseline(options["baseline"])
     check_baseline_machine(document, options["relative"])
+    if not options["allow_undecided"]:
+        check_baseline_strength(document, limit, options["relative"])
     return document
 
 
@@ -232,7 +241,7 @@ def _matrices(options: Mapping[str, Any]) -> tuple[Matrix, Matrix | None]:
     work = {
         "threads": parse_numbers(options["threads"], "--threads", "all"),
         "batch_sizes": parse_list(options["batch_size"], "--batch-size", int),
-        "sizes": parse_numbers(options["size"], "--size", "native"),
+        "sizes": parse_sizes(options["size"], "--size", "native"),
         "allocators": parse_list(options["allocator"], "--allocator"),
         "device": options["device"],
         "weights": options["weights"],

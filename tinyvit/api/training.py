@@ -161,7 +161,8 @@ def evaluate(
         deployed=deploy,
     )
     known = find_true_classes(images, None if labels is None else Path(labels), classifier.num_classes)
-    correct, seen = evaluate_top(classifier, images, known.by_image)
+    unread: dict[str, str] = {}
+    correct, seen = evaluate_top(classifier, images, known.by_image, unread=unread)
     if not seen:
         raise InputError(f"none of the {len(known.by_image)} labelled images of {data} can be read")
     return {
@@ -173,6 +174,7 @@ def evaluate(
         "images": seen,
         "true_classes": known.origin,
         "unreadable": len(known.by_image) - seen,
+        "unreadable_images": unread | images.skipped.unreadable,
         "left_out": images.left_out,
         "allocator": allocator,
         "deployed": classifier.deployed,

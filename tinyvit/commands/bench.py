@@ -68,7 +68,7 @@ def bench(
     ] = "1",
     size: Annotated[
         str | None,
-        typer.Option(help="Input height and width, like 224,384 or native. [default: native]", rich_help_panel=WORK),
+        typer.Option(help="Input size, N or HxW, like 224,256x320 or native. [default: native]", rich_help_panel=WORK),
     ] = None,
     allocator: Annotated[
         str, typer.Option(help="tuned (glibc keeps big blocks), default, or tuned,default.", rich_help_panel=WORK)
@@ -127,7 +127,8 @@ def bench(
     baseline: Annotated[
         Path | None,
         typer.Option(
-            help="A result.json: measure what it holds again, and exit 1 if it became slower.", rich_help_panel=GATE
+            help="A result.json: measure what it holds again; exit 1 if it became slower, 3 if that cannot be told.",
+            rich_help_panel=GATE,
         ),
     ] = None,
     fail_if_slower: Annotated[str, typer.Option(help="Slow-down that --baseline allows.", rich_help_panel=GATE)] = "5%",
@@ -136,6 +137,14 @@ def bench(
         typer.Option(
             "--relative",
             help="Compare ratios to the reference with the baseline's, on any machine.",
+            rich_help_panel=GATE,
+        ),
+    ] = False,
+    allow_undecided: Annotated[
+        bool,
+        typer.Option(
+            "--allow-undecided",
+            help="Exit 0 where the gate cannot tell, and take a baseline of few or noisy rounds.",
             rich_help_panel=GATE,
         ),
     ] = False,
@@ -149,7 +158,8 @@ def bench(
     """Measure latency, images per second and peak memory, every model in its own process, in turns.
 
     Lists make a matrix, which is shown before it is run. A model that cannot be measured to the end
-    is named with the reason, and the exit code is then 1.
+    is named with the reason, and the exit code is then 1. The exit code is 3 where a gate cannot
+    tell: an interval reaches across the limit.
 
     Examples:
         tinyvit bench tiny_vit_21m_224 --against timm:tiny_vit_21m_224
@@ -158,7 +168,8 @@ def bench(
     """
     arguments: Arguments = dict(locals())
     from tinyvit.api.speed import prepare_bench
-    from tinyvit.core.errors import CheckFailedError
+    from tinyvit.benchmarks.statistics import CANNOT_TELL
+    from tinyvit.core.errors import CheckFailedError, UndecidedError
     from tinyvit.core.results import make_work_dir
 
     prepared = prepare_bench(arguments)
@@ -176,6 +187,8 @@ def bench(
         raise CheckFailedError(f"{len(failed)} of {len(rows)} subjects are slower than the baseline allows")
     if report.failed:
         raise CheckFailedError(f"{len(report.failed)} of {len(report.subjects)} subjects could not be measured")
+    if report.gate is not None and report.gate["outcome"] == CANNOT_TELL and not allow_undecided:
+        raise UndecidedError(f"{report.gate['sentence']}, or --allow-undecided to go on")
 
 
 def _write_files(report: Report, arguments: Arguments, folder: Path) -> tuple[dict[str, Any], list[Path]]:

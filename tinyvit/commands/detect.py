@@ -214,12 +214,14 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Detect objects in images; write annotated copies and predictions.json into the work folder.
+    Images that cannot be read are listed at the end; exit code 1.
 
     Example: tinyvit detect predict retinanet_tiny_vit_5m_fpn_1x_coco street.jpg --weights
     runs/a/epoch_12.pth
     """
     arguments = dict(locals())
     from tinyvit.api.detection import detect_predict
+    from tinyvit.core.images.files import require_all_read
 
     # Typer gives an option one value: the others of --cfg-options A B arrive among the images.
     settings = [text for text in images if "=" in text and not Path(text).exists()]
@@ -244,6 +246,7 @@ def predict(
     }
     next_step = f"tinyvit detect test {config} --data-root DIR --weights {weights}"
     _finish("detect predict", arguments, metrics, next_step)
+    require_all_read(found["unreadable"], len(found["images"]) + len(found["unreadable"]))
 
 
 def _logs_on_stderr(as_json: bool) -> contextlib.AbstractContextManager[Any]:

@@ -209,23 +209,27 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Classify images with an exported file, or print statistics of its feature maps. Needs no
-    torch.
+    torch. Images that cannot be read are listed at the end; exit code 1.
 
     Examples:
         tinyvit export predict student.onnx cat.jpg dog.jpg --topk 3
         tinyvit export predict student.onnx cat.jpg --size 256x320 --json
     """
     from tinyvit.api.deployment import predict_with
+    from tinyvit.core.images.files import require_all_read
     from tinyvit.export import OnnxModel
 
     runner = OnnxModel(file, threads=threads)
-    # Printed only when all are done: a damaged image ends the command before half of an answer is
-    # printed.
-    found = predict_with(runner, images, topk, size)
+    unread: dict[str, str] = {}
+    found = predict_with(runner, images, topk, size, unread)
     if as_json:
-        print_json({"file": str(file), "model": runner.card.model, "task": runner.card.task, "images": found})
+        print_json(
+            {"file": str(file), "model": runner.card.model, "task": runner.card.task, "images": found}
+            | {"unreadable": unread}
+        )
     else:
         _print_predictions(runner, found)
+    require_all_read(unread, len(images))
     hint(f"tinyvit bench {file}", as_json)
 
 

@@ -244,13 +244,14 @@ def evaluate(
     """Measure top-1 and top-5 accuracy on images whose classes are known.
 
     Classes come from a CSV, else from the first folder of each path, counted in sorted order.
+    Images that cannot be read are listed at the end; exit code 1.
 
     Example: tinyvit evaluate tiny_vit_5m_224 --data imagenet/val --weights
     tiny_vit_5m_22kto1k_distill.pth
     """
     arguments = dict(locals())
     from tinyvit.api import training
-    from tinyvit.core.images.files import describe_left_out
+    from tinyvit.core.images.files import require_all_read
     from tinyvit.core.results import make_work_dir, write_result
 
     metrics = training.evaluate(
@@ -261,7 +262,15 @@ def evaluate(
     document = write_result(folder, "evaluate", arguments, metrics)
     if as_json:
         print_json(document)
-        return
+    else:
+        _print_accuracy(name, side, data, metrics)
+    unread = metrics["unreadable_images"]
+    require_all_read(unread, metrics["images"] + len(unread))
+
+
+def _print_accuracy(name: str, side: int, data: Path, metrics: dict[str, Any]) -> None:
+    from tinyvit.core.images.files import describe_left_out
+
     shares = f"top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}"
     print(f"{name} at {side} px on {metrics['images']} images: {shares}")
     print(f"true classes: {metrics['true_classes']}")

@@ -93,6 +93,7 @@ def linear(
 ) -> None:
     """Train a linear classifier on frozen features and print its test accuracy.
 
+    Images that cannot be read are listed at the end; exit code 1.
     Normalisation and regularisation are chosen on held-out training images, never on the test
     images.
 
@@ -104,6 +105,7 @@ def linear(
     from tinyvit.api.probing import probe_job
     from tinyvit.benchmarks.probe import run_linear_probe
     from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.images.files import require_all_read
     from tinyvit.core.results import make_work_dir, write_result
 
     job = probe_job(options)
@@ -118,7 +120,9 @@ def linear(
         print_json(document)
     else:
         _print(metrics, result, folder)
-        hint(f"tinyvit finetune RECIPE --data TRAIN --weights {weights or 'FILE'}")
+    unread = metrics["unreadable"]
+    require_all_read(unread, result.rows["train"] + result.rows["test"] + len(unread))
+    hint(f"tinyvit finetune RECIPE --data TRAIN --weights {weights or 'FILE'}", as_json)
 
 
 def _print(metrics: dict[str, Any], result: ProbeResult, folder: Path) -> None:

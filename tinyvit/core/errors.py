@@ -6,6 +6,7 @@ The tree::
     ├── InputError            bad input: the command line ends with exit code 2
     │   └── MissingExtraError an optional dependency is not installed
     ├── CheckFailedError      the work is done, and a check failed: exit code 1
+    ├── UndecidedError        the work is done, and a check cannot tell: exit code 3
     └── StoppedError          Ctrl-C: the message says what is kept, and how to resume; exit code 130
 
 Library code raises them; only the command line turns them into exit codes.
@@ -22,6 +23,8 @@ from types import ModuleType
 _SHOWN_NAMES = 20
 #: The exit code after Ctrl-C.
 INTERRUPTED = 130
+#: The exit code of a check that can tell neither that something holds nor that it fails.
+UNDECIDED = 3
 
 
 class TinyVitError(Exception):
@@ -40,6 +43,10 @@ class CheckFailedError(TinyVitError):
     """A check of a command failed; the message says by how much."""
 
 
+class UndecidedError(TinyVitError):
+    """A check cannot tell; the message says what is undecided, and what would decide it."""
+
+
 class StoppedError(TinyVitError):
     """The user stopped a run with Ctrl-C; the message says what is kept, and how to resume."""
 
@@ -48,13 +55,16 @@ def exit_of(error: BaseException) -> tuple[int, str] | None:
     """Return the exit code and the sentence for an error that the user can mend.
 
     Returns:
-        2 for bad input or a path that cannot be read or written, 1 for a failed check, 130 for an
-        interruption; ``None`` for a fault of the program, which must keep its traceback.
+        The code is 2 for bad input or a path that cannot be read or written, and 1 for a failed
+        check. It is 3 for a check that cannot tell, and 130 for an interruption. ``None`` stands
+        for a fault of the program, which must keep its traceback.
     """
     if isinstance(error, InputError):
         return 2, str(error)
     if isinstance(error, CheckFailedError):
         return 1, str(error)
+    if isinstance(error, UndecidedError):
+        return UNDECIDED, str(error)
     if isinstance(error, StoppedError):
         return INTERRUPTED, str(error)
     if isinstance(error, KeyboardInterrupt):

@@ -56,6 +56,46 @@ def parse_numbers(text: str | None, option: str, word: str = "") -> list[int | N
     return numbers
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Return height and width from ``224`` or ``256x320``.
+
+    Raises:
+        InputError: The text is not one or two whole numbers, or a side is 0 or above
+            :data:`~tinyvit.core.images.preprocess.MAX_SIDE`.
+    """
+    from .images.preprocess import MAX_SIDE
+
+    parts = text.strip().lower().split("x")
+    # ASCII digits only, and few: int() takes other scripts' digits, and refuses very long numbers
+    # on its own.
+    if len(parts) > 2 or not all(re.fullmatch(r"[0-9]{1,9}", part) and 0 < int(part) <= MAX_SIDE for part in parts):
+        raise InputError(
+            f"{text!r:.40} is not a size; write N or HEIGHTxWIDTH in pixels up to {MAX_SIDE}, such as 224 or 256x320"
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_sizes(text: str | None, option: str, word: str) -> list[int | tuple[int, int] | None]:
+    """Return ``224,256x320`` as ``[224, (256, 320)]``; ``word`` and ``None`` become ``None``.
+
+    Equal sides become one number.
+
+    Raises:
+        InputError: A part is neither a size nor ``word``.
+    """
+    sizes: list[int | tuple[int, int] | None] = []
+    for part in [None] if text is None else parse_list(text, option):
+        if part is None or part == word:
+            sizes.append(None)
+            continue
+        try:
+            height, width = parse_size(part)
+        except InputError as error:
+            raise InputError(f"{option}: {error}, or {word}") from None
+        sizes.append(height if height == width else (height, width))
+    return list(dict.fromkeys(sizes))
+
+
 def parse_ordered(
     text: str, option: str, convert: Callable[[str], T], kind: str = "numbers", like: str = "1,3"
 ) -> list[T]:

@@ -13,7 +13,7 @@ from PIL import Image
 from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
-from tinyvit.core.images.files import decode
+from tinyvit.core.images.decode import decode, read_file
 from tinyvit.detection import check_same_classes, find_split, load_annotations, missing_split
 
 from .layout import JPEG_QUALITY, DataCard, scene_folder
@@ -108,7 +108,7 @@ def _rows(document: dict[str, Any], source: str, limits: CocoLimits) -> list[_Ro
 
 def _open(path: Path) -> Image.Image:
     try:
-        return decode(path.read_bytes())
+        return decode(read_file(path))
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise InputError(f"cannot read image {path}: {error}") from error
 

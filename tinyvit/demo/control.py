@@ -16,6 +16,7 @@ from tinyvit.backbones import Preprocess, create_model
 from tinyvit.backbones.distill.augment import ViewSampler, apply
 from tinyvit.backbones.distill.train import parameter_groups
 from tinyvit.benchmarks.probe import LabelledImages
+from tinyvit.core.ranking import best_classes
 
 from .plan import STUDENT
 
@@ -111,5 +112,5 @@ def accuracy(model: nn.Module, images: LabelledImages, px: int, device: str = "c
     for first in range(0, len(images), 64):
         keys = images.keys[first : first + 64]
         x = torch.stack([preprocess(images.files.open(key)) for key in keys]).to(device)
-        correct += int((model(x).argmax(1).cpu().numpy() == images.labels[first : first + 64]).sum())
+        correct += int((best_classes(model(x).float().cpu().numpy()) == images.labels[first : first + 64]).sum())
     return correct / len(images), correct

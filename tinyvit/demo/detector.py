@@ -164,8 +164,8 @@ def _without_validation(cfg: Any) -> Any:
 
 def _pictures(cfg: Any, checkpoint: str, job: ArmJob) -> list[dict[str, Any]]:
     import numpy as np
-    from PIL import Image
 
+    from tinyvit.core.images.decode import decode, read_file
     from tinyvit.detection import Predictor
 
     folder = Path(job.scenes) / "val"
@@ -173,8 +173,7 @@ def _pictures(cfg: Any, checkpoint: str, job: ArmJob) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.iterdir())[: job.pictures]:
         assert predictor is not None
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = np.asarray(decode(read_file(path)))
         detections = [one for one in predictor(pixels) if one["score"] >= SCORE_THRESHOLD]
         found.append({"file": path.name, "detections": detections})
     return found

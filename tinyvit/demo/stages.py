@@ -29,6 +29,7 @@ from tinyvit.backbones.distill.train import Recipe, pretrain
 from tinyvit.benchmarks.probe import LabelledImages, ProbeOptions, extract_features, linear_probe, load_feature_model
 from tinyvit.benchmarks.speed import Plan, Subject, measure
 from tinyvit.benchmarks.statistics import wilson_interval
+from tinyvit.core.images.decode import decode, read_file
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
 from tinyvit.export import export_onnx, verify_onnx
@@ -468,8 +469,7 @@ def samples(setting: Setting) -> str:
         paths = sorted(folder.iterdir())[: width // side]
         row = Image.new("RGB", (width, side), (128, 128, 128))
         for place, path in enumerate(paths):
-            with Image.open(path) as picture:
-                row.paste(_square(picture.convert("RGB"), side - 4), (place * side + 2, 2))
+            row.paste(_square(decode(read_file(path)), side - 4), (place * side + 2, 2))
         rows.append(row)
     strip = Image.new("RGB", (width, small + large), (128, 128, 128))
     strip.paste(rows[0], (0, 0))

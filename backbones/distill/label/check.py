@@ -16,12 +16,13 @@ import torch
 from tinyvit.core.console import RateBar, say
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
+from tinyvit.core.images.decode import RULE
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.ranking import finite_rows, topk_correct
 
 from ..store import SoftLabelStore
 from ..teachers import Teacher
-from ..truth import topk_correct
 
 #: Default number of images to check: it gives the accuracy within 0.01.
 CHECK_IMAGES = 10_000
@@ -67,7 +68,7 @@ def check_teacher(
     """
     if kept := kept_check(store, teacher.fingerprint, true_classes):
         return kept
-    correct, seen = evaluate_top(teacher, images, true_classes, (1,), show)
+    correct, seen = evaluate_top(teacher, images, true_classes, (1,), show, store.header.decoding)
     question = _question(teacher.fingerprint, true_classes)
     write_json(store.folder / _CHECK_NAME, {"correct": correct[0], "images": seen, "question": question})
     return correct[0], seen
@@ -99,6 +100,8 @@ def evaluate_top(
     true_classes: Mapping[int, int],
     ks: tuple[int, ...] = (1, 5),
     show: bool = True,
+    rule: int = RULE,
+    unread: dict[str, str] | None = None,
 ) -> tuple[list[int], int]:
     """Return how often the true class is among the k best, on the evaluation transform.
 
@@ -110,16 +113,21 @@ def evaluate_top(
         true_classes: Ordinal -> class index.
         ks: The values of k.
         show: Report progress, and images that cannot be read.
+        rule: The number of the decoding rule.
+        unread: Takes the images that cannot be read, with the reason.
 
     Returns:
         One count per k, and the number of images that could be read.
+
+    Raises:
+        InputError: The teacher returned a value that is not finite.
     """
     ordinals = sorted(true_classes)
     correct, seen = [0] * len(ks), 0
 
     def load(ordinal: int) -> np.ndarray | str:
         try:
-            return np.asarray(teacher.preprocess.crop(images.open(images[ordinal])))
+            return np.asarray(teacher.preprocess.crop(images.open(images[ordinal], rule)))
         except InputError as error:
             return str(error)
 
@@ -127,14 +135,27 @@ def evaluate_top(
         for start in range(0, len(ordinals), 64):
             chunk = ordinals[start : start + 64]
             loaded = list(zip(chunk, pool.map(load, chunk), strict=True))
-            for _, reason in loaded:
-                if isinstance(reason, str) and show:
-                    say(f"skipped: {reason}")
+            for ordinal, reason in loaded:
+                if isinstance(reason, str):
+                    if unread is not None:
+                        unread[images[ordinal]] = reason
+                    elif show:
+                        say(f"skipped: {reason}")
             good = [(ordinal, pixels) for ordinal, pixels in loaded if not isinstance(pixels, str)]
             if good:
                 logits = teacher(torch.from_numpy(np.stack([pixels for _, pixels in good]))).cpu().numpy()
+                _require_finite(teacher, logits, [images[ordinal] for ordinal, _ in good])
                 classes = np.array([true_classes[ordinal] for ordinal, _ in good])
                 correct = [count + topk_correct(logits, classes, k) for count, k in zip(correct, ks, strict=True)]
                 seen += len(good)
             bar.advance(len(chunk))
     return correct, seen
+
+
+def _require_finite(teacher: Teacher, logits: np.ndarray, keys: list[str]) -> None:
+    finite = finite_rows(logits)
+    if not finite.all():
+        raise InputError(
+            f"{teacher.name} returned values that are not finite for {int((~finite).sum())} of {len(keys)} images, "
+            f"first for {keys[int(finite.argmin())]!r}; give whole weights, or use --precision fp32"
+        )

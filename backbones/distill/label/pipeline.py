@@ -19,7 +19,8 @@ from PIL import Image
 
 from tinyvit.core.console import say
 from tinyvit.core.errors import InputError
-from tinyvit.core.images.files import ImageFiles, decode
+from tinyvit.core.images.decode import decode
+from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
 
 from ..augment import ViewSampler, draw_view, pixel_hash, require_recordable
@@ -243,7 +244,7 @@ class Labeller:
         except OSError as error:
             return None, f"{type(error).__name__}: {error}"
         try:
-            image = decode(data)
+            image = decode(data, self.store.header.decoding)
             require_recordable(image.size)
         except MemoryError as error:
             where = self.images.root / self.manifest[ordinal]

@@ -27,6 +27,7 @@ from ..store import (
     Shard,
     SoftLabelStore,
     StoreHeader,
+    decoding_of,
     open_manifest,
     refuse_lost_header,
     teacher_folder,
@@ -333,9 +334,9 @@ def open_or_create(
         manifest.check_images(images, f"the store {path}")
         names = teacher_names(path)
         if options.name not in (None, *names) or not names:
-            return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
+            return SoftLabelStore.create(path, _wanted_header(path, teacher, options, manifest, None), options.name)
         store = SoftLabelStore(path, _labels_name(names, teacher, options))
-        return store.grow(_wanted_header(teacher, options, manifest, store.header))
+        return store.grow(_wanted_header(path, teacher, options, manifest, store.header))
     refuse_lost_header(path)
     strangers = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     strangers = [name for name in strangers if not name.startswith((".", "manifest"))]
@@ -351,7 +352,7 @@ def open_or_create(
     manifest = Manifest.build(images, path / MANIFEST_NAME, options.threads or available_cpus())
     if teacher_names(path):  # another run began this store in the meantime
         return open_or_create(images, path, teacher, options)
-    return SoftLabelStore.create(path, _wanted_header(teacher, options, manifest, None), options.name)
+    return SoftLabelStore.create(path, _wanted_header(path, teacher, options, manifest, None), options.name)
 
 
 def _wait_for_header(path: Path, teacher: Teacher | TeacherCard, options: LabelOptions, show: bool) -> None:
@@ -381,11 +382,12 @@ def _labels_name(names: list[str], teacher: Teacher | TeacherCard, options: Labe
 
 
 def _wanted_header(
-    teacher: Teacher | TeacherCard, options: LabelOptions, manifest: Manifest, existing: StoreHeader | None
+    path: Path, teacher: Teacher | TeacherCard, options: LabelOptions, manifest: Manifest, existing: StoreHeader | None
 ) -> StoreHeader:
     """Return the header that these options ask for.
 
-    The existing store gives the values that they leave open.
+    A store that exists at ``path`` gives the decoding rule. The existing labels give the values
+    that the options leave open.
     """
     batch_size = options.batch_size or (existing.batch_size if existing else 64)
     block = min(options.views, options.views_per_shard)
@@ -394,6 +396,7 @@ def _wanted_header(
     )
     augmentation = {
         **options.sampler.to_dict(),
+        **decoding_of(path),
         "hash_size": list(teacher.size),
         "hash_every": options.hash_every,
         "backend": "pillow",

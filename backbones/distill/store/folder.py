@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.images.decode import RULE
 
-from .header import HEADER_NAME, LABELS_FORMAT, LABELS_NAME, STORE_FORMAT, read_header
+from .header import DECODING_KEY, HEADER_NAME, LABELS_FORMAT, LABELS_NAME, STORE_FORMAT, read_header
 from .manifest import MANIFEST_NAME, Manifest
 
 TEACHERS = "teachers"
@@ -43,6 +44,25 @@ def open_manifest(path: Path) -> Manifest:
             "make a new store"
         )
     return manifest
+
+
+def decoding_of(path: Path, new: int = RULE) -> dict[str, int]:
+    """Return the decoding rule of labels that are added to a store, as its header has it.
+
+    A store that was begun keeps its own.
+
+    Args:
+        path: The store's folder.
+        new: The number of the rule for a new store.
+
+    Raises:
+        InputError: The header is damaged.
+    """
+    if not (path / HEADER_NAME).is_file():
+        return {DECODING_KEY: new} if new != 1 else {}
+    header = read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
+    augmentation = header.get("augmentation") or {}
+    return {key: value for key, value in augmentation.items() if key == DECODING_KEY}
 
 
 def teacher_names(path: str | Path) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.images.decode import RULES
 from tinyvit.core.machine import environment
 
 from ..augment import RECORD
@@ -27,6 +28,8 @@ LABELS_NAME = "labels.json"
 #: what made its pixels.
 _PIXEL_KEYS = ("hash_size", "hash_every", "backend", "libraries")
 _NOT_IDENTITY = ("view_blocks", "made_with")
+#: Key of ``augmentation`` with the decoding rule; stores written before there were several lack it.
+DECODING_KEY = "decoding"
 _COUNTS = ("num_classes", "topk", "images", "shard_images", "batch_size")
 
 
@@ -71,6 +74,11 @@ class StoreHeader:
     def views(self) -> int:
         """V, the number of views per image."""
         return self.view_blocks[-1][1]
+
+    @property
+    def decoding(self) -> int:
+        """The number of the rule by which images are decoded."""
+        return self.augmentation.get(DECODING_KEY, 1)
 
     def store_document(self) -> dict[str, Any]:
         """Return the JSON document of ``store.json``: what the labels of all teachers share."""
@@ -139,6 +147,11 @@ class StoreHeader:
                 raise InputError(
                     f"{path} is damaged: {key} is {value!r} and must be a positive whole number; take it from a copy"
                 )
+        if header.decoding not in RULES:
+            raise InputError(
+                f"{store} has decoding rule {header.decoding!r}, and this tinyvit knows {', '.join(map(str, RULES))}; "
+                "use a tinyvit that fits"
+            )
         if header.coding not in CODINGS:
             raise InputError(f"{path} has coding {header.coding!r}; this tinyvit reads {', '.join(CODINGS)}")
         if own.get("row") != header.layout.describe():

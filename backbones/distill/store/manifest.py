@@ -159,6 +159,20 @@ class Manifest(Sequence[str]):
         pairs = np.array(found, np.int64).reshape(-1, 2)
         return Copies(pairs[:, 0], pairs[:, 1])
 
+    def fitting(self, images: ImageFiles) -> ImageFiles:
+        """Return the given images, listed as the manifest lists them.
+
+        Code before there were rules for links, ``.jfif`` and clutter listed others. Its list is
+        taken where it alone is the manifest's.
+        """
+        if images.keys == self.names or images.listing:
+            return images
+        try:
+            earlier = ImageFiles(images.root, earlier=True)
+        except InputError:
+            return images
+        return earlier if earlier.keys == self.names else images
+
     def check_images(self, images: ImageFiles, owner: str) -> None:
         """Compare keys and sizes with the given images.
 
@@ -207,7 +221,7 @@ class Manifest(Sequence[str]):
         """
         members = read_locations(folder / LOCATIONS_NAME, Path(data), self.sha256) if folder else None
         if len(self) <= MANY_IMAGES or (members is None and not _is_loose(Path(data), self[0])):
-            images = ImageFiles(data)
+            images = self.fitting(ImageFiles(data))
             self.check_images(images, owner)
             return images
         images = ImageFiles.listed(data, self.names, members)

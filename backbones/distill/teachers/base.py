@@ -226,7 +226,8 @@ def files_sha256(paths: list[Path]) -> str:
 def only_logits(answer: Any, name: str) -> torch.Tensor:
     """Return the ``(B, C)`` logits in a network's answer.
 
-    The answer is a tensor, or a tuple, list or dictionary with one tensor of that form.
+    The answer is a tensor, or a tuple, list or dictionary with one tensor of that form. Without
+    one, a tensor counts whose other lengths are 1, such as ``(B, C, 1, 1)`` or ``(B, 1, C)``.
 
     Raises:
         InputError: There is no such tensor, or there are several.
@@ -236,11 +237,19 @@ def only_logits(answer: Any, name: str) -> torch.Tensor:
     fitting = [value for value in values if torch.is_tensor(value) and value.ndim == 2]
     if isinstance(answer, dict) and torch.is_tensor(answer.get("logits")):
         fitting = [answer["logits"]]
+    fitting = fitting or [value for value in values if torch.is_tensor(value) and _is_row_per_image(value)]
     if len(fitting) != 1:
+        shapes = ", ".join(str(list(one.shape)) if torch.is_tensor(one) else type(one).__name__ for one in values)
         raise InputError(
-            f"{name} answers with {len(fitting)} tensors of shape (images, classes); a teacher must answer with one"
+            f"{name} answers with {len(fitting)} tensors of shape (images, classes), and a teacher must answer with "
+            f"one; it gave {shapes or 'nothing'}"
         )
-    return fitting[0]
+    return fitting[0].flatten(1)
+
+
+def _is_row_per_image(value: torch.Tensor) -> bool:
+    """Return whether at most one length after the first is above 1."""
+    return value.ndim > 1 and sum(length != 1 for length in value.shape[1:]) <= 1
 
 
 class Answers(nn.Module):

@@ -87,6 +87,8 @@ def make_classifier(spec: TeacherSettings) -> Classifier:
 
 def _single(spec: TeacherSettings) -> Classifier:
     suffix = Path(spec.name).suffix
+    if spec.output is not None and suffix != ".onnx" and not spec.fills_in:
+        raise InputError(f"{spec.name} has no named outputs, as .onnx files have; leave --teacher-output out")
     if suffix in PROGRAM_SUFFIXES:
         _refuse_weights(spec)
         return _program(spec, suffix)

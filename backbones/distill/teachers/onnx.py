@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from tinyvit.core.errors import InputError, check_file, require
+from tinyvit.core.images.layout import find_layout
+from tinyvit.core.onnx_files import data_files
 
 from .base import CODE_VERSION, Answers, Classifier, Program, files_sha256
 from .spec import TeacherSettings
 
-_FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+_FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 #: Preprocessing settings in files of ``tinyvit export onnx`` -> whether they are plain text, not #:
 #: JSON.
@@ -25,13 +27,15 @@ _CARD = {"mean": False, "std": False, "crop_pct": False, "crop_mode": True, "int
 
 
 def onnx_classifier(spec: TeacherSettings) -> Classifier:
-    """Return the classifier of an ONNX file: one batch of images in, logits out.
+    """Return the classifier of an ONNX file: one batch of images in, logits or probabilities out.
 
-    Where there are several outputs, the one called ``logits`` counts.
-
-    Images are ``(B, 3, H, W)`` floats or ``(B, H, W, 3)`` bytes. Floats are normalised as the
+    Images are floats or bytes, ``(B, 3, H, W)`` or ``(B, H, W, 3)``. Floats are normalised as the
     file's own description says (``tinyvit export onnx`` writes one), else as the specification
     does. Fixed batch sizes are filled up.
+
+    The output is the one that the specification names, else the only one, else that called
+    ``logits``. It holds one number per class: ``(B, C)``, ``(B, C, 1, 1)``, ``(B, 1, C)`` and so
+    on.
 
     Raises:
         InputError: It is missing, not an ONNX model, of another form, or does not say how images
@@ -39,16 +43,15 @@ def onnx_classifier(spec: TeacherSettings) -> Classifier:
         MissingExtraError: onnxruntime is not installed.
     """
     path = check_file(spec.name, "ONNX file", "the .onnx file itself")
-    graph = _Graph(path)
-    size = graph.fixed_size
-    spec.require_size(size, path)
+    graph = _Graph(path, spec.output, fills_in=spec.fills_in)
+    spec.require_size(graph.layout.size, path)
     card = graph.card
     own_norm = graph.takes_bytes or card.get("input_format") in ("unit", "uint8")
     config = {**card, "mean": (0.0,) * 3, "std": (1.0,) * 3} if own_norm else card if "mean" in card else None
-    preprocess = spec.transform(config, size or spec.size or card.get("size"))
+    preprocess = spec.transform(config, graph.layout.size or spec.size or card.get("size"))
     if own_norm:
         preprocess = replace(preprocess, mean=(0.0,) * 3, std=(1.0,) * 3)
-    answers = Answers(Program(graph.on, graph.fixed_batch), path.name)
+    answers = Answers(Program(graph.on, graph.layout.batch), path.name)
     classes = answers.probe(preprocess.size)
     code = f"onnxruntime {importlib.metadata.version('onnxruntime')}, teachers {CODE_VERSION}"
     return Classifier(
@@ -56,45 +59,46 @@ def onnx_classifier(spec: TeacherSettings) -> Classifier:
         answers,
         preprocess,
         classes,
-        files_sha256([path, *_data_files(path)]),
+        files_sha256([path, *data_files(path)]),
         code,
         deployable=False,
         precisions=("fp32",),
-        details=answers.details(),
+        details=answers.details() | ({"output": graph.output} if graph.is_chosen else {}),
     )
 
 
 class _Graph:
-    """An ONNX file, and the input of its graph."""
+    """An ONNX file, with the input and the chosen output of its graph."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, output: str | None, fills_in: bool) -> None:
         self.path = path
         session = self._session("cpu")
-        inputs, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
+        inputs = session.get_inputs()
         if len(inputs) != 1:
             raise InputError(f"{path} has {len(inputs)} inputs; a teacher takes one batch of images")
-        if "logits" not in outputs and len(outputs) > 1:
-            raise InputError(f"{path} has the outputs {', '.join(outputs)} and none is called logits; name one logits")
-        self.output = "logits" if "logits" in outputs else outputs[0]
-        self.input, self.type, self.shape = inputs[0].name, inputs[0].type, list(inputs[0].shape)
-        if (self.type not in _FLOATS and not self.takes_bytes) or len(self.shape) != 4:
+        self.input, self.type, shape = inputs[0].name, inputs[0].type, list(inputs[0].shape)
+        properties: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        self.card = _read_card(properties)
+        said = properties.get("layout", "") if self.card else ""
+        layout = find_layout(shape, is_bytes=self.takes_bytes, said=said)
+        if self.type not in (*_FLOATS, "tensor(uint8)") or layout is None:
             raise InputError(
-                f"{path} takes {self.type} {self.shape}; a teacher takes floats (B, 3, H, W) or bytes (B, H, W, 3)"
+                f"{path} takes {self.type} {shape}; a teacher takes floats or bytes, (B, 3, H, W) or (B, H, W, 3)"
             )
-        self.card = _read_card(session.get_modelmeta().custom_metadata_map)
+        if layout.channels != 3:
+            raise InputError(
+                f"{path} takes images with {layout.channels} channel{'' if layout.channels == 1 else 's'} {shape}; a "
+                "teacher takes 3, red, green and blue: export the model with 3 channels"
+            )
+        self.layout = layout
+        outputs = session.get_outputs()
+        if fills_in and output not in [one.name for one in outputs]:
+            output = None  # it is another member's of the ensemble
+        self.output, self.is_chosen = _choose_output(outputs, output, path), output is not None
 
     @property
     def takes_bytes(self) -> bool:
         return self.type == "tensor(uint8)"
-
-    @property
-    def fixed_batch(self) -> int | None:
-        return self.shape[0] if isinstance(self.shape[0], int) else None
-
-    @property
-    def fixed_size(self) -> tuple[int, int] | None:
-        height, width = self.shape[1:3] if self.takes_bytes else self.shape[2:4]
-        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def _session(self, kind: str) -> Any:
         onnxruntime = require("onnxruntime", "export")
@@ -117,11 +121,34 @@ class _Graph:
         session = self._session(device.type)
 
         def run(x: torch.Tensor) -> torch.Tensor:
-            batch = (x * 255).round().byte().permute(0, 2, 3, 1) if self.takes_bytes else x.to(_FLOATS[self.type])
+            batch = (x * 255).round().byte() if self.takes_bytes else x.to(_FLOATS[self.type])
+            batch = batch.permute(0, 2, 3, 1) if self.layout.name == "NHWC" else batch
             array = np.ascontiguousarray(batch.cpu().numpy())
-            return torch.from_numpy(session.run([self.output], {self.input: array})[0]).to(device)
+            answer = torch.from_numpy(session.run([self.output], {self.input: array})[0]).to(device)
+            return answer[None] if answer.ndim == 1 and len(x) == 1 else answer
 
         return run
+
+
+def _choose_output(outputs: Sequence[Any], wanted: str | None, path: Path) -> str:
+    """Return the name of the output to read: the wanted one, the only one, or ``logits``.
+
+    Raises:
+        InputError: There is no such output, there are several, or it does not hold floats.
+    """
+    found = {output.name: output for output in outputs}
+    shapes = ", ".join(f"{output.name} {output.type} {output.shape}" for output in outputs)
+    if wanted is not None and wanted not in found:
+        raise InputError(f"{path} has no output {wanted!r}; give one of these as --teacher-output: {shapes}")
+    name = wanted or (outputs[0].name if len(outputs) == 1 else "logits")
+    if name not in found:
+        raise InputError(f"{path} has several outputs; choose one with --teacher-output: {shapes}")
+    if found[name].type not in _FLOATS:
+        raise InputError(
+            f"the output {name} of {path} is {found[name].type} and not logits or probabilities; choose another with "
+            f"--teacher-output: {shapes}"
+        )
+    return name
 
 
 def _read_card(props: dict[str, str]) -> dict[str, Any]:
@@ -133,16 +160,3 @@ def _read_card(props: dict[str, str]) -> dict[str, Any]:
         return {}
     card: dict[str, Any] = {key: props[key] if text else json.loads(props[key]) for key, text in _CARD.items()}
     return card | {"size": tuple(json.loads(props["size"])), "input_format": props["input_format"]}
-
-
-def _data_files(path: Path) -> list[Path]:
-    """Return the files beside it that hold tensors of its graph."""
-    onnx: Any = require("onnx", "export")
-    proto = onnx.load(str(path), load_external_data=False)
-    names = {
-        entry.value
-        for tensor in onnx.external_data_helper._get_all_tensors(proto)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [path.parent / name for name in sorted(names)]

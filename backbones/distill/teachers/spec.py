@@ -35,6 +35,8 @@ class TeacherSettings:
         prompts: File with a template in each line; ``{}`` stands for the name of the class.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         deployed: Whether deployed forms run, or the modules as they are.
+        output: Name of the output that a ``.onnx`` file answers with, where it has several. In an
+            ensemble, it counts for the members that have it.
 
     Raises:
         InputError: A value is out of its range, or ``weights`` is given with several names.
@@ -52,6 +54,7 @@ class TeacherSettings:
     precision: str = "fp32"
     deployed: bool = True
     fills_in: bool = False
+    output: str | None = None
 
     def __post_init__(self) -> None:
         check_side(self.size, "input size", smallest=8)

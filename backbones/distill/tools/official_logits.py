@@ -8,7 +8,6 @@ of our own.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tinyvit.core.console import RateBar
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.archives import encode_key
+from tinyvit.core.images.decode import decode_size
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
 
@@ -35,6 +34,7 @@ from ..store import (
     SoftLabelStore,
     StoreHeader,
     TensorFile,
+    decoding_of,
     in_blocks,
     open_manifest,
     restore,
@@ -207,6 +207,7 @@ def import_official(
     store_path = Path(store_path)
     if (store_path / HEADER_NAME).is_file():
         manifest = open_manifest(store_path)
+        images = manifest.fitting(images)
         manifest.check_images(images, f"the store {store_path}")
     else:
         store_path.mkdir(parents=True, exist_ok=True)
@@ -217,7 +218,7 @@ def import_official(
         raise InputError(
             f"{source} has class index {largest}, and {classes} classes were given; give at least {largest + 1}"
         )
-    header = _header(manifest, epochs, sampler, matcher.kind, name, classes or largest + 1)
+    header = _header(store_path, manifest, epochs, sampler, matcher.kind, name, classes or largest + 1)
     if name in teacher_names(store_path):
         store = SoftLabelStore(store_path, name).grow(header)
     else:
@@ -242,7 +243,13 @@ def import_official(
 
 
 def _header(
-    manifest: Manifest, epochs: list[OfficialEpoch], sampler: ViewSampler, keys: str, name: str, num_classes: int
+    path: Path,
+    manifest: Manifest,
+    epochs: list[OfficialEpoch],
+    sampler: ViewSampler,
+    keys: str,
+    name: str,
+    num_classes: int,
 ) -> StoreHeader:
     """Return the header of imported labels; ``keys`` is the kind of the official keys."""
     return StoreHeader(
@@ -256,6 +263,7 @@ def _header(
         },
         augmentation={
             **sampler.to_dict(),
+            **decoding_of(path, new=1),  # the official code decoded so
             "hash_size": [224, 224],
             "hash_every": len(manifest),
             "backend": "pillow",
@@ -339,8 +347,7 @@ class _Importer:
                 except OSError:
                     continue
                 try:
-                    with Image.open(io.BytesIO(data)) as opened:
-                        sizes[index] = opened.size
+                    sizes[index] = decode_size(data, self.store.header.decoding)
                 except MemoryError:
                     raise
                 except Exception:  # Pillow raises many kinds on damaged files

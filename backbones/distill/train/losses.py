@@ -244,9 +244,12 @@ class Objective:
         return sparse_kl_divergence(logits, *_stored(targets), self.tau, self.kl_reduction)
 
     def _hard(self, logits: Tensor, targets: Targets) -> Tensor:
-        best = targets.hard if targets.teacher_logits is None else targets.teacher_logits.argmax(1)
-        assert best is not None
-        return F.cross_entropy(logits.float(), best)
+        if targets.teacher_logits is None:
+            assert targets.hard is not None
+            return F.cross_entropy(logits.float(), targets.hard)
+        loss = F.cross_entropy(logits.float(), targets.teacher_logits.argmax(1))
+        # Zero, or NaN when the teacher's answer is not finite: argmax would take NaN for the best.
+        return loss + 0 * targets.teacher_logits.float().sum()
 
 
 def _stored(targets: Targets) -> tuple[Tensor, Tensor, Tensor]:

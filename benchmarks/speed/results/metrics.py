@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tinyvit.core.images.layout import find_layout
+
 Entry = Mapping[str, Any]
+
+
+def input_size(entry: Entry) -> tuple[int, int] | None:
+    """Return height and width of the input that was built, else of the one asked for, if any."""
+    shape, asked = entry["facts"].get("input_shape") or [], entry["subject"]["size"]
+    layout = find_layout(shape)
+    if layout is not None:
+        return layout.size_in(shape)
+    return (asked, asked) if isinstance(asked, int) else asked and tuple(asked)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ...statistics import Ratio
 from .knees import find_knees
 from .load import sentence, summarise
 from .measurements import SubjectResult
+from .warnings import describe_warnings
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Report:
             "machine": self.machine,
             "contention": self.contention() | {"sentence": sentence(self.contention())},
             "repeated": self.repeated,
+            "warnings": describe_warnings(self.subjects),
             "ended": self.ended,
             "gate": self.gate,
             "seconds": self.seconds,

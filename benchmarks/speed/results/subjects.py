@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 PEAK = "gemm-peak"
 
 
+def size_text(size: int | Sequence[int]) -> str:
+    """Return one side or height and width as ``224``, or ``256x320`` where the sides differ."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return str(height) if height == width else f"{height}x{width}"
+
+
 @dataclass(frozen=True)
 class Subject:
     """One thing to measure. Two subjects that differ in the model alone do the same work.
@@ -30,7 +37,8 @@ class Subject:
             (torch.compile), ``onnxruntime`` or ``openvino``. The last two export a model given by
             name first. ``auto`` is onnxruntime for a file, else eager.
         batch_size: Images in one forward pass.
-        size: Input height and width; the model's own when not given.
+        size: Input height and width, one number where they are equal; the model's own when not
+            given.
         threads: Processor threads of the engine; all that this process may use when not given.
         device: ``cpu`` or a CUDA device.
         precision: ``fp32``, ``bf16`` or ``fp16``, of weights and activations. An ONNX file in
@@ -44,7 +52,7 @@ class Subject:
     model: str
     engine: str = "auto"
     batch_size: int = 1
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     threads: int | None = None
     device: str = "cpu"
     allocator: str = "tuned"
@@ -59,10 +67,20 @@ class Subject:
             raise unknown_name("precision", self.precision, PRECISIONS)
         if self.allocator not in ALLOCATORS:
             raise unknown_name("allocator", self.allocator, ALLOCATORS)
-        for name in ("batch_size", "threads", "size"):
+        if isinstance(self.size, list | tuple):  # JSON knows no tuples; equal sides are one number
+            height, width = self.size
+            object.__setattr__(self, "size", height if height == width else (height, width))
+        for name in ("batch_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{self.model}: {name} is {value}; it must be at least 1")
+        if min(self.height_and_width or (1, 1)) < 1:
+            raise InputError(f"{self.model}: size is {self.size}; it must be at least 1")
+
+    @property
+    def height_and_width(self) -> tuple[int, int] | None:
+        """Return the input size as two numbers, or ``None`` for the model's own."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
     def is_onnx_file(self) -> bool:
@@ -79,7 +97,7 @@ class Subject:
         """Return its settings, without the model: ``deploy bf16 t2 b16``."""
         parts = [self.engine, self.precision, f"t{self.threads or available_cpus()}", f"b{self.batch_size}"]
         if self.size is not None:
-            parts.append(f"{self.size}px")
+            parts.append(f"{size_text(self.size)}px")
         if self.allocator != "tuned":
             parts.append(f"{self.allocator} allocator")
         if self.device != "cpu":

@@ -20,6 +20,7 @@ import numpy as np
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.ranking import top1_agreement
 
 from ..results.measurements import SubjectResult
 from ..results.subjects import Subject
@@ -67,7 +68,7 @@ def compare_outputs(reference: np.ndarray, found: np.ndarray) -> dict[str, Any]:
         "max_difference": float(np.abs(a - b).max()) if finite else None,
         "largest_value": float(np.abs(a).max()),
         "centred_cosine": _centred_cosine(a, b) if finite else None,
-        "top1_agreement": float((a.argmax(1) == b.argmax(1)).mean()) if is_logits else None,
+        "top1_agreement": top1_agreement(a, b) if is_logits else None,
     }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tinyvit.core.errors import CheckFailedError, InputError, MissingExtraError
 from tinyvit.core.files import write_json
 
-from ..results.subjects import FILE_ENGINES, Subject
+from ..results.subjects import FILE_ENGINES, Subject, size_text
 from ..worker.engines import require_package
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ def export_if_needed(subject: Subject, folder: Path) -> Subject:
             f"{subject.model} is a function; the engine {subject.engine} needs a model name or an ONNX file"
         )
     digest = hashlib.sha256(json.dumps([subject.model, subject.size, subject.weights]).encode()).hexdigest()[:8]
-    path = folder / f"{subject.model.replace(':', '_')}_{subject.size or 'native'}_{digest}.onnx"
+    size = "native" if subject.size is None else size_text(subject.size)
+    path = folder / f"{subject.model.replace(':', '_')}_{size}_{digest}.onnx"
     notes = path.with_suffix(".json")
     if not notes.is_file():
         write_json(notes, _export(subject, path))
-    size = json.loads(notes.read_text(encoding="utf-8"))["preprocess"]["size"][0]
-    return replace(subject, model=str(path), weights=None, size=subject.size or size)
+    height, width = json.loads(notes.read_text(encoding="utf-8"))["preprocess"]["size"]
+    return replace(subject, model=str(path), weights=None, size=subject.size or (height, width))
 
 
 def _export(subject: Subject, path: Path) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _export(subject: Subject, path: Path) -> dict[str, Any]:
 
     random = subject.weights is None and not brings_weights(subject.model)
     source = load_source(subject.model, weights=subject.weights, random_weights=random, size=built_size(subject))
-    source = replace(source, preprocess=at_size(source.preprocess, subject.size))
+    source = replace(source, preprocess=at_size(source.preprocess, subject.height_and_width))
     known = {"of": path.name, "weights": subject.weights or source.weights, "preprocess": source.preprocess.to_dict()}
     try:
         # Fixed height and width with a free batch run fastest, and every model can be exported so.

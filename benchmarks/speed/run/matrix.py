@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyvit.core.errors import InputError
 
-from ..results.subjects import Subject
+from ..results.subjects import Subject, size_text
 from ..worker.engines import require_package
 
 
@@ -40,7 +40,7 @@ def plan_cells(
     precisions: Sequence[str] = ("fp32",),
     threads: Sequence[int | None] = (None,),
     batch_sizes: Sequence[int] = (1,),
-    sizes: Sequence[int | None] = (None,),
+    sizes: Sequence[int | tuple[int, int] | None] = (None,),
     allocators: Sequence[str] = ("tuned",),
     device: str = "cpu",
     weights: str | None = None,
@@ -107,7 +107,7 @@ def _label(cell: Subject, varied: Sequence[str]) -> str:
         "precision": cell.precision,
         "threads": f"t{cell.threads}",
         "batch_size": f"b{cell.batch_size}",
-        "size": f"{cell.size}px" if cell.size else "native size",
+        "size": f"{size_text(cell.size)}px" if cell.size else "native size",
         "allocator": f"{cell.allocator} allocator",
     }
     return " ".join([cell.label or cell.model, *(texts[name] for name in varied)])

@@ -15,6 +15,7 @@ from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
 from tinyvit.core.results import plain
 
+from ..results.files import hash_files
 from ..results.measurements import SubjectResult
 from ..results.report import Comparison, Report
 from ..results.subjects import Subject
@@ -106,6 +107,7 @@ def _start(stack: ExitStack, results: list[SubjectResult], count: int, plan: Pla
         try:
             reply = _load_and_warm(runner, plan)
             result.facts, result.load_seconds = reply["facts"], reply["load_seconds"]
+            result.facts["sha256"] |= hash_files(result.subject)
             result.compile_seconds, result.first_seconds = result.facts.get("compile_seconds"), reply["first_seconds"]
         except (WorkerFailedError, WorkerDiedError) as error:
             _refuse_or_give_up(result, runner.worker, error, "while it was loaded")

@@ -9,7 +9,8 @@ from typing import Any
 from tinyvit.core.errors import InputError
 
 from ..results.report import Report
-from ..results.subjects import Subject
+from ..results.subjects import Subject, size_text
+from ..results.warnings import warn_of_threads
 from .matrix import Matrix
 from .measure import measure
 from .plan import Plan
@@ -127,7 +128,7 @@ def describe_work(subject: Subject) -> str:
     """Return the work of a run in words: ``2 threads, batch 16, 224 px, tuned allocator``."""
     parts = [f"{subject.threads} thread{'' if subject.threads == 1 else 's'}", f"batch {subject.batch_size}"]
     if subject.size is not None:
-        parts.append(f"{subject.size} px")
+        parts.append(f"{size_text(subject.size)} px")
     parts.append(f"{subject.allocator} allocator")
     if subject.device != "cpu":
         parts.append(subject.device)
@@ -149,6 +150,8 @@ def plan_text(runs: Sequence[Run], matrix: Matrix, plan: Plan, shown: int = 16) 
             lines.append(f"  {subject.label or subject.model}: {subject.cell}{mark}")
     if len(lines) > shown + 1:
         lines = [*lines[: shown + 1], f"  and {len(lines) - shown - 1} more"]
+    threads = [(subject.label or subject.model, subject.threads or 1) for subject in subjects]
+    lines += [f"  warning: {text}" for text in warn_of_threads(threads)]
     for reason, number in matrix.reasons().items():
         lines.append(f"  left out ({number}): {reason}")
     return "\n".join(lines)

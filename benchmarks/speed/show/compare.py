@@ -8,7 +8,7 @@ from typing import Any
 
 from ...statistics import MARGIN, Interval, paired_ratio, quantile, unpaired_ratio_interval, verdict
 from ..results.subjects import Subject
-from .gate import Side, described_machine, machine_differences, result_metrics
+from .gate import Side, changed_files, described_machine, machine_differences, result_metrics
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,19 @@ class ResultComparison:
         not_compared: ``LABEL: REASON`` of each other subject.
         machines_differ: How the machines differ; only ratios to a shared reference are compared
             then.
+        changed: Files of equal name whose content differs between A and B, in words.
     """
 
     rows: list[ComparedSubject]
     not_compared: list[str] = field(default_factory=list)
     machines_differ: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         """Return the verdicts, then what cannot be compared and why."""
         lines = [row.sentence() for row in self.rows] or ["nothing can be compared"]
         lines += [f"not compared: {reason}" for reason in self.not_compared]
+        lines += [f"changed: {what}" for what in self.changed]
         if self.machines_differ:
             lines.append(
                 f"the results are from different machines ({'; '.join(self.machines_differ)}): "
@@ -81,7 +84,8 @@ class ResultComparison:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         rows = [{**vars(row), "interval": row.interval.to_list(), "sentence": row.sentence()} for row in self.rows]
-        return {"rows": rows, "not_compared": self.not_compared, "machines_differ": self.machines_differ}
+        named = {"not_compared": self.not_compared, "machines_differ": self.machines_differ, "changed": self.changed}
+        return {"rows": rows, **named}
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any], margin: float = MARGIN) -> ResultComparison:
@@ -111,7 +115,13 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any], margin: float = 
             reasons.append(f"{sides[0].labels[one]}: {row}")
         else:
             rows.append(row)
-    return ResultComparison(rows, reasons, differences)
+    changed = [
+        f"{sides[0].labels[one]}: {what}"
+        for one, two in pairs
+        if one.model == two.model
+        for what in changed_files(sides[0].hashes[sides[0].labels[one]], sides[1].hashes[sides[1].labels[two]], "in B")
+    ]
+    return ResultComparison(rows, reasons, differences, changed)
 
 
 def _match(a: Side, b: Side) -> tuple[list[tuple[Subject, Subject]], list[str]]:

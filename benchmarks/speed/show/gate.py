@@ -1,9 +1,11 @@
 """The gate for continuous integration: is anything slower than a baseline allows?
 
 A baseline is the ``result.json`` of an earlier ``tinyvit bench``. Its subjects are measured again.
-A subject fails only when the whole 95 % interval of its slow-down lies beyond the limit. Times of
-another machine say nothing, so such a baseline is rejected. Ratios to a reference that both runs
-measured can be compared.
+A subject fails only when the whole 95 % interval of its slow-down lies beyond the limit, and holds
+only when none of it does. Everything between is undecided, which is not a pass: the gate has three
+outcomes. A baseline that could not even tell that an equal run holds is rejected before anything is
+measured. Times of another machine say nothing, so such a baseline is rejected, too. Ratios to a
+reference that both runs measured can be compared.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ from typing import Any
 from tinyvit.core.errors import InputError
 from tinyvit.core.machine import describe_machine
 
-from ...statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, quantile, unpaired_ratio_interval
+from ...statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, median_interval, quantile, unpaired_ratio_interval
 from ..results.report import Report
 from ..results.subjects import Subject
 from ..run.runs import Run
 
 TOO_SLOW, HOLDS = "too slow", "holds"
+#: The outcomes of the gate; the third is ``cannot tell``.
+PASSED, FAILED = "passed", "failed"
+#: The remedy of an undecided gate.
+REMEDY = "give more --rounds, a longer --max-time or a larger --fail-if-slower"
 
 # The package that an engine's speed depends on; torch for all others.
 _PACKAGE_OF = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
@@ -42,6 +48,8 @@ class GateRow:
         rounds: Number of rounds of the run that has fewer.
         verdict: ``too slow`` (the whole interval is beyond the limit), ``holds`` (none of it is) or
             ``cannot tell``.
+        starts: Starts of the process, of the run that has fewer. With one, the interval does not
+            hold how starts differ.
     """
 
     subject: str
@@ -52,6 +60,7 @@ class GateRow:
     interval: Interval
     rounds: int
     verdict: str
+    starts: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -63,7 +72,7 @@ class GateRow:
         low, high = (f"{bound - 1:+.1%}" for bound in self.interval.to_list())
         return (
             f"{self.subject}{to}: {self.verdict}; time {self.ratio - 1:+.1%} (95 % interval {low} to {high}, "
-            f"{self.rounds} rounds)"
+            f"{self.rounds} rounds, {self.starts} start{'' if self.starts == 1 else 's'})"
         )
 
 
@@ -77,12 +86,28 @@ class GateResult:
         missing: Subjects of the baseline that could not be compared, each with the reason.
         refused: Differences of the baseline's machine from this one. With any, only ratios are
             compared.
+        unjudged: Labels of those of ``missing`` that the baseline measured.
+        changed: Files that are others than in the baseline, in words.
     """
 
     rows: list[GateRow]
     limit: float
     missing: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> str:
+        """Return ``failed``, ``cannot tell`` or ``passed``: the last if every subject holds."""
+        if self.failed:
+            return FAILED
+        return CANNOT_TELL if self.undecided or not self.rows else PASSED
+
+    @property
+    def undecided(self) -> list[str]:
+        """Return the labels of the subjects that neither hold nor are certainly too slow."""
+        return [row.subject for row in self.rows if row.verdict == CANNOT_TELL] + self.unjudged
 
     @property
     def failed(self) -> list[GateRow]:
@@ -93,9 +118,12 @@ class GateResult:
         """Return plain JSON values."""
         return {
             "limit": self.limit,
+            "outcome": self.outcome,
             "rows": [row.to_dict() for row in self.rows],
             "failed": [row.subject for row in self.failed],
+            "undecided": self.undecided,
             "missing": self.missing,
+            "changed": self.changed,
             "machine_differs": self.refused,
         }
 
@@ -104,9 +132,18 @@ class GateResult:
         lines = [row.sentence() for row in self.rows] + [f"not compared: {reason}" for reason in self.missing]
         if self.refused:
             lines.append(f"the baseline is from another machine ({'; '.join(self.refused)}): only ratios are compared")
-        names = ", ".join(row.subject for row in self.failed)
-        outcome = f"FAILED: {names}" if self.failed else "passed: nothing is"
-        return "\n".join([*lines, f"{outcome} slower than the baseline by more than {self.limit:.1%}"])
+        lines += [f"changed: {what}" for what in self.changed]
+        return "\n".join([*lines, self.sentence()])
+
+    def sentence(self) -> str:
+        """Return the outcome in words."""
+        rest = f"slower than the baseline by more than {self.limit:.1%}"
+        if self.failed:
+            return f"FAILED: {', '.join(row.subject for row in self.failed)} {rest}"
+        if self.outcome == PASSED:
+            return f"passed: nothing is {rest}"
+        names = ", ".join(self.undecided) or "no subject could be compared"
+        return f"CANNOT TELL whether anything is {rest}: {names}; {REMEDY}"
 
 
 def read_baseline(path: str | Path, what: str = "baseline") -> dict[str, Any]:
@@ -214,8 +251,7 @@ def compare_with_baseline(
         relative: Compare each subject's time ratio to its reference, instead of its time.
 
     Raises:
-        InputError: The limit is negative, no subject is in both, or
-            :func:`check_baseline_machine` raises.
+        InputError: The limit is negative, or :func:`check_baseline_machine` raises.
     """
     if fail_if_slower < 0:
         raise InputError(f"--fail-if-slower is {fail_if_slower}; it must be at least 0")
@@ -224,18 +260,78 @@ def compare_with_baseline(
     # The report is read through its own JSON, so that both sides have the same form.
     now = Side.of_dict({"subjects": [one.to_dict() for one in report.subjects],
                          "comparisons": [one.to_dict() for one in report.comparisons]})  # fmt: skip
-    rows, missing = [], []
+    rows: list[GateRow] = []
+    missing, unjudged, changed = [], [], []
     for key, label in before.labels.items():
         if relative and label in before.references.values() and label not in before.references:
             continue  # the reference itself
         row = _compare(before, now, key, fail_if_slower, relative)
         if isinstance(row, str):
             missing.append(f"{label}: {row}")
+            unjudged += [label] if before.rounds[label] else []
         else:
             rows.append(row)
-    if not rows:
-        raise InputError(f"nothing could be compared with the baseline: {'; '.join(missing) or 'it is empty'}")
-    return GateResult(rows, fail_if_slower, missing, refused)
+            changed += [f"{label}: {what}" for what in changed_files(before.hashes[label], now.hashes[now.labels[key]])]
+    return GateResult(rows, fail_if_slower, missing, refused, unjudged, changed)
+
+
+def changed_files(before: Mapping[str, str], now: Mapping[str, str], sides: str = "than in the baseline") -> list[str]:
+    """Return which files of a subject are others than before, in words.
+
+    Args:
+        before: SHA-256 of each file, as :func:`~..results.files.files_of` returns them; empty in
+            results that did not record any.
+        now: The same of the other side.
+        sides: The words for what they are compared with.
+    """
+    return [
+        f"{name} is another file {sides} (SHA-256 {now[name][:12]}, before {before[name][:12]})"
+        for name in before
+        if name in now and now[name] != before[name]
+    ]
+
+
+def check_baseline_strength(baseline: Mapping[str, Any], limit: float, relative: bool = False) -> None:
+    """Reject a baseline that cannot judge a limit, before anything is measured.
+
+    Such a baseline has too few rounds, or one start where more were possible. Or its own interval
+    is so wide that not even an equal run would hold. Subjects that it did not measure do not count.
+
+    Args:
+        baseline: The document of :func:`read_baseline`.
+        limit: Largest slow-down that passes, as a share.
+        relative: Whether time ratios to the reference are compared.
+
+    Raises:
+        InputError: A subject is too weak; the message names it.
+    """
+    metrics = result_metrics(baseline)
+    side, every = Side.of_dict(metrics), metrics.get("plan", {}).get("rounds_per_start", 0)
+    compared = [label for label in side.labels.values() if not relative or label in side.references]
+    for label in compared:
+        times, starts = side.times(label, relative)
+        weakness = _weakness(times, starts, limit, every) if times else None
+        if weakness is not None:
+            raise InputError(
+                f"the baseline is too weak to judge {limit:.1%}: {label} has {weakness}; make another one with "
+                "tinyvit bench, with more --rounds or a --precision-target, or give a larger --fail-if-slower"
+            )
+
+
+def _weakness(times: list[list[float]], starts: list[int], limit: float, every: int | None) -> str | None:
+    """Return why a subject's rounds cannot judge a limit.
+
+    ``every`` is the number of rounds per start in the plan: ``None`` for one start of all, 0 where
+    the result does not say.
+    """
+    if len(times) < LEAST_ROUNDS:
+        return f"{len(times)} rounds, and an interval needs at least {LEAST_ROUNDS}"
+    if every is None:
+        return "one start, and starts differ by more than rounds do"
+    own, middle = median_interval(times, starts=starts), _median(times)
+    if middle / own.low > 1 + limit:
+        return f"an interval of {own.low / middle - 1:+.1%} to {own.high / middle - 1:+.1%}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -249,12 +345,14 @@ class Side:
         rounds: Label -> number of a round -> its samples.
         starts: Label -> number of a round -> number of the process's start.
         references: Label -> label of its reference.
+        hashes: Label -> SHA-256 of each of its files, where the result has them.
     """
 
     labels: dict[Subject, str]
     rounds: dict[str, dict[int, list[float]]]
     starts: dict[str, dict[int, int]]
     references: dict[str, str]
+    hashes: dict[str, dict[str, str]]
 
     @classmethod
     def of_dict(cls, metrics: Mapping[str, Any]) -> Side:
@@ -268,7 +366,9 @@ class Side:
             entry["label"]: {turn["index"]: turn.get("start", 0) for turn in entry.get("rounds", ())}
             for entry in metrics["subjects"]
         }
-        return cls(labels, rounds, starts, {one["subject"]: one["against"] for one in metrics.get("comparisons", ())})
+        references = {one["subject"]: one["against"] for one in metrics.get("comparisons", ())}
+        hashes = {entry["label"]: entry.get("facts", {}).get("sha256", {}) for entry in metrics["subjects"]}
+        return cls(labels, rounds, starts, references, hashes)
 
     def times(self, label: str, relative: bool) -> tuple[list[list[float]], list[int]]:
         """Return the samples and the start of each round.
@@ -298,7 +398,8 @@ def _compare(before: Side, now: Side, key: Subject, limit: float, relative: bool
         return "it could not be measured now"
     interval = unpaired_ratio_interval(times, then, starts=starts, base_starts=then_starts)
     old, new, rounds = _median(then), _median(times), min(len(then), len(times))
-    return GateRow(label, against, old, new, new / old, interval, rounds, _gate_verdict(interval, rounds, limit))
+    begun = min(len(set(then_starts)), len(set(starts)))
+    return GateRow(label, against, old, new, new / old, interval, rounds, _gate_verdict(interval, rounds, limit), begun)
 
 
 def _gate_verdict(interval: Interval, rounds: int, limit: float) -> str:

@@ -28,7 +28,8 @@ from ...charts import (
 )
 from ...pages import render
 from ...statistics import CANNOT_TELL
-from ..results.metrics import COST, SPEED, Entry, Metric, format_rate
+from ..results.metrics import COST, SPEED, Entry, Metric, format_rate, input_size
+from ..results.subjects import size_text
 from .accuracy import SOURCE, published_for
 
 Metrics = Mapping[str, Any]
@@ -142,6 +143,7 @@ def _warnings(metrics: Metrics) -> list[str]:
         if entry["error"]:
             failed.setdefault(entry["error"], []).append(entry["label"])
     found = [f"{', '.join(labels)} could not be measured: {error}" for error, labels in failed.items()]
+    found += metrics.get("warnings", ())
     contention = metrics["contention"]
     return found + ([contention["sentence"]] if contention.get("disturbed") else [])
 
@@ -162,9 +164,9 @@ def _work(metrics: Metrics) -> str:
             parts.append(text(values[0]))
         elif len(values) <= 4:
             parts.append(f"{_plural(2, key.replace('_', ' ').rstrip('s'))[2:]} {', '.join(map(str, values))}")
-    sizes = sorted({size for size in map(_size, metrics["subjects"]) if size})
+    sizes = sorted({size for size in map(input_size, metrics["subjects"]) if size})
     if sizes:
-        parts.insert(0, f"{', '.join(map(str, sizes))} px")
+        parts.insert(0, f"{', '.join(map(size_text, sizes))} px")
     text = ", ".join(parts)
     return text[:1].upper() + text[1:]
 
@@ -205,6 +207,7 @@ def _gate(metrics: Metrics) -> dict[str, Any] | None:
     if not gate:
         return None
     notes = [f"Not compared: {reason}" for reason in gate["missing"]]
+    notes += [f"Changed: {what}" for what in gate.get("changed", ())]
     if gate["machine_differs"]:
         notes.append(f"Another machine, so only ratios: {'; '.join(gate['machine_differs'])}")
     rows = [
@@ -216,7 +219,8 @@ def _gate(metrics: Metrics) -> dict[str, Any] | None:
         )
         for row in gate["rows"]
     ]
-    return {"limit": f"{gate['limit']:.1%}", "failed": gate["failed"], "rows": rows, "notes": notes}
+    judged = {"failed": gate["failed"], "undecided": gate.get("undecided", [])}
+    return {"limit": f"{gate['limit']:.1%}", **judged, "rows": rows, "notes": notes}
 
 
 def _verdicts(metrics: Metrics, names: Names) -> dict[str, Any] | None:
@@ -608,11 +612,6 @@ def _measured(metrics: Metrics) -> list[Entry]:
     return [entry for entry in metrics["subjects"] if entry["latency_seconds"]]
 
 
-def _size(entry: Entry) -> int | None:
-    shape = entry["facts"].get("input_shape") or []
-    return shape[2] if len(shape) == 4 else entry["subject"]["size"]
-
-
 def _group(entry: Entry) -> str:
     """Equal work, apart from the size that a model asks for."""
     subject = entry["subject"]
@@ -623,7 +622,7 @@ def _group(entry: Entry) -> str:
 
 
 def _cell(subject: Entry) -> str:
-    size = f", {subject['size']} px" if subject["size"] else ""
+    size = f", {size_text(subject['size'])} px" if subject["size"] else ""
     return (
         f"{subject['engine']}, {subject['precision']}, {_plural(subject['threads'], 'thread')}, "
         f"batch {subject['batch_size']}{size}, {subject['allocator']} allocator, {subject['device']}"

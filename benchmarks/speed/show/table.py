@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..results.metrics import COST, METRICS, SPEED, Entry, Metric
+from ..results.metrics import COST, METRICS, SPEED, Entry, Metric, input_size
+from ..results.subjects import size_text
 
 Metrics = Mapping[str, Any]
 
@@ -38,6 +39,7 @@ def report_text(metrics: Metrics) -> str:
     entries, gate = metrics["subjects"], metrics["gate"]
     said = [one["sentence"] for part in ("comparisons", "knees", "scenarios") for one in metrics[part]]
     said += [f"failed: {entry['label']}: {entry['error']}" for entry in entries if entry["error"]]
+    said += [f"warning: {text}" for text in metrics.get("warnings", ())]
     said += [gate["text"]] if gate else []
     if any(entry["rounds"] for entry in entries):
         said += [metrics["contention"]["sentence"], f"ended: {metrics['ended']}"]
@@ -83,7 +85,7 @@ def _split_work(entries: Sequence[Entry]) -> tuple[list[str], list[Column]]:
     if len(sizes) == 1:
         same.append(f"{sizes.pop()} px")
     elif sizes:
-        columns.append(Column("px", lambda entry: None if _size(entry) is None else str(_size(entry))))
+        columns.append(Column("px", _size))
     return same, columns
 
 
@@ -97,9 +99,9 @@ def _bare(text: str) -> str:
     return text[1:] if text[1:].isdigit() else text.removesuffix(" allocator")
 
 
-def _size(entry: Entry) -> int | None:
-    shape = entry["facts"].get("input_shape") or []
-    return shape[2] if len(shape) == 4 else None
+def _size(entry: Entry) -> str | None:
+    size = input_size(entry)
+    return None if size is None else size_text(size)
 
 
 def _speedup(comparisons: Sequence[Mapping[str, Any]]) -> Column:
@@ -184,14 +186,15 @@ def write_csv(path: Path, metrics: Metrics) -> Path:
 
 def _csv_row(entry: Entry, comparison: Mapping[str, Any]) -> dict[str, Any]:
     low, high = comparison.get("speedup_interval", (None, None))
-    shape = entry["facts"].get("input_shape") or []
+    height, width = input_size(entry) or (None, None)
     known = {
         **entry["subject"],
         **{key: _csv_value(METRICS[key], entry) for key in _KEYS},
         **{key: comparison.get(key) for key in _COMPARISON_KEYS},
         "label": entry["label"],
-        "input_height": shape[2] if len(shape) == 4 else None,
-        "input_width": shape[3] if len(shape) == 4 else None,
+        "size": None if (asked := entry["subject"]["size"]) is None else size_text(asked),
+        "input_height": height,
+        "input_width": width,
         "speedup_low": low,
         "speedup_high": high,
         "error": entry["error"],

@@ -171,11 +171,12 @@ def measure_detectors(images: Sequence[Path], img_size: int, rounds: int, thread
         The document that :func:`main` writes.
     """
     import torch
-    from PIL import Image
+
+    from tinyvit.core.images.decode import decode, read_file
 
     torch.set_num_threads(threads)
     allocator = tune_allocator()
-    decoded = [np.asarray(Image.open(path).convert("RGB")) for path in images]
+    decoded = [np.asarray(decode(read_file(path))) for path in images]
     everyone = detectors()
     watches = [Stopwatch(build_predictor(one, img_size)) for one in track(everyone, "building")]
     for watch in watches:

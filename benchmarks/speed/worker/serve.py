@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,6 +30,7 @@ from typing import Any, TextIO
 from tinyvit.core.allocator import tune_allocator
 from tinyvit.core.errors import InputError, TinyVitError
 
+from ..results.files import hash_source
 from ..results.subjects import Subject
 from .energy import EnergyMeter
 from .engines import Engine, build_engine, import_engine
@@ -80,6 +80,7 @@ class SubjectServer:
         seconds = time.perf_counter() - start
         self.energy = EnergyMeter(self.subject.device)
         facts = self.engine.facts | {"allocator": allocator, "energy": self.energy.source}
+        facts["sha256"] = hash_source(self.subject)
         return {"facts": facts, "load_seconds": seconds}
 
     def warm(self, seconds: float) -> dict[str, Any]:
@@ -205,10 +206,17 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
 
 def main() -> None:
-    """Reserve standard output for replies, and send a model's prints to standard error."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Reserve standard input and output for requests and replies.
+
+    A model's prints go to standard error. A model that reads standard input finds it empty, instead
+    of waiting for a request.
+    """
+    requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(sys.stdin, replies)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    serve(requests, replies)
 
 
 if __name__ == "__main__":

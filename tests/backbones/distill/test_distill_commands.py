@@ -75,11 +75,14 @@ def test_road_from_pictures_to_an_evaluated_student(data, weights, label, tmp_pa
     metrics = json.loads(out)["metrics"]
     assert metrics["iterations"] == 33
     assert Path(metrics["student"]).is_file()
-    code, out, _ = run_cli("evaluate", "tiny_vit_5m_224", "--data", data, "--weights", metrics["student"],
+    code, out, err = run_cli("evaluate", "tiny_vit_5m_224", "--data", data, "--weights", metrics["student"],
                        "--device", "cpu", "--work-dir", tmp_path / "evaluate", "--json")  # fmt: skip
-    assert code == 0
+    assert code == 1  # all others are measured
+    assert "not read: 04.jpg: cannot read image" in err
+    assert "1 of 23 images could not be read; repair or remove them" in err.splitlines()[-1]
     result = json.loads(out)["metrics"]
     assert (result["images"], result["unreadable"], result["left_out"]) == (22, 1, {".gif": 1})
+    assert list(result["unreadable_images"]) == ["04.jpg"]
     assert result["model"]["preprocess"]["size"] == [32, 32]
     assert 0 <= result["top1"] <= result["top5"] <= 1
 
@@ -95,10 +98,15 @@ def test_damaged_store_fails_verification_and_names_shard_and_row(data, label, t
     assert code == 1
     assert f"{shard.name}: row 15 (image 15, view 1) fails its checksum" in out
     assert err.count("\n") == 1
+    # `label` looks at lengths alone: this shard must be deleted first, and only this one.
+    assert out.count("`tinyvit label`") == 1
+    assert "delete its .safetensors and run the same `tinyvit label`" in out
     shard.write_bytes(bytes(content)[:-100])
     code, out, _ = run_cli("labels", "verify", store)
     assert code == 1
     assert f"{shard.name} is truncated" in out
+    assert "run the same `tinyvit label` again to make it anew" in out
+    assert "delete" not in out
     arguments = ["pretrain", "tiny_vit_5m_distill", "--data", data, "--labels", store, "--work-dir", tmp_path / "run"]
     code, _, err = run_cli(*arguments, "--device", "cpu", "--cfg-options", *SMALL.split(), "workers=0")
     assert code == 2

@@ -56,6 +56,10 @@ TeacherCropOption = Annotated[
 TeacherClassesOption = Annotated[
     Path | None, typer.Option(help="Class names for open_clip, one per line.", rich_help_panel=_PANEL)
 ]
+TeacherOutputOption = Annotated[
+    str | None,
+    typer.Option(help="Output of an ONNX file that has several. [default: logits]", rich_help_panel=_PANEL),
+]
 TeacherPromptsOption = Annotated[
     Path | None,
     typer.Option(

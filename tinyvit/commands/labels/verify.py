@@ -16,11 +16,16 @@ from ._options import (
     TeacherCropOption,
     TeacherInterpolationOption,
     TeacherMeanOption,
+    TeacherOutputOption,
     TeacherPromptsOption,
     TeacherSizeOption,
     TeacherStdOption,
     TeacherWeightsOption,
 )
+
+# Damage that keeps a file's length. `tinyvit label` makes all other damaged shards again by itself,
+# and their problems say so.
+_HIDDEN_DAMAGE = ("fails its checksum", "is not the one that was finished")
 
 
 def verify(
@@ -40,6 +45,7 @@ def verify(
     teacher_crop_pct: TeacherCropOption = None,
     teacher_classes: TeacherClassesOption = None,
     teacher_prompts: TeacherPromptsOption = None,
+    teacher_output: TeacherOutputOption = None,
     labels: LabelsOption = None,
     sample: Annotated[
         int, typer.Option(min=1, help="Rows that the teacher labels again.", rich_help_panel="Teacher")
@@ -80,7 +86,7 @@ def verify(
         if len(spec.names) == 1 and teacher_size is None:
             spec = replace(spec, size=opened.header.augmentation["hash_size"][0])
         model = spec.load(resolve_device(device))
-    images = ImageFiles(data) if data else None
+    images = opened.manifest.fitting(ImageFiles(data)) if data else None
     report = verify_store(opened, images, model, sample=sample)
     for other in others:
         report = report.joined(verify_store(other, images))
@@ -97,8 +103,8 @@ def verify(
         )
         if data and report.problems and not report.pixels:
             print("pixels and teacher were not checked, because other checks failed")
-        if any("/shards/" in problem for problem in report.problems):
-            print("to replace a damaged shard, delete its .safetensors and .json and repeat the same `tinyvit label`")
+        if any(words in problem for problem in report.problems for words in _HIDDEN_DAMAGE):
+            print("to make a shard with damaged rows again, delete its .safetensors and run the same `tinyvit label`")
     if report.problems:
         raise CheckFailedError(
             f"{store} has {counted(len(report.problems), 'problem')}; the first: {report.problems[0]}"

@@ -144,6 +144,12 @@ class _Member:
     crc: int
 
 
+def is_clutter(key: str) -> bool:
+    """Return whether a path is one of macOS's side files: ``__MACOSX/`` and ``._NAME``."""
+    parts = key.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._")
+
+
 def is_archive(path: Path) -> bool:
     """Return whether a file is a zip or an uncompressed tar, by its content."""
     if zipfile.is_zipfile(path):
@@ -155,7 +161,9 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bool]) -> tuple[KeyList, Members]:
+def list_members(
+    root: Path, archives: Sequence[str], wanted: Callable[[str], bool], ignored: Callable[[str], bool] = is_clutter
+) -> tuple[KeyList, Members]:
     """List the images in archives, sorted by key.
 
     The key of a member is its path in the archive. With several archives, the keys are those of
@@ -165,7 +173,8 @@ def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bo
     Args:
         root: The folder of the archives, or the one archive.
         archives: Their paths below ``root``, or one empty text.
-        wanted: Returns whether a key is an image; it sees every file of every archive.
+        wanted: Returns whether a key is an image; it sees every other file of every archive.
+        ignored: Returns whether a member's path counts for nothing.
 
     Raises:
         InputError: An archive is damaged, or an image's path in it leads out of the folder that it
@@ -174,7 +183,7 @@ def list_members(root: Path, archives: Sequence[str], wanted: Callable[[str], bo
     parts = []
     for number, name in enumerate(archives):
         path = root / name if name else root
-        members = list(_walk(path))
+        members = [member for member in _walk(path) if not ignored(member.key)]
         prefix = _prefix(name, members)
         # The last of several members with the same name counts, as when they are unpacked in
         # order.

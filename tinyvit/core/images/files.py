@@ -7,20 +7,32 @@ as in torchvision's ``ImageFolder``.
 
 from __future__ import annotations
 
-import io
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from multiprocessing import parent_process
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..errors import InputError
-from .archives import ARCHIVE_SUFFIXES, ArchiveReader, KeyList, Members, encode_key, is_archive, list_members
+from ..console import say
+from ..errors import CheckFailedError, InputError
+from .archives import (
+    ARCHIVE_SUFFIXES,
+    ArchiveReader,
+    KeyList,
+    Members,
+    encode_key,
+    is_archive,
+    is_clutter,
+    list_members,
+)
+from .decode import RULE, decode, read_file
 from .tables import LIST_SUFFIXES, read_files
+from .walk import Skipped, walk
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+_EARLIER_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".jfif")
 # Files that are expected beside images: tables, notes, and files of file managers.
 _SIDE_SUFFIXES = (".csv", ".parquet", ".json", ".md")
 _SIDE_NAMES = ("thumbs.db", "desktop.ini")
@@ -38,7 +50,9 @@ class ImageFiles(Sequence[str]):
         root: A folder of images (searched recursively), a zip or an uncompressed tar of them, or a
             ``.csv`` or ``.parquet`` list with a column ``file``. A folder without loose images may
             hold archives, often one per class: ``n01440764.tar`` stands for a folder
-            ``n01440764``. Archives are read in place.
+            ``n01440764``. Archives are read in place. :func:`.walk.walk` has the rules for links
+            and special files; macOS's side files do not count.
+        earlier: Whether to list as code before these rules did, for stores that it wrote.
 
     Attributes:
         root: The folder or archive that the keys are relative to; for a list, its folder.
@@ -48,18 +62,21 @@ class ImageFiles(Sequence[str]):
         left_out: Files below the root that are not images of a known kind, counted by suffix, most
             frequent first. Hidden files, tables and readmes are not counted.
             :func:`describe_left_out` makes a sentence of it.
+        skipped: Entries that the walk left out for other reasons; they were reported.
 
     Raises:
-        InputError: ``root`` does not exist, is of another kind, is damaged, or holds no image.
+        InputError: ``root`` does not exist, cannot be listed, is of another kind, is damaged, or
+            holds no image.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, *, earlier: bool = False) -> None:
+        self.root, self._earlier = Path(root), earlier
         if not self.root.exists():
             raise InputError(f"image folder {self.root} does not exist; give a folder, an archive or a list of images")
         self.listing: Path | None = None
         self.members: Members | None = None
         self.left_out: dict[str, int] = {}
+        self.skipped = Skipped()
         if self.root.is_dir():
             self._list_folder()
         elif self.root.suffix.lower() in LIST_SUFFIXES:
@@ -95,7 +112,7 @@ class ImageFiles(Sequence[str]):
         images.root, images.keys, images.members, images.left_out = Path(root), keys, members, {}
         if not images.root.exists():
             raise InputError(f"image folder {images.root} does not exist; give the images that were listed")
-        images.listing = None
+        images.listing, images.skipped, images._earlier = None, Skipped(), False
         if images.root.suffix.lower() in LIST_SUFFIXES and images.root.is_file():
             images.listing, images.root = images.root, images.root.parent
         images._reader = ArchiveReader(images.root, members) if members else None
@@ -106,28 +123,43 @@ class ImageFiles(Sequence[str]):
         archives: list[str] = []
 
         def is_image(key: str) -> bool:
-            if key.lower().endswith(IMAGE_SUFFIXES):
+            if self._is_image(key):
                 return True
             others.append(key)
             if key.lower().endswith(ARCHIVE_SUFFIXES):
                 archives.append(key)
             return False
 
-        self.keys = KeyList.of([encode_key(key) for key in _walk(self.root) if is_image(key)])
+        self.keys = KeyList.of([encode_key(key) for key in self._walk() if is_image(key)])
         self.left_out = _count_left_out(others)
         if not len(self.keys) and archives:
             self._list_archives(archives)
+
+    def _walk(self) -> list[str]:
+        try:
+            found = list(walk(self.root, self.skipped, earlier=self._earlier))
+        except OSError as error:
+            raise InputError(f"folder {self.root} cannot be listed: {error.strerror}; give a readable one") from error
+        if parent_process() is None:  # workers list the same folder again
+            for note in describe_skipped(self.root, self.skipped):
+                say(note)
+        return found
+
+    def _is_image(self, key: str) -> bool:
+        suffixes = _EARLIER_SUFFIXES if self._earlier else IMAGE_SUFFIXES
+        return key.lower().endswith(suffixes)
 
     def _list_archives(self, archives: Sequence[str]) -> None:
         others: list[str] = []
 
         def is_image(key: str) -> bool:
-            if key.lower().endswith(IMAGE_SUFFIXES):
+            if self._is_image(key):
                 return True
             others.append(key)
             return False
 
-        self.keys, self.members = list_members(self.root, archives, is_image)
+        ignored = (lambda key: False) if self._earlier else is_clutter
+        self.keys, self.members = list_members(self.root, archives, is_image, ignored)
         self.left_out = _count_left_out(others)
 
     def __len__(self) -> int:
@@ -143,7 +175,7 @@ class ImageFiles(Sequence[str]):
             OSError: It is missing or cannot be read.
         """
         if self._reader is None:
-            return (self.root / key).read_bytes()
+            return read_file(self.root / key)
         try:
             return self._reader.read(self.keys.find(key))
         except KeyError:
@@ -180,14 +212,18 @@ class ImageFiles(Sequence[str]):
 
         return np.fromiter(map(size, range(len(self))), np.uint64, len(self))
 
-    def open(self, key: str) -> Image.Image:
+    def open(self, key: str, rule: int = RULE) -> Image.Image:
         """Return one image, decoded to RGB.
+
+        Args:
+            key: Its key.
+            rule: The number of the decoding rule; see :mod:`tinyvit.core.images.decode`.
 
         Raises:
             InputError: The image is missing or cannot be decoded.
         """
         try:
-            return decode(self.read(key))
+            return decode(self.read(key), rule)
         except Exception as error:  # Pillow raises many kinds on damaged files
             raise InputError(f"cannot read image {self.root / key}: {error}") from error
 
@@ -201,27 +237,6 @@ class ImageFiles(Sequence[str]):
         if loose is not None:
             raise InputError(f"{self.root / loose} is in no class folder; put it at CLASS/NAME.jpg below {self.root}")
         return sorted({key.split("/", 1)[0] for key in self.keys})
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Yield the files below a folder, by sorted path. Links to folders are not followed."""
-    stack = [""]
-    while stack:
-        at = stack.pop()
-        if at and not at.endswith("/"):
-            yield at
-            continue
-        with os.scandir(root / at if at else root) as entries:
-            found = [_described(entry, at) for entry in entries]
-        # A folder sorts as the paths below it do: with the separator at its end.
-        stack.extend(sorted((path for path in found if path), key=encode_key, reverse=True))
-
-
-def _described(entry: os.DirEntry[str], above: str) -> str:
-    if entry.is_dir(follow_symlinks=False):
-        return f"{above}{entry.name}/"
-    # A dangling link is kept: reading it fails, and is reported like any other damaged image.
-    return "" if entry.is_symlink() and entry.is_dir() else above + entry.name
 
 
 def _count_left_out(keys: Iterable[str]) -> dict[str, int]:
@@ -241,6 +256,29 @@ def _counts(left_out: Mapping[str, int]) -> str:
     return ", ".join([*shown, *["..."] * (len(left_out) > _SHOWN_KINDS)])
 
 
+def describe_skipped(root: Path, skipped: Skipped) -> list[str]:
+    """Return a sentence per entry that a walk of ``root`` left out."""
+    notes = [f"{root / path} is skipped: {why}" for path, why in skipped.entries.items()]
+    return notes + [f"{root / path} cannot be read: {why}" for path, why in skipped.unreadable.items()]
+
+
+def require_all_read(unread: Mapping[str, str], total: int) -> None:
+    """List the images that a command could not read, and fail it, now that all others are done.
+
+    Args:
+        unread: The reason by image.
+        total: How many images there were.
+
+    Raises:
+        CheckFailedError: There is one.
+    """
+    if not unread:
+        return
+    for name, reason in unread.items():
+        say(f"not read: {name}: {reason}")
+    raise CheckFailedError(f"{len(unread)} of {total} images could not be read; repair or remove them")
+
+
 def describe_left_out(root: str | Path, left_out: Mapping[str, int]) -> str | None:
     """Return a sentence about :attr:`ImageFiles.left_out` of ``root``; ``None`` where it is
     empty.
@@ -251,18 +289,3 @@ def describe_left_out(root: str | Path, left_out: Mapping[str, int]) -> str | No
     are = "files in {} are not images" if total > 1 else "file in {} is not an image"
     known = ", ".join(IMAGE_SUFFIXES)
     return f"{total} {are.format(root)} of a known kind ({_counts(left_out)}) and skipped; known kinds: {known}"
-
-
-def decode(data: bytes) -> Image.Image:
-    """Return an encoded image decoded to RGB; a truncated file is an error, not a grey corner.
-
-    Raises:
-        ValueError: The bytes are not an image of a known format. Damaged images raise Pillow's own
-            errors.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        # Pillow's own message shows the address of the buffer, which does not help a user.
-        raise ValueError("not an image of a known format") from None
-    return image.convert("RGB")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..results import plain
+from .decode import to_rgb
 
 P = TypeVar("P", bound="Preprocess")
 
@@ -94,20 +95,28 @@ class Preprocess:
         return plain(self)
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """Return the geometric part: an RGB image of exactly ``size``."""
+        """Return the geometric part: an RGB image of exactly ``size``; see
+        :func:`tinyvit.core.images.decode.to_rgb` for other modes.
+        """
         height, width = self.size
         resampling = _RESAMPLING[self.interpolation]
-        image = image.convert("RGB")
+        image = to_rgb(image)
         if self.crop_mode == "squash":
             return image.resize((width, height), resampling)
-        # Torchvision's Resize(int): the shorter side becomes `scale`, the longer one is truncated.
-        scale = math.floor(min(height, width) / self.crop_pct)
-        short, long = sorted(image.size)
-        resized_long = int(scale * long / short)
-        new = (scale, resized_long) if image.size[0] <= image.size[1] else (resized_long, scale)
-        image = image.resize(new, resampling)
+        image = image.resize(self._resized(image.size), resampling)
         left, top = round((image.size[0] - width) / 2), round((image.size[1] - height) / 2)
         return image.crop((left, top, left + width, top + height))
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return width and height before the centre crop, as in timm, of those of the image."""
+        rows, columns = (math.floor(side / self.crop_pct) for side in self.size)
+        if rows != columns:  # timm's ResizeKeepRatio: both sides cover the crop
+            ratio = min(size[1] / rows, size[0] / columns)
+            return round(size[0] / ratio), round(size[1] / ratio)
+        # Torchvision's Resize(int): the shorter side becomes `rows`, the longer one is truncated.
+        short, long = sorted(size)
+        resized_long = int(rows * long / short)
+        return (rows, resized_long) if size[0] <= size[1] else (resized_long, rows)
 
     def normalize_array(self, image: Image.Image) -> np.ndarray:
         """Return the numeric part, ``(x / 255 - mean) / std`` per channel, as a float32 array ``(3,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.images.layout import Layout, find_layout
 from tinyvit.core.images.preprocess import Preprocess
 
 from ...results.subjects import Subject
@@ -55,24 +56,21 @@ def preprocess_of(notes: dict[str, Any], properties: Mapping[str, str], size: tu
         return Preprocess(size=size)
 
 
-def spatial_size(shape: Sequence[int]) -> tuple[int, int]:
-    """Return height and width of an input shape, NCHW or NHWC."""
-    return (shape[2], shape[3]) if shape[1] == 3 else (shape[1], shape[2])
-
-
 @dataclass(frozen=True)
 class Feed:
     """The input that a graph expects.
 
     Args:
-        shape: ``(B, 3, H, W)`` or ``(B, H, W, 3)``.
+        layout: Where its channels are, and how many.
+        shape: ``(B, C, H, W)`` or ``(B, H, W, C)``.
         dtype: The type of its elements.
         input_format: A key of :data:`tinyvit.export.metadata.INPUT_FORMATS` if the file states one.
             Without it, integers are pixels and anything else is a normalised image.
         preprocess: Its mean and deviation turn normalised images back into pixels.
     """
 
-    shape: tuple[int, ...]
+    layout: Layout
+    shape: tuple[int, int, int, int]
     dtype: np.dtype
     input_format: str | None
     preprocess: Preprocess
@@ -85,40 +83,61 @@ class Feed:
         return generator.standard_normal(self.shape).astype(self.dtype)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Return normalised images ``(B, 3, H, W)`` in the form that the graph takes."""
+        """Return normalised images ``(B, 3, H, W)`` in the form that the graph takes.
+
+        Raises:
+            InputError: The graph takes another number of channels.
+        """
+        if self.layout.channels != 3:
+            raise InputError(
+                f"photographs have 3 channels and the file takes {self.layout.channels}; leave --photos out"
+            )
         is_bytes = self.dtype == np.uint8
         if is_bytes or self.input_format == "unit":
             mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.preprocess.mean, self.preprocess.std))
             images = images * std + mean
         if is_bytes:
             images = np.clip(np.rint(images * 255), 0, 255)
-        if self.shape[1] != 3:
+        if self.layout.name == "NHWC":
             images = images.transpose(0, 2, 3, 1)
         return np.ascontiguousarray(images, dtype=self.dtype)
 
 
-def concrete_shape(shape: list[Any], subject: Subject) -> tuple[int, ...]:
-    """Return the input shape of a graph with its free dimensions (batch, height, width) filled in.
+def concrete_shape(shape: Sequence[Any], layout: Layout, subject: Subject) -> tuple[int, int, int, int]:
+    """Return the input shape of a graph with its free lengths (batch, height, width) filled in.
 
     Raises:
-        InputError: The graph's fixed dimensions differ from the requested ones.
+        InputError: The graph's fixed lengths differ from the requested ones.
     """
-    if len(shape) != 4:
-        raise InputError(
-            f"{subject.model} takes an input of shape {shape}; give a model for image batches of 4 dimensions"
-        )
-    channels_at = next((axis for axis in (1, 3) if shape[axis] == 3), None)
-    if channels_at is None:
-        raise InputError(f"{subject.model} takes an input of shape {shape}; give a model with 3 colour channels")
-    wanted: list[int | None] = [subject.batch_size, subject.size, subject.size, subject.size]
-    wanted[channels_at] = 3
+    height, width = subject.height_and_width or (None, None)
     filled = []
-    for axis, (fixed, asked) in enumerate(zip(shape, wanted, strict=True)):
-        is_fixed = isinstance(fixed, int) and fixed > 0
-        if is_fixed and asked is not None and fixed != asked:
-            remedy = f"give --batch-size {fixed}" if axis == 0 else "leave --size out"
+    for name, asked in (("batch", subject.batch_size), ("height", height), ("width", width)):
+        fixed = getattr(layout, name)
+        if None not in (fixed, asked) and fixed != asked:
+            remedy = f"give --batch-size {fixed}" if name == "batch" else "leave --size out"
             raise InputError(
-                f"{subject.model} is fixed to input shape {shape}; dimension {axis} cannot be {asked}: {remedy}"
+                f"{subject.model} is fixed to input shape {list(shape)}; its {name} cannot be {asked}: {remedy}"
             )
-        filled.append(fixed if is_fixed else asked or 224)
-    return tuple(filled)
+        filled.append(fixed or asked or 224)
+    return layout.shape(*filled)
+
+
+def layout_of(shape: Sequence[Any], subject: Subject, *, is_bytes: bool, said: str = "") -> Layout:
+    """Return the layout of a graph's input.
+
+    Args:
+        shape: The lengths of the graph's input.
+        subject: The subject, for messages.
+        is_bytes: Whether the graph takes bytes.
+        said: The layout that the file states, if any.
+
+    Raises:
+        InputError: It is not a batch of images.
+    """
+    layout = find_layout(shape, is_bytes=is_bytes, said=said)
+    if layout is None:
+        raise InputError(
+            f"{subject.model} takes an input of shape {list(shape)}; give a file with 4 dimensions, the channels "
+            "free or of length 3, 1 or 4"
+        )
+    return layout

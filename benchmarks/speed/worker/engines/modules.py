@@ -54,25 +54,27 @@ def make_module(subject: Subject) -> Made:
     if subject.weights is not None or subject.model in PACKAGED:
         classifier = load_classifier(subject.model, weights=subject.weights, size=built_size(subject))
         said = subject.weights or "of its package"
-        return Made(classifier.module.to(subject.device).eval(), at_size(classifier.preprocess, subject.size), said)
+        preprocess = at_size(classifier.preprocess, subject.height_and_width)
+        return Made(classifier.module.to(subject.device).eval(), preprocess, said)
     model = _create_random(subject)
     preprocess = Preprocess.from_config(dict(getattr(model, "pretrained_cfg", {})), subject.size)
     return Made(model.to(subject.device).eval(), preprocess, f"random (seed {SEED})")
 
 
 def built_size(subject: Subject) -> int | None:
-    """Return the size that a subject's model is built for; ``None`` for its own.
+    """Return the side that a subject's model is built for; ``None`` for its own.
 
     TinyViT takes any input size and keeps its windows, as timm's TinyViT and a detector's backbone
     do. Built for another size, its windows would grow with it, and the two would not do the same
     work.
     """
-    return None if subject.model.startswith("tiny_vit") else subject.size
+    square = subject.size if isinstance(subject.size, int) else None
+    return None if subject.model.startswith("tiny_vit") else square
 
 
-def at_size(preprocess: Preprocess, size: int | None) -> Preprocess:
+def at_size(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:
     """Return a transform for images of this size; the same transform for ``None``."""
-    return preprocess if size is None else replace(preprocess, size=(size, size))
+    return preprocess if size is None else replace(preprocess, size=size)
 
 
 def _create_random(subject: Subject) -> Any:
@@ -83,7 +85,7 @@ def _create_random(subject: Subject) -> Any:
     # work.
     size, classes = built_size(subject), 1000
     if subject.model.startswith("timm:"):
-        return create_timm_model(subject.model.removeprefix("timm:"), size, num_classes=classes)
+        return create_timm_model(subject.model.removeprefix("timm:"), subject.size, num_classes=classes)
     return create_model(subject.model, num_classes=classes, img_size=size)
 
 

@@ -11,7 +11,7 @@ from tinyvit.core.errors import InputError
 
 from ...results.subjects import Subject
 from .base import Engine, EngineError, versions
-from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size
+from .files import Feed, concrete_shape, counts_of, layout_of, preprocess_of, read_notes
 
 _ARRAYS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
@@ -35,10 +35,12 @@ def build(subject: Subject) -> Engine:
     model = OnnxModel(subject.model, threads=subject.threads, providers=[provider])
     if model.input_type not in _ARRAYS:
         raise InputError(f"{subject.model} takes {model.input_type}; give a model that takes {' or '.join(_ARRAYS)}")
-    shape = concrete_shape(model.input_shape, subject)
     properties: dict[str, str] = model.session.get_modelmeta().custom_metadata_map
-    preprocess = preprocess_of(notes, properties, spatial_size(shape))
-    feed = Feed(shape, np.dtype(_ARRAYS[model.input_type]), properties.get("input_format"), preprocess)
+    dtype = np.dtype(_ARRAYS[model.input_type])
+    layout = layout_of(model.input_shape, subject, is_bytes=dtype == np.uint8, said=properties.get("layout", ""))
+    shape = concrete_shape(model.input_shape, layout, subject)
+    preprocess = preprocess_of(notes, properties, layout.size_in(shape))
+    feed = Feed(layout, shape, dtype, properties.get("input_format"), preprocess)
     inputs: dict[str, Any] = {model.input_name: feed.noise()}
 
     def step() -> None:

@@ -12,7 +12,7 @@ from tinyvit.core.errors import InputError, check_file
 
 from ...results.subjects import Subject
 from .base import Engine, EngineError, versions
-from .files import Feed, concrete_shape, counts_of, preprocess_of, read_notes, spatial_size
+from .files import Feed, concrete_shape, counts_of, layout_of, preprocess_of, read_notes
 from .signal_stack import kept_signal_stack
 
 # OpenVINO's own default is bf16 wherever the processor has it, whatever the file holds.
@@ -37,10 +37,12 @@ def build(subject: Subject) -> Engine:
     kind = network.input(0).get_element_type().get_type_name()
     if kind not in _ARRAYS:
         raise InputError(f"{subject.model} takes {kind}; give a model that takes {' or '.join(_ARRAYS)}")
-    shape = concrete_shape([_length(axis) for axis in network.input(0).get_partial_shape()], subject)
-    properties = _properties(network)
-    preprocess = preprocess_of(notes, properties, spatial_size(shape))
-    feed = Feed(shape, np.dtype(_ARRAYS[kind]), properties.get("input_format"), preprocess)
+    lengths = [_length(axis) for axis in network.input(0).get_partial_shape()]
+    properties, dtype = _properties(network), np.dtype(_ARRAYS[kind])
+    layout = layout_of(lengths, subject, is_bytes=dtype == np.uint8, said=properties.get("layout", ""))
+    shape = concrete_shape(lengths, layout, subject)
+    preprocess = preprocess_of(notes, properties, layout.size_in(shape))
+    feed = Feed(layout, shape, dtype, properties.get("input_format"), preprocess)
     network.reshape(list(shape))
     started = time.perf_counter()
     compiled = core.compile_model(network, "CPU", compile_config(subject))

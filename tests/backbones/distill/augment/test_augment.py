@@ -305,7 +305,7 @@ def test_centre_view_is_the_same_every_time():
         ({"erase_mode": "noise"}, "erase_mode"),
         ({"mixup": -1.0}, "mixup"),
         ({"mix_prob": 1.5}, "mix_prob"),
-        ({"kind": "centre", "erase_prob": 0.1}, "plain"),
+        ({"kind": "centre", "erase_prob": 0.1}, "allows no erase augmentation"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from tinyvit.backbones.distill.teachers import TeacherSpec, file_sha256, load_teacher
@@ -316,6 +317,93 @@ def test_onnx_files_that_take_bytes_or_answer_with_probabilities(tmp_path):
     assert teacher.fingerprint["details"] == {"answers": "probabilities"}
     wanted = expected(_Mean(matrix), some_pixels()).log_softmax(1)
     torch.testing.assert_close(teacher(some_pixels()), wanted, rtol=1e-4, atol=1e-4)
+
+
+def write_any_onnx(path, shape, outputs, *, kind="FLOAT", dtype=None):
+    """Mean of each colour times a matrix; every output is those logits in its own shape."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, types = onnx.helper, onnx.TensorProto
+    last = shape[3] in (3, 4)
+    matrix = np.random.default_rng(0).normal(size=(shape[3] if last else shape[1], CLASSES)).astype(np.float32)
+    axes = [1, 2] if last else [2, 3]
+    nodes = [helper.make_node("Cast", ["x"], ["f"], to=types.FLOAT)]
+    nodes += [helper.make_node("ReduceMean", ["f", "axes"], ["m"], keepdims=0)]
+    nodes += [helper.make_node("MatMul", ["m", "w"], ["y"])]
+    held = [onnx.numpy_helper.from_array(matrix, "w"), onnx.numpy_helper.from_array(np.array(axes), "axes")]
+    infos = []
+    for at, (name, tail) in enumerate(outputs.items()):
+        held.append(onnx.numpy_helper.from_array(np.array([0 if one == "n" else one for one in tail]), f"s{at}"))
+        to = types.INT64 if name == "label" else getattr(types, dtype or "FLOAT")
+        nodes += [helper.make_node("Reshape", ["y", f"s{at}"], [f"r{at}"])]
+        nodes += [helper.make_node("Cast", [f"r{at}"], [name], to=to)]
+        infos.append(helper.make_tensor_value_info(name, to, list(tail)))
+    image = helper.make_tensor_value_info("x", getattr(types, kind), list(shape))
+    graph = helper.make_graph(nodes, "g", [image], infos, held)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return torch.from_numpy(matrix)
+
+
+@pytest.mark.parametrize("tail", [("n", CLASSES), ("n", CLASSES, 1, 1), ("n", 1, CLASSES), ("n", 1, 1, CLASSES)])
+@pytest.mark.parametrize("kind", ["FLOAT", "FLOAT16", "DOUBLE", "UINT8"])
+@pytest.mark.parametrize("shape", [("n", 3, 32, 32), ("n", 32, 32, 3), ("n", 3, "h", "w"), (2, 32, 32, 3)])
+def test_onnx_files_of_any_layout_type_and_rank(tmp_path, shape, kind, tail):
+    tail = (shape[0], *tail[1:])
+    matrix = write_any_onnx(tmp_path / "any.onnx", shape, {"y0": tail}, kind=kind)
+    bytes_in = kind == "UINT8"
+    teacher = (TeacherSpec((str(tmp_path / "any.onnx"),), size=32) if bytes_in else spec(tmp_path / "any.onnx")).load()
+    assert teacher.size == (32, 32)
+    pixels = some_pixels()
+    wanted = pixels.float().mean((1, 2)) @ matrix if bytes_in else expected(_Mean(matrix.numpy()), pixels)
+    loose = {"rtol": 2e-2, "atol": 2e-2} if kind == "FLOAT16" else {"rtol": 1e-4, "atol": 1e-3}
+    torch.testing.assert_close(teacher(pixels), wanted, **loose)
+
+
+def test_one_output_of_several_is_chosen_by_its_name(tmp_path):
+    path = tmp_path / "two.onnx"
+    outputs = {"features": ("n", 2, CLASSES // 2), "scores": ("n", CLASSES), "label": ("n", CLASSES)}
+    matrix = write_any_onnx(path, ("n", 3, 32, 32), outputs)
+    with pytest.raises(InputError, match=r"several outputs; choose one with --teacher-output: features tensor"):
+        spec(path).load()
+    with pytest.raises(InputError, match=r"has no output 'score'; give one of these as --teacher-output: features"):
+        replace(spec(path), output="score").load()
+    with pytest.raises(InputError, match=r"the output label of .* is tensor\(int64\) and not logits"):
+        replace(spec(path), output="label").load()
+    with pytest.raises(InputError, match=r"0 tensors of shape .*; it gave \[2, 2, 3\]"):
+        replace(spec(path), output="features").load()
+    teacher = replace(spec(path), output="scores").load()
+    wanted = expected(_Mean(matrix.numpy()), some_pixels())
+    torch.testing.assert_close(teacher(some_pixels()), wanted, rtol=1e-4, atol=1e-3)
+    assert teacher.fingerprint["details"] == {"answers": "logits", "output": "scores"}
+    write_any_onnx(tmp_path / "one.onnx", ("n", 3, 32, 32), {"y0": ("n", CLASSES)})
+    both = replace(spec(path, tmp_path / "one.onnx"), output="scores").load()
+    torch.testing.assert_close(both(some_pixels()).softmax(1), wanted.softmax(1), rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="has no named outputs"):
+        TeacherSpec(("efficientnet_lite2",), output="logits").load()
+
+
+@pytest.mark.parametrize("shape", [("n", 3, 24, 32), ("n", 24, 32, 3)])
+def test_an_input_that_is_not_square_keeps_its_sides(tmp_path, shape):
+    write_any_onnx(tmp_path / "wide.onnx", shape, {"y0": ("n", CLASSES)}, kind="UINT8")
+    teacher = TeacherSpec((str(tmp_path / "wide.onnx"),)).load()
+    assert teacher.size == (24, 32)
+    image = Image.fromarray(np.full((50, 40, 3), 200, np.uint8))
+    assert np.asarray(teacher.preprocess.crop(image)).shape == (24, 32, 3)
+    assert np.asarray(teacher.preprocess.crop(image)).min() == 200  # no border
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (("n", 1, 32, 32), r"takes images with 1 channel \['n', 1, 32, 32\]; a teacher takes 3, red, green and blue"),
+        (("n", 32, 32, 4), "takes images with 4 channels"),
+        (("n", 7, 32, 32), r"takes tensor\(float\) \['n', 7, 32, 32\]; a teacher takes floats or bytes"),
+    ],
+)
+def test_onnx_files_of_other_images_are_refused_with_what_they_take(tmp_path, shape, message):
+    write_any_onnx(tmp_path / "other.onnx", shape, {"y0": ("n", CLASSES)})
+    with pytest.raises(InputError, match=message):
+        spec(tmp_path / "other.onnx").load()
 
 
 def test_our_own_onnx_files_say_how_pictures_are_prepared(tmp_path):

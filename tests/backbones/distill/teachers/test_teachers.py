@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -19,7 +18,6 @@ from tinyvit.backbones.distill.label.check import spread
 from tinyvit.backbones.distill.store import SoftLabelStore
 from tinyvit.backbones.distill.teachers import Teacher, TeacherSpec, file_sha256, load_classifier, load_teacher
 from tinyvit.backbones.distill.tools import verify_store
-from tinyvit.backbones.distill.truth import topk_correct
 from tinyvit.core.errors import CheckFailedError, InputError, MissingExtraError
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.jobs import Here
@@ -231,13 +229,6 @@ def test_a_check_of_pictures_that_cannot_be_read_tells_so(pictures, tmp_path, ca
 # --- true classes -------------------------------------------------------------
 
 
-def test_ties_do_not_count_as_right():
-    logits = np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0], [5.0, 1.0, 2.0]])
-    assert topk_correct(logits, np.array([0, 1, 1]), 1) == 1
-    assert topk_correct(logits, np.array([0, 1, 1]), 2) == 2
-    assert topk_correct(logits, np.array([0, 1, 1]), 3) == 3
-
-
 def test_unreadable_images_are_not_counted(pictures, tmp_path, capsys):
     import shutil
 
@@ -249,6 +240,15 @@ def test_unreadable_images_are_not_counted(pictures, tmp_path, capsys):
     correct, seen = evaluate_top(teacher, ImageFiles(folder), {0: 1, 1: 1, 2: 1}, (1, 20))
     assert (correct[1], seen) == (2, 2)
     assert "01.jpg" in capsys.readouterr().err
+
+
+def test_a_teacher_whose_answers_are_not_finite_is_not_measured(pictures):
+    from ..conftest import tiny_teacher
+
+    teacher: Teacher = tiny_teacher()
+    teacher.module = torch.nn.Sequential(teacher.module, torch.nn.Threshold(0.0, float("nan")))
+    with pytest.raises(InputError, match=r"toy returned values that are not finite for 2 of 2 images, first for '00"):
+        evaluate_top(teacher, ImageFiles(pictures), {0: 0, 1: 0}, (1,), show=False)
 
 
 def test_the_deployed_teacher_gives_the_module_s_logits(timm_file: Path) -> None:

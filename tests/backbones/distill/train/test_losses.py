@@ -172,6 +172,15 @@ def test_hard_loss_is_equation_3_with_the_teacher_on_the_distillation_head():
     torch.testing.assert_close(objective((head, token), Targets(hard=teacher.argmax(1), **known)), expected)
 
 
+@pytest.mark.parametrize("kind", ["deit_hard", "deit_soft", "teacher"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_whose_answer_is_not_finite_makes_the_loss_not_finite(kind, value):
+    head, teacher = (normal(6, 10, seed=seed) for seed in (0, 1))
+    teacher[2, 3] = value
+    known = {"true_classes": torch.zeros(6, 1, dtype=torch.long), "weights": torch.ones(6, 1)}
+    assert not Objective(kind, tau=1.0)(head, Targets(teacher_logits=teacher, **known)).isfinite()
+
+
 def test_only_the_distillation_head_learns_from_the_teacher():
     head, token = (normal(4, 10, seed=seed).requires_grad_() for seed in (0, 1))
     truth = {"true_classes": torch.zeros(4, 1, dtype=torch.long), "weights": torch.ones(4, 1)}

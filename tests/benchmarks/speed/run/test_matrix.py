@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tinyvit.benchmarks.speed import Subject
 from tinyvit.benchmarks.speed.run.matrix import plan_cells
 from tinyvit.core.errors import InputError, MissingExtraError
 from tinyvit.core.machine import available_cpus
@@ -40,6 +42,14 @@ def test_a_label_names_only_what_varies() -> None:
         f"{MODEL} 64px tuned allocator",
         f"{MODEL} 64px default allocator",
     ]
+
+
+def test_a_size_may_have_two_sides() -> None:
+    cells = plan_cells([MODEL], sizes=[64, (64, 96)]).cells
+    assert [cell.label for cell in cells] == [f"{MODEL} 64px", f"{MODEL} 64x96px"]
+    assert [cell.size for cell in cells] == [64, (64, 96)]
+    assert Subject(**json.loads(json.dumps(cells[1].to_dict()))) == cells[1]
+    assert Subject(MODEL, size=(64, 64)) == Subject(MODEL, size=64)
 
 
 def test_the_same_work_under_two_names_is_one_cell() -> None:

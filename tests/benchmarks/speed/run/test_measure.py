@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def hungry():
     def end():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     return _after(8, end)
+
+def asks():
+    def ask(batch):
+        try:
+            input("which one? ")
+        except EOFError:
+            return batch.sum()
+    return ask
 """
 PLAN = Plan(
     rounds=6, round_seconds=0.0, round_iterations=2, warmup_seconds=0.0, timeout=120, peak=False, rounds_per_start=None
@@ -91,6 +100,19 @@ def test_what_holds_out_is_measured_in_every_round(report: Report) -> None:
         assert latency["median"] <= latency["p90"] <= latency["p99"]
         assert latency["median_interval"][0] <= latency["median"] <= latency["median_interval"][1]
         assert result.facts["input_shape"] == [1, 3, 8, 8]
+
+
+def test_a_model_that_reads_standard_input_finds_it_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    (result,) = measure([Subject("bench_subjects:asks", size=8, threads=1)], replace(PLAN, rounds=2)).subjects
+    assert result.error is None
+    assert len(result.rounds) == 2
+
+
+def test_a_model_that_is_not_square_is_measured_as_it_is() -> None:
+    (result,) = measure([Subject("tiny_vit_5m_224", size=(64, 96), threads=1)], replace(PLAN, rounds=1)).subjects
+    assert result.error is None
+    assert result.facts["input_shape"] == [1, 3, 64, 96]
 
 
 def test_what_fails_is_named_and_keeps_what_it_did(report: Report) -> None:

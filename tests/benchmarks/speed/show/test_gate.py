@@ -13,9 +13,11 @@ from tinyvit.benchmarks.speed import Plan, Report, Subject, SubjectResult
 from tinyvit.benchmarks.speed.results.measurements import Round
 from tinyvit.benchmarks.speed.results.report import Comparison
 from tinyvit.benchmarks.speed.run.rounds import compare_rounds
+from tinyvit.benchmarks.speed.show.compare import compare_results
 from tinyvit.benchmarks.speed.show.gate import (
     baseline_runs,
     check_baseline_machine,
+    check_baseline_strength,
     compare_with_baseline,
     read_baseline,
 )
@@ -60,6 +62,9 @@ def test_only_what_is_slower_beyond_doubt_fails(slowed: float, verdict: str) -> 
     assert row.ratio == pytest.approx(slowed, rel=0.02)
     assert [one.subject for one in result.failed] == (["a"] if verdict == "too slow" else [])
     assert ("FAILED: a slower" in result.text()) == (verdict == "too slow")
+    outcome = {"holds": "passed", "too slow": "failed"}.get(verdict, verdict)
+    assert (result.outcome, result.undecided) == (outcome, ["a"] if verdict == "cannot tell" else [])
+    assert ("passed: nothing" in result.text()) == (verdict == "holds")
     assert json.loads(json.dumps(result.to_dict()))["rows"][0]["verdict"] == verdict
 
 
@@ -71,6 +76,70 @@ def test_a_noisy_or_a_short_run_decides_nothing() -> None:
     assert short.rows[0].verdict == "cannot tell"
     assert not noisy.failed
     assert not short.failed
+    # Five rounds of a run that is 400 times slower: not failed, and not passed either.
+    far = compare_with_baseline(as_baseline(make_report({"a": 0.1}, rounds=5)), make_report({"a": 42.0}), 0.05)
+    for undecided in (noisy, short, far):
+        assert undecided.outcome == "cannot tell"
+        assert "CANNOT TELL whether anything is slower" in undecided.text()
+        assert "passed" not in undecided.text()
+
+
+def test_one_failure_outweighs_what_is_undecided_and_one_undecided_what_holds() -> None:
+    before = as_baseline(make_report({"a": 0.1, "b": 0.1, "c": 0.1}))
+    assert compare_with_baseline(before, make_report({"a": 0.105, "b": 0.2, "c": 0.1})).outcome == "failed"
+    assert compare_with_baseline(before, make_report({"a": 0.105, "b": 0.1, "c": 0.1})).outcome == "cannot tell"
+    assert compare_with_baseline(before, make_report({"a": 0.1, "b": 0.1, "c": 0.1})).outcome == "passed"
+
+
+@pytest.mark.parametrize(
+    ("report", "limit", "message"),
+    [
+        (make_report({"a": 0.1, "b": 0.1}, rounds=5), 0.05, "too weak to judge 5.0%: a has 5 rounds, and an interval"),
+        (make_report({"a": 0.1}, rounds=1), 0.5, "a has 1 rounds"),
+        (make_report({"a": 0.1}, noise=0.8), 0.05, r"a has an interval of -\d+\.\d% to \+\d+\.\d%"),
+        (make_report({"a": 0.1}), 0.0005, "too weak to judge 0.1%"),
+    ],
+)
+def test_a_baseline_that_could_not_pass_an_equal_run_is_rejected(report: Report, limit: float, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        check_baseline_strength(as_baseline(report), limit)
+    assert "more --rounds" in str(refused.value)
+
+
+def test_a_baseline_of_one_start_by_its_plan_is_rejected_and_others_are_not() -> None:
+    baseline = as_baseline(make_report({"a": 0.1, "gone": 0.0}))
+    check_baseline_strength(baseline, 0.05)  # a result that does not say, as those of earlier versions
+    baseline["metrics"]["plan"] = {"rounds_per_start": 5}  # a subject that starts slowly keeps its process
+    check_baseline_strength(baseline, 0.05)
+    baseline["metrics"]["plan"] = {"rounds_per_start": None}
+    with pytest.raises(InputError, match="a has one start"):
+        check_baseline_strength(baseline, 0.05)
+
+
+def test_a_noisy_machine_may_hold_by_its_ratios() -> None:
+    # The same disturbance in both subjects of a round: times say nothing, ratios are steady.
+    report = make_report({"a": 0.1, "base": 0.2}, against="base")
+    for result in report.subjects:
+        for turn in result.rounds:
+            turn.samples[:] = [sample * (1 + turn.index) for sample in turn.samples]
+    with pytest.raises(InputError, match="too weak"):
+        check_baseline_strength(as_baseline(report), 0.05)
+    check_baseline_strength(as_baseline(report), 0.05, relative=True)
+
+
+def test_a_file_that_changed_under_its_name_is_named() -> None:
+    before, now = make_report({"a": 0.1, "b": 0.1}), make_report({"a": 0.1, "b": 0.1})
+    for report, digest in ((before, "1" * 64), (now, "2" * 64)):
+        report.subjects[0].facts = {"sha256": {"model": digest, "weights": "3" * 64}}
+    result = compare_with_baseline(as_baseline(before), now)
+    assert result.changed == [f"a: model is another file than in the baseline (SHA-256 {'2' * 12}, before {'1' * 12})"]
+    assert f"changed: {result.changed[0]}" in result.text()
+    assert result.outcome == "passed"
+    assert compare_with_baseline(as_baseline(before), before).changed == []
+    found = compare_results(as_baseline(before), as_baseline(now))
+    assert found.changed == [f"a: model is another file in B (SHA-256 {'2' * 12}, before {'1' * 12})"]
+    assert found.changed[0] in found.text()
+    assert found.to_dict()["changed"] == found.changed
 
 
 @pytest.mark.parametrize(
@@ -125,8 +194,11 @@ def test_what_cannot_be_compared_is_named() -> None:
     assert [row.subject for row in result.rows] == ["a"]
     assert result.missing == ["b: it could not be measured now", "c: the baseline has no rounds of it"]
     assert "not compared: b: " in result.text()
-    with pytest.raises(InputError, match=r"nothing could be compared .*: x: it was not measured now"):
-        compare_with_baseline(as_baseline(make_report({"x": 0.1})), make_report({"a": 0.1}))
+    # The baseline measured b and not c: only the first is missing from the verdict.
+    assert (result.outcome, result.undecided) == ("cannot tell", ["b"])
+    nothing = compare_with_baseline(as_baseline(make_report({"x": 0.1})), make_report({"a": 0.1}))
+    assert nothing.missing == ["x: it was not measured now"]
+    assert (nothing.outcome, nothing.undecided) == ("cannot tell", ["x"])
     with pytest.raises(InputError, match="--against"):
         compare_with_baseline(as_baseline(before), before, relative=True)
     with pytest.raises(InputError, match=r"--fail-if-slower is -0\.1; it must be at least 0"):

@@ -282,6 +282,9 @@ def test_the_terminal_output_fits_120_columns(
         (("--baseline", "nowhere.json", "--fail-if-slower", "fast"), "--fail-if-slower 'fast' is not a share"),
         (("m:f", "--max-time", "soon"), "--max-time 'soon' is not a duration"),
         (("m:f", "--threads", "some"), "--threads 'some' is not a whole number"),
+        (("m:f", "--size", "64x"), "--size: '64x' is not a size; write N or HEIGHTxWIDTH"),
+        (("m:f", "--size", "64,0x64"), "--size: '0x64' is not a size; write N or HEIGHTxWIDTH"),
+        (("m:f", "--size", "1x2x3"), "or native"),
         (("m:f", "--scenario", "Offlin"), "Offline"),
         (("m:f", "--mlperf-length"), "--mlperf-length needs --scenario"),
         (("m:f", "--engine", "onnxruntime"), "no requested subject can run: m:f is a function"),
@@ -326,3 +329,51 @@ def test_a_baseline_is_measured_again_and_held_against(
     gate = json.loads((tmp_path / "work" / "result.json").read_text())["metrics"]["gate"]
     assert gate["failed"] == ["output_subjects:small eager b1"]
     assert "Slower than the baseline by more than 5.0%" in Page((tmp_path / "work" / "report.html").read_text()).text
+
+
+@pytest.mark.parametrize(
+    ("kept", "more", "code", "message"),
+    [
+        # A hundredfold slow-down, which too few rounds cannot tell: neither passed nor failed.
+        (6, (), 3, "CANNOT TELL whether anything is slower than the baseline by more than 5.0%: output_subjects:small"),
+        (6, ("--allow-undecided",), 0, ""),
+        (5, (), 2, "too weak to judge 5.0%: output_subjects:small eager b1 has 5 rounds"),
+        (5, ("--allow-undecided",), 0, ""),
+    ],
+)
+def test_what_a_gate_cannot_tell_has_its_own_exit_code(
+    kept: int,
+    more: tuple[str, ...],
+    code: int,
+    message: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exit_code: Callable[..., int],
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    weak = json.loads((folder / "result.json").read_text())
+    weak["metrics"]["subjects"] = weak["metrics"]["subjects"][:1]
+    entry = weak["metrics"]["subjects"][0]
+    samples = [sample / 100 for sample in entry["rounds"][0]["samples"]]
+    entry["rounds"] = [{**entry["rounds"][0], "index": index, "samples": samples} for index in range(kept)]
+    entry["facts"]["sha256"] = {"source": "0" * 64}
+    weak["metrics"]["comparisons"] = []
+    (tmp_path / "weak.json").write_text(json.dumps(weak))
+    plan = ("--rounds", 2, "--min-time", 0, "--no-peak", "--work-dir", tmp_path / "work")
+    assert exit_code("bench", "--baseline", tmp_path / "weak.json", *plan, *more) == code
+    said = capsys.readouterr()
+    assert message in said.err
+    if code == 2:
+        assert not (tmp_path / "work" / "result.json").exists()
+        return
+    metrics = json.loads((tmp_path / "work" / "result.json").read_text())["metrics"]
+    assert (metrics["gate"]["outcome"], metrics["gate"]["failed"]) == ("cannot tell", [])
+    assert metrics["gate"]["undecided"] == ["output_subjects:small eager b1"]
+    assert "source is another file than in the baseline" in metrics["gate"]["changed"][0]
+    assert "fewer than 6 rounds give no verdict and cannot be a baseline" in metrics["warnings"][0]
+    assert f"warning: {metrics['warnings'][0]}" in said.out
+    page = Page((tmp_path / "work" / "report.html").read_text()).text
+    assert "It cannot be told whether these are slower than the baseline" in page
+    assert "Nothing is slower" not in page

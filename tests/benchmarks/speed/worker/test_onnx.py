@@ -15,8 +15,9 @@ import tinyvit.export
 from tinyvit.benchmarks.speed import Plan, Subject, measure
 from tinyvit.benchmarks.speed.run import exported
 from tinyvit.benchmarks.speed.worker.engines import EngineError, build_engine
-from tinyvit.benchmarks.speed.worker.engines.files import Feed, concrete_shape
+from tinyvit.benchmarks.speed.worker.engines.files import Feed, concrete_shape, layout_of
 from tinyvit.core.errors import CheckFailedError, InputError
+from tinyvit.core.images.layout import Layout
 from tinyvit.core.images.preprocess import Preprocess
 from tinyvit.export import runtime, verify
 
@@ -27,36 +28,59 @@ from tinyvit.export import runtime, verify
         (["batch", 3, "height", "width"], {"batch_size": 2, "size": 64}, (2, 3, 64, 64)),
         (["batch", 3, 160, 160], {"batch_size": 4}, (4, 3, 160, 160)),
         (["batch", "height", "width", 3], {}, (1, 224, 224, 3)),
+        (["batch", 3, "height", "width"], {"size": (64, 96)}, (1, 3, 64, 96)),
+        ([1, 64, 96, 3], {"size": (64, 96)}, (1, 64, 96, 3)),
+        (["batch", 1, 28, 28], {}, (1, 1, 28, 28)),
+        (["batch", 28, 28, 1], {"size": 28}, (1, 28, 28, 1)),
+        (["batch", 4, 64, 64], {}, (1, 4, 64, 64)),
+        (["batch", "channels", 32, 32], {}, (1, 3, 32, 32)),
+        (["batch", 32, 48, -1], {}, (1, 32, 48, 3)),
+        ([None, None, None, None], {"size": 16}, (1, 3, 16, 16)),
     ],
 )
 def test_free_dimensions_take_the_asked_work(shape: list, work: dict, filled: tuple) -> None:
-    assert concrete_shape(shape, Subject("m.onnx", **work)) == filled
+    subject = Subject("m.onnx", **work)
+    assert concrete_shape(shape, layout_of(shape, subject, is_bytes=False), subject) == filled
+
+
+def test_bytes_and_a_files_own_word_decide_where_two_layouts_fit() -> None:
+    subject = Subject("m.onnx", size=16)
+    free, first, last = [1, "a", "b", "c"], (1, 3, 16, 16), (1, 16, 16, 3)
+    for is_bytes, said, filled in ((True, "", last), (True, "NCHW", first), (False, "", first), (False, "NHWC", last)):
+        layout = layout_of(free, subject, is_bytes=is_bytes, said=said)
+        assert concrete_shape(free, layout, subject) == filled
 
 
 @pytest.mark.parametrize(
     ("shape", "work", "message"),
     [
-        ([1, 3, 224, 224], {"batch_size": 2}, "dimension 0 cannot be 2: give --batch-size 1"),
-        (["batch", 3, 224, 224], {"size": 64}, "dimension 2 cannot be 64: leave --size out"),
+        ([1, 3, 224, 224], {"batch_size": 2}, "its batch cannot be 2: give --batch-size 1"),
+        (["batch", 3, 224, 224], {"size": 64}, "its height cannot be 64: leave --size out"),
         (["batch", 10], {}, "4 dimensions"),
-        (["batch", 1, 28, 28], {}, "give a model with 3 colour channels"),
+        ([1, 64, 96, 3], {"size": (64, 64)}, "its width cannot be 64"),
+        (["batch", 5, 28, 28], {}, "the channels free or of length 3, 1 or 4"),
     ],
 )
 def test_fixed_dimensions_are_not_overruled(shape: list, work: dict, message: str) -> None:
+    def fill(subject: Subject) -> None:
+        concrete_shape(shape, layout_of(shape, subject, is_bytes=False), subject)
+
     with pytest.raises(InputError, match=message):
-        concrete_shape(shape, Subject("m.onnx", **work))
+        fill(Subject("m.onnx", **work))
 
 
-def write_network(path: Path) -> None:
-    """A global average over each colour, batch and size free."""
+def write_network(path: Path, shape: tuple = ("batch", 3, "height", "width"), kind: int = 1) -> None:
+    """A global average over the last two dimensions, batch and size free."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    shape = ["batch", 3, "height", "width"]
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("GlobalAveragePool", ["image"], ["mean"])],
+        [
+            onnx.helper.make_node("Cast", ["image"], ["floats"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("GlobalAveragePool", ["floats"], ["mean"]),
+        ],
         "mean",
-        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
-        [onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["batch", 3, 1, 1])],
+        [onnx.helper.make_tensor_value_info("image", kind, list(shape))],
+        [onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["batch", shape[1], 1, 1])],
     )
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
 
@@ -75,6 +99,28 @@ def test_a_file_is_measured_with_both_runtimes(tmp_path: Path) -> None:
         assert result.facts["input_shape"] == [2, 3, 32, 32]
         assert engine in result.facts["versions"]
         assert len(result.samples) == 1
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize(
+    ("shape", "size", "built"),
+    [
+        (("batch", 1, 28, 28), None, [1, 1, 28, 28]),
+        (("batch", 28, 28, 4), None, [1, 28, 28, 4]),
+        (("batch", "channels", 24, 32), (24, 32), [1, 3, 24, 32]),
+        (("batch", "height", "width", 3), (24, 32), [1, 24, 32, 3]),
+    ],
+)
+def test_files_of_any_layout_and_channels_run(
+    shape: tuple, size: tuple[int, int] | None, built: list[int], kind: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "any.onnx"
+    write_network(path, shape, kind)
+    for engine in ("onnxruntime", "openvino"):
+        pytest.importorskip(engine)
+        made = build_engine(Subject(str(path), engine, size=size, threads=1).resolved())
+        made.step()
+        assert made.facts["input_shape"] == built
 
 
 def test_a_name_is_exported_once_for_all_that_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +185,19 @@ def test_a_file_takes_images_as_its_input_wants_them() -> None:
     preprocess = Preprocess(size=(4, 4))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     normalised = np.stack([preprocess.normalize_array(Image.fromarray(image)) for image in pixels])
-    as_bytes = Feed((2, 4, 4, 3), np.dtype(np.uint8), "uint8", preprocess)
+    last, first = (Layout(name, None, 3, None, None) for name in ("NHWC", "NCHW"))
+    as_bytes = Feed(last, (2, 4, 4, 3), np.dtype(np.uint8), "uint8", preprocess)
     np.testing.assert_array_equal(as_bytes.encode(normalised), pixels)
     assert as_bytes.noise().max() > 200
-    unit = Feed((2, 3, 4, 4), np.dtype(np.float32), "unit", preprocess).encode(normalised)
+    unit = Feed(first, (2, 3, 4, 4), np.dtype(np.float32), "unit", preprocess).encode(normalised)
     np.testing.assert_allclose(unit, pixels.transpose(0, 3, 1, 2) / 255, atol=1e-6)
-    plain = Feed((2, 3, 4, 4), np.dtype(np.float16), None, preprocess).encode(normalised)
+    plain = Feed(first, (2, 3, 4, 4), np.dtype(np.float16), None, preprocess).encode(normalised)
     np.testing.assert_allclose(plain, normalised, rtol=1e-3)
     assert plain.dtype == np.float16
+    grey = Feed(Layout("NCHW", None, 1, None, None), (2, 1, 4, 4), np.dtype(np.float32), None, preprocess)
+    assert grey.noise().shape == (2, 1, 4, 4)
+    with pytest.raises(InputError, match="3 channels and the file takes 1; leave --photos out"):
+        grey.encode(normalised)
 
 
 def test_what_needs_no_file_is_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Scripts of MMDetection, with the backbones and operators of :mod:`tinyvit.detection`.
+
+    python -m tinyvit.mmdet test CONFIG CHECKPOINT      # MMDetection's packaged tools/test.py
+    python -m tinyvit.mmdet my_script.py ARGUMENTS      # a script that imports mmdet
+
+MMDetection imports mmcv's operators before it reads a config. Where mmcv has no compiled operators
+a plain ``python tools/test.py`` therefore fails, and a config's ``custom_imports`` come too late.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+from .core.errors import InputError, MissingExtraError, exit_of, unknown_name
+
+
+def find_script(name: str) -> Path:
+    """Return a script by path, or one of MMDetection's packaged tools by name.
+
+    Args:
+        name: A file, or ``train``, ``test``, ``analysis_tools/get_flops`` and others of
+            ``mmdet/.mim/tools``.
+
+    Raises:
+        InputError: Neither exists.
+        MissingExtraError: MMDetection is not installed.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    found = importlib.util.find_spec("mmdet")
+    if found is None or found.origin is None:
+        raise MissingExtraError("MMDetection is not installed; run: pip install 'tinyvit[detection]'")
+    tools = Path(found.origin).parent / ".mim" / "tools"
+    path = tools / f"{name.removesuffix('.py')}.py"
+    if not path.is_file():
+        known = [str(tool.relative_to(tools).with_suffix("")) for tool in tools.rglob("*.py")]
+        raise unknown_name("script of MMDetection", name, known)
+    return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a script with its arguments, and return the exit code of bad input."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(__doc__)
+            return 0 if words else 2
+        path = find_script(words[0])
+        import tinyvit.detection  # noqa: F401  (provides mmcv's operators, registers the backbones)
+
+        sys.argv = [str(path), *words[1:]]
+        sys.path.insert(0, str(path.parent))
+        runpy.run_path(str(path), run_name="__main__")
+    except InputError as error:
+        code, message = exit_of(error) or (2, str(error))
+        print(f"tinyvit.mmdet: {message}", file=sys.stderr)
+        return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
