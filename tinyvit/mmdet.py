@@ -9,6 +9,7 @@ a plain ``python tools/test.py`` therefore fails, and a config's ``custom_import
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import runpy
 import sys
@@ -43,15 +44,15 @@ def find_script(name: str) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a script with its arguments, and return the exit code of bad input."""
-    words = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m tinyvit.mmdet", description=__doc__.splitlines()[0])
+    parser.add_argument("script", help="a file, or a packaged tool of MMDetection: train, test, ...")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the script")
+    options = parser.parse_args(arguments)
     try:
-        if not words or words[0] in ("-h", "--help"):
-            print(__doc__)
-            return 0 if words else 2
-        path = find_script(words[0])
+        path = find_script(options.script)
         import tinyvit.detection  # noqa: F401  (provides mmcv's operators, registers the backbones)
 
-        sys.argv = [str(path), *words[1:]]
+        sys.argv = [str(path), *options.arguments]
         sys.path.insert(0, str(path.parent))
         runpy.run_path(str(path), run_name="__main__")
     except InputError as error:

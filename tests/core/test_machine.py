@@ -62,7 +62,7 @@ def test_core_needs_no_torch_nor_the_libraries_that_measure():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'psutil', 'pynvml', 'pydantic']))\n"
         "from tinyvit.core import allocator, console, files, jobs, machine, options, plugins, results, values\n"
-        "from tinyvit.core.images import archives, lists, preprocess\n"
+        "from tinyvit.core.images import archives, preprocess, tables\n"
         "import tinyvit.core.images.files, tinyvit.core.jobs.processes, tinyvit.core.jobs.ray_cluster\n"
         "assert machine.environment()['gpu'] is None and machine.memory_gib() is None\n"
         "assert jobs.choose_place(device='auto', environ={}).device == 'cpu'\n"
