@@ -1,4 +1,4 @@
-"""A probe of a folder with images that cannot be read: the others count, and the result lists it."""
+"""A probe of a folder with unreadable images: the others count, and the result lists it."""
 
 from __future__ import annotations
 
