@@ -46,7 +46,7 @@ def with_torchvision(data: bytes) -> Image.Image:
     """Return an image by libjpeg-turbo, as torchvision calls it."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    pixels: Any = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
