@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from .tiny_vit import TinyViT
     from .tracing import any_size
-    from .weights import LoadReport, load_weights, read_checkpoint, state_sha256
+    from .weights import LoadReport, check_values, load_weights, read_checkpoint, state_sha256
 
 _HOME = {
     "CheckFailedError": ".core.errors",
@@ -42,6 +42,7 @@ _HOME = {
     "TinyViT": "tiny_vit",
     "TinyVitError": ".core.errors",
     "any_size": "tracing",
+    "check_values": "weights",
     "count_parameters": "registry",
     "create_model": "registry",
     "create_timm_model": "registry",
@@ -68,6 +69,7 @@ __all__ = [
     "TinyViT",
     "TinyVitError",
     "any_size",
+    "check_values",
     "count_parameters",
     "create_model",
     "create_timm_model",

@@ -14,13 +14,14 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from tinyvit.core.console import say
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 
 from . import deit, tiny_vit
 from .features import FeatureBackbone
 from .sources import WEIGHTS_NAME, SavedModel, cannot_fetch, fetch_file, read_source, split_source
-from .weights import load_weights, read_num_classes
+from .weights import load_weights, open_checkpoint, read_num_classes
 
 #: Published weights of each model, the default one first; each is ``timm/NAME.TAG`` on the Hugging
 #: Face hub.
@@ -44,6 +45,7 @@ def create_model(
     *,
     pretrained: bool | str = False,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     num_classes: int | None = None,
     img_size: int | None = None,
     features_only: bool = False,
@@ -61,8 +63,11 @@ def create_model(
             published file.
         weights: A checkpoint on disk instead (see :func:`tinyvit.backbones.load_weights` for the
             kinds it reads).
-        num_classes: Classes of the head, 0 for none. Default: those of the weights, or 1000 without
-            weights. A head with other classes than the weights stays freshly initialised.
+        weights_key: Where in the checkpoint the model is, if it holds several: ``model_ema``,
+            ``student``. Without it a line on standard error says which one was taken.
+        num_classes: Classes of the head, 0 for none. Default: those of the weights (0 where they
+            have no classifier), or 1000 without weights. A head with other classes than the weights
+            stays freshly initialised.
         img_size: Input side in pixels to build for. TinyViT takes any size without it. With it, its
             windows are scaled in proportion (7 at 224 px becomes 12 at 384), and the weights'
             attention biases are resized to them.
@@ -84,9 +89,13 @@ def create_model(
     if pretrained:
         tag = _check_tag(name, pretrained)
         weights = fetch_pretrained(name, tag)
+    checkpoint = open_checkpoint(weights) if weights else None
     if num_classes is None:
-        num_classes = (read_num_classes(weights) if weights else None) or 1000
-
+        num_classes = 1000
+        if checkpoint is not None:
+            with torch.device("meta"):
+                shape = _build(name, 1, img_size, kwargs)
+            num_classes = read_num_classes(checkpoint, shape, weights_key) or 0
     if num_classes < 0:
         raise InputError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
     model = _build(name, num_classes, img_size, kwargs)
@@ -94,8 +103,10 @@ def create_model(
     if features_only:
         default = (0, 1, 2, 3) if name in tiny_vit.VARIANTS else (-1,)
         model = FeatureBackbone(model, default if out_indices is None else out_indices)
-    if weights:
-        load_weights(model, weights)
+    if checkpoint is not None:
+        report = load_weights(model, checkpoint, weights_key=weights_key)
+        if choice := report.choice():
+            say(f"{checkpoint.origin}: {choice}")
     return model
 
 

@@ -62,7 +62,7 @@ class LoadImage(LoadImageFromFile):
             data = fileio.get(path, backend_args=self.backend_args)
         else:
             data = read_file(path)
-        return np.ascontiguousarray(np.asarray(decode(data))[..., ::-1])
+        return np.ascontiguousarray(np.asarray(decode(bytes(data)))[..., ::-1])
 
 
 class Predictor:

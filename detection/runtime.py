@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tinyvit.core.errors import CheckFailedError, InputError
 from tinyvit.core.machine import available_cpus
 
-from ..backbones import read_checkpoint
+from ..backbones import check_values, read_checkpoint
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 
@@ -208,8 +208,8 @@ def load_detector(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
     """Load a detector's state dict whole or not at all.
 
     Raises:
-        InputError: A parameter is missing, unknown or of another shape; the model is then
-            unchanged.
+        InputError: A parameter is missing, unknown, of another shape, or not finite; the model is
+            then unchanged.
     """
     target = model.state_dict()
     missing = [name for name in target if name not in state and not name.endswith("num_batches_tracked")]
@@ -224,4 +224,5 @@ def load_detector(model: nn.Module, state: Mapping[str, Tensor], origin: str | P
         raise InputError(
             f"{origin} does not fit the detector of the config: {', '.join(parts)}; give the config of its training"
         )
+    check_values(state, target, str(origin))
     model.load_state_dict(state, strict=False)

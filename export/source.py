@@ -196,6 +196,8 @@ def _weighted(
     base = name.partition(".")[0] if not name.startswith("timm:") else name
     if not features or weights is None or base not in list_models():
         classifier = load_classifier(base, weights=weights, size=size)
+        if not features and not classifier.num_classes:
+            raise InputError(f"{weights} has no classifier, only a backbone; export its feature maps (--features)")
         return classifier.module, classifier.preprocess, classifier.weights_sha256
     # The checkpoint of a backbone or detector has no classifier; feature maps do not need one.
     path = check_weights_file(weights)

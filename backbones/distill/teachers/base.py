@@ -144,6 +144,11 @@ class Teacher:
     def __init__(
         self, classifier: Classifier, device: str = "cpu", precision: str = "fp32", deployed: bool = True
     ) -> None:
+        if not classifier.num_classes:
+            raise InputError(
+                f"the weights of {classifier.name} have no classifier, only its backbone; give weights with a "
+                "classifier, or train one (tinyvit finetune)"
+            )
         self.name, self.num_classes = classifier.name, classifier.num_classes
         self.preprocess = classifier.preprocess
         self.device, self.precision = torch.device(device), precision

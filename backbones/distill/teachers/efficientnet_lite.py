@@ -13,6 +13,7 @@ from torch import nn
 
 from tinyvit.core.errors import InputError, require
 
+from ...weights import check_values
 from .base import CODE_VERSION, Classifier, file_sha256
 from .spec import TeacherSettings
 
@@ -103,7 +104,9 @@ def packaged_classifier(spec: TeacherSettings) -> Classifier:
     # it.
     network = network_class.from_name(name.replace("_", "-"), image_size=side)
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        check_values(state, network.state_dict(), str(path))
+        network.load_state_dict(state, strict=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(f"the weights of {name} in {path} are damaged; reinstall its package") from error
     mean, std = 127 / 255, 128 / 255

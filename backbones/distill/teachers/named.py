@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from tinyvit.core.console import say
 from tinyvit.core.errors import InputError
 
-from ...weights import read_checkpoint
+from ...weights import check_values, find_weights, open_checkpoint
 from .base import CODE_VERSION, Classifier, file_sha256
 from .spec import TeacherSettings
 
@@ -57,13 +58,20 @@ def timm_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     from ...registry import create_timm_model
 
     name, size = spec.name.removeprefix("timm:"), spec.size
-    state = plain_state_dict(weights)
+    checkpoint = open_checkpoint(weights)
     card: Any = timm.get_pretrained_cfg(name)
     config: dict[str, Any] = card.to_dict()
+    side = None if size == config["input_size"][1] else size
+    with torch.device("meta"):
+        usual = create_timm_model(name, side)
+    found = find_weights(checkpoint, usual.state_dict(), translate=str)
+    if found.others:
+        say(f"{weights}: taken from {found.place!r}; the file also has {', '.join(map(repr, found.others))}")
+    state = found.tensors
     classifier = config.get("classifier")
     head = state.get(f"{classifier if isinstance(classifier, str) else (classifier or ['head'])[0]}.weight")
-    kwargs: dict[str, Any] = {"num_classes": len(head)} if head is not None else {}
-    model = create_timm_model(name, None if size == config["input_size"][1] else size, **kwargs)
+    model = create_timm_model(name, side, **{"num_classes": 0 if head is None else len(head)} if classifier else {})
+    check_values(state, model.state_dict(), str(weights))
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -73,24 +81,3 @@ def timm_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     code = f"timm {importlib.metadata.version('timm')}, teachers {CODE_VERSION}"
     preprocess = spec.transform(config)
     return Classifier(f"timm:{name}", model, preprocess, model.num_classes, file_sha256(weights), code)
-
-
-def plain_state_dict(weights: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint, without ``module.`` in their names.
-
-    They may be bare or below one of the usual keys.
-
-    Raises:
-        InputError: There are none, or the file cannot be read.
-    """
-    checkpoint = read_checkpoint(weights)
-    for key in ("state_dict_ema", "state_dict", "model"):
-        if isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
-            break
-    state = {key.removeprefix("module."): value for key, value in checkpoint.items() if torch.is_tensor(value)}
-    if not state:
-        raise InputError(
-            f"{weights} holds no tensors, neither bare nor below 'model' or 'state_dict'; give a checkpoint"
-        )
-    return state

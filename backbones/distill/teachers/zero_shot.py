@@ -12,8 +12,8 @@ from torch import nn
 
 from tinyvit.core.errors import InputError, check_file, require
 
+from ...weights import check_values, find_weights, open_checkpoint
 from .base import CODE_VERSION, Classifier, file_sha256
-from .named import plain_state_dict
 from .spec import TeacherSettings
 
 #: The templates without ``--teacher-prompts``.
@@ -64,7 +64,9 @@ def zero_shot_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     sized = {"force_image_size": spec.size} if spec.size else {}
     model = open_clip.create_model(architecture, pretrained=None, **sized).eval()
     try:
-        model.load_state_dict(plain_state_dict(weights), strict=True)
+        state = find_weights(open_checkpoint(weights), model.state_dict(), translate=str).tensors
+        check_values(state, model.state_dict(), str(weights))
+        model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:3]]
         raise InputError(f"{weights} does not fit {spec.name}: {' '.join(lines)[:300]}") from error

@@ -8,7 +8,7 @@ from torch import nn
 
 from tinyvit.core.errors import InputError, check_file
 
-from ...weights import LoadReport, load_weights, read_num_classes
+from ...weights import LoadReport, load_weights, open_checkpoint, read_num_classes
 
 
 def read_class_map(path: str | Path) -> list[int]:
@@ -70,14 +70,15 @@ def load_initial(student: nn.Module, init: str | Path, class_map: str | Path | N
             f"class-index file {class_map} has {len(mapping)} lines, and the student {classes} "
             f"classes; write one line per class of the student, or set num_classes={len(mapping)}"
         )
-    theirs = read_num_classes(init)
+    checkpoint = open_checkpoint(init)
+    theirs = read_num_classes(checkpoint, student)
     if mapping is not None and theirs is not None and max(mapping) >= theirs:
         line = mapping.index(max(mapping)) + 1
         raise InputError(
             f"{class_map}, line {line}: class {max(mapping)} is not among the {theirs} classes of {init}; give the "
             "file for these classes"
         )
-    report = load_weights(student, init, class_map=mapping)
+    report = load_weights(student, checkpoint, class_map=mapping)
     return f"{init}: {report}{_head(report, mapping, theirs, classes)}"
 
 
@@ -91,4 +92,6 @@ def _head(report: LoadReport, mapping: list[int] | None, theirs: int | None, cla
         return said
     if theirs is not None and any("classes" in reason for reason in report.skipped.values()):
         return f"; head: new, its own has {theirs} classes and the student {classes}"
+    if theirs is None:
+        return "; head: new, the file has none"
     return ""

@@ -51,13 +51,16 @@ class ValidationImages:
         self.images, self.preprocess = ImageFiles(recipe.val), preprocess
         self.true_classes = TrueClassArray.find(self.images, recipe.val_truth, classes)
         self.known = np.flatnonzero(self.true_classes.classes >= 0).tolist()
+        self._told: set[int] = set()
 
     def describe(self) -> str:
         """Return a line about the validation data, for the log."""
         return f"{len(self.known)} images of {self.images.root}, true classes from {self.true_classes.origin}"
 
     def batches(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Yield ``(B, H, W, 3)`` u8 and ``true_classes`` ``(B,)``; skip unreadable images."""
+        """Yield ``(B, H, W, 3)`` u8 and ``true_classes`` ``(B,)``; report unreadable images
+        once, and skip them.
+        """
         with ThreadPoolExecutor(available_cpus()) as pool:
             for start in range(0, len(self.known), _CHUNK):
                 chunk = self.known[start : start + _CHUNK]
@@ -71,7 +74,10 @@ class ValidationImages:
     def _view(self, ordinal: int) -> np.ndarray | None:
         try:
             return np.asarray(self.preprocess.crop(self.images.open(self.images[ordinal])))
-        except InputError:
+        except InputError as error:
+            if ordinal not in self._told:
+                self._told.add(ordinal)
+                say(f"validation skips: {error}")
             return None
 
     def measure(self, logits: Tensor, known: dict[str, Tensor]) -> tuple[float, float]:

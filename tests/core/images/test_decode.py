@@ -184,7 +184,7 @@ def test_colour_spaces_of_print_become_rgb(photo: Image.Image) -> None:
     cmyk = photo.convert("CMYK")
     assert decode(encoded(cmyk, "TIFF")).tobytes() == photo.tobytes()
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
-    soft = photo.point(lambda value: 90 + value // 3)
+    soft = Image.fromarray(90 + np.asarray(photo) // 3)
     lab = ImageCms.applyTransform(soft, to_lab)
     assert lab is not None
     back = np.asarray(decode(encoded(lab, "TIFF"))).astype(int)
@@ -217,6 +217,20 @@ def test_truncated_files_are_refused(kind: str) -> None:
     for length in (len(data) // 2, len(data) * 9 // 10):
         with pytest.raises((OSError, ValueError, EOFError)):
             decode(data[:length])
+
+
+def test_a_tiff_file_with_fewer_strips_than_rows_is_refused(photo: Image.Image) -> None:
+    """Its header says twice the height that it holds; Pillow leaves the rest black."""
+    data = bytearray(encoded(photo, "TIFF"))
+    (begin,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, begin)
+    places = [begin + 2 + 12 * entry for entry in range(entries)]
+    height = next(at for at in places if struct.unpack_from("<H", data, at)[0] == 0x0101)
+    kind = struct.unpack_from("<H", data, height + 2)[0]
+    struct.pack_into({3: "<H", 4: "<I"}[kind], data, height + 8, 10)
+    assert Image.open(io.BytesIO(data)).size == (7, 10)
+    with pytest.raises(ValueError, match="the file is truncated: it lacks a part of its pixels"):
+        decode(bytes(data))
 
 
 def test_too_many_pixels_are_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

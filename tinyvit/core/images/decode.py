@@ -54,6 +54,8 @@ _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I"}
 _PLAIN_MODES = ("RGB", "L", "P", "1", "CMYK", "YCbCr", "LAB")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _SWAPS_SIDES = (5, 6, 7, 8)
+#: Values that are scaled at once.
+_BAND = 1 << 20
 #: Formats that Pillow hands to another program.
 _FOREIGN = ("EPS", "WMF")
 #: Facts of the file that must not be applied to the pixels a second time.
@@ -74,6 +76,8 @@ def decode(data: bytes, rule: int = RULE) -> Image.Image:
     if rule not in RULES:
         raise ValueError(f"decoding rule {rule!r} is not known here; use one of {', '.join(map(str, RULES))}")
     image = _open(data)
+    if rule != 1:
+        _require_all_parts(image)
     pixels = image.convert("RGB") if rule == 1 else to_rgb(image)
     for key in _USED_UP:
         pixels.info.pop(key, None)
@@ -161,6 +165,17 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
+def _require_all_parts(image: Image.Image) -> None:
+    """Reject a TIFF file whose strips or tiles end above its last row; Pillow leaves that black."""
+    if image.format != "TIFF" or not image.tile:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    boxes = [part[1] for part in image.tile]  # pyright: ignore[reportAttributeAccessIssue]
+    covered = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    # Its orientation may have swapped the sides of one of the two.
+    if any(have < need for have, need in zip(sorted(covered), sorted(image.size), strict=True)):
+        raise ValueError("the file is truncated: it lacks a part of its pixels")
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 where there is none.
 
@@ -198,9 +213,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() >= 0 and values.max() <= 0xFFFF:
             return _from_sixteen(values, image.info.get("transparency"))
-        return _grey(_stretched(values.astype(np.float64)))
+        lowest, highest = int(values.min()), int(values.max())
+        return _grey(_scaled(values, lowest, highest - lowest))
     if mode == "F":
-        return _grey(_from_floats(np.asarray(image, dtype=np.float64)))
+        return _grey(_from_floats(np.asarray(image)))
     transparent = image.info.get("transparency")
     if mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 0xFF:
         # Pillow has kept the upper bytes of 16-bit pixels, and both bytes of this colour.
@@ -217,7 +233,7 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 def _from_sixteen(values: np.ndarray, transparent: Any) -> Image.Image:
-    grey = (values.astype(np.int64) >> 8).astype(np.uint8)
+    grey = (values >> 8).astype(np.uint8)
     if isinstance(transparent, int):
         grey[values == transparent] = 0xFF
     return _grey(grey)
@@ -227,18 +243,23 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
     finite = np.isfinite(values)
     if not finite.any():
         raise ValueError("none of its values is finite")
-    lowest, highest = values[finite].min(), values[finite].max()
+    lowest = float(values.min(initial=np.inf, where=finite))
+    highest = float(values.max(initial=-np.inf, where=finite))
     if lowest < 0 or highest > 0xFF:
-        return _stretched(values)
-    shown = np.where(finite, values, 0)
-    return np.rint(shown * 0xFF if highest <= 1 else shown).astype(np.uint8)
+        return _scaled(values, lowest, (highest - lowest) or 1.0)
+    return _scaled(values, 0.0, 1.0 if highest <= 1 else float(0xFF))
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(values)
-    lowest, highest = values[finite].min(), values[finite].max()
-    shown = (np.where(finite, values, lowest) - lowest) / (highest - lowest or 1.0)
-    return np.rint(shown * 0xFF).astype(np.uint8)
+def _scaled(values: np.ndarray, lowest: float, width: float) -> np.ndarray:
+    """Return ``(values - lowest) / width`` of the full range, computed in float64; 0 where a value
+    is not finite.
+    """
+    scaled, flat = np.zeros(values.size, np.uint8), values.reshape(-1)
+    for start in range(0, len(flat), _BAND):  # a copy of all of them may be too large
+        exact = flat[start : start + _BAND].astype(np.float64)
+        shown = np.where(np.isfinite(exact), exact, lowest)
+        scaled[start : start + _BAND] = np.rint((shown - lowest) / width * 0xFF)
+    return scaled.reshape(values.shape)
 
 
 def _grey(values: np.ndarray) -> Image.Image:

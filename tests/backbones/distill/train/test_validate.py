@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tinyvit.backbones import Preprocess
 from tinyvit.backbones.distill.train import load_recipe, pretrain
 from tinyvit.backbones.distill.train.validate import Validation, ValidationImages
 from tinyvit.core.errors import InputError, StoppedError
@@ -147,3 +149,13 @@ def test_value_that_is_not_finite_never_wins(store, pictures, truth, tmp_path, m
 def test_settings_that_do_not_fit_are_rejected(changes, message):
     with pytest.raises(InputError, match=message):
         load_recipe("tiny_vit_5m_distill", **changes)
+
+
+def test_an_image_that_cannot_be_read_is_told_once_and_left_out(store, pictures, truth, tmp_path, capsys):
+    folder = shutil.copytree(pictures, tmp_path / "val")
+    (folder / "05.png").write_bytes(b"no image")
+    settings = validated(store, pictures, truth, val=str(folder))
+    images = ValidationImages(settings, Preprocess((32, 32)), CLASSES)
+    for _ in range(2):
+        assert sum(len(pixels) for pixels, _ in images.batches()) == len(images.known) - 1
+    assert capsys.readouterr().err.count("validation skips: cannot read image") == 1
