@@ -119,7 +119,9 @@ def _read_pickled(path: Path) -> tuple[Any, list[str]]:
             except pickle.UnpicklingError:
                 content, objects = read_with_stand_ins(path)
     except Exception as error:  # damaged archives raise many kinds
-        raise InputError(f"weights file {path} cannot be read: it is damaged or not a PyTorch checkpoint") from error
+        raise InputError(
+            f"weights file {path} cannot be read: it is damaged or not a PyTorch checkpoint; give an intact one"
+        ) from error
     if acting := [name for name in objects if _acts(name)]:
         raise InputError(
             f"{path} asks to run {acting[0]}, which weights do not need; nothing of it was run. "

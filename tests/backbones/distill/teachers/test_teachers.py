@@ -101,7 +101,9 @@ def test_what_cannot_be_a_teacher(timm_file, tmp_path):
         load_teacher("efficientnet_lite2", weights=timm_file)
     with pytest.raises(InputError, match=r"none\.pth does not exist"):
         load_teacher("timm:test_efficientnet", weights=tmp_path / "none.pth")
-    with pytest.raises(InputError, match=r"does not fit timm:test_vit: .*Missing key"):
+    with pytest.raises(
+        InputError, match=r"test_efficientnet\.pth does not fit: none of its \d+ tensors has a name of the model"
+    ):
         load_teacher("timm:test_vit", weights=timm_file)
     with pytest.raises(InputError, match="unknown precision 'fp8'"):
         load_teacher("timm:test_efficientnet", weights=timm_file, precision="fp8")
