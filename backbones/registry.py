@@ -72,9 +72,8 @@ def create_model(
             windows are scaled in proportion (7 at 224 px becomes 12 at 384), and the weights'
             attention biases are resized to them.
         features_only: Return a :class:`FeatureBackbone`: feature maps instead of logits.
-        out_indices: Maps to return with ``features_only``, or as in timm a number n for the last n
-            (-1 for the last one); default: all four stages of TinyViT, the
-            last block of DeiT.
+        out_indices: Maps to return with ``features_only``. Default: all four stages of TinyViT, the
+            last block of DeiT. One number n stands for the last n, -1 for the last one.
         **kwargs: Further arguments of the model class, for example ``drop_path_rate`` or
             ``window_sizes``.
 
