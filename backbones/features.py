@@ -19,7 +19,7 @@ class FeatureBackbone(nn.Module):
     Args:
         model: A model with timm's ``forward_intermediates`` and ``prune_intermediate_layers``.
         out_indices: Stages of TinyViT (0..3, strides 4, 8, 16, 32) or blocks of DeiT (0..11, all
-            stride 16); negative ones count from the end.
+            stride 16); negative ones count from the end. One positive number n: the last n.
 
     Attributes:
         feature_info: timm's ``FeatureInfo``: ``channels()``, ``reduction()``, ``module_name()``.
@@ -28,10 +28,12 @@ class FeatureBackbone(nn.Module):
         InputError: An index that the model does not have.
     """
 
-    def __init__(self, model: nn.Module, out_indices: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, out_indices: int | Sequence[int]) -> None:
         super().__init__()
         self.model: Any = model
         count = len(self.model.feature_info)
+        if isinstance(out_indices, int):
+            out_indices = range(count - out_indices, count) if out_indices > 0 else (out_indices,)
         if not out_indices:
             raise InputError(f"out_indices is empty; this backbone has maps 0 to {count - 1}")
         for index in out_indices:

@@ -37,6 +37,7 @@ _SHAPE_OF_TINY_VIT = (
     "mlp_ratio",
     "mbconv_expand_ratio",
     "local_conv_size",
+    "global_pool",
 )
 
 

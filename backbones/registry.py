@@ -49,7 +49,7 @@ def create_model(
     num_classes: int | None = None,
     img_size: int | None = None,
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Return a model, built by name.
@@ -72,8 +72,8 @@ def create_model(
             windows are scaled in proportion (7 at 224 px becomes 12 at 384), and the weights'
             attention biases are resized to them.
         features_only: Return a :class:`FeatureBackbone`: feature maps instead of logits.
-        out_indices: Maps to return with ``features_only``; default: all four stages of TinyViT, the
-            last block of DeiT.
+        out_indices: Maps to return with ``features_only``. Default: all four stages of TinyViT, the
+            last block of DeiT. One number n stands for the last n, -1 for the last one.
         **kwargs: Further arguments of the model class, for example ``drop_path_rate`` or
             ``window_sizes``.
 
@@ -147,8 +147,9 @@ def build_saved(saved: SavedModel, weights: Path | None = None, **options: Any) 
     options = {key: value for key, value in options.items() if value is not None}
     arguments = dict(saved.arguments)
     if saved.name in tiny_vit.VARIANTS:
-        if (pool := arguments.pop("global_pool", "avg")) != "avg":
-            raise InputError(f"the saved model pools by {pool!r}; {saved.name} pools by 'avg' only")
+        if (pool := arguments.get("global_pool", "avg")) not in tiny_vit.POOLS:
+            known = ", ".join(map(repr, tiny_vit.POOLS))
+            raise InputError(f"the saved model pools by {pool!r}; {saved.name} pools by one of {known}")
         # Windows follow the input's side only when a side is asked for here.
         arguments.setdefault("window_sizes", tiny_vit.VARIANTS[saved.name]["window_sizes"])
         if "img_size" in options:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -140,7 +140,9 @@ class ConvStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return _run_blocks(self.blocks, x, self.grad_checkpointing and self.training)
+        if not torch.jit.is_scripting() and self.grad_checkpointing and self.training:
+            return _recomputed(self.blocks, x)
+        return self.blocks(x)
 
 
 class Attention(nn.Module):
@@ -157,7 +159,8 @@ class Attention(nn.Module):
         window_size: Side s of the window, in tokens.
     """
 
-    attention_bias_idxs: Tensor
+    if TYPE_CHECKING:  # torch.jit.script does not understand it
+        attention_bias_idxs: Tensor
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__()
@@ -320,39 +323,69 @@ class TinyViTStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the stage."""
         x = self.downsample(x).permute(0, 2, 3, 1).contiguous()
-        x = _run_blocks(self.blocks, x, self.grad_checkpointing and self.training)
-        return _as_nchw(x)
+        if not torch.jit.is_scripting() and self.grad_checkpointing and self.training:
+            return _as_nchw(_recomputed(self.blocks, x))
+        return _as_nchw(self.blocks(x))
 
 
-def _run_blocks(blocks: nn.Sequential, x: Tensor, use_checkpoint: bool) -> Tensor:
+def _recomputed(blocks: nn.Sequential, x: Tensor) -> Tensor:
+    """Run blocks whose activations are computed again in the backward pass."""
     for block in blocks:
-        x = checkpoint(block, x, use_reentrant=False) if use_checkpoint else block(x)  # pyright: ignore[reportAssignmentType]
+        x = checkpoint(block, x, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
     return x
 
 
-class ClassifierHead(nn.Module):
-    """Mean over the map, LayerNorm, linear classifier (``nn.Identity`` for zero classes)."""
+#: How the head pools, by timm's names; without pooling it classifies every place of the map.
+POOLS = ("avg", "max", "avgmax", "")
 
-    def __init__(self, num_features: int, num_classes: int, drop_rate: float) -> None:
+
+class ClassifierHead(nn.Module):
+    """Pooling over the map, LayerNorm, linear classifier (``nn.Identity`` for zero classes).
+
+    Without pooling (``""``) the classifier is a 1x1 convolution, as in timm.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, drop_rate: float, global_pool: str = "avg") -> None:
         super().__init__()
         self.num_features = num_features
+        self.global_pool = _checked_pool(global_pool)
         self.norm = nn.LayerNorm(num_features)
         self.drop = nn.Dropout(drop_rate)
-        self.fc: nn.Module = _classifier(num_features, num_classes)
+        self.fc: nn.Module = _classifier(num_features, num_classes, global_pool)
 
-    def reset(self, num_classes: int) -> None:
+    def reset(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the linear classifier by a new one, on the same device and of the same dtype."""
-        self.fc = _classifier(self.num_features, num_classes).to(self.norm.weight.device, self.norm.weight.dtype)
+        self.global_pool = _checked_pool(self.global_pool if global_pool is None else global_pool)
+        new = _classifier(self.num_features, num_classes, self.global_pool)
+        self.fc = new.to(self.norm.weight.device, self.norm.weight.dtype)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, num_classes), or (B, C) with ``pre_logits``."""
-        x = self.drop(self.norm(x.mean((2, 3))))
+        """(B, C, H, W) -> (B, num_classes), or (B, C) with ``pre_logits``; without pooling (B, ...,
+        H, W).
+        """
+        if self.global_pool == "avg":
+            x = self.norm(x.mean((2, 3)))
+        elif self.global_pool == "max":
+            x = self.norm(x.amax((2, 3)))
+        elif self.global_pool == "avgmax":
+            x = self.norm(0.5 * (x.mean((2, 3)) + x.amax((2, 3))))
+        else:
+            x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.drop(x)
         return x if pre_logits else self.fc(x)
 
 
-def _classifier(num_features: int, num_classes: int) -> nn.Module:
+def _checked_pool(global_pool: str) -> str:
+    if global_pool not in POOLS:
+        raise ValueError(f"global_pool is {global_pool!r}; TinyViT pools by {', '.join(map(repr, POOLS))}")
+    return global_pool
+
+
+def _classifier(num_features: int, num_classes: int, global_pool: str = "avg") -> nn.Module:
     if not num_classes:
         return nn.Identity()
+    if not global_pool:
+        return nn.Conv2d(num_features, num_classes, 1)
     linear = nn.Linear(num_features, num_classes)
     trunc_normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
@@ -370,6 +403,7 @@ class TinyViT(nn.Module):
         num_heads: Attention heads of the four stages; the first is unused.
         window_sizes: Window sides of the four stages, in tokens; the first is unused.
         mlp_ratio: Hidden width of the perceptrons over their input width.
+        global_pool: How the head pools: ``avg``, ``max``, ``avgmax``, or ``""`` for not at all.
         drop_rate: Dropout before the classifier.
         proj_drop_rate: Dropout inside the perceptrons.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
@@ -377,8 +411,8 @@ class TinyViT(nn.Module):
         local_conv_size: Side of the depthwise convolution between attention and perceptron.
 
     Raises:
-        ValueError: The stage lists differ in length, or a width is not a multiple of its number of
-            heads.
+        ValueError: The stage lists differ in length, a width is not a multiple of its number of
+            heads, or ``global_pool`` is not known.
 
     Source: paper section 3.2 and figure 6; official ``models/tiny_vit.py``.
     """
@@ -397,6 +431,7 @@ class TinyViT(nn.Module):
         drop_path_rate: float = 0.0,
         mbconv_expand_ratio: float = 4.0,
         local_conv_size: int = 3,
+        global_pool: str = "avg",
     ) -> None:
         super().__init__()
         _check_stages(embed_dims, depths, num_heads, window_sizes)
@@ -433,8 +468,15 @@ class TinyViT(nn.Module):
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(embed_dims)
         ]
         self.num_features = self.head_hidden_size = embed_dims[-1]
-        self.head = ClassifierHead(embed_dims[-1], num_classes, drop_rate)
+        self.head = ClassifierHead(embed_dims[-1], num_classes, drop_rate, global_pool)
         self.apply(_init_linear)
+
+    __jit_unused_properties__: ClassVar[list[str]] = ["default_cfg", "global_pool"]
+
+    @property
+    def global_pool(self) -> str:
+        """Return how the head pools."""
+        return self.head.global_pool
 
     @property
     def default_cfg(self) -> dict[str, Any]:
@@ -503,7 +545,7 @@ class TinyViT(nn.Module):
             self.num_features = self.head_hidden_size = self.embed_dims[last]
         if prune_head or pruned:
             self.num_classes = 0
-            self.head = ClassifierHead(self.num_features, 0, 0.0)
+            self.head = ClassifierHead(self.num_features, 0, 0.0, self.global_pool)
             if pruned or prune_norm:
                 self.head.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         return take
@@ -514,12 +556,10 @@ class TinyViT(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a freshly initialised one with ``num_classes`` outputs (0:
-        none).
+        none), and the pooling, if it is given.
         """
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool is {global_pool!r}; TinyViT pools by 'avg'")
+        self.head.reset(num_classes, global_pool)
         self.num_classes = num_classes
-        self.head.reset(num_classes)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def train(
         if detector is not None:
             _load_into(runner, detector, weights, cfg)
         start, started = runner.iter, time.monotonic()
-        _train(runner)
+        with _unreadable_named():
+            runner.train()
         barrier()  # the first process of several writes the checkpoint
         seconds = time.monotonic() - started
     return {
@@ -144,10 +146,11 @@ def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:
             )
 
 
-def _train(runner: Any) -> None:
-    """Train; an unreadable training image stops the run, and the message names the file."""
+@contextlib.contextmanager
+def _unreadable_named() -> Iterator[None]:
+    """Turn the error of an image that cannot be read into one that names the file."""
     try:
-        runner.train()
+        yield
     except AssertionError as error:
         # mmcv's loader asserts, in a worker process whose traceback comes along as text.
         unreadable = re.findall(r"failed to load image: (.+)", str(error))
@@ -155,7 +158,7 @@ def _train(runner: Any) -> None:
             raise
         # The last one: the text may show the loader's source line first.
         raise InputError(
-            f"training image {unreadable[-1].strip()} cannot be read; repair it, or remove it from the annotations"
+            f"image {unreadable[-1].strip()} cannot be read; repair it, or remove it from the annotations"
         ) from error
 
 
@@ -176,8 +179,8 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
         where no object has that size.
 
     Raises:
-        InputError: A checkpoint that does not fit, a config without test data, or damaged
-            annotations.
+        InputError: A checkpoint that does not fit, a config without test data, damaged annotations,
+            or an image that cannot be read.
     """
     if cfg.get("test_cfg") is None:
         raise InputError("the config has no test data; give a --data-root with validation annotations")
@@ -195,7 +198,8 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("test",))
         load_detector(_unwrapped(runner), state, weights)
-        found = runner.test()
+        with _unreadable_named():
+            found = runner.test()
     return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
 
 

@@ -30,6 +30,7 @@ from ..backbones import state_sha256
 from .metadata import ModelCard, check_classes, check_form, check_place
 from .runtime import OnnxModel
 from .source import Source, SourceOptions, load_source
+from .tidy import tidy
 from .verify import VerifyReport, compare, default_sizes
 
 if TYPE_CHECKING:
@@ -285,40 +286,17 @@ def _reason(error: Exception) -> str:
 def _tidy(proto: Any, source: Source, dynamic_size: bool) -> None:
     """Remove from the graph whatever a runtime does not need.
 
-    Shapes of inner values are stale or formulas where sizes are free, and onnxruntime's quantiser
-    fails on them. The exporter also adds traces of our source code to every node.
+    The exporter adds traces of our source code to every node.
     """
     graph = proto.graph
-    del graph.value_info[:]
     del graph.metadata_props[:]
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         item.doc_string = ""
         del item.metadata_props[:]
-    _share_equal_weights(graph)
+    tidy(proto, free_size=dynamic_size)
     _name_dimensions(graph, source, dynamic_size)
     proto.producer_name, proto.producer_version = "tinyvit", importlib.metadata.version("tinyvit")
     proto.doc_string = f"{source.name}, {source.task}; see metadata_props"
-
-
-def _share_equal_weights(graph: Any) -> None:
-    """Keep one of several equal tensors: each block has a copy of the same attention index."""
-    kept: dict[bytes, str] = {}
-    renamed: dict[str, str] = {}
-    for tensor in list(graph.initializer):
-        content = tensor.__class__()
-        content.CopyFrom(tensor)
-        content.ClearField("name")
-        key = content.SerializeToString()
-        if len(key) < 1024:  # scalars and shapes: not worth reading
-            continue
-        if key in kept:
-            renamed[tensor.name] = kept[key]
-            graph.initializer.remove(tensor)
-        else:
-            kept[key] = tensor.name
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
 
 
 def _name_dimensions(graph: Any, source: Source, dynamic_size: bool) -> None:

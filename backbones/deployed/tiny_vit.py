@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinyvit.core.errors import InputError
+
 from .. import tiny_vit as source
 from .kernels import (
     Kernels,
@@ -55,7 +57,15 @@ def build_tiny_vit(module: source.TinyViT, device: torch.device, dtype: torch.dt
         device: Where the deployed form runs.
         dtype: The dtype of its weights and activations.
         kernels: The available fused operators.
+
+    Raises:
+        InputError: The head does not pool by the mean.
     """
+    if module.global_pool != "avg":
+        raise InputError(
+            f"the deployed form pools by 'avg', and this TinyViT by {module.global_pool!r}; use the module as it is "
+            "(--no-deploy)"
+        )
     make = _Maker(device, dtype, kernels)
     embed = module.patch_embed
     first, second = make.conv(embed.conv1, "gelu"), make.conv(embed.conv2)

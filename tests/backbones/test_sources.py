@@ -88,7 +88,7 @@ def test_wrong_requests(saved, name, options, message):
         ({"num_classes": "3"}, "num_classes is '3'; expected a JSON whole number"),
         ({"model_args": []}, "model_args is []; expected a JSON object"),
         ({"pretrained_cfg": {"input_size": 224}}, "input_size is 224; expected [channels, height, width]"),
-        ({"model_args": {"global_pool": "max"}}, "pools by 'max'; tiny_vit_5m_224 pools by 'avg' only"),
+        ({"model_args": {"global_pool": "cube"}}, "pools by 'cube'; tiny_vit_5m_224 pools by one of 'avg', 'max'"),
         ({"model_args": {}}, "is it the checkpoint of another variant?"),
     ],
 )

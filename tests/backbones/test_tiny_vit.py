@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from tinyvit.backbones import TinyViT, any_size, create_model
+from tinyvit.backbones import InputError, TinyViT, any_size, create_model, deploy
 from tinyvit.backbones.tiny_vit import VARIANTS, bias_indices
 
 SMALL = {
@@ -302,3 +302,39 @@ def test_fresh_blocks_start_as_the_official_ones():
         not value.any() for name, value in state.items() if name.endswith("conv3.bn.weight") and "stages.0" in name
     )
     assert all(not value.any() for name, value in state.items() if name.endswith("attention_biases"))
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", ""])
+def test_every_pooling_equals_timms(pool):
+    theirs = randomize(timm.create_model("tiny_vit_5m_224", num_classes=5, global_pool=pool, **SMALL)).eval()
+    ours = create_model("tiny_vit_5m_224", num_classes=5, global_pool=pool, **SMALL).eval()
+    ours.load_state_dict(theirs.state_dict())
+    image = torch.randn(2, 3, 97, 131)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image), atol=1e-5, rtol=1e-5)
+        for model in (theirs, ours):
+            model.reset_classifier(0, "" if pool else "max")
+        torch.testing.assert_close(ours(image), theirs(image), atol=1e-5, rtol=1e-5)
+    assert ours.global_pool == ("" if pool else "max")
+    with pytest.raises(ValueError, match="global_pool is 'cube'; TinyViT pools by 'avg', 'max', 'avgmax', ''"):
+        ours.reset_classifier(3, "cube")
+
+
+def test_the_deployed_form_refuses_other_poolings():
+    with pytest.raises(InputError, match="pools by 'avg', and this TinyViT by 'max'"):
+        deploy(create_model("tiny_vit_5m_224", global_pool="max", **SMALL).eval())
+
+
+def test_torch_jit_script_gives_the_same_outputs():
+    model = randomize(TinyViT(num_classes=5, **SMALL)).eval()
+    scripted = torch.jit.script(model)
+    for size in ((112, 112), (97, 131)):
+        image = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(scripted(image), model(image), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("out_indices", "channels"), [(-1, [64]), (2, [48, 64]), (4, [16, 32, 48, 64])])
+def test_one_number_as_out_indices(out_indices, channels):
+    maps = create_model("tiny_vit_5m_224", features_only=True, out_indices=out_indices, **SMALL).eval()
+    assert [x.shape[1] for x in maps(torch.zeros(1, 3, 64, 64))] == channels == maps.feature_info.channels()

@@ -386,6 +386,19 @@ def test_a_training_picture_that_cannot_be_read_is_named(make_coco, small_config
         train(cfg, tmp_path / "run", device="cpu")
 
 
+def test_a_test_picture_that_cannot_be_read_is_named(make_coco, small_config, tmp_path) -> None:
+    root = make_coco()
+    cfg = load_config(small_config, data_root=root, img_size=96)
+    set_schedule(cfg, max_iters=1)
+    run = train(cfg, tmp_path / "run", device="cpu")
+    damaged = sorted((root / "val2017").iterdir())[1]
+    whole = damaged.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"<html></html>"):
+        damaged.write_bytes(content)
+        with pytest.raises(InputError, match=rf"^image .*{damaged.name} cannot be read; repair it, or remove it"):
+            evaluate(cfg, run["checkpoint"], tmp_path / "test", device="cpu")
+
+
 def test_a_folder_without_validation_data_can_be_trained_on(make_coco, small_config, tmp_path) -> None:
     root = make_coco(val=0)
     cfg = load_config(small_config, data_root=root, img_size=96)

@@ -313,8 +313,8 @@ def check_baseline_strength(baseline: Mapping[str, Any], limit: float, relative:
         weakness = _weakness(times, starts, limit, every) if times else None
         if weakness is not None:
             raise InputError(
-                f"the baseline is too weak to judge {limit:.1%}: {label} has {weakness}; make another one with "
-                "tinyvit bench, with more --rounds or a --precision-target, or give a larger --fail-if-slower"
+                f"the baseline is too weak to judge {limit:.1%}: {label} has {weakness}; make another one with more "
+                "--rounds, give a larger --fail-if-slower, or take it as it is with --allow-undecided"
             )
 
 

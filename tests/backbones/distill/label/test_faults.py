@@ -113,7 +113,7 @@ def test_a_device_that_fails_ends_the_list_of_images(pictures, teacher, tmp_path
 
 
 def test_too_little_memory_to_decode_is_not_the_image(pictures, teacher, tmp_path, monkeypatch):
-    def none_left(data: bytes) -> None:
+    def none_left(data: bytes, rule: int) -> None:
         raise MemoryError
 
     monkeypatch.setattr("tinyvit.backbones.distill.label.pipeline.decode", none_left)
