@@ -44,7 +44,7 @@ def find_script(name: str) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a script with its arguments, and return the exit code of bad input."""
-    parser = argparse.ArgumentParser(prog="python -m tinyvit.mmdet", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tinyvit.mmdet", description="Run a script of MMDetection.")
     parser.add_argument("script", help="a file, or a packaged tool of MMDetection: train, test, ...")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the script")
     options = parser.parse_args(arguments)

@@ -6,6 +6,9 @@ its state. The unpickler is Python's in pure Python, with each instruction that 
 something replaced.
 """
 
+# The pure Python unpickler of the standard library has no types.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import pickle
@@ -61,7 +64,7 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
         seen: The names of all stand-ins.
     """
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     seen: ClassVar[dict[str, type]] = {}
 
     def find_class(self, module: str, name: str) -> Any:

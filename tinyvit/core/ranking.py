@@ -11,7 +11,7 @@ import numpy as np
 
 def finite_rows(logits: np.ndarray) -> np.ndarray:
     """Return which rows of ``(B, C)`` hold finite values only; ``(B,)`` bool."""
-    return np.isfinite(logits).all(axis=1)
+    return np.asarray(np.isfinite(logits).all(axis=1))
 
 
 def best_classes(logits: np.ndarray) -> np.ndarray:
