@@ -87,7 +87,8 @@ def drop_idle(proto: Any) -> None:
     kept = []
     for node in proto.graph.node:
         if _is_idle(node, values, shapes):
-            renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
+            source = str(node.input[0])
+            renamed[str(node.output[0])] = renamed.get(source, source)
         else:
             kept.append(node)
     _keep_nodes(proto.graph, kept)

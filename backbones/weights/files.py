@@ -204,9 +204,9 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # damaged archives raise many kinds
         raise InputError(
-            f"weights file {path} cannot be read: it is damaged (a cut zip archive); download or save it again"
+            f"weights file {path} cannot be read: it is a damaged zip archive; download or save it again"
         ) from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise InputError(

@@ -94,7 +94,7 @@ def join_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in tensors.items():
         before, found, after = name.rpartition(".attention.attention.query.")
         rest = [f"{before}.attention.attention.{part}.{after}" for part in ("key", "value")]
-        if found and all(one in tensors for one in rest):
+        if found and value.ndim and all(one in tensors and tensors[one].shape == value.shape for one in rest):
             joined[f"{before}.attention.attention.qkv.{after}"] = torch.cat([value, *(tensors[one] for one in rest)])
         elif not (re.search(r"\.attention\.attention\.(?:key|value)\.", name) and _query_of(name) in tensors):
             joined[name] = value

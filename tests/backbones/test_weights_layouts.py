@@ -348,11 +348,20 @@ def zipped() -> bytes:
     return file.getvalue()
 
 
+def badly_named() -> bytes:
+    """A zip whose directory marks a name as UTF-8, which it is not."""
+    central = b"PK\x01\x02\x14\x03\x14\x00\x00"
+    content = zipped()
+    assert central in content
+    return content.replace(b"notes", b"n\xfftes").replace(central + b"\x00", central + b"\x08")
+
+
 STARTS = {
     "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "run 'git lfs pull'"),
     "gzip": (gzip.compress(b"x"), "compressed with gzip"),
     "zip": (zipped(), r"zip archive without a PyTorch checkpoint \(it holds notes\.txt\)"),
     "cut zip": (zipped()[:40], "damaged"),
+    "zip with a name that is not text": (badly_named(), "damaged zip archive"),
     "html": (b"<!DOCTYPE html><html>", "is a web page"),
     "json": (b'{"architecture": "x"}', "JSON file"),
     "onnx": (onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []), producer_name="x").SerializeToString(),

@@ -358,12 +358,24 @@ def test_weights_load_and_give_the_same_logits(file: str, arrays: dict[str, np.n
     about = student_document(beside)
     wanted = arrays[f"logits {file}"]
     model = create_model(about["model"], num_classes=wanted.shape[1], **about["kwargs"]).eval()
-    report = load_weights(model, file)
+    # A checkpoint of an averaged run holds both weights; the recorded logits are the plain ones'.
+    key = "state_dict" if file.endswith(".pth") else None
+    report = load_weights(model, file, weights_key=key)
     assert (report.missing, report.resized) == ([], {})
-    built = create_model(about["model"], weights=file, **about["kwargs"]).eval()
+    built = create_model(about["model"], weights=file, weights_key=key, **about["kwargs"]).eval()
     with torch.inference_mode():
         for network in (model, built):
             np.testing.assert_allclose(network(torch.from_numpy(arrays["batch"])).numpy(), wanted, **CLOSE)
+
+
+def test_a_checkpoint_of_an_averaged_run_gives_the_average() -> None:
+    """The average at that iteration, as ``student.safetensors`` has it at the end."""
+    file = Path("runs/averaged/checkpoints/iter_00000004.pth")
+    about = student_document(Path("runs/averaged/student.safetensors"))
+    average = torch.load(file, weights_only=True)["average"]
+    wanted = {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")}
+    state = create_model(about["model"], weights=file, **about["kwargs"]).state_dict()
+    torch.testing.assert_close(state, wanted, rtol=0, atol=0)
 
 
 def test_a_students_file_is_enough_to_build_and_feed_it(run_cli: RunCli) -> None:

@@ -185,3 +185,17 @@ def test_what_goes_wrong_in_a_worker_is_reported(images: ImageFiles) -> None:
         extract_features(source.load(), images, images.keys, place=Processes(("cpu",)))
     with pytest.raises(InputError, match="not by the ranks of torchrun"):
         extract_features(source.load(), images, images.keys, place=Ranks(0, 2))
+
+
+@pytest.mark.parametrize(("pool", "width"), [("penultimate", 320), ("stages34", 480)])
+def test_a_backbone_without_a_head_is_probed(pool, width, tmp_path):
+    from safetensors.torch import save_file
+
+    from tinyvit.backbones import create_model
+
+    state = create_model("tiny_vit_5m_224").state_dict()
+    body = {name: value for name, value in state.items() if not name.startswith("head.")}
+    save_file(body, tmp_path / "w.safetensors")
+    options = {"size": 64, "pool": pool, "deployed": False}
+    found = load_feature_model("tiny_vit_5m_224", weights=tmp_path / "w.safetensors", **options)
+    assert found.module(torch.zeros(1, 3, 64, 64)).shape == (1, width)
