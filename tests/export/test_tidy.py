@@ -51,7 +51,10 @@ def test_deit_of_fixed_size_resizes_nothing_and_reads_one_shape(tmp_path: Path) 
     assert found["Shape"] == 1  # the batch, for the class token
 
 
-def test_files_pass_the_preparation_of_onnxruntimes_quantiser(classifier, features, tmp_path: Path) -> None:
+def test_files_pass_the_preparation_of_onnxruntimes_quantiser(
+    classifier, features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the preparation may leave a file in the current folder
     torch.manual_seed(0)
     model = create_model("deit_tiny_patch16_224", num_classes=5, depth=2).eval()
     export_onnx(Source.from_module(model, 64), tmp_path / "deit.onnx")
