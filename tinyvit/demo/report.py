@@ -7,7 +7,6 @@ a number in it is made from the numbers.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -222,7 +221,7 @@ def _machine(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _data_uri(jpeg: str | None) -> str:
     """Return an image that the page itself holds, from base64."""
-    return f"data:image/jpeg;base64,{base64.b64encode(base64.b64decode(jpeg)).decode()}" if jpeg else ""
+    return f"data:image/jpeg;base64,{jpeg}" if jpeg else ""
 
 
 def _percent(share: float) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tinyvit.core.console import counted
+
 from ...charts import (
     Axes,
     Point,
@@ -27,7 +29,7 @@ from ...charts import (
     stack,
 )
 from ...pages import render
-from ...statistics import CANNOT_TELL
+from ...statistics import CANNOT_TELL, quantile
 from ..results.metrics import COST, SPEED, Entry, Metric, format_rate, input_size
 from ..results.subjects import size_text
 from .accuracy import SOURCE, published_for
@@ -130,7 +132,7 @@ def _title(metrics: Metrics) -> str:
 
 def _lead(metrics: Metrics) -> str:
     machine = metrics["machine"]
-    rounds = _plural(max((len(entry["rounds"]) for entry in metrics["subjects"]), default=0), "round")
+    rounds = counted(max((len(entry["rounds"]) for entry in metrics["subjects"]), default=0), "round")
     return (
         f"{_work(metrics)}. Every subject ran in a process of its own, one at a time, in {rounds} of changing order, "
         f"on {machine['processor']} ({machine['usable_cpus']} of {machine['logical_cpus']} logical processors)."
@@ -163,7 +165,7 @@ def _work(metrics: Metrics) -> str:
         if len(values) == 1:
             parts.append(text(values[0]))
         elif len(values) <= 4:
-            parts.append(f"{_plural(2, key.replace('_', ' ').rstrip('s'))[2:]} {', '.join(map(str, values))}")
+            parts.append(f"{counted(2, key.replace('_', ' ').rstrip('s'))[2:]} {', '.join(map(str, values))}")
     sizes = sorted({size for size in map(input_size, metrics["subjects"]) if size})
     if sizes:
         parts.insert(0, f"{', '.join(map(size_text, sizes))} px")
@@ -520,7 +522,7 @@ def course(metrics: Metrics, names: Names) -> dict[str, Any]:
     series = []
     for entry in [entry for entry in _measured(metrics) if len(entry["rounds"]) > 1][:_TIMELINES]:
         whole, label = entry["latency_seconds"]["median"], entry["label"]
-        points = [(turn["index"] + 1, 100 * (_median(turn["samples"]) / whole - 1)) for turn in entry["rounds"]]
+        points = [(turn["index"] + 1, 100 * (quantile(turn["samples"], 0.5) / whole - 1)) for turn in entry["rounds"]]
         series.append(Series(str(names.number[label]), names.role[label], sorted(points), dots=False))
     chart = ""
     if series:
@@ -584,7 +586,7 @@ def _machine(metrics: Metrics, document: Mapping[str, Any]) -> list[tuple[str, s
     for peak in metrics["peaks"]:
         best, median = peak["gflops_best"], peak["gflops_median"]
         value = "not measured" if median is None else f"{median:,.0f} GFLOP/s median, {best:,.0f} best"
-        rows.append((f"peak {peak['precision']}, {_plural(peak['threads'], 'thread')}", value))
+        rows.append((f"peak {peak['precision']}, {counted(peak['threads'], 'thread')}", value))
     return rows
 
 
@@ -604,10 +606,6 @@ def _reading(metrics: Metrics) -> list[str]:
 # --- pieces -------------------------------------------------------------------
 
 
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def _measured(metrics: Metrics) -> list[Entry]:
     return [entry for entry in metrics["subjects"] if entry["latency_seconds"]]
 
@@ -618,20 +616,15 @@ def _group(entry: Entry) -> str:
     threads, batch = subject["threads"], f"batch {subject['batch_size']}"
     if subject["device"] != "cpu":
         return f"{subject['device']}, {batch}"
-    return f"{_plural(threads, 'thread')}, {batch}, {subject['allocator']} allocator"
+    return f"{counted(threads, 'thread')}, {batch}, {subject['allocator']} allocator"
 
 
 def _cell(subject: Entry) -> str:
     size = f", {size_text(subject['size'])} px" if subject["size"] else ""
     return (
-        f"{subject['engine']}, {subject['precision']}, {_plural(subject['threads'], 'thread')}, "
+        f"{subject['engine']}, {subject['precision']}, {counted(subject['threads'], 'thread')}, "
         f"batch {subject['batch_size']}{size}, {subject['allocator']} allocator, {subject['device']}"
     )
-
-
-def _median(samples: Sequence[float]) -> float:
-    ordered, half = sorted(samples), len(samples) // 2
-    return ordered[half] if len(samples) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _milliseconds(seconds: float) -> str:

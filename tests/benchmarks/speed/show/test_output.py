@@ -307,6 +307,22 @@ def test_bad_bench_options_are_one_sentence_before_anything_runs(
     assert list(tmp_path.iterdir()) == []
 
 
+def write_fast_baseline(path: Path, folder: Path, rounds: int, changed: bool = False) -> None:
+    """Write a baseline of one subject whose times are a hundredth of those in a result.
+
+    ``changed`` records another source file than the one that is measured.
+    """
+    fast = json.loads((folder / "result.json").read_text())
+    fast["metrics"]["subjects"] = fast["metrics"]["subjects"][:1]
+    entry = fast["metrics"]["subjects"][0]
+    samples = [sample / 100 for sample in entry["rounds"][0]["samples"]]
+    entry["rounds"] = [{**entry["rounds"][0], "index": index, "samples": samples} for index in range(rounds)]
+    if changed:
+        entry["facts"]["sha256"] = {"source": "0" * 64}
+    fast["metrics"]["comparisons"] = []
+    path.write_text(json.dumps(fast))
+
+
 def test_a_baseline_is_measured_again_and_held_against(
     folder: Path,
     tmp_path: Path,
@@ -316,13 +332,7 @@ def test_a_baseline_is_measured_again_and_held_against(
 ) -> None:
     """A baseline whose times are a hundredth of this machine's: whatever runs now is too slow."""
     monkeypatch.setenv("PYTHONPATH", str(folder))
-    fast = json.loads((folder / "result.json").read_text())
-    fast["metrics"]["subjects"] = fast["metrics"]["subjects"][:1]
-    entry = fast["metrics"]["subjects"][0]
-    samples = [sample / 100 for sample in entry["rounds"][0]["samples"]]
-    entry["rounds"] = [{**entry["rounds"][0], "index": index, "samples": samples} for index in range(6)]
-    fast["metrics"]["comparisons"] = []
-    (tmp_path / "fast.json").write_text(json.dumps(fast))
+    write_fast_baseline(tmp_path / "fast.json", folder, rounds=6)
     plan = ("--rounds", 6, "--min-time", 0, "--no-peak", "--work-dir", tmp_path / "work")
     assert exit_code("bench", "--baseline", tmp_path / "fast.json", *plan) == 1
     assert "1 of 1 subjects are slower than the baseline allows" in capsys.readouterr().err
@@ -353,14 +363,7 @@ def test_what_a_gate_cannot_tell_has_its_own_exit_code(
     exit_code: Callable[..., int],
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder))
-    weak = json.loads((folder / "result.json").read_text())
-    weak["metrics"]["subjects"] = weak["metrics"]["subjects"][:1]
-    entry = weak["metrics"]["subjects"][0]
-    samples = [sample / 100 for sample in entry["rounds"][0]["samples"]]
-    entry["rounds"] = [{**entry["rounds"][0], "index": index, "samples": samples} for index in range(kept)]
-    entry["facts"]["sha256"] = {"source": "0" * 64}
-    weak["metrics"]["comparisons"] = []
-    (tmp_path / "weak.json").write_text(json.dumps(weak))
+    write_fast_baseline(tmp_path / "weak.json", folder, rounds=kept, changed=True)
     plan = ("--rounds", 2, "--min-time", 0, "--no-peak", "--work-dir", tmp_path / "work")
     assert exit_code("bench", "--baseline", tmp_path / "weak.json", *plan, *more) == code
     said = capsys.readouterr()
