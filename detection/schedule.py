@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.schedules import describe_fitted, fit_warmup
 
 from .coco import count_boxes
 from .config import annotation_file, as_list, datasets_of
@@ -17,7 +18,7 @@ from .config import annotation_file, as_list, datasets_of
 
 def set_schedule(
     cfg: Config, *, epochs: int | None = None, max_iters: int | None = None, batch_size: int | None = None
-) -> None:
+) -> list[str]:
     """Fit the schedule of a config to a run of another length, in place.
 
     Milestones keep their place relative to the whole run. Warm-up takes at most a tenth of the run;
@@ -30,6 +31,9 @@ def set_schedule(
         epochs: Epochs of the run.
         max_iters: Iterations of the run instead.
         batch_size: Images per iteration and device.
+
+    Returns:
+        A sentence per warm-up that was shortened.
 
     Raises:
         InputError: Both lengths are given, or a value is below 1.
@@ -45,11 +49,11 @@ def set_schedule(
     if epochs or max_iters:
         _replace_loop(cfg, epochs or max_iters or 1, by_epoch=max_iters is None)
     new = _length(cfg)
-    for scheduler in as_list(cfg.get("param_scheduler")):
-        _fit_scheduler(scheduler, old, new)
+    notes = [_fit_scheduler(scheduler, old, new) for scheduler in as_list(cfg.get("param_scheduler"))]
     logger = (cfg.get("default_hooks") or {}).get("logger")
     if logger:
         logger["interval"] = max(1, min(logger.get("interval", 50), new.iterations // 10))
+    return [note for note in notes if note]
 
 
 @dataclass(frozen=True)
@@ -90,17 +94,13 @@ def _replace_loop(cfg: Config, length: int, by_epoch: bool) -> None:
         cfg.log_processor["by_epoch"] = by_epoch
 
 
-def _fit_scheduler(scheduler: Any, old: _Length, new: _Length) -> None:
-    """Limit a warm-up; scale other schedulers to the new length, in the unit of the new loop."""
+def _fit_scheduler(scheduler: Any, old: _Length, new: _Length) -> str | None:
+    """Limit a warm-up, and return a sentence if it became shorter; scale other schedulers to the
+    new length, in the unit of the new loop.
+    """
     counts_epochs = scheduler.get("by_epoch", True) and old.epochs is not None
     if scheduler["type"] == "LinearLR" and not counts_epochs:
-        scheduler["end"] = min(scheduler.get("end", new.iterations), max(1, new.iterations // 10))
-        if scheduler["end"] - scheduler.get("begin", 0) < 2:
-            # mmengine sets the first rate in one iteration and raises it in the next, so a warm-up
-            # of one iteration would keep its rate. The scheduler stays, because a resumed run finds
-            # states by position.
-            scheduler["start_factor"] = 1.0
-        return
+        return _fit_warmup(scheduler, new.iterations)
     keeps_epochs = counts_epochs and new.epochs is not None
     before = old.epochs if counts_epochs else old.iterations
     after = new.epochs if keeps_epochs else new.iterations
@@ -114,3 +114,17 @@ def _fit_scheduler(scheduler: Any, old: _Length, new: _Length) -> None:
     scheduler["by_epoch"] = keeps_epochs
     if not keeps_epochs:
         scheduler.pop("convert_to_iter_based", None)
+    return None
+
+
+def _fit_warmup(scheduler: Any, iterations: int) -> str | None:
+    asked = scheduler.get("end", iterations)
+    fitted = fit_warmup(asked, iterations)
+    scheduler["end"] = fitted or 1
+    warms_up = scheduler.get("start_factor") != 1.0
+    if fitted - scheduler.get("begin", 0) < 2:
+        # mmengine sets the first rate in one iteration and raises it in the next, so a warm-up of
+        # one iteration would keep its rate. The scheduler stays, because a resumed run finds states
+        # by position.
+        scheduler["start_factor"] = 1.0
+    return describe_fitted(asked, fitted, iterations) if warms_up and fitted < asked else None

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.schedules import describe_fitted, fit_warmup
 from tinyvit.detection import load_config, set_schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -26,7 +27,8 @@ def test_schedule_in_epochs_moves_milestones_and_caps_the_warm_up(make_coco) -> 
 
 def test_schedule_in_iterations_counts_in_iterations(make_coco) -> None:
     cfg = load_config(RETINANET, data_root=make_coco())
-    set_schedule(cfg, max_iters=60)
+    assert set_schedule(cfg, max_iters=60) == ["warm-up of 1000 iterations shortened to 6: the run has 60"]
+    assert set_schedule(cfg) == []  # once is enough
     assert cfg.train_cfg == {"type": "IterBasedTrainLoop", "max_iters": 60, "val_interval": 60}
     warm_up, steps = cfg.param_scheduler
     assert (steps.milestones, steps.end, steps.by_epoch) == ([40, 55], 60, False)
@@ -43,7 +45,8 @@ def test_the_full_rate_is_reached_however_short_the_run(make_coco, length: int, 
     from mmengine.optim import LinearLR
 
     cfg = load_config(RETINANET, data_root=make_coco())
-    set_schedule(cfg, max_iters=length)
+    notes = set_schedule(cfg, max_iters=length)
+    assert notes == [describe_fitted(1000, fit_warmup(1000, length), length)]
     settings = {key: value for key, value in cfg.param_scheduler[0].items() if key != "type"}
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = LinearLR(optimizer, **settings)

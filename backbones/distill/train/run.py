@@ -307,6 +307,8 @@ class _Run:
             f"{recipe.precision} on {rank.device}; seed {recipe.seed}"
         )
         say(f"rates    {_describe_rates(recipe, schedule)}")
+        if schedule.note:
+            say(f"         {schedule.note}")
 
     def _make_runner(
         self, student: nn.Module, groups: list[dict[str, Any]], hooks: list[Hook | dict], work_dir: Path

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.schedules import describe_fitted, fit_warmup
 
 from .recipe import Recipe
 
@@ -26,6 +27,7 @@ class Schedule:
         min_lr: Learning rate at the end, scaled with the batch.
         warmup_lr: Learning rate at the first iteration, scaled with the batch.
         whole_run: Whether the cosine runs from the first iteration.
+        note: A sentence about a warm-up that was shortened; empty where it was not.
     """
 
     images: int
@@ -36,28 +38,26 @@ class Schedule:
     min_lr: float
     warmup_lr: float
     whole_run: bool = False
+    note: str = ""
 
     @classmethod
     def of(cls, recipe: Recipe, images: int) -> Schedule:
         """Return the schedule of a recipe.
 
-        Batches continue across the ends of passes, so nothing is dropped.
+        Batches continue across the ends of passes, so nothing is dropped. A warm-up as long as the
+        training, or longer, is shortened by :func:`~tinyvit.core.schedules.fit_warmup`.
 
         Raises:
-            InputError: The warm-up is as long as the training, or a scaled rate is larger than
-                ``lr``.
+            InputError: A scaled rate is larger than ``lr``.
         """
         per_epoch = images / recipe.batch_size
         iterations = recipe.max_iters or math.ceil(float(recipe.epochs or 0) * per_epoch)
-        warmup, said = recipe.warmup_iters, f"warmup_iters is {recipe.warmup_iters}"
+        warmup, note = recipe.warmup_iters, ""
         if warmup is None:
             warmup = round((recipe.warmup_epochs or 0) * per_epoch)
-            said = f"warmup_epochs is {recipe.warmup_epochs}, which is {warmup} iterations"
         if warmup >= iterations:
-            raise InputError(
-                f"{said}, but training takes {iterations} iterations; set it lower, for example "
-                f"--cfg-options warmup_iters={iterations // 10}"
-            )
+            asked, warmup = warmup, fit_warmup(warmup, iterations)
+            note = describe_fitted(asked, warmup, iterations)
         lr, min_lr, warmup_lr = (recipe.effective(name) for name in ("lr", "min_lr", "warmup_lr"))
         for name, rate in (("min_lr", min_lr), ("warmup_lr", warmup_lr)):
             if rate > lr:
@@ -66,7 +66,7 @@ class Schedule:
                     f"lower, for example --cfg-options {name}={lr / 100:g}"
                 )
         whole = recipe.cosine == "whole_run"
-        return cls(images, iterations, warmup, iterations / per_epoch, lr, min_lr, warmup_lr, whole)
+        return cls(images, iterations, warmup, iterations / per_epoch, lr, min_lr, warmup_lr, whole, note)
 
     def rate(self, iteration: int) -> float:
         """Return the learning rate of an iteration, counted from 0.

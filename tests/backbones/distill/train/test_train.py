@@ -35,6 +35,7 @@ from tinyvit.backbones.distill.train import (
 )
 from tinyvit.backbones.distill.train.cache import ViewCache, make_cache
 from tinyvit.backbones.distill.train.datasets import StoredViews
+from tinyvit.backbones.distill.train.schedule import Schedule
 from tinyvit.core.errors import CheckFailedError, InputError, StoppedError
 from tinyvit.core.images.files import ImageFiles
 
@@ -556,12 +557,25 @@ def test_students_that_cannot_be_made_or_trained_are_refused(store, pictures, tm
     assert pretrain(single, tmp_path, show=False).iterations == 1
 
 
-def test_warmup_longer_than_the_run_is_refused(store, pictures, tmp_path):
-    with pytest.raises(InputError, match="warmup_iters is 12, but training takes 12"):
-        pretrain(recipe(store, pictures, warmup_iters=12), tmp_path, show=False)
-    short = recipe(store, pictures, warmup_iters=None, warmup_epochs=5)
-    with pytest.raises(InputError, match=r"warmup_epochs is 5, which is 14 iterations, .* warmup_iters=1"):
-        pretrain(short, tmp_path, show=False)
+@pytest.mark.parametrize(
+    ("keys", "warmup", "said"),
+    [
+        ({"warmup_iters": 12}, 0, "warm-up of 12 iterations left out: the run has 12"),
+        ({"warmup_iters": None, "warmup_epochs": 5}, 0, "warm-up of 14 iterations left out: the run has 12"),
+        ({"warmup_iters": 40, "max_iters": 40}, 4, "warm-up of 40 iterations shortened to 4: the run has 40"),
+        ({"warmup_iters": 39, "max_iters": 40}, 39, ""),
+    ],
+)
+def test_a_warm_up_longer_than_the_run_is_shortened(store, pictures, keys, warmup, said):
+    asked = recipe(store, pictures, **keys)
+    schedule = Schedule.of(asked, 23)
+    assert (schedule.warmup, schedule.note) == (warmup, said)
+    assert schedule.rate(warmup) == pytest.approx(asked.lr)
+
+
+def test_the_plan_says_that_the_warm_up_was_shortened(store, pictures, tmp_path, capsys):
+    pretrain(recipe(store, pictures, warmup_iters=12), tmp_path)
+    assert "warm-up of 12 iterations left out: the run has 12" in capsys.readouterr().err
 
 
 def test_shipped_configs_load_and_overrides_reach_into_them():
