@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinyvit.core.errors import unknown_name
+from tinyvit.core.detectors import unknown_model
 from tinyvit.core.files import write_text
 
 FACTS = Path(__file__).with_name("facts.json")
@@ -34,7 +34,7 @@ def read_facts(pattern: str = "*") -> list[dict[str, Any]]:
     facts = json.loads(FACTS.read_text(encoding="utf-8"))
     found = [fact for fact in facts if fnmatch.fnmatch(fact["name"], pattern)]
     if not found:
-        raise unknown_name("model", pattern, [fact["name"] for fact in facts])
+        raise unknown_model("model", pattern, [fact["name"] for fact in facts])
     return found
 
 

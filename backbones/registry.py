@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tinyvit.core.console import say
+from tinyvit.core.detectors import unknown_model
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, check_side
 
@@ -83,9 +84,11 @@ def create_model(
     if source := split_source(name):
         options = {"num_classes": num_classes, "img_size": img_size, "out_indices": out_indices, **kwargs}
         return _create_saved(*source, pretrained, weights, options | {"features_only": features_only or None})
-    name, _, tag = name.partition(".")
+    asked, (name, _, tag) = name, name.partition(".")
+    if name not in PRETRAINED_TAGS:
+        raise unknown_model("model", asked, PRETRAINED_TAGS)
     pretrained = tag or pretrained
-    _check_request(name, pretrained, weights, img_size, features_only, out_indices)
+    _check_request(pretrained, weights, img_size, features_only, out_indices)
     if pretrained:
         tag = _check_tag(name, pretrained)
         weights = fetch_pretrained(name, tag)
@@ -110,11 +113,7 @@ def create_model(
     return model
 
 
-def _check_request(
-    name: str, pretrained: Any, weights: Any, img_size: int | None, features_only: bool, out_indices: Any
-) -> None:
-    if name not in PRETRAINED_TAGS:
-        raise unknown_name("model", name, PRETRAINED_TAGS)
+def _check_request(pretrained: Any, weights: Any, img_size: int | None, features_only: bool, out_indices: Any) -> None:
     if pretrained and weights:
         raise InputError("give either pretrained or weights, not both")
     if out_indices is not None and not features_only:
@@ -284,7 +283,7 @@ def create_timm_model(name: str, img_size: int | tuple[int, int] | None = None, 
     import timm
 
     if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models())
+        raise unknown_model("timm model", name, timm.list_models())
     state = torch.get_rng_state()
     sized: dict[str, Any] = options if img_size is None else options | {"img_size": img_size}
     try:

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from tinyvit.core.detectors import unknown_model
 from tinyvit.core.errors import InputError, check_weights_file, unknown_name
 from tinyvit.core.images.preprocess import check_side
 
@@ -151,9 +152,9 @@ def _check_name(name: str) -> None:
         import timm
 
         if not timm.is_model(name.removeprefix("timm:")):
-            raise unknown_name("timm model", name.removeprefix("timm:"), timm.list_models())
+            raise unknown_model("timm model", name.removeprefix("timm:"), timm.list_models())
     elif name.partition(".")[0] not in list_models():
-        raise unknown_name("model", name.partition(".")[0], [*list_models(), *PACKAGED])
+        raise unknown_model("model", name, [*list_models(), *PACKAGED])
 
 
 def brings_weights(name: str) -> bool:

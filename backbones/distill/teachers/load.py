@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tinyvit.core.errors import InputError, check_weights_file, unknown_name
+from tinyvit.core.detectors import unknown_model
+from tinyvit.core.errors import InputError, check_weights_file
 from tinyvit.core.plugins import is_function_spec
 
 from .base import Classifier, Teacher, TeacherCard, describe
@@ -126,7 +127,7 @@ def _named(spec: TeacherSettings) -> Classifier:
     ours, short = list_models(), spec.name.removeprefix("timm:")
     is_ours = spec.name.split(".")[0] in ours
     if not is_ours and not timm.is_model(short):
-        raise unknown_name("model", spec.name, [*ours, *PACKAGED, *timm.list_models()])
+        raise unknown_model("model", spec.name, [*ours, *PACKAGED, *timm.list_models()])
     weights = check_weights_file(_needed_weights(spec))
     return our_classifier(spec, weights) if is_ours else timm_classifier(spec, weights)
 

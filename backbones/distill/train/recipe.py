@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
+from tinyvit.core.detectors import unknown_model
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE
 from tinyvit.core.values import check_fields
@@ -411,5 +412,5 @@ def find_config(config: str | Path) -> Path:
         return shipped
     names = [entry.stem for entry in CONFIGS.glob("*.py") if not entry.stem.startswith("_")]
     if str(path) == path.name and path.suffix != ".py":
-        raise unknown_name("config", str(path), names)
+        raise unknown_model("config", str(path), names)
     raise InputError(f"config file {path} does not exist; shipped configs: {', '.join(sorted(names))}")
