@@ -12,11 +12,14 @@ from typing import Any, Literal
 
 from mmengine.config import Config
 
-from tinyvit.core.errors import InputError, unknown_name
+from tinyvit.core.detectors import PACKAGED, packaged_configs, shipped_configs
+from tinyvit.core.errors import InputError, require, unknown_name
 
 from .coco import BoxCounts, CocoSplit, check_same_classes, count_boxes, find_split, missing_split, write_subset
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
+#: How a config of one's own names a shipped one as its ``_base_``.
+OWN = "tinyvit::"
 
 #: mmdet's metric, which :class:`tinyvit.detection.metrics.CocoMetric` extends.
 _PLAIN_METRICS = ("CocoMetric", "mmdet.CocoMetric")
@@ -33,7 +36,7 @@ _RESIZES = ("Resize", "RandomResize", "FixScaleResize")
 
 def list_configs() -> list[str]:
     """Return the names of the shipped configs, without their common parts (``_base_*.py``)."""
-    return sorted(path.stem for path in CONFIG_FOLDER.glob("[!_]*.py"))
+    return sorted(shipped_configs())
 
 
 def load_config(
@@ -55,7 +58,8 @@ def load_config(
     ``classes_from="config"`` the config's dataset type must agree, too.
 
     Args:
-        config: A config file, or the name of a shipped one (:func:`list_configs`).
+        config: A config file, the name of a shipped one (:func:`list_configs`), or of one that
+            MMDetection packages (``mmdet::FOLDER/NAME``).
         data_root: A COCO-layout folder (see :func:`tinyvit.detection.coco.find_split`). ``None``:
             the config's.
         overrides: Dotted keys and values, put into the config last:
@@ -107,15 +111,42 @@ def load_config(
 
 
 def _find_config(config: str | Path) -> Path:
-    path = Path(config)
+    path, name = Path(config), str(config).removesuffix(".py").removeprefix(OWN)
     if path.is_file():
         return path
-    shipped = CONFIG_FOLDER / f"{path.name.removesuffix('.py')}.py"
-    if path.parent == Path() and shipped.is_file():
-        return shipped
+    known = packaged_configs() if name.startswith(PACKAGED) else shipped_configs()
+    own = CONFIG_FOLDER / f"{name}.py"  # also the parts that configs share
+    if name in known or (own.is_file() and own.parent == CONFIG_FOLDER):
+        return known.get(name, own)
+    if name.startswith(PACKAGED):
+        if not known:
+            require("mmdet", "detection")
+        raise unknown_name("config", name, known)
+    theirs = [full for full in packaged_configs() if full.rpartition("/")[2] == path.name.removesuffix(".py")]
+    if theirs:
+        raise InputError(f"config {config} is one of MMDetection's; write {' or '.join(theirs)}")
     if path.parent != Path():
         raise InputError(f"config file {path} does not exist; shipped configs: {', '.join(list_configs())}")
-    raise unknown_name("config", str(config), list_configs())
+    raise unknown_name("config", str(config), known)
+
+
+def _find_base(cfg_path: str, filename: str) -> tuple[str, str | None]:
+    """Return the file of a config's ``_base_`` and its scope; ``tinyvit::NAME`` is a shipped
+    one.
+    """
+    name = cfg_path.removesuffix(".py").removeprefix(OWN)
+    if not cfg_path.startswith(OWN):
+        return _their_find_base(cfg_path, filename)
+    path = CONFIG_FOLDER / f"{name}.py"
+    if not path.is_file():
+        known = [f"{OWN}{one}" for one in list_configs()]
+        raise InputError(f"the _base_ of config {filename}: {unknown_name('config', cfg_path, known)}")
+    return str(path), None
+
+
+# mmengine finds the bases of installed OpenMMLab packages alone.
+_their_find_base = Config._get_cfg_path
+Config._get_cfg_path = staticmethod(_find_base)
 
 
 def _read_config(path: Path) -> Config:
@@ -133,6 +164,8 @@ def _read_shipped(path: Path) -> Config:
 def _read_file(path: Path) -> Config:
     try:
         cfg = Config.fromfile(str(path))
+    except InputError:
+        raise
     except Exception as error:  # a config is a Python program: it can raise anything
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"config {path} cannot be read: {type(error).__name__}: {reason}") from error

@@ -201,7 +201,8 @@ def predict(
 
     Returns:
         The document of ``predictions.json``: ``classes``, ``score_threshold``, ``deployed`` (the
-        deployed backbone's report), ``images`` (each ``file``, ``width``, ``height``, ``picture``,
+        deployed backbone's report), ``highest_score`` (of all detections, also below the threshold;
+        ``None`` without any), ``images`` (each ``file``, ``width``, ``height``, ``picture``,
         ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
 
     Raises:
@@ -220,20 +221,24 @@ def predict(
         "classes": list(predictor.classes),
         "score_threshold": score_threshold,
         "deployed": predictor.deployed,
+        "highest_score": None,
         "images": [],
         "unreadable": {},
     }
-    for number, file in enumerate(track(files, "Detecting")):
+    for number, file in enumerate(track(files, "detect", unit="images")):
         try:
             image = decode(read_file(file))
         except Exception as error:  # Pillow raises many kinds on damaged files
             document["unreadable"][str(file)] = f"{type(error).__name__}: {error}"
             continue
         try:
-            detections = [found for found in predictor(np.asarray(image)) if found["score"] >= score_threshold]
+            everything = predictor(np.asarray(image))
         except InputError as error:
             document["unreadable"][str(file)] = str(error)
             continue
+        detections = [found for found in everything if found["score"] >= score_threshold]
+        scores = [found["score"] for found in everything[:1]] + [document["highest_score"] or 0.0]
+        document["highest_score"] = max(scores) or None
         picture = work_dir / "pictures" / f"{number:05d}-{file.stem}.jpg"
         draw_detections(image, detections).save(picture, quality=92)
         entry = {"file": str(file), "width": image.width, "height": image.height, "picture": str(picture)}

@@ -7,6 +7,8 @@ from typing import Any
 
 from mmdet.evaluation.metrics import CocoMetric as _CocoMetric
 
+from tinyvit.core.console import counted, say
+
 from .registry import METRICS
 
 #: mmdet's name of each number -> its name here. mmdet names recall by 100, 300 and 1000 proposals,
@@ -69,6 +71,11 @@ class CocoMetric(_CocoMetric):
         for metric in self.metrics:
             if metric in ("bbox", "segm"):
                 empty = f"{metric}_mAP" not in found
+                if empty:
+                    say(
+                        f"nothing was detected in {counted(len(results), 'image')}, so the numbers of {metric} are 0; "
+                        "this is usual in the first epochs of a training"
+                    )
                 for theirs, ours in _NAMES.items():
                     value = self._of_nothing(ours) if empty else found.pop(f"{metric}_{theirs}")
                     renamed[f"{metric}_{ours}"] = value

@@ -7,13 +7,14 @@ import copy
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import barrier
+from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from tinyvit.core.results import make_work_dir
 
 from ..backbones import read_checkpoint
 from .coco import BoxCounts, check_same_classes
-from .config import check_annotations, config_classes, count_training_boxes
+from .config import as_list, check_annotations, config_classes, count_training_boxes
 from .randomness import check_seed, seed_workers
 from .runtime import (
     QuietRunner,
@@ -34,6 +35,7 @@ from .runtime import (
     read_detector,
     set_launcher,
 )
+from .show.progress import Progress, highest_rate, plan_lines
 
 _OWN_HOOKS = ({"type": "tinyvit.SeedByPositionHook"}, {"type": "tinyvit.StopOnBadLossHook"})
 
@@ -46,8 +48,12 @@ def train(
     resume: bool = False,
     seed: int | None = None,
     device: str | None = None,
+    workers: int | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train the detector of a config; write checkpoints and logs into ``work_dir``.
+
+    Plan, progress and validations are printed on standard error; mmengine's log is a file.
 
     Args:
         cfg: A config of :func:`tinyvit.detection.load_config`; it is not changed.
@@ -59,11 +65,17 @@ def train(
         seed: Seed of all random numbers. ``None``: the seed of the resumed run, else the config's
             ``randomness``, else 0.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
+        workers: Processes that load images; ``None``: the config's number, at most what the machine
+            spares.
+        notes: Sentences of :func:`tinyvit.detection.set_schedule`, for the printed plan.
 
     Returns:
         A dictionary of these entries:
 
         - ``checkpoint``: path of the last checkpoint;
+        - ``best``: ``checkpoint``, ``metric`` and ``value`` of the best one on the validation data;
+          ``None`` without a validation;
+        - ``log``: path of mmengine's log;
         - ``init``: origin of the weights;
         - ``iterations``, ``seconds``, ``seed``, ``lr`` and ``batch_size``, as used;
         - ``losses``: ``first`` and ``last``, the mean total loss of the first and of the last tenth
@@ -90,35 +102,58 @@ def train(
     # The config of an earlier training has these hooks already.
     hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook not in _OWN_HOOKS]
     cfg.custom_hooks = [*hooks, *_OWN_HOOKS]
+    _keep_best(cfg)
+    boxes = sum(found.boxes for found in counts.values())
     with on_device(device):
-        runner = _make_runner(cfg, work_dir, ("train", "val"))
+        runner = _make_runner(cfg, work_dir, ("train", "val"), workers)
         _tell_unusable(counts)
-        if init == "random":
-            print_log("the backbone starts from random weights; give trained ones with --weights FILE", "current")
         if detector is not None:
             _load_into(runner, detector, weights, cfg)
+        progress = Progress(get_rank() == 0, lambda runner: plan_lines(runner, init, boxes, notes))
+        runner.register_hook(progress)
         start, started = runner.iter, time.monotonic()
-        with _unreadable_named():
+        with _input_named(), runner.prints_in_log(), progress.running():
             runner.train()
         barrier()  # the first process of several writes the checkpoint
         seconds = time.monotonic() - started
     return {
         "checkpoint": (work_dir / "last_checkpoint").read_text().strip(),
+        "best": _best(runner),
+        "log": runner.logger.log_file,
         "init": init,
         "iterations": runner.iter,
         "seconds": round(seconds, 1),
         "seed": runner.seed,
-        # The rate after scaling to the batch size, before any schedule; the highest where layers
-        # differ. Without a schedule there is no initial rate.
-        "lr": max(group.get("initial_lr", group["lr"]) for group in runner.optim_wrapper.optimizer.param_groups),
+        "lr": highest_rate(runner),
         "batch_size": cfg.train_dataloader.batch_size,
         "boxes": {
-            "total": sum(found.boxes for found in counts.values()),
+            "total": boxes,
             "unusable": sum(found.unusable for found in counts.values()),
         },
         "losses": _loss_summary(runner, runner.iter - start),
         "metrics": _last_metrics(runner),
     }
+
+
+def _keep_best(cfg: Config) -> None:
+    """Keep the checkpoint of the best average precision, unless the config says what is best."""
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint")
+    evaluator = next(iter(as_list(cfg.get("val_evaluator"))), {})
+    if hook and "save_best" not in hook and cfg.get("val_cfg") and evaluator.get("type") == "tinyvit.CocoMetric":
+        metric = next(iter(as_list(evaluator.get("metric", "bbox"))))
+        if metric in ("bbox", "segm") and not evaluator.get("format_only") and "prefix" not in evaluator:
+            hook.update(save_best=f"coco/{metric}_mAP", rule="greater")
+
+
+def _best(runner: Any) -> dict[str, Any] | None:
+    """Return the best checkpoint of a run, as mmengine's hook recorded it."""
+    found: Mapping[str, Any] = runner.message_hub.runtime_info
+    path = found.get("best_ckpt")
+    hook = (runner.cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if path is None or not isinstance(hook.get("save_best"), str):
+        return None
+    metric = hook["save_best"].removeprefix("coco/")
+    return {"checkpoint": str(path), "metric": metric, "value": float(found["best_score"])}
 
 
 def _set_seed(cfg: Config, seed: int | None, checkpoint: str | None) -> None:
@@ -147,10 +182,17 @@ def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:
 
 
 @contextlib.contextmanager
-def _unreadable_named() -> Iterator[None]:
-    """Turn the error of an image that cannot be read into one that names the file."""
+def _input_named() -> Iterator[None]:
+    """Turn errors of an image that cannot be read, or of weights that cannot be downloaded, into
+    input errors.
+    """
     try:
         yield
+    except URLError as error:
+        raise InputError(
+            f"weights that the config names cannot be downloaded ({error.reason}); give the file with --weights, or "
+            "start without them: --cfg-options model.backbone.init_cfg=None"
+        ) from error
     except AssertionError as error:
         # mmcv's loader asserts, in a worker process whose traceback comes along as text.
         unreadable = re.findall(r"failed to load image: (.+)", str(error))
@@ -198,12 +240,14 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("test",))
         load_detector(_unwrapped(runner), state, weights)
-        with _unreadable_named():
+        progress = Progress(get_rank() == 0)
+        runner.register_hook(progress)
+        with _input_named(), runner.prints_in_log(), progress.running():
             found = runner.test()
     return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
 
 
-def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
+def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...], workers: int | None = None) -> Any:
     """Return the runner with its model and data built; a setting that cannot be built is an input
     error.
     """
@@ -216,13 +260,14 @@ def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...]) -> Any:
     cfg.experiment_name = f"{work_dir.name}-{time.time_ns()}"
     if cfg.get("visualizer"):
         cfg.visualizer["name"] = cfg.experiment_name
-    fit_to_machine(cfg, get_device())
+    fit_to_machine(cfg, get_device(), workers)
     set_launcher(cfg, get_device())
     try:
-        runner = QuietRunner.from_cfg(cfg)
-        for loop in loops:
-            if cfg.get(f"{loop}_cfg"):
-                getattr(runner, f"{loop}_loop")
+        runner: Any = QuietRunner.from_cfg(cfg)
+        with runner.prints_in_log():
+            for loop in loops:
+                if cfg.get(f"{loop}_cfg"):
+                    getattr(runner, f"{loop}_loop")
     except TinyVitError:
         raise
     except Exception as error:  # mmengine, mmdet and the user's own modules raise all kinds
@@ -239,6 +284,7 @@ def _place_weights(cfg: Config, weights: str | Path | None) -> tuple[dict[str, T
     checkpoint = read_checkpoint(weights)
     state = checkpoint.get("state_dict", checkpoint)
     if is_detector(state):
+        backbone.pop("init_cfg", None)  # would be downloaded, and then replaced
         return read_detector(weights)[0], f"detector {weights}"
     if not str(backbone.get("type", "")).startswith("tinyvit."):
         raise InputError(

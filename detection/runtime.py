@@ -27,15 +27,7 @@ from tinyvit.core.machine import available_cpus
 from ..backbones import check_values, read_checkpoint
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
-
-#: Messages of mmengine that come once per parameter or fill pages; the log file has them.
-_LOG_NOISE = (
-    "paramwise_options --",
-    "is skipped since its requires_grad",
-    "System environment:",
-    "Config:\n",
-    "Hooks will be executed in the following order",
-)
+from .show.progress import Warnings
 
 
 def import_mmdet() -> None:
@@ -80,21 +72,21 @@ def on_device(device: str | None) -> Iterator[None]:
         utils.DEVICE = before
 
 
-class _NoiseFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not any(noise in record.getMessage() for noise in _LOG_NOISE)
-
-
 class QuietRunner(Runner):
-    """mmengine's Runner with its longest messages in the log file alone, not on the console."""
+    """mmengine's Runner with its log, and what libraries print, in the log file alone; warnings
+    also appear on standard error.
+    """
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Return the logger of this run."""
         logger = super().build_logger(*args, **kwargs)
-        for handler in logger.handlers:
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-                handler.addFilter(_NoiseFilter())
+        files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        logger.handlers = [*files, *([Warnings()] if self._rank == 0 else [])]
         return logger
+
+    def prints_in_log(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which standard output goes into the log."""
+        return contextlib.redirect_stdout(_LogStream(self.logger))  # pyright: ignore[reportArgumentType]
 
     def dump_config(self) -> None:
         """Write the config into the work directory; an evaluation there keeps the config of the
@@ -105,8 +97,24 @@ class QuietRunner(Runner):
             super().dump_config()
 
 
-def fit_to_machine(cfg: Config, device: str) -> None:
-    """Limit the number of data-loading processes to the machine's spare processors, in place.
+class _LogStream(io.TextIOBase):
+    """A stream whose lines become entries of a log."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger, self._begun = logger, ""
+
+    def write(self, text: str) -> int:
+        """Log the lines that this text completes."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self.logger.info(line)
+        return len(text)
+
+
+def fit_to_machine(cfg: Config, device: str, workers: int | None = None) -> None:
+    """Limit the number of data-loading processes to the machine's spare processors, in place;
+    ``workers`` is a number instead.
 
     On the CPU the model itself uses the processors. Where processes are spawned, not forked, a
     worker does not import this package first. Without mmcv's compiled operators it could then not
@@ -119,7 +127,7 @@ def fit_to_machine(cfg: Config, device: str) -> None:
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(name)
         if loader:
-            loader["num_workers"] = min(loader.get("num_workers", 0), spare)
+            loader["num_workers"] = min(loader.get("num_workers", 0), spare) if workers is None else workers
             if not loader["num_workers"]:
                 loader["persistent_workers"] = False
     if not forks and cfg.get("env_cfg"):

@@ -1,5 +1,8 @@
 """Progress: lines elsewhere than on a terminal, and what they say."""
 
+import io
+import sys
+
 import pytest
 
 from tinyvit.core import console
@@ -35,6 +38,40 @@ def test_nothing_is_printed_between_lines_or_when_silent(capsys):
     with RateBar("silent", 2, "rows", show=False) as bar:
         bar.advance(2)
     assert capsys.readouterr().err == ""
+
+
+def test_a_pause_does_not_count(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with RateBar("train", 4, "iterations") as bar:
+        bar.resume()  # nothing was paused
+        now[0] = 10.0
+        bar.advance(1)
+        bar.pause()
+        now[0] = 1000.0
+        bar.resume()
+        now[0] = 1010.0
+        bar.advance(1)
+    assert capsys.readouterr().err.splitlines()[-1] == "train: 2/4 iterations, 0.1 iterations/s, 0:00:20 left"
+
+
+def test_bars_on_a_terminal_are_shown_one_at_a_time(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with RateBar("train", 4, "iterations") as bar:
+        bar.advance(1)
+        bar.pause()
+        with RateBar("validate", 2, "images") as inner:
+            inner.advance(1)
+        bar.resume()
+        bar.advance(1)
+    text = terminal.getvalue()
+    assert text.index("1/4 iterations") < text.index("1/2 images") < text.rindex("2/4 iterations")
 
 
 def test_words_for_numbers():

@@ -110,3 +110,18 @@ def coco_metrics() -> list[str]:
     """
     precision = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"]
     return [*precision, "AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100"]
+
+
+@pytest.fixture
+def small_config(tmp_path, shrink) -> Path:
+    """A user's config file: the shipped RetinaNet, written out, with a small model."""
+    from tinyvit.detection import load_config
+
+    cfg = load_config("retinanet_tiny_vit_5m_fpn_1x_coco")
+    shrink(cfg)
+    cfg.randomness = {"seed": 0}
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)  # a process takes seconds to leave
+    path = tmp_path / "small.py"
+    cfg.dump(str(path))
+    return path

@@ -5,12 +5,15 @@ sentence.
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 
 from tinyvit.backbones import InputError
+from tinyvit.core.detectors import packaged_configs
 from tinyvit.core.options import parse_setting
 from tinyvit.detection import list_configs, load_config
 from tinyvit.detection.coco import (
@@ -232,6 +235,50 @@ def test_unknown_and_broken_configs(tmp_path) -> None:
     (tmp_path / "other.py").write_text("learning_rate = 1\n")
     with pytest.raises(InputError, match="has no 'model'"):
         load_config(tmp_path / "other.py")
+
+
+def test_configs_of_mmdetection_have_names() -> None:
+    name = "mmdet::retinanet/retinanet_r50_fpn_1x_coco"
+    assert name in packaged_configs()
+    assert not [one for one in packaged_configs() if "_base_" in one]
+    for spelt in (name, f"{name}.py"):
+        assert load_config(spelt).model.backbone.depth == 50
+    for text, message in (
+        ("mmdet::retinanet/retinanet_r51_fpn_1x_coco", "unknown config .*; did you mean mmdet::retinanet/retinanet_"),
+        ("retinanet_r50_fpn_1x_coco", "is one of MMDetection's; write mmdet::retinanet/retinanet_r50_fpn_1x_coco"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_config(text)
+
+
+def test_a_config_of_ones_own_inherits_from_a_shipped_one(tmp_path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(f"_base_ = 'tinyvit::{RETINANET}.py'\nmodel = dict(backbone=dict(drop_path_rate=0.0))\n")
+    base = load_config(f"tinyvit::{RETINANET}")
+    assert base.model == load_config(RETINANET).model
+    base.model.backbone.drop_path_rate = 0.0
+    assert load_config(own).model == base.model
+    own.write_text("_base_ = ['tinyvit::retinanet_tiny_vit_6m.py']\n")
+    with pytest.raises(InputError, match=r"_base_ of config .*own.py: .* did you mean tinyvit::retinanet_tiny_vit_5m"):
+        load_config(own)
+    own.write_text("_base_ = '../a.py'\n")
+    with pytest.raises(InputError, match=r"config .*own.py cannot be read"):
+        load_config(own)
+
+
+def test_the_snippets_of_the_guide_are_configs(tmp_path) -> None:
+    import_mmdet()
+    from mmdet.registry import MODELS
+
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "detect.md").read_text(encoding="utf-8")
+    section = guide.split("## Your own config", 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)
+    assert len(blocks) == 2
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"own{number}.py"
+        path.write_text(textwrap.dedent(block))
+        cfg = load_config(path, overrides={"model.backbone.weights": None})
+        assert MODELS.build(cfg.model).backbone.out_indices == (1, 2, 3)
 
 
 def test_what_the_shipped_configs_share_is_no_config() -> None:

@@ -28,19 +28,6 @@ CONFIG_FOLDER = Path(__file__).parents[2] / "detection" / "configs"
 
 
 @pytest.fixture
-def small_config(tmp_path, shrink) -> Path:
-    """A user's config file: the shipped RetinaNet, written out, with a small model."""
-    cfg = load_config(RETINANET)
-    shrink(cfg)
-    cfg.randomness = {"seed": 0}
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.update(num_workers=0, persistent_workers=False)  # a process takes seconds to leave
-    path = tmp_path / "small.py"
-    cfg.dump(str(path))
-    return path
-
-
-@pytest.fixture
 def learned(make_coco, small_config, tmp_path) -> dict:
     """A detector that was trained until it knows its eight images."""
     torch.manual_seed(0)
@@ -287,6 +274,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
     root = make_coco()
     torch.save(create_model("tiny_vit_21m_224", num_classes=2).state_dict(), tmp_path / "other.pth")
     torch.save({"state_dict": {"backbone.a": torch.zeros(1), "neck.a": torch.zeros(1)}}, tmp_path / "half.pth")
+    init = "model.neck.init_cfg"
     flip = "train_dataloader.dataset.pipeline.3.prob"
     cases = [
         (("train", "no_such_config", "--data-root", root), "unknown config 'no_such_config'"),
@@ -308,6 +296,20 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
         (
             ("predict", small_config, root / "val2017", "--weights", tmp_path / "half.pth", "--score", "nan"),
             "--score is nan; it must be from 0 to 1",
+        ),
+        (("train", small_config, "--data-root", root, "--amp"), "--amp needs a CUDA device; leave it out on the CPU"),
+        (("train", small_config, "--data-root", root, "--lr", "nan"), "--lr is nan; it must be a positive number"),
+        (("train", small_config, "--data-root", root, "--workers", -1), "--workers is -1; it must be 0 or more"),
+        (
+            (
+                "train",
+                small_config,
+                "--data-root",
+                root,
+                "--cfg-options",
+                f"{init}={{'type': 'Pretrained', 'checkpoint': 'https://weights.invalid/a.pth'}}",
+            ),
+            "weights that the config names cannot be downloaded",
         ),
         (("train", small_config, "--data-root", root, "--seed", -1), "--seed is -1; it must be a whole number from 0"),
         (

@@ -108,6 +108,7 @@ COMMANDS = [
     "detect train",
     "detect test",
     "detect predict",
+    "detect configs",
     "probe linear",
     "bench run",
     "bench compare",

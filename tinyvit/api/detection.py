@@ -33,6 +33,9 @@ def detect_train(
     classes_from: Literal["data", "config"] = "data",
     resume: bool = False,
     seed: int | None = None,
+    lr: float | None = None,
+    amp: bool = False,
+    workers: int | None = None,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
     work_dir: str | Path | None = None,
     device: str = "auto",
@@ -53,6 +56,7 @@ def detect_train(
     if resume and work_dir is None:
         raise InputError("--resume needs --work-dir, the folder of the run to resume")
     folder, where = _work_folder("detect-train", work_dir), _prepared(device)
+    options = _training_options(lr, amp, workers, where)
     from tinyvit.detection import apply_overrides, load_config, set_schedule, train
 
     overrides = parse_settings(cfg_options, "--cfg-options")
@@ -65,11 +69,12 @@ def detect_train(
         limit_images=(limit_images, folder) if limit_images is not None else None,
         eval_on_train=eval_on_train,
     )
+    notes: list[str] = []
     if cfg.get("train_cfg"):
-        set_schedule(cfg, epochs=epochs, max_iters=max_iters, batch_size=batch_size)
+        notes = set_schedule(cfg, epochs=epochs, max_iters=max_iters, batch_size=batch_size)
         # Once more: --cfg-options take precedence over what the schedule derives.
-        apply_overrides(cfg, overrides)
-    found = train(cfg, folder, weights=weights, resume=resume, seed=seed, device=where)
+        apply_overrides(cfg, options | overrides)
+    found = train(cfg, folder, weights=weights, resume=resume, seed=seed, device=where, workers=workers, notes=notes)
     return {**found, "work_dir": str(folder)}
 
 
@@ -169,6 +174,18 @@ def _prepared(device: str) -> str:
     if where == "cpu":
         tune_allocator()
     return where
+
+
+def _training_options(lr: float | None, amp: bool, workers: int | None, device: str) -> dict[str, Any]:
+    """Return the keys of a config that the options set, after checking the options."""
+    if lr is not None and not 0 < lr < float("inf"):
+        raise InputError(f"--lr is {lr:g}; it must be a positive number")
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers is {workers}; it must be 0 or more")
+    if amp and device == "cpu":
+        raise InputError("--amp needs a CUDA device; leave it out on the CPU")
+    options: dict[str, Any] = {} if lr is None else {"optim_wrapper.optimizer.lr": lr}
+    return options | ({"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"} if amp else {})
 
 
 def _known_origin(classes_from: str) -> Any:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from tinyvit.core.console import counted
+
 from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, hint, print_json
-from ._help import OUTPUT
+from ._help import MACHINE, OUTPUT
 
 group = typer.Typer(no_args_is_help=True, help="Train, test and use detectors on COCO-layout data.")
+#: Lines of images that predict prints; predictions.json has all.
+_SHOWN_IMAGES = 20
 
 DATA, DETECTOR, SCHEDULE = "Data", "Detector", "Schedule"
-ConfigArgument = Annotated[str, typer.Argument(help="A config file, or the name of a shipped config.")]
+ConfigArgument = Annotated[str, typer.Argument(help="A config file, or a name of `tinyvit detect configs`.")]
 MoreArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[K=V]...", help="Further --cfg-options, as in '--cfg-options a=1 b=2'.")
 ]
@@ -70,6 +75,7 @@ WeightsOption = Annotated[Path, typer.Option("--weights", help="The detector's c
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this room to the front door."""
+    group.command("configs")(configs)
     app.add_typer(group, name="detect")
 
 
@@ -101,6 +107,14 @@ def train(
             rich_help_panel=SCHEDULE,
         ),
     ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            help="Learning rate, which the shipped configs scale from 16 images per iteration. [default: the config's]",
+            rich_help_panel=SCHEDULE,
+        ),
+    ] = None,
     img_size: SizeOption = None,
     limit_images: LimitOption = None,
     eval_on_train: OnTrainOption = False,
@@ -119,6 +133,17 @@ def train(
     ] = None,
     cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
+    amp: Annotated[
+        bool, typer.Option("--amp", help="Train in mixed precision; needs CUDA.", rich_help_panel=MACHINE)
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Processes that load images. [default: the config's, as far as the machine spares them]",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -149,11 +174,17 @@ def train(
             classes_from=classes_from,
             resume=resume,
             seed=seed,
+            lr=lr,
+            amp=amp,
+            workers=workers,
             cfg_options=[*(cfg_options or []), *(more or [])],
             work_dir=work_dir,
             device=device,
         )
-    _finish("detect train", arguments, found, f"tinyvit detect predict {config} IMAGE --weights {found['checkpoint']}")
+    best = (found["best"] or found)["checkpoint"]
+    _finish(
+        "detect train", arguments, found, _trained(found), f"tinyvit detect predict {config} IMAGE --weights {best}"
+    )
 
 
 @group.command()
@@ -194,7 +225,8 @@ def test(
             work_dir=work_dir,
             device=device,
         )
-    _finish("detect test", arguments, found, f"tinyvit detect predict {config} IMAGE --weights {weights}")
+    lines = [f"{name:24} {_number(value)}" for name, value in found.items() if isinstance(value, float)]
+    _finish("detect test", arguments, found, lines, f"tinyvit detect predict {config} IMAGE --weights {weights}")
 
 
 @group.command()
@@ -245,7 +277,7 @@ def predict(
         **{key: found[key] for key in ("deployed", "img_size", "img_size_from", "work_dir")},
     }
     next_step = f"tinyvit detect test {config} --data-root DIR --weights {weights}"
-    _finish("detect predict", arguments, metrics, next_step)
+    _finish("detect predict", arguments, metrics, _predicted(found, score), next_step)
     require_all_read(found["unreadable"], len(found["images"]) + len(found["unreadable"]))
 
 
@@ -256,8 +288,47 @@ def _logs_on_stderr(as_json: bool) -> contextlib.AbstractContextManager[Any]:
     return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
 
 
-def _finish(command: str, arguments: dict[str, Any], found: dict[str, Any], next_step: str) -> None:
-    """Write ``result.json`` into ``found["work_dir"]`` and print the result."""
+def _trained(found: dict[str, Any]) -> list[str]:
+    """Return the lines about a training."""
+    first, last = (f"{found['losses'][name]:.4f}" for name in ("first", "last"))
+    lines = [f"loss {first} -> {last} in {found['iterations']} iterations, {found['seconds']:.0f} s"]
+    lines += [f"{name:24} {_number(value)}" for name, value in found["metrics"].items()]
+    lines.append(f"checkpoint: {found['checkpoint']}")
+    if best := found["best"]:
+        lines.append(f"best: {best['checkpoint']} ({best['metric']} {best['value']:.4f})")
+    return [*lines, f"log: {found['log']}"]
+
+
+def _predicted(found: dict[str, Any], score: float) -> list[str]:
+    """Return a line per image, then what was found in all."""
+    images = found["images"]
+    lines = [f"{image['file']}: {_named(image['detections'])}" for image in images[:_SHOWN_IMAGES]]
+    if len(images) > _SHOWN_IMAGES:
+        lines.append(f"... and {len(images) - _SHOWN_IMAGES} more in predictions.json")
+    total, folder = sum(len(image["detections"]) for image in images), Path(found["work_dir"])
+    lines.append(f"{counted(total, 'detection')} in {counted(len(images), 'image')}, score {score:g} or higher")
+    highest = found["highest_score"]
+    if not total and highest is not None:
+        lines.append(f"nothing reaches --score {score:g}; the highest score is {highest:.3f}, so try a lower --score")
+    elif not total:
+        lines.append("the detector finds nothing at any score; it may need a longer training")
+    return [*lines, f"annotated images: {folder / 'pictures'}", f"predictions: {folder / 'predictions.json'}"]
+
+
+def _named(detections: list[dict[str, Any]]) -> str:
+    """Return the detections of an image by class: ``3 car, 1 person (best 0.93)``."""
+    if not detections:
+        return "nothing"
+    counts = Counter(found["category"] for found in detections)
+    return f"{', '.join(f'{count} {name}' for name, count in counts.items())} (best {detections[0]['score']:.2f})"
+
+
+def _number(value: float) -> str:
+    return "no object of this size" if value == -1 else f"{value:.4f}"
+
+
+def _finish(command: str, arguments: dict[str, Any], found: dict[str, Any], lines: list[str], next_step: str) -> None:
+    """Write ``result.json`` into ``found["work_dir"]`` and print the lines of the result."""
     from tinyvit.core.results import write_result
     from tinyvit.detection import mmcv_ops_in_use
 
@@ -269,15 +340,33 @@ def _finish(command: str, arguments: dict[str, Any], found: dict[str, Any], next
     if arguments["as_json"]:
         print_json(document)
         return
-    _print_rows(metrics)
-    _print_rows({"result": folder / "result.json"})
+    for line in (*lines, f"result: {folder / 'result.json'}"):
+        typer.echo(line)
     hint(next_step)
 
 
-def _print_rows(values: dict[str, Any], start: str = "") -> None:
-    """Print one line per value; those of a dict go below its name."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            _print_rows(value, f"{start}{name}.")
-        else:
-            typer.echo(f"{start + name:24} {value:.4g}" if isinstance(value, float) else f"{start + name:24} {value}")
+def configs(
+    word: Annotated[
+        str | None, typer.Argument(help="List every config with this in its name, MMDetection's too.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the names that CONFIG takes: the shipped configs, and those that MMDetection packages.
+
+    Examples:
+        tinyvit detect configs
+        tinyvit detect configs faster-rcnn
+    """
+    from tinyvit.core.detectors import PACKAGED, packaged_configs, shipped_configs
+    from tinyvit.core.errors import InputError
+
+    shipped, packaged = sorted(shipped_configs()), list(packaged_configs())
+    names = shipped if word is None else [name for name in (*shipped, *packaged) if word in name]
+    if not names:
+        raise InputError(f"no config has {word!r} in its name; 'tinyvit detect configs {PACKAGED}' lists all")
+    if as_json:
+        print_json({"configs": names})
+        return
+    typer.echo("\n".join(names))
+    if word is None and packaged:
+        hint(f"tinyvit detect configs {PACKAGED}  ({len(packaged)} configs of MMDetection)")

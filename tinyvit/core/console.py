@@ -47,6 +47,7 @@ class RateBar:
 
     def __enter__(self) -> RateBar:
         self._start = self._last_line = time.monotonic()
+        self._paused: float | None = None
         if self.show and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
@@ -62,6 +63,21 @@ class RateBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def pause(self) -> None:
+        """Make room for another bar; the time until :meth:`resume` does not count."""
+        self._paused = time.monotonic()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def resume(self) -> None:
+        """Show the bar again; nothing happens where it was not paused."""
+        if self._paused is None:
+            return
+        self._start += time.monotonic() - self._paused
+        self._paused = None
+        if self._bar is not None:
+            self._bar.start()
 
     def advance(self, units: int, note: str = "") -> None:
         """Count units as done; ``note`` is shown behind the rate."""

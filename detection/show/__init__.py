@@ -1,0 +1,1 @@
+"""Reports of a run: what is printed while it goes."""
