@@ -31,8 +31,8 @@ from .runtime import import_mmdet, load_detector, read_detector
 class LoadImage(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` with the decoder of :mod:`tinyvit.core.images.decode`.
 
-    It takes the same arguments. ``img`` is BGR, uint8, (height, width, 3). ``color_type`` and
-    ``imdecode_backend`` have no effect.
+    It takes the same arguments. ``img`` is BGR, uint8, (height, width, 3). ``imdecode_backend`` has
+    no effect. mmcv decodes where ``color_type`` is another than ``color``.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
@@ -42,6 +42,8 @@ class LoadImage(LoadImageFromFile):
             OSError: The file is missing.
             AssertionError: It is damaged; the text is that of mmcv's loader.
         """
+        if self.color_type != "color":
+            return super().transform(results)
         path = results["img_path"]
         try:
             pixels = self._pixels(path)

@@ -5,6 +5,9 @@
 
 MMDetection imports mmcv's operators before it reads a config. Where mmcv has no compiled operators
 a plain ``python tools/test.py`` therefore fails, and a config's ``custom_imports`` come too late.
+
+Pipelines decode images by the rule of all commands: the name ``LoadImageFromFile`` stands for
+:class:`tinyvit.detection.inference.LoadImage` in these scripts.
 """
 
 from __future__ import annotations
@@ -42,6 +45,15 @@ def find_script(name: str) -> Path:
     return path
 
 
+def _prepare() -> None:
+    """Provide mmcv's operators, the backbones and our decoder, before the script imports mmdet."""
+    from mmengine.registry import TRANSFORMS
+
+    from .detection.inference import LoadImage
+
+    TRANSFORMS.register_module("LoadImageFromFile", force=True, module=LoadImage)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a script with its arguments, and return the exit code of bad input."""
     parser = argparse.ArgumentParser(prog="python -m tinyvit.mmdet", description="Run a script of MMDetection.")
@@ -50,8 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         path = find_script(options.script)
-        import tinyvit.detection  # noqa: F401  (provides mmcv's operators, registers the backbones)
-
+        _prepare()
         sys.argv = [str(path), *options.arguments]
         sys.path.insert(0, str(path.parent))
         runpy.run_path(str(path), run_name="__main__")

@@ -72,6 +72,14 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     assert np.unique(found["img"]).tolist() == [0x40]
 
 
+def test_another_colour_type_is_left_to_mmcv(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    found = LoadImage(color_type="grayscale").transform({"img_path": str(tmp_path / "x.png")})
+    assert found is not None
+    assert found["img"].shape == (4, 6)
+
+
 def test_what_cannot_be_read_is_told_as_mmcv_tells_it(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_text("no image")
     with pytest.raises(AssertionError, match=r"failed to load image: .*x\.jpg"):
