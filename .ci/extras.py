@@ -56,7 +56,7 @@ class Command(NamedTuple):
 
 DRAW = (
     "from pathlib import Path; from tinyvit.demo.drawn import draw; "
-    "counts = {'pool': 8, 'probe-train': 12, 'detect-train': 2, 'detect-test': 2}; "
+    "counts = {'pool': 8, 'probe-train': 40, 'detect-train': 2, 'detect-test': 2}; "
     "draw(Path('drawn'), seed=0, counts=counts)"
 )
 TEACHER = "import timm\ndef teacher():\n    return timm.create_model('tiny_vit_5m_224', num_classes=10)\n"

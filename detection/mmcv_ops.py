@@ -378,6 +378,43 @@ def _class_weight(weight: Tensor, target: Tensor, kind: str) -> Tensor:
     return weight[target][:, None]
 
 
+def masked_im2col_forward(
+    im: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    col: Tensor,
+    *,
+    kernel_h: int,
+    kernel_w: int,
+    pad_h: int,
+    pad_w: int,
+) -> None:
+    """Gather the patches that a masked convolution of stride 1 reads.
+
+    Args:
+        im: (1, C, H, W).
+        mask_h_idx: Rows of the M output positions, (M,).
+        mask_w_idx: Their columns, (M,).
+        col: Output (C * kernel_h * kernel_w, M).
+        kernel_h: Height of a patch.
+        kernel_w: Width of a patch.
+        pad_h: Zeros above and below the map.
+        pad_w: Zeros left and right of the map.
+    """
+    patches = F.unfold(im, (kernel_h, kernel_w), padding=(pad_h, pad_w))[0]
+    width = im.shape[3] + 2 * pad_w - kernel_w + 1
+    col.copy_(patches[:, mask_h_idx * width + mask_w_idx])
+
+
+def masked_col2im_forward(
+    col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, *, height: int, width: int, channels: int
+) -> None:
+    """Write the outputs (channels, M) of a masked convolution to their positions in ``im``
+    (1, channels, height, width).
+    """
+    im[0, :, mask_h_idx, mask_w_idx] = col
+
+
 def get_compiler_version() -> str:
     """Return the text that mmcv reports as its compiler."""
     import torchvision
@@ -402,6 +439,8 @@ OPERATORS = (
     sigmoid_focal_loss_backward,
     softmax_focal_loss_forward,
     softmax_focal_loss_backward,
+    masked_im2col_forward,
+    masked_col2im_forward,
     get_compiler_version,
     get_compiling_cuda_version,
 )

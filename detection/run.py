@@ -7,6 +7,7 @@ import copy
 import logging
 import re
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,8 @@ def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:
 
 @contextlib.contextmanager
 def _input_named() -> Iterator[None]:
-    """Turn errors of an image that cannot be read, or of weights that cannot be downloaded, into
-    input errors.
+    """Turn errors of an image that cannot be read, of weights that cannot be downloaded, and of an
+    operator's assertion into input errors.
     """
     try:
         yield
@@ -194,6 +195,12 @@ def _input_named() -> Iterator[None]:
             "start without them: --cfg-options model.backbone.init_cfg=None"
         ) from error
     except AssertionError as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        if Path(place.filename).parts[-3:-1] == ("mmcv", "ops"):
+            raise InputError(
+                f"mmcv's operator {Path(place.filename).stem} rejects its input, because `{place.line}` fails; "
+                "where that is a batch of several images, set batch_size=1 in the dataloader"
+            ) from error
         # mmcv's loader asserts, in a worker process whose traceback comes along as text.
         unreadable = re.findall(r"failed to load image: (.+)", str(error))
         if not unreadable:

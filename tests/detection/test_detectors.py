@@ -262,6 +262,11 @@ def narrow_dyhead(model: Any) -> None:
     model.bbox_head.update(in_channels=32, feat_channels=32, num_classes=CLASSES)
 
 
+def narrow_guided_anchoring(model: Any) -> None:
+    model.neck.update(in_channels=list(WIDTHS[1:]), start_level=0, out_channels=32)
+    model.bbox_head.update(in_channels=32, feat_channels=32, num_classes=CLASSES)
+
+
 @pytest.mark.parametrize("is_deployed", [False, True])
 @pytest.mark.parametrize(
     ("name", "stages", "neck"),
@@ -269,6 +274,8 @@ def narrow_dyhead(model: Any) -> None:
         # Its head views maps as rows, which needs contiguous ones.
         ("centernet/centernet_r18_8xb16-crop512-140e_coco.py", (3,), narrow_centernet),
         ("dyhead/atss_r50_fpn_dyhead_1x_coco.py", (1, 2, 3), narrow_dyhead),
+        # Masked convolutions when predicting, and deformable ones.
+        ("guided_anchoring/ga-retinanet_r50_fpn_1x_coco.py", (1, 2, 3), narrow_guided_anchoring),
     ],
 )
 def test_heads_that_asked_more_than_resnet_gave_predict(

@@ -293,3 +293,12 @@ def test_softmax_focal_loss_leaves_out_negative_targets() -> None:
     assert logits.grad is not None
     assert not logits.grad[1].any()
     assert logits.grad[0].any()
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 3), (1, 1)), ((1, 1), (0, 0)), ((3, 5), (1, 2))])
+def test_masked_convolution_is_a_convolution_at_the_masked_positions(device, kernel, padding) -> None:
+    conv = mmcv_ops.MaskedConv2d(4, 6, kernel, padding=padding).to(device)
+    image, mask = torch.randn(1, 4, 7, 9, device=device), torch.rand(1, 7, 9, device=device) > 0.6
+    with torch.no_grad():
+        torch.testing.assert_close(conv(image, mask), conv(image) * mask, rtol=1e-5, atol=1e-5)
+        assert not conv(image, torch.zeros_like(mask)).any()

@@ -482,3 +482,19 @@ def test_predict_on_real_photographs(test_data, tmp_path) -> None:
     first = document["images"][0]["detections"][0]
     assert first["category"] in document["classes"]
     assert first["segmentation"]["size"] == [document["images"][0]["height"], document["images"][0]["width"]]
+
+
+def test_an_operator_that_asserts_is_named_with_its_condition() -> None:
+    from tinyvit.detection.run import _input_named
+
+    ops = pytest.importorskip("mmcv.ops")
+    conv = ops.MaskedConv2d(2, 3, 3)
+    with (
+        pytest.raises(
+            InputError, match=r"operator masked_conv rejects .*features\.size\(0\) == 1` fails.*batch_size=1"
+        ),
+        _input_named(),
+    ):
+        conv(torch.zeros(2, 2, 5, 5), torch.ones(1, 5, 5))
+    with pytest.raises(AssertionError, match="mine"), _input_named():
+        raise AssertionError("mine")
