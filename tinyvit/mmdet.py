@@ -49,7 +49,7 @@ def _prepare() -> None:
     """Provide mmcv's operators, the backbones and our decoder, before the script imports mmdet."""
     from mmengine.registry import TRANSFORMS
 
-    from .detection.inference import LoadImage
+    from tinyvit.detection.inference import LoadImage
 
     TRANSFORMS.register_module("LoadImageFromFile", force=True, module=LoadImage)
 

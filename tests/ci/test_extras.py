@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import sys
 import sysconfig
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import distributions
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -26,30 +26,18 @@ def extras() -> ModuleType:
     return module
 
 
-class Package(Distribution):
-    """A package of these requirements, without files."""
-
-    def __init__(self, *requires: str) -> None:
-        self.lines = requires
-
-    @property
-    def requires(self) -> list[str]:
-        return list(self.lines)
-
-    def read_text(self, filename: str) -> str | None:
-        return None
-
-    def locate_file(self, path: object) -> Path:
-        raise FileNotFoundError(path)
+def package(*requires: str) -> SimpleNamespace:
+    """Return a package as far as its requirements go."""
+    return SimpleNamespace(requires=list(requires))
 
 
 def test_requirements_are_followed_with_extras_and_markers(extras: ModuleType) -> None:
     installed = {
-        "a": Package("B_c", "d; python_version < '3'", "e; extra == 'x'", "f[y]; extra == 'z'"),
-        "b-c": Package("a[x]"),
-        "e": Package(),
-        "f": Package("g; extra == 'y'"),
-        "g": Package(),
+        "a": package("B_c", "d; python_version < '3'", "e; extra == 'x'", "f[y]; extra == 'z'"),
+        "b-c": package("a[x]"),
+        "e": package(),
+        "f": package("g; extra == 'y'"),
+        "g": package(),
     }
     assert extras.closure([("b-c", frozenset())], installed) == {"a", "b-c", "e"}
     assert extras.closure([("a", frozenset({"z"}))], installed) == {"a", "b-c", "e", "f", "g"}
