@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,16 +23,11 @@ LEAST_ROUNDS = 6
 FASTER, SLOWER, CANNOT_TELL = "faster", "slower", "cannot tell"
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A 95 % interval, ``low <= high``, in the unit of the measured values."""
 
     low: float
     high: float
-
-    def to_list(self) -> list[float]:
-        """Return ``[low, high]``."""
-        return [self.low, self.high]
 
 
 def quantile(samples: Sequence[float] | np.ndarray, share: float) -> float:
@@ -169,10 +164,6 @@ class Ratio:
     interval: Interval
     rounds: int
     verdict: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return ``value``, ``interval`` and ``verdict`` as plain JSON values."""
-        return {"value": self.value, "interval": self.interval.to_list(), "verdict": self.verdict}
 
 
 def paired_ratio(

@@ -14,6 +14,7 @@ from typing import Any
 
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.images.preprocess import Preprocess
+from tinyvit.core.results import plain
 
 FORMAT_VERSION = 1
 
@@ -96,11 +97,7 @@ class ModelCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON values."""
-        document = {item.name: getattr(self, item.name) for item in fields(self)}
-        document["preprocess"] = self.preprocess.to_dict()
-        document["outputs"] = [vars(output) for output in self.outputs]
-        document["classes"] = list(self.classes)
-        return document
+        return plain(self)
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], origin: str) -> ModelCard:

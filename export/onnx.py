@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tinyvit.core.errors import CheckFailedError, InputError, require
 from tinyvit.core.files import file_sha256, replacing
 from tinyvit.core.images.preprocess import Preprocess
+from tinyvit.core.results import plain
 
 from ..backbones import state_sha256
 from .metadata import ModelCard, check_classes, check_form, check_place
@@ -71,15 +72,7 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
-        return {
-            "path": str(self.path),
-            "sha256": self.sha256,
-            "size_bytes": self.size_bytes,
-            "nodes": self.nodes,
-            "seconds": round(self.seconds, 2),
-            "card": self.card.to_dict(),
-            "check": self.check.to_dict() if self.check else None,
-        }
+        return {**plain(self), "check": self.check.to_dict() if self.check else None}
 
 
 def export_onnx(

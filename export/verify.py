@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tinyvit.core.errors import CheckFailedError, InputError
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import check_side
 from tinyvit.core.ranking import top1_agreement
+from tinyvit.core.results import plain
 
 from .metadata import ModelCard
 from .runtime import OnnxModel
@@ -117,14 +118,7 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
-        return {
-            "holds": not self.problems,
-            "max_abs_diff": self.max_abs_diff,
-            "tolerance": self.tolerance,
-            "min_cosine": self.min_cosine,
-            "pictures": self.pictures,
-            "comparisons": [asdict(comparison) for comparison in self.comparisons],
-        }
+        return {"holds": not self.problems, "max_abs_diff": self.max_abs_diff, **plain(self)}
 
 
 def default_sizes(native: Size) -> list[Size]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.results import plain
 
 from ..features import FeatureBackbone
 from .steps import Network
@@ -67,15 +68,7 @@ class DeployReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "model": self.model,
-            "dtype": self.dtype,
-            "device": self.device,
-            "steps": dict(self.steps),
-            "probes": [{**probe.__dict__, "input_shape": list(probe.input_shape)} for probe in self.probes],
-            "difference": self.difference,
-            "tolerance": self.tolerance,
-        }
+        return {**plain(self), "difference": self.difference}
 
     def __str__(self) -> str:
         done = [name for name, state in self.steps.items() if state == "in"]

@@ -41,6 +41,7 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.files import folder_bytes, write_json
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import environment
+from tinyvit.core.results import plain
 
 from ...backbones import count_parameters, create_model, create_timm_model
 from ...backbones.distill.augment import ViewSampler
@@ -216,7 +217,7 @@ def _ratios(seconds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, A
     for one, other in pairs:
         entry = {}
         for what in ("step", "compute"):
-            entry[what] = paired_ratio(_times(seconds[one], what), _times(seconds[other], what)).to_dict()
+            entry[what] = plain(paired_ratio(_times(seconds[one], what), _times(seconds[other], what)))
         found[f"{one} / {other}"] = entry
     return found
 

@@ -31,6 +31,7 @@ from tinyvit.core.images.decode import decode, is_plain
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import Preprocess
 from tinyvit.core.machine import environment
+from tinyvit.core.results import plain
 
 from ..scripts import run_script
 from ..statistics import paired_ratio
@@ -132,7 +133,7 @@ def measure(files: list[bytes], step: Step, rounds: int) -> dict[str, Any]:
                 seconds[way].append((time.perf_counter() - began) / len(files))
     others = [way for way in WAYS if way != RULE_WAY]
     return {
-        "time_ratio": {way: paired_ratio(seconds[way], seconds[RULE_WAY]).to_dict() for way in others},
+        "time_ratio": {way: plain(paired_ratio(seconds[way], seconds[RULE_WAY])) for way in others},
         "pixels": {way: compare(files, way, step) for way in others},
         "seconds": seconds,
     }

@@ -130,7 +130,7 @@ def measure(bench: Bench, rounds: int) -> dict[str, Any]:
     ratio = paired_ratio(seconds["bare"], seconds["label"])
     rows = len(bench.views)
     return {
-        "share_of_bare_rate": {"value": ratio.value, "interval": ratio.interval.to_list(), "rounds": ratio.rounds},
+        "share_of_bare_rate": {"value": ratio.value, "interval": ratio.interval, "rounds": ratio.rounds},
         "wanted_share": WANTED,
         "waited_for_pictures_share": waited / sum(seconds["label"]),
         "rows_per_second": {name: rows / float(np.median(values)) for name, values in seconds.items()},

@@ -26,6 +26,7 @@ from tinyvit.core.allocator import tune_allocator
 from tinyvit.core.errors import CheckFailedError
 from tinyvit.core.files import write_json
 from tinyvit.core.machine import environment
+from tinyvit.core.results import plain
 
 from ...backbones.distill.store import RowLayout, SoftLabels, encode_logits, restore
 from ...backbones.distill.train import sparse_soft_cross_entropy
@@ -132,7 +133,7 @@ def compare(settings: tuple[Any, ...], rounds: int) -> dict[str, Any]:
             memory[name] = pool.submit(peak_memory, name, settings).result()
     return {
         "precision": settings[3],
-        "time_ratio": ratio.to_dict(),
+        "time_ratio": plain(ratio),
         "milliseconds": times,
         "memory": memory,
         "gradient_difference": difference,

@@ -293,7 +293,7 @@ def _table(times: dict[str, list[float]]) -> dict[str, Any]:
             "lowest": min(values),
             "highest": max(values),
             "ratio": ratio.value,
-            "ratio_interval": ratio.interval.to_list(),
+            "ratio_interval": ratio.interval,
             "verdict": ratio.verdict,
         }
     return table

@@ -29,6 +29,7 @@ from tinyvit.core.console import track
 from tinyvit.core.files import write_json
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import environment
+from tinyvit.core.results import plain
 
 from ...backbones import Preprocess
 from ...backbones.distill.augment import ViewSampler, apply
@@ -113,7 +114,7 @@ def measure(case: Case, decoded: list[Image.Image], rounds: int, name: str = "")
             if number:  # the first round does not count
                 seconds[side].append((time.perf_counter() - began) / len(decoded))
     ratio = paired_ratio(seconds["ours"], seconds["timm"])
-    return {"time_ratio": ratio.to_dict(), "seconds": seconds}
+    return {"time_ratio": plain(ratio), "seconds": seconds}
 
 
 def main() -> None:

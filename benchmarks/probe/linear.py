@@ -18,19 +18,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen
 from torch.nn import functional as F
 
 from tinyvit.core.errors import InputError
 from tinyvit.core.ranking import best_classes
 from tinyvit.core.results import plain
+from tinyvit.core.values import Count, Positive, check_fields
 
 from ..statistics import wilson_interval
 
-NORMALISATIONS = ("none", "l2", "standardise")
+Normalisation = Literal["none", "l2", "standardise"]
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 _TINY = 1e-12
 # Above this many numbers the features are fitted in float32: 3 times faster, and the last digits no
 # longer matter.
@@ -59,24 +62,20 @@ class ProbeOptions:
         device: The torch device of the fit.
     """
 
-    cs: tuple[float, ...] = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
+    cs: Annotated[tuple[Positive, ...], MinLen(1)] = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
     refine: bool = True
-    normalisations: tuple[str, ...] = NORMALISATIONS
-    folds: int = 5
+    normalisations: Annotated[tuple[Normalisation, ...], MinLen(1)] = NORMALISATIONS
+    folds: Annotated[int, Ge(2)] = 5
     cross_validate_below: int = 1000
-    max_iterations: int = 200
-    tolerance: float = 1e-5
+    max_iterations: Count = 200
+    tolerance: Positive = 1e-5
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        unknown = set(self.normalisations) - set(NORMALISATIONS)
-        if unknown or not self.normalisations:
-            raise InputError(f"unknown normalisation {sorted(unknown)}; use any of {', '.join(NORMALISATIONS)}")
-        if not self.cs or min(self.cs) <= 0 or list(self.cs) != sorted(self.cs):
-            raise InputError(f"the grid of C is {list(self.cs)}; give positive numbers in ascending order")
-        if self.folds < 2:
-            raise InputError(f"folds is {self.folds}; it must be at least 2, to hold one out")
+        check_fields(ProbeOptions, vars(self))
+        if list(self.cs) != sorted(self.cs):
+            raise InputError(f"cs must be in ascending order, not {list(self.cs)}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tinyvit.core.errors import InputError
 from tinyvit.core.options import parse_ordered
+from tinyvit.core.values import Precision
 
 from ._devices import resolve_device
 
@@ -60,7 +61,7 @@ def label(
     threads: int | None = None,
     workers: int | None = None,
     ray: str | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Precision = "fp32",
     deploy: bool = True,
     device: str = "auto",
 ) -> LabelSummary:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tinyvit.core.errors import InputError
 from tinyvit.core.options import parse_settings
+from tinyvit.core.values import Precision
 
 from ._devices import resolve_device
 
@@ -131,7 +132,7 @@ def evaluate(
     weights: str | Path | None = None,
     labels: str | Path | None = None,
     size: int | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Precision = "fp32",
     deploy: bool = True,
     device: str = "auto",
 ) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,6 @@ DeployOption = Annotated[
     ),
 ]
 #: Choices that several commands offer; ``Literal`` lets typer check them and list them in the help.
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def report_errors(run: Callable[[], Any]) -> int:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ._common import DeployOption, DeviceOption, JsonOption, Precision, WorkDirOption, hint, print_json, resolve_device
+from tinyvit.core.values import Precision
+
+from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, hint, print_json, resolve_device
 from ._help import MACHINE, OUTPUT
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from .errors import InputError, unknown_name
 
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Count = Annotated[int, Ge(1)]
+AtLeast0 = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Below1 = Annotated[float, Ge(0), Lt(1)]
+Above0Share = Annotated[float, Gt(0), Le(1)]
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument", "missing_positional_only_argument")
@@ -72,14 +82,14 @@ def checked(type_: type[T], value: Any, where: str, *, strict: bool = False) -> 
         raise input_error(error, where, known) from None
 
 
-def check_fields(record: type, values: Mapping[str, Any], where: str) -> None:
+def check_fields(record: type, values: Mapping[str, Any], where: str = "") -> None:
     """Check values by the annotations of a class, without conversion.
 
     Floats must be finite, and may be whole numbers. Texts are not read as numbers.
 
     Args:
         record: The class with annotated fields, such as a dataclass.
-        values: Values by name of a field; other names are ignored.
+        values: Values by name of a field, such as ``vars(self)``; other names are ignored.
         where: The start of the message, which the name of the field follows: ``config key ``.
 
     Raises:

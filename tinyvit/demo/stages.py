@@ -283,7 +283,7 @@ def control_run(
     )
     model = train_on_labels(train, options, start)
     share, correct = accuracy(model, test, options.px, setting.device)
-    return share, wilson_interval(correct, len(test)).to_list()
+    return share, list(wilson_interval(correct, len(test)))
 
 
 def labelled(setting: Setting, split: str) -> LabelledImages:

@@ -9,6 +9,7 @@ import itertools
 import math
 import struct
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from PIL import Image
 
@@ -20,7 +21,8 @@ from .kernels import FILTERS, GRID, RAND_AUGMENT, Box
 INTERPOLATIONS = tuple(FILTERS)
 RAND_NAMES = tuple(RAND_AUGMENT)
 THREE_NAMES = ("grayscale", "solarize", "blur")
-ERASE_MODES = ("const", "pixel", "rand")
+EraseMode = Literal["const", "pixel", "rand"]
+ERASE_MODES: tuple[EraseMode, ...] = get_args(EraseMode)
 MIX_KINDS = ("mixup", "cutmix")
 #: Orders of brightness, contrast, saturation and hue, as a record numbers them (from 1).
 JITTER_PARTS = ("brightness", "contrast", "saturation", "hue")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from .operations import (
 )
 
 OP_TABLE = 2
-KINDS = ("random", "centre")
+ViewKind = Literal["random", "centre"]
+KINDS: tuple[ViewKind, ...] = get_args(ViewKind)
 #: Operations of RandAugment that a record can hold.
 MAX_OPERATIONS = 2
 #: Longest side of an image whose crop a record can hold.

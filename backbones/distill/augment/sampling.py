@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, Lt
 
 from tinyvit.core.errors import InputError, unknown_name
+from tinyvit.core.results import plain
+from tinyvit.core.values import Above0Share, AtLeast0, Positive, Share, check_fields
 
 from .kernels import GRID, Box
 from .operations import (
-    ERASE_MODES,
     INTERPOLATIONS,
     JITTER_ORDERS,
     JITTER_PARTS,
     RAND_NAMES,
     ColorJitter,
     Erase,
+    EraseMode,
     Mix,
     RandOperation,
     ThreeAugment,
 )
 from .policy import RandAugment, level_value
-from .record import KINDS, OP_TABLE, ViewParams, section_end
+from .record import OP_TABLE, ViewKind, ViewParams, section_end
 from .streams import Stream, exponential, logarithm
 
 # The number of a stream belongs to its purpose for ever.
@@ -76,67 +80,51 @@ class ViewSampler:
         InputError: A value is out of its range.
     """
 
-    seed: int = 0
-    kind: str = "random"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    crop_pct: float = 0.875
-    interpolation: str = "bicubic"
+    seed: Annotated[int, Ge(0), Lt(2**64)] = 0
+    kind: ViewKind = "random"
+    scale: tuple[Above0Share, Above0Share] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    flip: Share = 0.5
+    crop_pct: Above0Share = 0.875
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     auto_augment: str = ""
-    color_jitter: float | tuple[float, ...] = 0.0
-    color_jitter_prob: float = 1.0
-    erase_prob: float = 0.0
-    erase_mode: str = "pixel"
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_prob: float = 1.0
-    mix_switch_prob: float = 0.5
+    color_jitter: AtLeast0 | tuple[AtLeast0, ...] = 0.0
+    color_jitter_prob: Share = 1.0
+    erase_prob: Share = 0.0
+    erase_mode: EraseMode = "pixel"
+    mixup: Annotated[float, Ge(0), Le(100)] = 0.0
+    cutmix: Annotated[float, Ge(0), Le(100)] = 0.0
+    mix_prob: Share = 1.0
+    mix_switch_prob: Share = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(ViewSampler, vars(self))
         strength = self.color_jitter
         strength = (strength,) * 3 if isinstance(strength, int | float) else tuple(strength)
         object.__setattr__(self, "color_jitter", (*strength, 0.0) if len(strength) == 3 else strength)
         self._check_crop()
         self._check_colours()
-        for name in ("flip", "color_jitter_prob", "erase_prob", "mix_prob", "mix_switch_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) <= 100:
-                raise InputError(f"{name} is {getattr(self, name)}; its alpha must lie in 0..100")
-        if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed is {self.seed}; it must lie in 0..2**64-1")
         if self.kind == "centre" and self.sections():
             raise InputError(
                 f"kind is centre (--centre), which allows no {self.sections()[0]} augmentation; leave out one of them"
             )
 
     def _check_crop(self) -> None:
-        if self.kind not in KINDS or self.interpolation not in (*INTERPOLATIONS, RANDOM):
-            raise InputError(
-                f"unknown view kind {self.kind!r} or interpolation {self.interpolation!r}; use kind "
-                f"{' or '.join(KINDS)}, and interpolation {', '.join(INTERPOLATIONS)} or {RANDOM}"
-            )
         if self.kind == "centre" and self.interpolation == RANDOM:
             raise InputError("centre views take no random interpolation; use bicubic or bilinear")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise InputError(f"crop scale {self.scale} must be two numbers with 0 < smallest <= largest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            raise InputError(f"crop ratio {self.ratio} must be two numbers with 0 < smallest <= largest")
-        if not 0 < self.crop_pct <= 1:
-            raise InputError(f"crop_pct is {self.crop_pct}; it must be above 0 and at most 1")
+        for name in ("scale", "ratio"):
+            smallest, largest = getattr(self, name)
+            if smallest > largest:
+                raise InputError(f"{name} must be the smallest and the largest value, not {smallest} and {largest}")
 
     def _check_colours(self) -> None:
         if self.auto_augment and self.auto_augment != THREE_AUGMENT:
             RandAugment.parse(self.auto_augment)
         strength = self.jitter_strength
-        if len(strength) != len(JITTER_PARTS) or not all(0 <= value < math.inf for value in strength):
-            raise InputError(f"color_jitter is {self.color_jitter}; give one number, or three or four, from 0 on")
+        if len(strength) != len(JITTER_PARTS):
+            raise InputError(f"color_jitter must be one number, or three or four, not {len(strength)}")
         if strength[3] > 0.5:
             raise InputError(f"hue of color_jitter is {strength[3]}; it must lie in 0..0.5")
-        if self.erase_mode not in ERASE_MODES:
-            raise InputError(f"erase_mode is {self.erase_mode!r}; it must be one of {', '.join(ERASE_MODES)}")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ViewSampler:
@@ -155,8 +143,7 @@ class ViewSampler:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, with the op table and the bytes of a record."""
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {"op_table": OP_TABLE, "record_bytes": self.record_bytes, **values}
+        return {"op_table": OP_TABLE, "record_bytes": self.record_bytes, **plain(self)}
 
     @property
     def jitter_strength(self) -> tuple[float, ...]:

@@ -7,9 +7,11 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from tinyvit.core.console import RateBar, say
 from tinyvit.core.errors import InputError
@@ -17,6 +19,8 @@ from tinyvit.core.files import is_abandoned
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.jobs import Done, Here, Place, Progress, Ranks
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.results import plain
+from tinyvit.core.values import Count, check_fields
 
 from ..augment import ViewSampler, library_versions
 from ..store import (
@@ -78,26 +82,21 @@ class LabelOptions:
         InputError: A number is below 1, or ``part`` does not exist.
     """
 
-    views: int = 1
-    topk: int = 10
+    views: Count = 1
+    topk: Count = 10
     sampler: ViewSampler = field(default_factory=ViewSampler)
-    shard_images: int | None = None
-    views_per_shard: int = 8
-    batch_size: int | None = None
-    hash_every: int = 100
-    threads: int | None = None
+    shard_images: Count | None = None
+    views_per_shard: Count = 8
+    batch_size: Count | None = None
+    hash_every: Count = 100
+    threads: Count | None = None
     compact: bool = False
     name: str | None = None
-    check_images: int = CHECK_IMAGES
+    check_images: Annotated[int, Ge(0)] = CHECK_IMAGES
     part: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        for name in ("views", "topk", "shard_images", "views_per_shard", "batch_size", "hash_every", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
-        if self.check_images < 0:
-            raise InputError(f"check_images is {self.check_images}; it must be at least 0")
+        check_fields(LabelOptions, vars(self))
         if not 1 <= self.part[0] <= self.part[1]:
             raise InputError(
                 f"part {self.part[0]} of {self.part[1]} does not exist; parts count from 1 to {self.part[1]}"
@@ -143,7 +142,7 @@ class LabelSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
-        return {**asdict(self), "store": str(self.store), "invalid": [list(pair) for pair in self.invalid]}
+        return plain(self)
 
 
 def label_store(

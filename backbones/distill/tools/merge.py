@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from tinyvit.core.console import RateBar, counted
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import temporary_beside
+from tinyvit.core.results import plain
 
 from ..store import (
     HEADER_NAME,
@@ -56,7 +57,7 @@ class MergeSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
-        return {**asdict(self), "store": str(self.store)}
+        return plain(self)
 
 
 def merge_stores(out: str | Path, sources: Sequence[str | Path], *, show: bool = True) -> MergeSummary:

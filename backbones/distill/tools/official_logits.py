@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +22,7 @@ from tinyvit.core.images.archives import encode_key
 from tinyvit.core.images.decode import decode_size
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.results import plain
 
 from ..augment import ViewSampler, library_versions, pack_many
 from ..store import (
@@ -170,7 +171,7 @@ class ImportSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
-        return {**asdict(self), "store": str(self.store)}
+        return plain(self)
 
 
 def import_official(
@@ -477,7 +478,7 @@ class ExportSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
-        return {**asdict(self), "folder": str(self.folder)}
+        return plain(self)
 
 
 def export_official(store: SoftLabelStore, out: str | Path, *, ranks: int = 1, show: bool = True) -> ExportSummary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.files import folder_bytes
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.results import plain
 
 from ..augment import pixel_hash
 from ..replay import render
@@ -62,7 +63,7 @@ class StoreReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
-        return asdict(self)
+        return plain(self)
 
     def joined(self, other: StoreReport) -> StoreReport:
         """Return this report joined with one of other labels of the same store."""

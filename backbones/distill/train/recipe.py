@@ -14,7 +14,7 @@ from pydantic import Field
 from tinyvit.core.detectors import unknown_model
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE
-from tinyvit.core.values import check_fields
+from tinyvit.core.values import AtLeast0, Below1, Count, Positive, Share, check_fields
 
 from .losses import KLReduction, Loss, Objective
 
@@ -49,11 +49,6 @@ RATES: tuple[Rate, ...] = get_args(Rate)
 _TEACHER_KEYS = ("name", "weights", "size", "precision", "deployed")
 _DISTILL_WEIGHTS = {"deit_soft": 0.1, "deit_hard": 0.5}
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-AtLeast0 = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Below1 = Annotated[float, Field(ge=0, lt=1)]
 _Stages = list[int] | tuple[int, ...] | None
 
 

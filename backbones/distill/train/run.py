@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from tinyvit.core.console import counted, say
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import replacing
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.results import plain
 
 from ...registry import count_parameters, create_model
 from ..teachers import Teacher, load_teacher
@@ -104,7 +105,7 @@ class PretrainSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        return plain(self)
 
 
 def pretrain(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from tinyvit.core.results import plain
 
 from ...statistics import median_interval, quantile
 from .load import Load
@@ -101,7 +103,7 @@ class SubjectResult:
             "p99": quantile(samples, 0.99),
             "median_interval": median_interval(
                 [turn.samples for turn in self.rounds], starts=[turn.start for turn in self.rounds]
-            ).to_list(),
+            ),
             "samples": len(samples),
             "rounds": len(self.rounds),
         }
@@ -122,26 +124,11 @@ class SubjectResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, raw samples included."""
-        return {
+        figures = {
             "label": self.label,
-            "subject": self.subject.to_dict(),
-            "error": self.error,
             "latency_seconds": self.latency(),
             "images_per_second": self.images_per_second(),
-            "memory": self.memory,
-            "params": self.params,
-            "macs": self.macs,
-            "mac_counter": self.mac_counter,
-            "peak_share": self.peak_share,
-            "joules_per_image": self.joules_per_image,
-            "drift": self.drift,
-            "profile": self.profile,
-            "profile_note": self.profile_note,
-            "load_seconds": self.load_seconds,
-            "first_seconds": self.first_seconds,
-            "compile_seconds": self.compile_seconds,
             "faults_per_step": self.faults_per_step(),
-            "facts": self.facts,
             "disturbed_rounds": sum(turn.disturbed for turn in self.rounds),
-            "rounds": [asdict(turn) for turn in self.rounds],
         }
+        return plain(figures) | plain(self)

@@ -37,7 +37,7 @@ class Comparison:
                 "verdict": None,
                 "sentence": self.sentence(),
             }
-        low, high = self.ratio.interval.to_list()
+        low, high = self.ratio.interval
         return {
             "subject": self.subject,
             "against": self.against,
@@ -54,7 +54,7 @@ class Comparison:
         """Return the comparison in words."""
         if self.ratio is None:
             return f"{self.subject} against {self.against}: not compared, one of them could not be measured"
-        low, high = self.ratio.interval.to_list()
+        low, high = self.ratio.interval
         rounds = f"{self.ratio.rounds} paired round{'' if self.ratio.rounds == 1 else 's'}"
         return (
             f"{self.subject} against {self.against}: {self.ratio.verdict}; {1 / self.ratio.value:.3f} times the speed "

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.machine import available_cpus
 from tinyvit.core.results import plain
+from tinyvit.core.values import Count, Precision, check_fields
 
 ENGINES = ("eager", "deploy", "compile", "onnxruntime", "openvino")
+Allocator = Literal["tuned", "default"]
 #: Engines that run a file, so that a model given by name is exported first.
 FILE_ENGINES = ("onnxruntime", "openvino")
-ALLOCATORS = ("tuned", "default")
-PRECISIONS = ("fp32", "bf16", "fp16")
 #: The pseudo model of :mod:`.peak`: one matrix product, run by the pseudo engine of the same name.
 PEAK = "gemm-peak"
 
@@ -51,31 +51,22 @@ class Subject:
 
     model: str
     engine: str = "auto"
-    batch_size: int = 1
-    size: int | tuple[int, int] | None = None
-    threads: int | None = None
+    batch_size: Count = 1
+    size: Count | tuple[Count, Count] | None = None
+    threads: Count | None = None
     device: str = "cpu"
-    allocator: str = "tuned"
+    allocator: Allocator = "tuned"
     weights: str | None = None
     label: str | None = None
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         if self.engine not in (*ENGINES, "auto") and (self.engine, self.model) != (PEAK, PEAK):
             raise unknown_name("engine", self.engine, ENGINES)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
-        if self.allocator not in ALLOCATORS:
-            raise unknown_name("allocator", self.allocator, ALLOCATORS)
         if isinstance(self.size, list | tuple):  # JSON knows no tuples; equal sides are one number
             height, width = self.size
             object.__setattr__(self, "size", height if height == width else (height, width))
-        for name in ("batch_size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{self.model}: {name} is {value}; it must be at least 1")
-        if min(self.height_and_width or (1, 1)) < 1:
-            raise InputError(f"{self.model}: size is {self.size}; it must be at least 1")
+        check_fields(Subject, vars(self), f"{self.model}: ")
 
     @property
     def height_and_width(self) -> tuple[int, int] | None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tinyvit.core.values import Precision
+
 from ...statistics import quantile
 from ..results.measurements import SubjectResult
 from ..results.subjects import PEAK, Subject
 
-PeakKey = tuple[str, int, str]
+PeakKey = tuple[Precision, int, str]
 
 
 def peak_key(subject: Subject) -> PeakKey:

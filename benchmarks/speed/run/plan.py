@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.values import AtLeast0, Count, Positive, check_fields
 
 from ...statistics import MARGIN
 from ..results.load import Limits
@@ -42,30 +46,23 @@ class Plan:
         timeout: Seconds to wait for a worker's answer.
     """
 
-    rounds: int = 15
-    round_seconds: float = 0.5
-    round_iterations: int = 2
-    warmup_seconds: float = 1.0
-    precision_target: float | None = None
-    max_seconds: float | None = 110.0
-    rounds_per_start: int | None = 5
-    repeat_disturbed: int = 5
+    rounds: Count = 15
+    round_seconds: AtLeast0 = 0.5
+    round_iterations: Count = 2
+    warmup_seconds: AtLeast0 = 1.0
+    precision_target: Positive | None = None
+    max_seconds: Positive | None = 110.0
+    rounds_per_start: Count | None = 5
+    repeat_disturbed: Annotated[int, Ge(0)] = 5
     limits: Limits = field(default_factory=Limits)
     peak: bool = True
     photos: Path | None = None
     profile: bool = False
-    margin: float = MARGIN
+    margin: AtLeast0 = MARGIN
     seed: int = 0
-    timeout: float = 900.0
+    timeout: Positive = 900.0
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("round_iterations", 1), ("round_seconds", 0), ("rounds_per_start", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; it must be at least {least}")
-        for name in ("precision_target", "max_seconds"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"{name} is {value}; it must be above 0")
+        check_fields(Plan, vars(self))
         if self.precision_target is not None and self.max_seconds is None:
             raise InputError("a precision target may never be reached, so it needs a time limit; give --max-time")

@@ -29,6 +29,7 @@ from typing import Any
 
 from tinyvit.core.errors import InputError, require, unknown_name
 from tinyvit.core.results import plain
+from tinyvit.core.values import AtLeast0, Count, Positive, check_fields
 
 from ...statistics import quantile
 from ..results.load import Limits, Load
@@ -59,23 +60,18 @@ class ScenarioPlan:
         timeout: Seconds to wait for a worker's answer.
     """
 
-    min_seconds: float = 5.0
-    min_samples: int = 64
-    search_seconds: float = 2.0
-    search_samples: int = 100
-    search_runs: int = 6
-    latency_bound: float = 0.1
-    warmup_seconds: float = 1.0
+    min_seconds: Positive = 5.0
+    min_samples: Count = 64
+    search_seconds: Positive = 2.0
+    search_samples: Count = 100
+    search_runs: Count = 6
+    latency_bound: Positive = 0.1
+    warmup_seconds: AtLeast0 = 1.0
     folder: Path | None = None
-    timeout: float = 3600.0
+    timeout: Positive = 3600.0
 
     def __post_init__(self) -> None:
-        for name in ("min_seconds", "search_seconds", "latency_bound"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("min_samples", "search_samples", "search_runs"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_fields(ScenarioPlan, vars(self))
 
     @classmethod
     def long(cls, **changes: Any) -> ScenarioPlan:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tinyvit.core.results import plain
+
 from ...statistics import MARGIN, Interval, paired_ratio, quantile, unpaired_ratio_interval, verdict
 from ..results.subjects import Subject
 from .gate import Side, changed_files, described_machine, machine_differences, result_metrics
@@ -45,7 +47,7 @@ class ComparedSubject:
         what = self.subject if self.subject == self.other else f"{self.other} (A: {self.subject})"
         kind = "paired rounds" if self.paired else "rounds, each result by its own starts"
         base = f" relative to {self.against}" if self.against else ""
-        low, high = self.interval.to_list()
+        low, high = self.interval
         return (
             f"{what}{base}: B is {self.verdict}; B / A {self.ratio:.3f} "
             f"(95 % interval {low:.3f} to {high:.3f}, {self.rounds} {kind})"
@@ -83,9 +85,7 @@ class ResultComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        rows = [{**vars(row), "interval": row.interval.to_list(), "sentence": row.sentence()} for row in self.rows]
-        named = {"not_compared": self.not_compared, "machines_differ": self.machines_differ, "changed": self.changed}
-        return {"rows": rows, **named}
+        return {**plain(self), "rows": [plain(row) | {"sentence": row.sentence()} for row in self.rows]}
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any], margin: float = MARGIN) -> ResultComparison:

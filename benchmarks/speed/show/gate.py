@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from tinyvit.core.errors import InputError
 from tinyvit.core.machine import describe_machine
+from tinyvit.core.results import plain
 
 from ...statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, median_interval, quantile, unpaired_ratio_interval
 from ..results.report import Report
@@ -62,14 +63,10 @@ class GateRow:
     verdict: str
     starts: int = 1
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self) | {"interval": self.interval.to_list()}
-
     def sentence(self) -> str:
         """Return the row in words."""
         to = "" if self.against is None else f" relative to {self.against}"
-        low, high = (f"{bound - 1:+.1%}" for bound in self.interval.to_list())
+        low, high = (f"{bound - 1:+.1%}" for bound in self.interval)
         return (
             f"{self.subject}{to}: {self.verdict}; time {self.ratio - 1:+.1%} (95 % interval {low} to {high}, "
             f"{self.rounds} rounds, {self.starts} start{'' if self.starts == 1 else 's'})"
@@ -119,7 +116,7 @@ class GateResult:
         return {
             "limit": self.limit,
             "outcome": self.outcome,
-            "rows": [row.to_dict() for row in self.rows],
+            "rows": [plain(row) for row in self.rows],
             "failed": [row.subject for row in self.failed],
             "undecided": self.undecided,
             "missing": self.missing,

@@ -217,14 +217,14 @@ def _rows(everyone: Sequence[Detector], turns: Sequence[Sequence[Turn]]) -> list
                 "name": detector.name,
                 "images_per_second": 1 / seconds,
                 "seconds": seconds,
-                "seconds_interval": median_interval(total).to_list(),
+                "seconds_interval": median_interval(total),
                 "parts": {
                     part: statistics.median(statistics.fmean(parts[part] for parts in turn) for turn in one)
                     for part in PARTS
                 },
                 "p90_seconds": quantile([value for turn in total for value in turn], 0.9),
                 "time_ratio": against.value,
-                "time_ratio_interval": against.interval.to_list(),
+                "time_ratio_interval": against.interval,
                 "verdict": against.verdict if detector is not everyone[0] else "reference",
             }
         )

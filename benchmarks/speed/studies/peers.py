@@ -21,14 +21,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.machine import environment
+from tinyvit.core.values import Precision
 
 from ...scripts import run_script
-from ..results.subjects import Subject
+from ..results.subjects import Allocator, Subject
 from ..run.measure import measure
 from ..run.plan import Plan
 from ..show.table import report_text
@@ -46,7 +47,7 @@ _ZOO = (
 )
 
 #: Name in the tables -> engine and precision.
-_FORMS = {
+_FORMS: dict[str, tuple[str, Precision]] = {
     "module": ("eager", "fp32"),
     "deployed": ("deploy", "fp32"),
     "deployed bf16": ("deploy", "bf16"),
@@ -69,7 +70,7 @@ class Work:
 
     threads: int
     batch_size: int
-    allocator: str = "tuned"
+    allocator: Allocator = "tuned"
     size: int = 224
 
     @property
@@ -77,7 +78,9 @@ class Work:
         """Return the name of its part on disk."""
         return f"t{self.threads}-b{self.batch_size}-{self.size}-{self.allocator}"
 
-    def subject(self, model: str, engine: str = "eager", precision: str = "fp32", label: str | None = None) -> Subject:
+    def subject(
+        self, model: str, engine: str = "eager", precision: Precision = "fp32", label: str | None = None
+    ) -> Subject:
         """Return a subject that does this work."""
         return Subject(
             model,
@@ -140,7 +143,7 @@ def zoo_runs(official: bool) -> list[tuple[str, Work, list[Subject], Subject]]:
     ours = {size: f"tiny_vit_{size}_224" for size in ("5m", "11m", "21m")}
     deit = {size: f"deit_{size}_patch16_224" for size in ("tiny", "small")}
     runs = []
-    for work in (replace(work, allocator=allocator) for allocator in ("tuned", "default") for work in _EVERY_WORK):
+    for work in (replace(work, allocator=allocator) for allocator in get_args(Allocator) for work in _EVERY_WORK):
         reference = _named(work, "TinyViT-21M", ours["21m"], "deployed")
         engines = [
             _named(work, f"TinyViT-{size.upper()}", name, form) for size, name in ours.items() for form in _FORMS

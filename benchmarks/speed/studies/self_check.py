@@ -92,7 +92,7 @@ def summarise_runs(entries: Sequence[dict[str, Any]], right: str) -> dict[str, A
         "right_verdict": right,
         "right": count,
         "share": count / len(entries),
-        "share_interval": wilson_interval(count, len(entries)).to_list(),
+        "share_interval": wilson_interval(count, len(entries)),
         "verdicts": dict(Counter(str(entry["verdict"]) for entry in entries)),
         "time_ratio_median": quantile(ratios, 0.5) if ratios else None,
         "time_ratio_range": [min(ratios), max(ratios)] if ratios else None,

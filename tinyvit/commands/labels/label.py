@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tinyvit.core.values import Precision
+
 from .._common import (
     DeployOption,
     DeviceOption,
     JsonOption,
-    Precision,
     RayOption,
     WorkersOption,
     hint,
