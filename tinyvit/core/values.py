@@ -101,7 +101,7 @@ def check_fields(record: type, values: Mapping[str, Any], where: str = "") -> No
         if name not in values:
             continue
         try:
-            adapter.validate_python(values[name])
+            adapter.validate_python(values[name], strict=True)
         except ValidationError as error:
             raise _field_error(error, f"{where}{name}") from None
 
@@ -112,7 +112,11 @@ def _field_adapters(record: type) -> dict[str, TypeAdapter[Any]]:
 
     config = ConfigDict(strict=True, allow_inf_nan=False)
     hints = get_type_hints(record, include_extras=True)
-    return {name: TypeAdapter(hint, config=config) for name, hint in hints.items()}
+    # pydantic takes no settings for a dataclass, which has its own; only an instance fits anyway.
+    return {
+        name: TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else config)
+        for name, hint in hints.items()
+    }
 
 
 def _field_error(error: ValidationError, where: str) -> InputError:

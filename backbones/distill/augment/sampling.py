@@ -115,7 +115,9 @@ class ViewSampler:
         for name in ("scale", "ratio"):
             smallest, largest = getattr(self, name)
             if smallest > largest:
-                raise InputError(f"{name} must be the smallest and the largest value, not {smallest} and {largest}")
+                raise InputError(
+                    f"crop {name} must be the smallest and the largest value, not {smallest} and {largest}"
+                )
 
     def _check_colours(self) -> None:
         if self.auto_augment and self.auto_augment != THREE_AUGMENT:

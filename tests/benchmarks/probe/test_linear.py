@@ -152,6 +152,9 @@ def test_bad_input_is_named() -> None:
             linear_probe(*arguments)
     with pytest.raises(InputError, match="class indices"):
         linear_probe(train, labels, train, labels, class_names=["a", "b"])
-    for options, message in [({"cs": (1.0, 0.1)}, "ascending"), ({"normalisations": ("z",)}, "unknown normalisation")]:
+    for options, message in [
+        ({"cs": (1.0, 0.1)}, "ascending"),
+        ({"normalisations": ("z",)}, "normalisations.0 must be"),
+    ]:
         with pytest.raises(InputError, match=message):
             ProbeOptions(**options)

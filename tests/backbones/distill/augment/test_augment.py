@@ -289,12 +289,12 @@ def test_centre_view_is_the_same_every_time():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"scale": (0.0, 1.0)}, "crop scale"),
+        ({"scale": (0.0, 1.0)}, "scale.0 must be greater than 0"),
         ({"scale": (0.5, 0.4)}, "crop scale"),
-        ({"ratio": (0.0, 1.0)}, "crop ratio"),
-        ({"flip": 2.0}, "flip is 2.0"),
-        ({"kind": "other"}, "kind 'other'"),
-        ({"interpolation": "nearest"}, "interpolation 'nearest'"),
+        ({"ratio": (0.0, 1.0)}, "ratio.0 must be greater than 0"),
+        ({"flip": 2.0}, "flip must be at most 1, not 2.0"),
+        ({"kind": "other"}, "kind must be 'random' or 'centre', not 'other'"),
+        ({"interpolation": "nearest"}, "interpolation must be .* not 'nearest'"),
         ({"auto_augment": "augmix-m5"}, "augmix"),
         ({"auto_augment": "rand-m9-n3"}, "two operations"),
         ({"auto_augment": "rand-m9-tweights"}, "tweights"),

@@ -199,7 +199,7 @@ def test_a_model_against_itself_runs_twice_but_is_not_repeated_in_a_list() -> No
         ({"model": "tiny_vit_5m_224", "engine": "onnxruntim"}, "did you mean onnxruntime"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx does not exist"),
         ({"model": "nowhere.onnx", "engine": "eager"}, "use onnxruntime"),
-        ({"model": "tiny_vit_5m_224", "allocator": "best"}, "unknown allocator"),
+        ({"model": "tiny_vit_5m_224", "allocator": "best"}, "allocator must be .tuned. or .default., not .best."),
         ({"model": "tiny_vit_5m_224", "batch_size": 0}, "must be at least 1"),
     ],
 )
@@ -213,9 +213,9 @@ def test_a_model_that_does_not_exist_ends_the_run() -> None:
         measure([Subject("no_such_module:function")], PLAN)
     with pytest.raises(InputError, match="nothing to measure"):
         measure([], PLAN)
-    with pytest.raises(InputError, match="rounds is 0; it must be at least 1"):
+    with pytest.raises(InputError, match="rounds must be at least 1, not 0"):
         Plan(rounds=0)
-    with pytest.raises(InputError, match="max_seconds is 0; it must be above 0"):
+    with pytest.raises(InputError, match="max_seconds must be greater than 0, not 0"):
         Plan(max_seconds=0)
     with pytest.raises(InputError, match="needs a time limit; give --max-time"):
         Plan(precision_target=0.02, max_seconds=None)

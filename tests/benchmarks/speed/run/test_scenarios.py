@@ -246,9 +246,9 @@ def test_a_subject_that_fails_is_named(folder: Path) -> None:
 def test_bad_input_is_rejected_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="did you mean Server"):
         run_scenario(Subject("tiny_vit_5m_224"), "server")
-    with pytest.raises(InputError, match="latency_bound is 0; it must be above 0"):
+    with pytest.raises(InputError, match="latency_bound must be greater than 0, not 0"):
         ScenarioPlan(latency_bound=0)
-    with pytest.raises(InputError, match="min_samples is 0; it must be at least 1"):
+    with pytest.raises(InputError, match="min_samples must be at least 1, not 0"):
         ScenarioPlan(min_samples=0)
     with pytest.raises(InputError, match="does not divide"):
         short_run("MultiStream", Path(), batch_size=3)
