@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import io
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.images.decode import decode, is_plain
@@ -33,7 +31,7 @@ from tinyvit.core.images.preprocess import Preprocess
 from tinyvit.core.machine import environment
 from tinyvit.core.results import plain
 
-from ..scripts import run_script
+from ..scripts import run_script, time_in_turns
 from ..statistics import paired_ratio
 
 SCHEMA_VERSION = 1
@@ -121,16 +119,9 @@ def compare(files: list[bytes], way: str, step: Step) -> dict[str, float]:
 
 def measure(files: list[bytes], step: Step, rounds: int) -> dict[str, Any]:
     """Return seconds per image of each way and round, ratios to the rule's way, and pixels."""
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    names = list(WAYS)
-    for number in track(range(rounds + 1), step.name):
-        turn = number % len(names)
-        for way in names[turn:] + names[:turn]:
-            began = time.perf_counter()
-            for data in files:
-                step.after(WAYS[way](data))
-            if number:  # the first round does not count
-                seconds[way].append((time.perf_counter() - began) / len(files))
+
+    turns = {name: lambda item, _, way=way: step.after(way(files[item])) for name, way in WAYS.items()}
+    seconds = time_in_turns(turns, len(files), rounds, step.name)
     others = [way for way in WAYS if way != RULE_WAY]
     return {
         "time_ratio": {way: plain(paired_ratio(seconds[way], seconds[RULE_WAY])) for way in others},

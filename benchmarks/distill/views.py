@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tinyvit.core.console import track
 from tinyvit.core.files import write_json
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.machine import environment
@@ -33,7 +31,7 @@ from tinyvit.core.results import plain
 
 from ...backbones import Preprocess
 from ...backbones.distill.augment import ViewSampler, apply
-from ..scripts import run_script
+from ..scripts import run_script, time_in_turns
 from ..statistics import paired_ratio
 
 SCHEMA_VERSION = 1
@@ -105,14 +103,7 @@ CASES = {
 def measure(case: Case, decoded: list[Image.Image], rounds: int, name: str = "") -> dict[str, Any]:
     """Return the seconds of a view, the mean over all images per round; the order alternates."""
     makers = {"ours": case.ours(decoded), "timm": case.theirs(decoded)}
-    seconds: dict[str, list[float]] = {side: [] for side in makers}
-    for number in track(range(rounds + 1), name):
-        for side in sorted(makers, reverse=bool(number % 2)):
-            began = time.perf_counter()
-            for image in range(len(decoded)):
-                makers[side](image, number)
-            if number:  # the first round does not count
-                seconds[side].append((time.perf_counter() - began) / len(decoded))
+    seconds = time_in_turns(makers, len(decoded), rounds, name)
     ratio = paired_ratio(seconds["ours"], seconds["timm"])
     return {"time_ratio": plain(ratio), "seconds": seconds}
 

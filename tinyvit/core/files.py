@@ -56,8 +56,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to, and replace ``path`` by that file at the end.
 
     A kill leaves either the old file or the new one, never a part. The new file is on the disk
-    before it is renamed. An error inside the block removes the temporary file and keeps the old
-    one.
+    before it is renamed, and the folder's entry afterwards. An error inside the block removes the
+    temporary file and keeps the old one.
 
     Args:
         path: The file to write.
@@ -75,6 +75,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; only POSIX lets a folder be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,10 +105,11 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
+def file_sha256(path: str | Path, start: int = 0) -> str:
+    """Return the SHA-256 of a file's bytes from ``start`` on, as hexadecimal digits."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
+        stream.seek(start)
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

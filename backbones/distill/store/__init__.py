@@ -9,7 +9,7 @@ from tinyvit.core.lazy import lazy_names
 if TYPE_CHECKING:
     from .checksums import seal
     from .codec import SoftLabels, encode_logits, restore
-    from .container import TensorFile, sha256_of, write_tensors
+    from .container import TensorFile, write_tensors
     from .folder import ORIGIN, decoding_of, open_manifest, refuse_lost_header, teacher_names
     from .header import HEADER_NAME, STORE_FORMAT, StoreHeader, difference, document_id, read_header, teacher_folder
     from .layout import TEMPERATURES, VALID, RowLayout
@@ -46,7 +46,6 @@ _HOME = {
     "refuse_lost_header": "folder",
     "restore": "codec",
     "seal": "checksums",
-    "sha256_of": "container",
     "teacher_folder": "header",
     "teacher_names": "folder",
     "write_tensors": "container",
@@ -81,7 +80,6 @@ __all__ = [
     "refuse_lost_header",
     "restore",
     "seal",
-    "sha256_of",
     "teacher_folder",
     "teacher_names",
     "write_tensors",

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.files import temporary_beside
+from tinyvit.core.files import file_sha256, replacing
 
 _DTYPES = {"U8": np.dtype("u1"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8")}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 1 << 20
 _ALIGN = 64
-_BLOCK = 1 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> tuple[int, str]:
@@ -39,40 +37,23 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
             written.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    temporary = temporary_beside(path)
+    blocks = (_header(arrays, metadata), *(array.reshape(-1).view(np.uint8).data for array in arrays.values()))
     digest = hashlib.sha256()
     try:
-        with temporary.open("wb") as stream:
-            for block in (
-                _header(arrays, metadata),
-                *(array.reshape(-1).view(np.uint8).data for array in arrays.values()),
-            ):
-                digest.update(block)
-                stream.write(block)
-            size = stream.tell()
-            stream.flush()
-            os.fsync(stream.fileno())
-        if sha256_of(temporary) != digest.hexdigest():
-            raise InputError(f"{path} reads back other bytes than were written; check the disk")
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        with replacing(path) as temporary:
+            with temporary.open("wb") as stream:
+                for block in blocks:
+                    digest.update(block)
+                    stream.write(block)
+                size = stream.tell()
+            if file_sha256(temporary) != digest.hexdigest():
+                raise InputError(f"{path} reads back other bytes than were written; check the disk")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; make room, or choose another folder; what was finished "
             "is kept"
         ) from error
     return size, digest.hexdigest()
-
-
-def sha256_of(path: Path, start: int = 0) -> str:
-    """Return the SHA-256 of a file from a byte on, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        stream.seek(start)
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -84,17 +65,6 @@ def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> by
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
     return len(text).to_bytes(8, "little") + text
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; only POSIX lets a folder be opened."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class TensorFile:
@@ -184,4 +154,4 @@ class TensorFile:
 
     def data_sha256(self) -> str:
         """Return the SHA-256 of the data part, in hexadecimal."""
-        return sha256_of(self.path, self.data_start)
+        return file_sha256(self.path, self.data_start)

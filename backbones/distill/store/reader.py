@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.files import file_sha256
 
 from ..augment import library_versions
 from .checksums import damaged, is_whole
-from .container import TensorFile, sha256_of
+from .container import TensorFile
 from .folder import choose_labels, labels_folder, open_manifest, refuse_lost_header
 from .header import HEADER_NAME, LABELS_NAME, SCHEMA_VERSION, StoreHeader
 from .layout import VALID
@@ -294,7 +295,7 @@ class StoreReader:
             f"{self.shard_path(shard)}: row {row} (image {images[row]}, view {views[row]}) fails its checksum"
             for row in damaged(rows, images, views)
         ]
-        if not problems and sha256_of(self.shard_path(shard)) != self.report(shard)["sha256"]:
+        if not problems and file_sha256(self.shard_path(shard)) != self.report(shard)["sha256"]:
             problems.append(
                 f"{self.shard_path(shard)}: its rows are whole, but the file is not the one that was finished"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import numpy as np
 
 from tinyvit.core.console import RateBar, counted
 from tinyvit.core.errors import InputError
-from tinyvit.core.files import temporary_beside
+from tinyvit.core.files import file_sha256, replacing
 from tinyvit.core.results import plain
 
 from ..store import (
@@ -29,7 +28,6 @@ from ..store import (
     document_id,
     open_manifest,
     read_header,
-    sha256_of,
     teacher_names,
 )
 
@@ -178,7 +176,7 @@ def _different_origins(group: Sequence[SoftLabelStore]) -> list[str]:
     different = []
     for path in (path for store in group for path in sorted((store.folder / ORIGIN).glob("*.safetensors"))):
         other = first.setdefault(path.name, path)
-        if other is not path and sha256_of(other) != sha256_of(path):
+        if other is not path and file_sha256(other) != file_sha256(path):
             different.append(f"{other} and {path}")
     return different
 
@@ -238,16 +236,12 @@ def copy_file(source: Path, target: Path) -> None:
     Raises:
         InputError: The disk is full or not writable, or the copy reads back differently.
     """
-    temporary = temporary_beside(target)
     try:
-        shutil.copyfile(source, temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        if sha256_of(temporary) != sha256_of(source):
-            raise InputError(f"{target} reads back other bytes than were written; check the disk")
-        temporary.replace(target)
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+            if file_sha256(temporary) != file_sha256(source):
+                raise InputError(f"{target} reads back other bytes than were written; check the disk")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(
             f"cannot copy {source} to {target}: {error.strerror or error}; make room, and merge again"
         ) from error
