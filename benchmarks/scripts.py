@@ -19,7 +19,7 @@ def time_in_turns(
     not count.
 
     Args:
-        ways: The functions to time, by name; each takes the number of an item and that of the round.
+        ways: The functions to time, by name; each takes the numbers of an item and of the round.
         items: Number of items of one turn.
         rounds: Number of rounds that count.
         title: Title of the progress bar.
