@@ -176,11 +176,21 @@ def _build(name: str, num_classes: int, img_size: int | None, kwargs: dict[str, 
     except TypeError as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if found is None:
-            raise
+            raise _wrong_arguments(name, kwargs, error) from error
         # timm's distilled class passes its arguments on to the plain one.
         family = VisionTransformer if name in deit.VARIANTS else tiny_vit.TinyViT
         known = set(inspect.signature(family).parameters) - (set(deit.FIXED) if name in deit.VARIANTS else set())
         raise unknown_name(f"argument of {name}", found[1], known) from error
+    except InputError:
+        raise
+    except Exception as error:  # what torch and timm raise on sizes that do not fit each other
+        raise _wrong_arguments(name, kwargs, error) from error
+
+
+def _wrong_arguments(name: str, kwargs: dict[str, Any], error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    given = ", ".join(f"{key}={value!r:.60}" for key, value in kwargs.items())
+    return InputError(f"{name} cannot be made with {given or 'these sizes'}: {reason}")
 
 
 def _check_tag(name: str, pretrained: bool | str) -> str:

@@ -121,9 +121,20 @@ class ModelCard:
             values = {item.name: _read(props, item.name) for item in fields(cls) if item.name != "preprocess"}
             values["preprocess"] = Preprocess(**{item.name: _read(props, item.name) for item in fields(Preprocess)})
             values["outputs"] = tuple(Output(**output) for output in values["outputs"])
-            return cls(**values)
+            card = cls(**values)
+            _check_card(card)
+            return card
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the metadata of {origin} is damaged: {type(error).__name__} {error}") from error
+
+
+def _check_card(card: ModelCard) -> None:
+    if card.input_format not in INPUT_FORMATS:
+        raise unknown_name("input format", card.input_format, INPUT_FORMATS)
+    if not isinstance(card.classes, tuple) or not all(isinstance(name, str) for name in card.classes):
+        raise ValueError("classes must be names")
+    if not isinstance(card.arguments, dict):
+        raise ValueError("arguments must be an object")
 
 
 #: Fields that are text as they are; all others are JSON.

@@ -186,6 +186,10 @@ def classify(model: OnnxModel, image: Image.Image, topk: int = 5, size: tuple[in
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     names = model.card.classes
+    if names and len(names) != len(logits):
+        raise InputError(
+            f"{model.path} names {len(names)} classes and returns {len(logits)} values; export it with its classes"
+        )
     order = np.argsort(-probabilities, kind="stable")[:topk]
     return [Guess(int(i), names[i] if names else str(i), float(probabilities[i])) for i in order]
 

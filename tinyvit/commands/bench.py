@@ -258,6 +258,7 @@ def page(
 
     Example: tinyvit bench page runs/bench/TIME/result.json --out speed.html
     """
+    from tinyvit.benchmarks.speed.results.document import check_document
     from tinyvit.benchmarks.speed.show.gate import read_baseline
     from tinyvit.benchmarks.speed.show.page import write_page
     from tinyvit.core.errors import InputError
@@ -265,6 +266,7 @@ def page(
     document = read_baseline(result, "result")
     if "metrics" not in document:
         raise InputError(f"result {result} holds a report without its run; give the result.json of a work folder")
+    check_document(document, f"result {result}", drawn=True)
     written = write_page(out or result.with_name("report.html"), document)
     if as_json:
         print_json({"page": str(written)})

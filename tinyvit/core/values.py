@@ -166,7 +166,9 @@ def _key(location: tuple[int | str, ...]) -> str:
 
 
 def _is_member(part: str) -> bool:
-    return part in {"int", "float", "bool", "str", "none"} or part.endswith((")", "]"))
+    return (
+        part in {"int", "float", "bool", "str", "none"} or part.startswith("constrained-") or part.endswith((")", "]"))
+    )
 
 
 def _expected(detail: Any) -> str:

@@ -38,7 +38,7 @@ def open_manifest(path: Path) -> Manifest:
     """
     header = read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
     manifest = Manifest.open(path / MANIFEST_NAME)
-    if manifest.sha256 != header["manifest"]["sha256"]:
+    if manifest.sha256 != header.get("manifest", {}).get("sha256"):
         raise InputError(
             f"{path / MANIFEST_NAME} is damaged: its hash is not the one in {HEADER_NAME}; take it from a copy, or "
             "make a new store"

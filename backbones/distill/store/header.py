@@ -30,6 +30,8 @@ _PIXEL_KEYS = ("hash_size", "hash_every", "backend", "libraries")
 _NOT_IDENTITY = ("view_blocks", "made_with")
 #: Key of ``augmentation`` with the decoding rule; stores written before there were several lack it.
 DECODING_KEY = "decoding"
+#: Keys of both headers that hold objects.
+_OBJECTS = ("manifest", "augmentation", "made_with", "teacher", "pixels")
 _COUNTS = ("num_classes", "topk", "images", "shard_images", "batch_size")
 
 
@@ -252,6 +254,9 @@ def read_header(path: Path, kind: str, what: str) -> dict[str, Any]:
             f"{path} has schema version {version}, and this tinyvit reads version {SCHEMA_VERSION}; use a tinyvit that "
             "fits"
         )
+    wrong = next((key for key in _OBJECTS if not isinstance(document.get(key, {}), dict)), None)
+    if wrong is not None:
+        raise InputError(f"{path} is damaged: {wrong} is {document[wrong]!r:.80}, not an object; take it from a copy")
     return document
 
 

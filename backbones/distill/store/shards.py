@@ -207,8 +207,18 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     try:
         report = json.loads(path.read_bytes())
-        if not {"bytes", "sha256", "invalid"} <= report.keys():
+        if not _is_report(report):
             raise ValueError
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is missing or damaged; run the same `tinyvit label` again") from error
     return report
+
+
+def _is_report(report: Any) -> bool:
+    is_whole = type(report["bytes"]) is int and 0 <= report["bytes"] < 1 << 63
+    is_hash = len(bytes.fromhex(report["sha256"])) == _SHA_BYTES
+    return (
+        is_whole
+        and is_hash
+        and all(type(i) is int and 0 <= i < 1 << 63 and isinstance(r, str) for i, r in report["invalid"])
+    )

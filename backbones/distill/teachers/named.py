@@ -21,6 +21,9 @@ def student_metadata(path: Path) -> dict[str, Any]:
     """Return the metadata that :mod:`.train` wrote into a student's weights file.
 
     The keys are ``model``, ``kwargs`` and ``preprocess``. Other files give an empty dictionary.
+
+    Raises:
+        InputError: The file is damaged, or its metadata is of another form.
     """
     if path.suffix != ".safetensors":
         return {}
@@ -33,7 +36,15 @@ def student_metadata(path: Path) -> dict[str, Any]:
         raise InputError(
             f"weights file {path} is damaged or not a safetensors file ({error}); give another file"
         ) from error
-    return json.loads(text) if text else {}
+    try:
+        document = json.loads(text) if text else {}
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(k, {}), dict) for k in ("kwargs", "preprocess")
+    ):
+        raise InputError(f"the metadata of weights file {path} is damaged; give an intact file")
+    return document
 
 
 def our_classifier(spec: TeacherSettings, weights: Path) -> Classifier:

@@ -78,7 +78,7 @@ class _Graph:
             raise InputError(f"{path} has {len(inputs)} inputs; a teacher takes one batch of images")
         self.input, self.type, shape = inputs[0].name, inputs[0].type, list(inputs[0].shape)
         properties: dict[str, str] = session.get_modelmeta().custom_metadata_map
-        self.card = _read_card(properties)
+        self.card = _read_card(properties, path)
         said = properties.get("layout", "") if self.card else ""
         layout = find_layout(shape, is_bytes=self.takes_bytes, said=said)
         if self.type not in (*_FLOATS, "tensor(uint8)") or layout is None:
@@ -151,12 +151,18 @@ def _choose_output(outputs: Sequence[Any], wanted: str | None, path: Path) -> st
     return name
 
 
-def _read_card(props: dict[str, str]) -> dict[str, Any]:
+def _read_card(props: dict[str, str], path: Path) -> dict[str, Any]:
     """Return preprocessing and input form from a file of ``tinyvit export onnx``.
 
     Other files give an empty dictionary.
+
+    Raises:
+        InputError: A value is not the JSON that our export writes.
     """
     if not {"format_version", "input_format", "size", *_CARD} <= set(props):
         return {}
-    card: dict[str, Any] = {key: props[key] if text else json.loads(props[key]) for key, text in _CARD.items()}
-    return card | {"size": tuple(json.loads(props["size"])), "input_format": props["input_format"]}
+    try:
+        card: dict[str, Any] = {key: props[key] if text else json.loads(props[key]) for key, text in _CARD.items()}
+        return card | {"size": tuple(json.loads(props["size"])), "input_format": props["input_format"]}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the metadata of {path} is damaged: {error}; export it again") from error

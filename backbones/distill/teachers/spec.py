@@ -62,10 +62,11 @@ class TeacherSettings:
             raise InputError("there is no teacher; name one")
         if len(self.names) > 1 and self.weights is not None:
             raise InputError("with several teachers, give each its weights as NAME=FILE")
-        if self.std is not None and not all(value > 0 for value in self.std):
-            raise InputError(f"the teacher's std is {self.std}; each must be above 0")
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise InputError(f"the teacher's crop is {self.crop_pct}; it must be above 0 and at most 1")
+        given = {"mean": self.mean, "std": self.std, "crop_pct": self.crop_pct}
+        try:
+            Preprocess(**{name: value for name, value in given.items() if value is not None})
+        except InputError as error:
+            raise InputError(f"the teacher's {error}") from None
 
     @property
     def name(self) -> str:

@@ -140,9 +140,9 @@ class TrainLog(Hook):
     def before_train(self, runner: Runner) -> None:
         """Continue the log at the checkpoint."""
         self.first_iteration = runner.iter
-        lines = self.path.read_text(encoding="utf-8").splitlines() if runner.iter and self.path.is_file() else []
+        lines = self.path.read_bytes().splitlines() if runner.iter and self.path.is_file() else []
         kept = [entry for entry in map(_parse_line, lines) if entry and entry["iter"] <= runner.iter]
-        losses = [entry["loss"] for entry in kept if "loss" in entry]
+        losses = [entry["loss"] for entry in kept if isinstance(entry.get("loss"), float)]
         if losses:
             self.first_loss, self.last_loss = losses[0], losses[-1]
         if self.rank.is_first:
@@ -219,9 +219,10 @@ class TrainLog(Hook):
                 self._board.add_scalar(f"{group}/{name.removeprefix('val_')}", entry[name], entry["iter"])
 
 
-def _parse_line(line: str) -> dict[str, Any] | None:
-    """Return a line of the log, or ``None`` for one that a kill cut short."""
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line of the log, or ``None`` for one that is damaged, as by a kill."""
     try:
-        return json.loads(line)
+        entry = json.loads(line)
     except ValueError:
         return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("iter"), int) else None

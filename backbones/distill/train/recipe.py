@@ -333,7 +333,10 @@ def load_recipe(config: str | Path | Mapping[str, Any], **overrides: Any) -> Rec
         if one in overrides or other in overrides:
             for name in (one, other):
                 document.pop(name, None)
-    document.merge_from_dict(overrides)
+    try:
+        document.merge_from_dict(overrides)
+    except (KeyError, TypeError) as error:  # a key below one that holds a single value, say
+        raise InputError(f"the recipe's keys cannot be replaced: {' '.join(str(error).split())[:300]}") from error
     values: dict[str, Any] = document.to_dict()
     known = {entry.name for entry in fields(Recipe)} - {"source"}
     for name in values:

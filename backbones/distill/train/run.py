@@ -352,11 +352,8 @@ def make_student(recipe: Recipe, classes: int) -> nn.Module:
     """
     try:
         return create_model(num_classes=classes, **recipe.student)
-    except InputError:
-        raise
-    except Exception as error:  # a model's class may raise anything
-        name = recipe.student["name"]
-        raise InputError(f"config key student: {name} cannot be made with these arguments: {error}") from error
+    except InputError as error:
+        raise InputError(f"config key student: {error}") from error
 
 
 def load_online_teacher(recipe: Recipe, device: str) -> Teacher | None:

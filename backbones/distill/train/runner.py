@@ -73,6 +73,7 @@ class StudentRunner(Runner):
         try:
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
             self.model.load_state_dict(checkpoint["state_dict"])
+            _require_form(checkpoint["optimizer"], wrapper.state_dict())
             wrapper.load_state_dict(checkpoint["optimizer"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
@@ -87,3 +88,20 @@ class StudentRunner(Runner):
         if self.place.world > 1:
             moved.distribute()
         return moved
+
+
+def _require_form(saved: dict[str, Any], own: dict[str, Any]) -> None:
+    """Reject the state of an optimiser whose groups have other settings; torch takes them as they
+    are.
+    """
+    groups = saved["param_groups"]
+    kinds = [{key: _kind(value) for key, value in group.items()} for group in groups]
+    if kinds != [{key: _kind(value) for key, value in group.items()} for group in own["param_groups"]]:
+        raise ValueError("its optimiser has other settings")
+    for state in saved["state"].values():
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise TypeError("its optimiser holds more than tensors")
+
+
+def _kind(value: Any) -> type:
+    return float if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value)

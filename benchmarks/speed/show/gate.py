@@ -21,6 +21,7 @@ from tinyvit.core.machine import describe_machine
 from tinyvit.core.results import plain
 
 from ...statistics import CANNOT_TELL, LEAST_ROUNDS, Interval, median_interval, quantile, unpaired_ratio_interval
+from ..results.document import check_document
 from ..results.report import Report
 from ..results.subjects import Subject
 from ..run.runs import Run
@@ -155,6 +156,7 @@ def read_baseline(path: str | Path, what: str = "baseline") -> dict[str, Any]:
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
+        json.dumps(document, ensure_ascii=False).encode()  # half characters (surrogates) are not text
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror}; give a result.json") from error
     except ValueError as error:
@@ -162,6 +164,7 @@ def read_baseline(path: str | Path, what: str = "baseline") -> dict[str, Any]:
     metrics = document.get("metrics", document) if isinstance(document, dict) else None
     if not isinstance(metrics, dict) or not isinstance(metrics.get("subjects"), list) or not metrics["subjects"]:
         raise InputError(f"{what} {path} is not a result of tinyvit bench (it holds no subjects); give a result.json")
+    check_document(document, f"{what} {path}")
     return document
 
 

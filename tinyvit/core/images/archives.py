@@ -184,6 +184,9 @@ def list_members(
     for number, name in enumerate(archives):
         path = root / name if name else root
         members = [member for member in _walk(path) if not ignored(member.key)]
+        for member in members:
+            if not all(0 <= length < 1 << 62 for length in (member.offset, member.stored, member.size)):
+                raise InputError(f"archive {path} is damaged: the place of {member.key!r:.200} in it is not possible")
         prefix = _prefix(name, members)
         # The last of several members with the same name counts, as when they are unpacked in
         # order.
@@ -281,7 +284,9 @@ def _walk(path: Path) -> Iterator[_Member]:
             yield from _walk_zip(path)
         else:
             yield from _walk_tar(path)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+    except Exception as error:  # zipfile and tarfile raise many kinds on damaged files
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise InputError(f"archive {path} is damaged, or not a zip or uncompressed tar: {error}") from error
 
 

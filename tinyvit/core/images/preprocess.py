@@ -7,6 +7,7 @@ Pillow.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 
 #: Largest input side in pixels: far above what any model here is made for.
 MAX_SIDE = 4096
+#: Smallest share that a centre crop keeps: the whole image is resized before it is cut.
+SMALLEST_CROP = 0.05
 
 
 def check_side(side: int | None, what: str, smallest: int = 1) -> None:
@@ -38,8 +41,18 @@ def check_side(side: int | None, what: str, smallest: int = 1) -> None:
     """
     if side is None:
         return
-    if not isinstance(side, int) or not smallest <= side <= MAX_SIDE:
+    if not isinstance(side, int) or isinstance(side, bool) or not smallest <= side <= MAX_SIDE:
         raise InputError(f"{what} is {side!r}; it must be a whole number of pixels from {smallest} to {MAX_SIDE}")
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number that float32 holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def _as_tuple(value: Any) -> Any:
+    """Return a list as a tuple; the class checks what it holds."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,9 @@ class Preprocess:
         interpolation: ``bicubic`` or ``bilinear``.
         mean: Per channel, in units of the full range 0..1.
         std: Per channel, in units of the full range 0..1.
+
+    Raises:
+        InputError: A value is of another type, not finite, or out of its range.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -69,8 +85,17 @@ class Preprocess:
             raise InputError(f"unknown interpolation {self.interpolation!r}; use bicubic or bilinear")
         if self.crop_mode not in ("center", "squash"):
             raise InputError(f"unknown crop mode {self.crop_mode!r}; use center or squash")
+        if not isinstance(self.size, tuple) or len(self.size) != 2:
+            raise InputError(f"the input size is {self.size!r:.80}; it must be height and width in pixels")
         for side, name in zip(self.size, ("height", "width"), strict=True):
             check_side(side, f"input {name}")
+        if not _is_number(self.crop_pct) or not SMALLEST_CROP <= self.crop_pct <= 1:
+            raise InputError(f"crop_pct is {self.crop_pct!r:.80}; it must be from {SMALLEST_CROP} to 1")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, tuple) or len(values) != 3 or not all(map(_is_number, values)):
+                raise InputError(f"{name} is {values!r:.80}; it must be three finite numbers, one per channel")
+        if min(self.std) <= 0:
+            raise InputError(f"std is {self.std!r:.80}; each of its numbers must be above 0")
 
     def __eq__(self, other: object) -> bool:
         """Return whether the settings are the same, with tensors or without."""
@@ -80,14 +105,15 @@ class Preprocess:
     def from_config(cls: type[P], config: dict[str, Any], size: int | tuple[int, int] | None = None) -> P:
         """Return the transform of timm's ``pretrained_cfg``; ``size`` replaces its input size."""
         if size is None:
-            size = tuple(config.get("input_size", (3, 224, 224))[1:])
+            size = _as_tuple(config.get("input_size", (3, 224, 224)))
+            size = size[1:] if isinstance(size, tuple) else size
         return cls(
-            size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+            size=(size, size) if isinstance(size, int) else _as_tuple(size),
             crop_pct=config.get("crop_pct") or 0.875,
             crop_mode="squash" if config.get("crop_mode") == "squash" else "center",
             interpolation=config.get("interpolation") or "bicubic",
-            mean=tuple(config.get("mean", IMAGENET_MEAN)),
-            std=tuple(config.get("std", IMAGENET_STD)),
+            mean=_as_tuple(config.get("mean", IMAGENET_MEAN)),
+            std=_as_tuple(config.get("std", IMAGENET_STD)),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def read_files(path: Path) -> list[str]:
         raise InputError(f"{path} lists no image; give it a row per image")
     for file in files:
         parts = PurePosixPath(file).parts
-        if not parts or file.startswith("/") or ".." in parts or "\\" in file:
+        if not parts or file.startswith("/") or ".." in parts or "\\" in file or "\0" in file:
             raise InputError(f"{path} names {file!r}; a file is a path below {path.parent}, with / as separator")
     files.sort(key=lambda file: file.encode())
     for one, other in pairwise(files):
