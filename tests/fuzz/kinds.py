@@ -416,7 +416,10 @@ def class_names(case: Case) -> None:
     case.run(lambda: read_classes(path) and None)
 
 
-KINDS = (
-    *("checkpoint", "student", "timm_teacher", "detector", "resumed", "image", "archive", "table"),
-    *("onnx_classifier", "onnx_teacher", "coco", "bench_result", "store", "official", "recipe", "class_names"),
-)
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        *(checkpoint, student, timm_teacher, detector, resumed, image, archive, table),
+        *(onnx_classifier, onnx_teacher, coco, bench_result, store, official, recipe, class_names),
+    )
+}

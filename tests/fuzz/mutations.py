@@ -1,4 +1,4 @@
-"""Changes to valid inputs, drawn from a random generator: to bytes, JSON, tensors and ONNX graphs."""
+"""Random changes to valid inputs: to bytes, JSON, tables, tensors and ONNX graphs."""
 
 from __future__ import annotations
 

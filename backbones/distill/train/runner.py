@@ -94,14 +94,18 @@ def _require_form(saved: dict[str, Any], own: dict[str, Any]) -> None:
     """Reject the state of an optimiser whose groups have other settings; torch takes them as they
     are.
     """
-    groups = saved["param_groups"]
-    kinds = [{key: _kind(value) for key, value in group.items()} for group in groups]
-    if kinds != [{key: _kind(value) for key, value in group.items()} for group in own["param_groups"]]:
+    parts = ("param_groups", *(saved.keys() & {"base_param_settings"}))
+    if _form([saved[part] for part in parts]) != _form([own[part] for part in parts]):
         raise ValueError("its optimiser has other settings")
     for state in saved["state"].values():
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise TypeError("its optimiser holds more than tensors")
 
 
-def _kind(value: Any) -> type:
+def _form(value: Any) -> Any:
+    """Return the keys and types in nested settings."""
+    if isinstance(value, dict):
+        return {key: _form(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_form(part) for part in value]
     return float if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value)

@@ -221,7 +221,7 @@ class _Environment(TypedDict):
 
 
 class _Report(TypedDict):
-    """What ``compare`` and the gate read."""
+    """The part that ``compare`` and the gate read."""
 
     subjects: Annotated[list[_EntryRead], Field(min_length=1)]
     comparisons: NotRequired[list[_Compared]]
@@ -230,7 +230,7 @@ class _Report(TypedDict):
 
 
 class _Drawn(TypedDict):
-    """What the page and the tables read."""
+    """The part that the page and the tables read."""
 
     subjects: Annotated[list[_Entry], Field(min_length=1)]
     comparisons: list[_Comparison]

@@ -105,8 +105,8 @@ class Preprocess:
     def from_config(cls: type[P], config: dict[str, Any], size: int | tuple[int, int] | None = None) -> P:
         """Return the transform of timm's ``pretrained_cfg``; ``size`` replaces its input size."""
         if size is None:
-            size = _as_tuple(config.get("input_size", (3, 224, 224)))
-            size = size[1:] if isinstance(size, tuple) else size
+            whole = _as_tuple(config.get("input_size", (3, 224, 224)))
+            size = whole[1:] if isinstance(whole, tuple) else whole
         return cls(
             size=(size, size) if isinstance(size, int) else _as_tuple(size),
             crop_pct=config.get("crop_pct") or 0.875,
