@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from tinyvit.core.detectors import PACKAGED, packaged_configs, shipped_configs
 from tinyvit.core.errors import InputError, require, unknown_name
+from tinyvit.core.options import as_list
 
 from .coco import BoxCounts, CocoSplit, check_same_classes, count_boxes, find_split, missing_split, write_subset
 
@@ -355,11 +356,6 @@ def _set_split(cfg: Config, loader: str, split: CocoSplit) -> None:
 
 def _evaluators(cfg: Config, name: str) -> list[Any]:
     return as_list(cfg.get(name))
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return a setting as a list: mmengine takes one entry, a list of them, or nothing."""
-    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
 
 def _use_full_metric(cfg: Config) -> None:

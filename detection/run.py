@@ -20,11 +20,12 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from tinyvit.core.errors import InputError, TinyVitError
+from tinyvit.core.options import as_list
 from tinyvit.core.results import make_work_dir
 
 from ..backbones import read_checkpoint
 from .coco import BoxCounts, check_same_classes
-from .config import as_list, check_annotations, config_classes, count_training_boxes
+from .config import check_annotations, config_classes, count_training_boxes
 from .randomness import check_seed, seed_workers
 from .runtime import (
     QuietRunner,

@@ -10,10 +10,11 @@ from typing import Any
 from mmengine.config import Config
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.options import as_list
 from tinyvit.core.schedules import describe_fitted, fit_warmup
 
 from .coco import count_boxes
-from .config import annotation_file, as_list, datasets_of
+from .config import annotation_file, datasets_of
 
 
 def set_schedule(

@@ -13,8 +13,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from tinyvit.core.console import RateBar, counted, say
-
-from ..config import as_list
+from tinyvit.core.options import as_list
 
 #: Warnings that say nothing about a run. :class:`tinyvit.detection.metrics.CocoMetric` explains the
 #: empty result itself.

@@ -183,3 +183,8 @@ def parse_seconds(text: str, option: str) -> float:
     if value <= 0:
         raise InputError(f"{option} {text!r} is not a duration above 0; write 100ms, 1.5s or 2min")
     return value
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a setting as a list: one entry, a list of them, or nothing."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
