@@ -1,7 +1,7 @@
 """Run exported files in several versions of onnxruntime and in OpenVINO, and compare the outputs.
 
-    python -m tinyvit.benchmarks.runtimes --onnxruntime 1.15.1 1.17.3 1.19.2 1.24.4
-    --out benchmarks/results/runtimes.json
+    python -m tinyvit.benchmarks.runtimes --onnxruntime 1.15.1 1.16.3 1.17.3 1.18.1 1.19.2 1.20.1
+    1.22.1 1.24.4 1.27.0 1.29.0 1.32.0 --out benchmarks/results/runtimes.json
 
 pip installs each version into a folder of its own, so it needs a package index. The reference is
 the onnxruntime of this environment. All files have random weights and run at batch 2.
@@ -167,7 +167,9 @@ def compare(files: Iterable[ExportedFile], versions: Sequence[str], packages: Pa
                 for name, answer in answers.items()
                 if not isinstance(answer, str)
             ]
-            refused = {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+            refused = {
+                name: answer.replace(f"{folder}/", "") for name, answer in answers.items() if isinstance(answer, str)
+            }
             found.append({"runtime": title, "largest_difference": max(differences, default=None), "refused": refused})
     return found
 
