@@ -12,12 +12,11 @@ from mmengine import fileio
 from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
-from tinyvit.core.console import say, track
+from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.images.decode import decode, read_file
-from tinyvit.core.images.files import IMAGE_SUFFIXES, describe_skipped
-from tinyvit.core.images.walk import Skipped, walk
+from tinyvit.core.images.files import open_folders
 from tinyvit.core.results import make_work_dir
 
 from ..backbones.deployed import deploy_for_command
@@ -252,26 +251,16 @@ def predict(
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield the image files among files and folders (not below sub-folders), sorted within each
-    folder.
+    """Yield the image files among files and folders; see
+    :func:`tinyvit.core.images.files.open_folders`.
 
     Raises:
         InputError: A path does not exist, or a folder has no images.
     """
-    for path in map(Path, paths):
-        if path.is_dir():
-            skipped = Skipped()
-            names = [name for name in walk(path, skipped, deep=False) if name.lower().endswith(IMAGE_SUFFIXES)]
-            inside = [path / name for name in names]
-            for note in describe_skipped(path, skipped):
-                say(note)
-            if not inside:
-                raise InputError(f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-            yield from inside
-        elif path.is_file():
-            yield path
-        else:
+    for path in open_folders(paths):
+        if not path.is_file():
             raise InputError(f"image {path} does not exist; check the path")
+        yield path
 
 
 def draw_detections(

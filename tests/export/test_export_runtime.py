@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +21,7 @@ from tinyvit.export import OnnxModel, classify, summarize
 from tinyvit.export.runtime import encode, open_image
 
 #: Runs the command line in a Python that can import none of the heavy packages.
-WITHOUT_TORCH = """
+BLOCKER = """
 import sys
 FORBIDDEN = {"torch", "torchvision", "timm", "safetensors", "huggingface_hub", "mmengine", "onnx", "onnxscript"}
 class Blocker:
@@ -28,9 +29,8 @@ class Blocker:
         if name.split(".")[0] in FORBIDDEN:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
 sys.meta_path.insert(0, Blocker())
-from tinyvit.cli import main
-main(sys.argv[1:])
 """
+WITHOUT_TORCH = f"{BLOCKER}from tinyvit.cli import main\nmain(sys.argv[1:])\n"
 
 
 def run_without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -56,6 +56,36 @@ def test_predict_without_torch_on_a_file_of_feature_maps(features, photo):
     assert done.returncode == 0, done.stderr
     assert "1x32x4x10" in done.stdout
     assert "mean" in done.stdout
+
+
+def test_folders_without_torch_and_what_cannot_be_read(classifier, photo, tmp_path):
+    for name in ("b.jpg", "a.png"):
+        Image.open(photo).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    done = run_without_torch("export", "predict", classifier.path, tmp_path, photo, "--topk", 1)
+    assert done.returncode == 0, done.stderr
+    shown = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert shown == [str(tmp_path / "a.png"), str(tmp_path / "b.jpg"), str(photo)]
+
+    (tmp_path / "c.jpg").write_bytes(b"no image")
+    done = run_without_torch("export", "predict", classifier.path, tmp_path)
+    assert done.returncode == 1
+    assert "1 of 3 images could not be read" in done.stderr.splitlines()[-1]
+    (tmp_path / "empty").mkdir()
+    done = run_without_torch("export", "predict", classifier.path, tmp_path / "empty")
+    assert (done.returncode, "holds no images (.jpg" in done.stderr) == (2, True)
+
+
+def test_an_exported_file_is_measured_without_torch(classifier, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(BLOCKER)  # for the processes that measure, too
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    work = tmp_path / "bench"
+    short = ("--rounds", 1, "--min-time", 0, "--no-peak", "--threads", 1, "--work-dir", work)
+    done = run_without_torch("bench", classifier.path, *short)
+    assert done.returncode == 0, done.stderr
+    (subject,) = json.loads((work / "result.json").read_text())["metrics"]["subjects"]
+    assert subject["latency_seconds"]["median"] > 0
+    assert (work / "report.html").is_file()
 
 
 def test_what_needs_torch_says_so_without_torch(classifier):

@@ -157,7 +157,7 @@ def predict_with(
 
     Args:
         runner: The file.
-        images: The image files.
+        images: Image files, and folders of them.
         topk: Classes per image.
         size: Input size; ``None``: the file's.
         unread: Takes images that cannot be read, with the reason; they are left out of the answer.
@@ -166,13 +166,15 @@ def predict_with(
     Raises:
         InputError: No image can be read, or one cannot and ``unread`` is ``None``.
     """
+    from tinyvit.core.images.files import open_folders
     from tinyvit.export import classify, open_image, summarize
 
+    images = list(open_folders(images))
     wanted = parse_size(str(size)) if isinstance(size, str | int) else size
     found: list[dict[str, Any]] = []
     for path in images:
         try:
-            image = open_image(Path(path))
+            image = open_image(path)
         except InputError as error:
             if unread is None or len(images) == 1:
                 raise

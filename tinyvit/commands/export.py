@@ -202,7 +202,7 @@ def verify(
 @_app.command("predict")
 def predict(
     file: _FileArgument,
-    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGE...")],
     topk: Annotated[int, typer.Option(min=1, help="Classes to print per image.")] = 5,
     size: Annotated[str | None, typer.Option(help="Input size, N or HxW. [default: the file's]")] = None,
     threads: _ThreadsOption = None,
@@ -212,7 +212,7 @@ def predict(
     torch. Images that cannot be read are listed at the end; exit code 1.
 
     Examples:
-        tinyvit export predict student.onnx cat.jpg dog.jpg --topk 3
+        tinyvit export predict student.onnx cat.jpg photos/ --topk 3
         tinyvit export predict student.onnx cat.jpg --size 256x320 --json
     """
     from tinyvit.api.deployment import predict_with
@@ -229,7 +229,7 @@ def predict(
         )
     else:
         _print_predictions(runner, found)
-    require_all_read(unread, len(images))
+    require_all_read(unread, len(found) + len(unread))
     hint(f"tinyvit bench {file}", as_json)
 
 

@@ -207,7 +207,7 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
     many = metrics["iterations"] > recipe.log_interval  # else the log has one line, and one loss
     print(
         f"loss {first if many else ''}{last} in {metrics['iterations']} iterations "
-        f"({metrics['epochs']:.2f} epochs), {metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} img/s"
+        f"({metrics['epochs']:.2f} epochs), {metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} views/s"
     )
     print(f"student: {summary.student}\nloss curve: {summary.log}")
     if best := metrics.get("best"):

@@ -131,7 +131,7 @@ def evaluate_top(
         except InputError as error:
             return str(error)
 
-    with ThreadPoolExecutor(available_cpus()) as pool, RateBar("evaluate", len(ordinals), "img", show) as bar:
+    with ThreadPoolExecutor(available_cpus()) as pool, RateBar("evaluate", len(ordinals), "images", show) as bar:
         for start in range(0, len(ordinals), 64):
             chunk = ordinals[start : start + 64]
             loaded = list(zip(chunk, pool.map(load, chunk), strict=True))

@@ -62,9 +62,11 @@ class Timing:
         return self.waited / self.seconds if self.seconds else 0.0
 
     def note(self) -> str:
-        """Return the note of a progress line while decoding is the limit; else an empty text."""
+        """Return the note of a progress line while decoding is the limit, which the end of the run
+        explains; else an empty text.
+        """
         share = self.waiting_share
-        return f", decoding is the limit ({share:.0%} waited for images)" if share > DECODING_LIMITS else ""
+        return f", {share:.0%} waiting for images" if share > DECODING_LIMITS else ""
 
 
 @dataclass

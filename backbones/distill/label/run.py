@@ -248,7 +248,7 @@ def _label_here(
 ) -> Timing:
     """Label shards in this process."""
     labeller = Labeller(store, images, teacher, options.sampler, options.threads, say if show else None)
-    with RateBar("label", sum(shard.rows for shard in shards), "img", show) as bar:
+    with RateBar("label", sum(shard.rows for shard in shards), "views", show) as bar:
         return labeller.run(shards, lambda rows, so_far: bar.advance(rows, so_far.note()))
 
 
@@ -276,7 +276,7 @@ def _label_there(
             correct = next(event.result for event in pool.run([CheckUnit(true_classes)]) if isinstance(event, Done))
         if correct and show:
             say(describe_check(correct, known))
-        with RateBar("label", sum(shard.rows for shard in shards), "img", show) as bar:
+        with RateBar("label", sum(shard.rows for shard in shards), "views", show) as bar:
             seen = [0] * len(shards)
             for event in pool.run([ShardUnit(shard) for shard in shards]):
                 rows = event.value if isinstance(event, Progress) else shards[event.index].rows

@@ -129,7 +129,7 @@ class TrainLog(Hook):
 
     def __init__(self, path: Path, recipe: Recipe, schedule: Schedule, rank: Rank, show: bool) -> None:
         self.path, self.recipe, self.schedule, self.rank = path, recipe, schedule, rank
-        self.bar = RateBar("train", 0, "img", show and rank.is_first)
+        self.bar = RateBar("train", 0, "views", show and rank.is_first)
         self.first_iteration = 0
         self.first_loss = self.last_loss = math.nan
         self.unlogged: list[Tensor] = []

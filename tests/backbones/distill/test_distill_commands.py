@@ -146,7 +146,7 @@ def test_a_finished_run_keeps_its_result(store, pictures, tmp_path, run_cli):
     code, out, err = run_cli(*train, "--resume")
     assert code == 0
     assert "already finished after 3 iterations" in err
-    assert f"{metrics['images_per_second']:.0f} img/s" in out
+    assert f"{metrics['images_per_second']:.0f} views/s" in out
     code, out, _ = run_cli(*train, "--resume", "--json")
     assert (code, json.loads(out)) == (0, json.loads(first))
     assert (tmp_path / "result.json").read_bytes() == first

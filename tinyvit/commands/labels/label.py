@@ -186,7 +186,7 @@ def _print_summary(summary: LabelSummary, data: Path, left_out: Any) -> None:
     if summary.rows_made:
         print(
             f"made {counted(summary.rows_made, 'row')} in {summary.seconds:.1f} s: "
-            f"{summary.images_per_second:.0f} img/s, the teacher waited for images {summary.waiting_share:.0%} "
+            f"{summary.images_per_second:.0f} views/s, the teacher waited for images {summary.waiting_share:.0%} "
             "of the time"
         )
     print(

@@ -8,7 +8,7 @@ as in torchvision's ``ImageFolder``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from multiprocessing import parent_process
 from pathlib import Path, PurePosixPath
 
@@ -260,6 +260,25 @@ def describe_skipped(root: Path, skipped: Skipped) -> list[str]:
     """Return a sentence per entry that a walk of ``root`` left out."""
     notes = [f"{root / path} is skipped: {why}" for path, why in skipped.entries.items()]
     return notes + [f"{root / path} cannot be read: {why}" for path, why in skipped.unreadable.items()]
+
+
+def open_folders(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Yield paths, with the image files of a folder in its place (not below sub-folders), sorted.
+
+    Raises:
+        InputError: A folder has no images.
+    """
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path
+            continue
+        skipped = Skipped()
+        names = [name for name in walk(path, skipped, deep=False) if name.lower().endswith(IMAGE_SUFFIXES)]
+        for note in describe_skipped(path, skipped):
+            say(note)
+        if not names:
+            raise InputError(f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        yield from (path / name for name in names)
 
 
 def require_all_read(unread: Mapping[str, str], total: int) -> None:

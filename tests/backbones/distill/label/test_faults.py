@@ -206,6 +206,6 @@ def test_timings_of_workers_add_up_and_the_note_says_what_they_mean():
     one.add(other)
     assert one == Timing(15, 6.0, 12.0, 20.0)
     assert one.waiting_share == pytest.approx(0.3)
-    assert one.note() == ", decoding is the limit (30% waited for images)"
+    assert one.note() == ", 30% waiting for images"
     assert Timing(10, DECODING_LIMITS * 10 - 0.01, 9.0, 10.0).note() == ""
     assert Timing().waiting_share == 0
