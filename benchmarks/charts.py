@@ -16,8 +16,11 @@ from html import escape
 from pathlib import Path
 
 _WIDTH = 520
-_FONT = 13
-_ROW = 34
+#: Size of the text on a phone, in units of a drawing: the largest, so room is left for it.
+_FONT = 17
+_ROW = 48
+#: Widths of letters in a wide font (DejaVu Sans Bold), in parts of its size; the others are medium.
+_NARROW, _WIDE = " ijl/\\|IJ,.:;-f!()[]tr_`'", "UGDHN#+<=>^~OQ&wMW@%m\N{PLUS-MINUS SIGN}"
 _FONTS = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }'
 
 
@@ -132,6 +135,11 @@ def svg_file(panels: Sequence[tuple[str, str]], title: str, keys: Sequence[tuple
     )
 
 
+def text_width(text: str, size: float = _FONT) -> float:
+    """Return the width that a text has at most, whatever the font of the reader."""
+    return size * sum(0.5 if letter in _NARROW else 1.11 if letter in _WIDE else 0.78 for letter in text)
+
+
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return about ``count`` round numbers from ``low`` to ``high``, for the ticks of a scale."""
     span = max(high - low, 1e-9)
@@ -176,9 +184,9 @@ def scatter_chart(title: str, points: Sequence[Point], axes: Axes, front: bool =
         front: Whether to draw :func:`pareto_front` as a stepped line.
         height: Height of the drawing in its own units; the width is 520.
     """
-    left, right, top, bottom = 58, 20, 34, 46
-    x_low, x_high = min(point.x for point in points) / 1.25, max(point.x for point in points) * 1.25
     y_low, y_high = axes.y_range
+    left, right, top, bottom = _room([axes.y_text(tick) for tick in nice_ticks(y_low, y_high)], 50), 20, 34, 50
+    x_low, x_high = min(point.x for point in points) / 1.25, max(point.x for point in points) * 1.25
 
     def place(x: float, y: float) -> tuple[float, float]:
         share = math.log(x / x_low) / math.log(x_high / x_low)
@@ -190,9 +198,8 @@ def scatter_chart(title: str, points: Sequence[Point], axes: Axes, front: bool =
         y = place(x_low, tick)[1]
         parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(left - 8, y + 4, axes.y_text(tick), "axis", "end"))
-    for tick in log_ticks(x_low, x_high):
-        parts.append(_text(place(tick, y_low)[0], height - bottom + 18, f"{tick:g}", "axis", "middle"))
-    parts.append(_text((left + _WIDTH - right) / 2, height - 6, axes.x_label, "axis", "middle"))
+    ticks = [(place(tick, y_low)[0], f"{tick:g}") for tick in log_ticks(x_low, x_high)]
+    parts += _x_texts(ticks, axes.x_label, left, right, height)
     if front:
         spots = [place(point.x, point.y) for point in pareto_front(points)]
         path = f"M{spots[0][0]:.1f} {spots[0][1]:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in spots[1:])
@@ -259,7 +266,7 @@ def interval_track(value: float, interval: tuple[float, float], scale: tuple[flo
     )
 
 
-def stack(parts: Sequence[tuple[str, str, float]], length: float = 1.0, least_text: float = 0.07) -> str:
+def stack(parts: Sequence[tuple[str, str, float]], length: float = 1.0, least_text: float = 0.11) -> str:
     """Return one stacked bar as HTML; a part with enough room shows its share as text.
 
     Args:
@@ -275,7 +282,7 @@ def stack(parts: Sequence[tuple[str, str, float]], length: float = 1.0, least_te
     return f"<div class='stack' style='width:{100 * length:.2f}%'>{pieces}</div>"
 
 
-def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 300, right: int = 132) -> str:
+def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 300) -> str:
     """Return a chart of lines over a common x, each named at its right end.
 
     Args:
@@ -283,13 +290,13 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
         series: At least one, each with at least one point.
         axes: Frame and ticks.
         height: Height of the drawing in its own units; the width is 520.
-        right: Width of the room for the names, in the same units.
     """
-    left, top, bottom = 54, 30, 44
+    y_low, y_high = axes.y_range
+    left, top, bottom = _room([axes.y_text(tick) for tick in nice_ticks(y_low, y_high)], 46), 30, 50
+    right = _room([line.name for line in series], 36)
     xs = [x for line in series for x, _ in line.points]
     scale = math.log if axes.log_x else float
     x_low, x_high = scale(min(xs)), scale(max(xs))
-    y_low, y_high = axes.y_range
     # Room for marks that are moved apart, so that none lies on the scale or on a name.
     inset = 0.04 if axes.log_x else 0.0
 
@@ -307,9 +314,7 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, height: int = 3
     ticks = [x for x, _ in series[0].points] if axes.log_x else nice_ticks(min(xs), max(xs), 4)
     if all(x == round(x) for x in xs):  # rounds and epochs: a tick between two would get the text of one of them
         ticks = [tick for tick in ticks if tick == round(tick)]
-    for tick in ticks:
-        parts.append(_text(place(tick, y_low)[0], height - bottom + 18, _tick(tick), "axis", "middle"))
-    parts.append(_text((left + _WIDTH - right) / 2, height - 6, axes.x_label, "axis", "middle"))
+    parts += _x_texts([(place(x, y_low)[0], _tick(x)) for x in ticks], axes.x_label, left, right, height)
     if axes.reference:
         name, value = axes.reference
         y = place(xs[0], value)[1]
@@ -332,21 +337,43 @@ def bar_chart(title: str, bars: Sequence[Bar], high: float) -> str:
         bars: From top to bottom.
         high: The value of a bar of full length.
     """
-    left, right = 150, 110
+    left, right = 4, _room([bar.text for bar in bars], 60)
     unit = (_WIDTH - left - right) / (high or 1)
     parts = []
     for row, bar in enumerate(bars):
         y = row * _ROW + 6
         length = max(bar.value * unit, 1)
-        parts.append(_text(left - 10, y + 16, bar.label, "axis", "end"))
-        parts.append(f'<rect class="{bar.role}" x="{left}" y="{y}" width="{length:.1f}" height="22" rx="3"/>')
+        parts.append(_text(left, y + 13, bar.label, "axis"))
+        parts.append(f'<rect class="{bar.role}" x="{left}" y="{y + 19}" width="{length:.1f}" height="18" rx="3"/>')
         end = left + length
         if bar.interval:
             low_x, high_x = (left + value * unit for value in bar.interval)
-            parts.append(f'<path class="interval" d="M{low_x:.1f} {y + 11}H{high_x:.1f}"/>')
+            parts.append(f'<path class="interval" d="M{low_x:.1f} {y + 28}H{high_x:.1f}"/>')
             end = max(end, high_x)
-        parts.append(_text(end + 8, y + 16, bar.text, "value"))
+        parts.append(_text(end + 8, y + 34, bar.text, "value"))
     return _svg(title, _WIDTH, len(bars) * _ROW + 6, parts)
+
+
+def _room(texts: Sequence[str], least: int) -> int:
+    """Return the room beside a chart for texts of one line."""
+    return max(least, math.ceil(max((text_width(text) for text in texts), default=0.0)) + 12)
+
+
+def _x_texts(ticks: Sequence[tuple[float, str]], label: str, left: float, right: float, height: int) -> list[str]:
+    """Return the texts below a chart: of ticks, without those that would touch the one before, and
+    of the scale.
+    """
+    parts, end = [], -math.inf
+    for x, text in ticks:
+        half = text_width(text) / 2
+        # The first and the last tick may stand at an edge of the drawing.
+        x = max(half, min(x, _WIDTH - half))
+        if x - half > end:
+            parts.append(_text(x, height - 30, text, "axis", "middle"))
+            end = x + half
+    half = text_width(label) / 2
+    middle = max(half, min((left + _WIDTH - right) / 2, _WIDTH - half)) if 2 * half < _WIDTH else _WIDTH / 2
+    return [*parts, _text(middle, height - 6, label, "axis", "middle")]
 
 
 def _line(line: Series, place: Callable[[float, float], tuple[float, float]], shift: float) -> str:

@@ -17,6 +17,7 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.images.decode import decode, read_file
 from tinyvit.core.images.files import open_folders
+from tinyvit.core.images.labels import Box, place_label
 from tinyvit.core.results import make_work_dir
 
 from ..backbones.deployed import deploy_for_command
@@ -282,9 +283,17 @@ def draw_detections(
     draw = ImageDraw.Draw(canvas)
     stroke = max(2, round(max(canvas.size) / 320))
     font = ImageFont.load_default(size=max(11, round(max(canvas.size) / 45)))
+    shown = [(found, colours[found["label"] % len(colours)]) for found in detections]
     # The best detection is drawn last, on top of the others.
-    for found in reversed(detections):
-        _draw_box(draw, found, colours[found["label"] % len(colours)], stroke, font)
+    for found, colour in reversed(shown):
+        x, y, width, height = found["bbox"]
+        draw.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=colour, width=stroke)
+    taken: list[Box] = []
+    for found, colour in shown:
+        text = f"{found['category']} {found['score']:.2f}"
+        left, _, right, bottom = draw.textbbox((0, 0), text, font=font)
+        taken.append(place_label(found["bbox"], (right - left + 6, bottom + 4), canvas.size, taken))
+        _draw_label(draw, taken[-1], text, colour, font)
     return canvas
 
 
@@ -296,16 +305,9 @@ def _tint(canvas: Image.Image, segmentation: dict[str, Any], colour: tuple[int, 
     return Image.composite(Image.new("RGB", canvas.size, colour), canvas, mask)
 
 
-def _draw_box(
-    draw: ImageDraw.ImageDraw, found: dict[str, Any], colour: tuple[int, int, int], stroke: int, font: Any
-) -> None:
-    x, y, width, height = found["bbox"]
-    draw.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=colour, width=stroke)
-    text = f"{found['category']} {found['score']:.2f}"
-    left, _, right, bottom = draw.textbbox((0, 0), text, font=font)
-    line = bottom + 4
-    at = (x, y - line if y >= line else y)
-    draw.rectangle((at[0], at[1], at[0] + right - left + 6, at[1] + line), fill=colour)
+def _draw_label(draw: ImageDraw.ImageDraw, at: Box, text: str, colour: tuple[int, int, int], font: Any) -> None:
+    x, y, width, height = at
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
     # Black on a light colour, white on a dark one (luma of the sRGB values).
     luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-    draw.text((at[0] + 3, at[1] + 1), text, font=font, fill=(0, 0, 0) if luma > 128 else (255, 255, 255))
+    draw.text((x + 3, y + 1), text, font=font, fill=(0, 0, 0) if luma > 128 else (255, 255, 255))

@@ -89,7 +89,7 @@ def test_bars_are_as_long_as_their_values():
     low, high = re.findall(r"M(\S+) \S+H(\S+)", interval.attrib["d"])[0]
     assert [(float(x) - left) / unit for x in (low, high)] == pytest.approx([8.0, 13.0], abs=0.1)
     for rect, (_, y, label) in zip(drawing.root.iter("rect"), drawing.texts("axis"), strict=True):
-        assert abs(float(rect.attrib["y"]) + 16 - y) < 1, label
+        assert abs(float(rect.attrib["y"]) - 6 - y) < 1, label  # above its bar
 
 
 def test_points_stand_at_their_values_and_the_front_joins_what_none_beats():

@@ -73,6 +73,7 @@ def test_latencies_are_bars_with_their_intervals():
 
 def test_boxes_lie_where_they_were_found():
     found = {"bbox": [6.0, 10.0, 20.0, 15.0], "label": "disc", "score": 0.91}
-    placed = report._box(found, 64)
+    placed, same = report._boxes([found, found], (64, 48))
     assert [placed[key] for key in ("x", "y", "width", "height")] == ["6.0", "10.0", "20.0", "15.0"]
     assert placed["text"] == "disc 91"
+    assert abs(float(placed["text_y"]) - float(same["text_y"])) >= float(placed["size"])  # one label below the other

@@ -15,6 +15,8 @@ from tinyvit.benchmarks import charts
 from tinyvit.demo.findings import costs, findings
 from tinyvit.demo.report import write_report
 
+from ..browser import cut_texts
+
 
 def picture(width=64, height=48):
     stream = io.BytesIO()
@@ -236,3 +238,9 @@ def test_end_labels_are_moved_apart_in_order():
     placed = charts._spread([100, 101, 99, 200], 16)
     assert placed[2] < placed[0] < placed[1] < placed[3] == 200
     assert placed[0] - placed[2] == pytest.approx(16, abs=0.1)
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_is_readable_on_a_phone_and_with_a_wide_font(width, tmp_path):
+    page = write_report(tmp_path / "report.html", document()).read_text(encoding="utf-8")
+    assert cut_texts(page, width, tmp_path) == []

@@ -14,8 +14,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tinyvit.benchmarks.charts import Axes, Bar, Series, bar_chart, line_chart
+from tinyvit.benchmarks.charts import Axes, Bar, Series, bar_chart, line_chart, text_width
 from tinyvit.benchmarks.pages import duration, render
+from tinyvit.core.images.labels import place_label
 
 Metrics = Mapping[str, Any]
 
@@ -170,20 +171,25 @@ def _detector_cells(arm: Mapping[str, Any]) -> list[str]:
 def _scene(picture: Mapping[str, Any]) -> dict[str, Any]:
     """Return one embedded image, and the boxes of the truth and of both detectors."""
     titles = {"truth": "truth", **{name: ROLES[name] for name in _ARMS}}
-    side = max(picture["width"], picture["height"])
-    columns = [(key, title, [_box(box, side) for box in picture[key]]) for key, title in titles.items()]
+    sides = picture["width"], picture["height"]
+    columns = [(key, title, _boxes(picture[key], sides)) for key, title in titles.items()]
     source = _data_uri(picture["jpeg"])
     return {"source": source, "columns": columns, "width": picture["width"], "height": picture["height"]}
 
 
-def _box(box: Mapping[str, Any], side: int) -> dict[str, str]:
-    x, y, width, height = box["bbox"]
-    size = side / 17
-    score = f" {100 * box['score']:.0f}" if "score" in box else ""
-    numbers = {"x": x, "y": y, "width": width, "height": height, "size": size, "text_x": x + 1}
-    numbers["text_y"] = y - 2 if y > size + 2 else y + size
-    placed = {key: f"{value:.1f}" for key, value in numbers.items()}
-    return {**placed, "stroke": f"{side / 110:.2f}", "text": f"{box['label']}{score}"}
+def _boxes(boxes: Sequence[Mapping[str, Any]], image: tuple[int, int]) -> list[dict[str, str]]:
+    """Return boxes with their labels, none of which covers another."""
+    size, placed, taken = max(image) / 17, [], []
+    for box in boxes:
+        x, y, width, height = box["bbox"]
+        text = f"{box['label']} {100 * box['score']:.0f}" if "score" in box else str(box["label"])
+        label = place_label((x, y, width, height), (text_width(text, size), size + 2), image, taken)
+        taken.append(label)
+        numbers = {"x": x, "y": y, "width": width, "height": height, "size": size}
+        numbers |= {"text_x": label[0] + 1, "text_y": label[1] + size}
+        shown = {key: f"{value:.1f}" for key, value in numbers.items()}
+        placed.append({**shown, "stroke": f"{max(image) / 110:.2f}", "text": text})
+    return placed
 
 
 def latency_chart(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -27,6 +27,7 @@ from ...charts import (
     log_ticks,
     scatter_chart,
     stack,
+    text_width,
 )
 from ...pages import render
 from ...statistics import CANNOT_TELL, quantile
@@ -45,6 +46,8 @@ _CARDS = 6
 _STRIPS = 40
 _SENTENCES = 5
 _TIMELINES = 8
+#: Width of a row's drawing on a phone, in pixels.
+_NARROWEST = 150
 
 
 def write_page(path: Path, document: Mapping[str, Any]) -> Path:
@@ -429,12 +432,12 @@ def steps(metrics: Metrics, names: Names) -> dict[str, Any] | None:
 
 def _marks(ticks: Sequence[tuple[float, str]], scale: tuple[float, float]) -> list[tuple[str, str]]:
     """Return place in per cent and text of ticks, without those too close to the one before."""
-    marks, last = [], -100.0
+    marks, end = [], -100.0
     for tick, text in ticks:
-        at = log_share(tick, *scale)
-        if at - last >= 9:
+        at, half = log_share(tick, *scale), 50 * text_width(text, 13) / _NARROWEST
+        if at - half >= end:
             marks.append((f"{at:.2f}", text))
-            last = at
+            end = at + half
     return marks
 
 
@@ -505,7 +508,7 @@ def sweeps(metrics: Metrics) -> dict[str, Any] | None:
         ]
         if series:
             axes = Axes(label, "images/s, of the best of its sweep", (0, 105), log_x=True, y_text="{:g} %".format)
-            chart = line_chart(f"Images per second by {label}", series, axes, right=40)
+            chart = line_chart(f"Images per second by {label}", series, axes)
             figures.append({"chart": Markup(chart), "names": [knee["subject"] for knee in group]})
     return {"figures": figures, "sentences": [knee["sentence"] for knee in knees]}
 
@@ -528,7 +531,7 @@ def course(metrics: Metrics, names: Names) -> dict[str, Any]:
     if series:
         far = max(2.0, 1.1 * max(abs(y) for line in series for _, y in line.points))
         axes = Axes("round", "time against its own median", (-far, far), y_text="{:+g} %".format, reference=("", 0.0))
-        chart = line_chart("Each round against the median", series, axes, height=260, right=40)
+        chart = line_chart("Each round against the median", series, axes, height=260)
     contention = metrics["contention"]
     facts = [contention["sentence"]]
     if metrics["ended"]:
