@@ -68,6 +68,6 @@ def build_deit(name: str, *, num_classes: int = 1000, img_size: int | None = Non
         num_classes=num_classes,
         **usual | kwargs,
     )
-    model.pretrained_cfg = {}
+    model.pretrained_cfg = model.default_cfg = {}
     model.build_args = kwargs
     return model

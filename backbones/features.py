@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
@@ -32,20 +33,29 @@ class FeatureBackbone(nn.Module):
         super().__init__()
         self.model: Any = model
         count = len(self.model.feature_info)
-        if isinstance(out_indices, int):
+        if isinstance(out_indices, int) and abs(out_indices) <= count:
             out_indices = range(count - out_indices, count) if out_indices > 0 else (out_indices,)
+        if isinstance(out_indices, int):
+            raise InputError(f"out_indices is {out_indices}, but this backbone has {count} maps; give at most {count}")
         if not out_indices:
             raise InputError(f"out_indices is empty; this backbone has maps 0 to {count - 1}")
         for index in out_indices:
             if not -count <= index < count:
                 raise InputError(f"out_indices holds {index}, but this backbone has maps 0 to {count - 1}")
-        self.out_indices = tuple(index % count for index in out_indices)
-        self.feature_info = FeatureInfo([dict(info) for info in self.model.feature_info], self.out_indices)
+        self.out_indices = [index % count for index in out_indices]
+        self.feature_info = FeatureInfo([dict(info) for info in self.model.feature_info], tuple(self.out_indices))
         self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=True)
+
+    __jit_unused_properties__: ClassVar[list[str]] = ["default_cfg", "pretrained_cfg"]
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """Return the one of the inner model."""
+        return self.model.pretrained_cfg
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """Return ``pretrained_cfg`` under timm's older name."""
         return self.model.pretrained_cfg
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -56,6 +66,9 @@ class FeatureBackbone(nn.Module):
         """Image (B, C, H, W) -> one map (B, channels, H/stride, W/stride) per index, in the order
         of the indices.
         """
+        if torch.jit.is_scripting():  # DeiT's maps cannot be scripted, in timm neither
+            maps = self.model.stage_maps(x)
+            return [maps[index] for index in self.out_indices]
         order = sorted(set(self.out_indices))
         maps = self.model.forward_intermediates(x, indices=order, stop_early=True, intermediates_only=True)
         by_index = dict(zip(order, maps, strict=True))

@@ -38,6 +38,7 @@ _SHAPE_OF_TINY_VIT = (
     "mbconv_expand_ratio",
     "local_conv_size",
     "global_pool",
+    "output_stride",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import math
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -47,6 +48,8 @@ def create_model(
     pretrained: bool | str = False,
     weights: str | Path | None = None,
     weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     num_classes: int | None = None,
     img_size: int | None = None,
     features_only: bool = False,
@@ -66,6 +69,9 @@ def create_model(
             kinds it reads).
         weights_key: Where in the checkpoint the model is, if it holds several: ``model_ema``,
             ``student``. Without it a line on standard error says which one was taken.
+        prefix: Prefix of the model's names in the checkpoint, if there are several
+            prefixes; empty for nothing.
+        partial: Take what fits of the checkpoint; a line on standard error names what was left out.
         num_classes: Classes of the head, 0 for none. Default: those of the weights (0 where they
             have no classifier), or 1000 without weights. A head with other classes than the weights
             stays freshly initialised.
@@ -83,12 +89,16 @@ def create_model(
     """
     if source := split_source(name):
         options = {"num_classes": num_classes, "img_size": img_size, "out_indices": out_indices, **kwargs}
-        return _create_saved(*source, pretrained, weights, options | {"features_only": features_only or None})
+        options |= {"features_only": features_only or None}
+        options |= {"weights_key": weights_key, "prefix": prefix, "partial": partial or None}
+        return _create_saved(*source, pretrained, weights, options)
     asked, (name, _, tag) = name, name.partition(".")
     if name not in PRETRAINED_TAGS:
         raise unknown_model("model", asked, PRETRAINED_TAGS)
     pretrained = tag or pretrained
     _check_request(pretrained, weights, img_size, features_only, out_indices)
+    if not (pretrained or weights) and (weights_key is not None or prefix is not None or partial):
+        raise InputError("weights_key, prefix and partial need weights; give the checkpoint too")
     if pretrained:
         tag = _check_tag(name, pretrained)
         weights = fetch_pretrained(name, tag)
@@ -98,18 +108,21 @@ def create_model(
         if checkpoint is not None:
             with torch.device("meta"):
                 shape = _build(name, 1, img_size, kwargs)
-            num_classes = read_num_classes(checkpoint, shape, weights_key) or 0
+            num_classes = read_num_classes(checkpoint, shape, weights_key, prefix) or 0
     if num_classes < 0:
         raise InputError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
     model = _build(name, num_classes, img_size, kwargs)
-    model.pretrained_cfg = pretrained_cfg(name, tag or None, num_classes, img_size)
+    model.pretrained_cfg = model.default_cfg = pretrained_cfg(name, tag or None, num_classes, img_size)
+    if name in tiny_vit.VARIANTS:
+        side = math.ceil(model.pretrained_cfg["input_size"][1] / model.output_stride)
+        model.pretrained_cfg["pool_size"] = (side, side)
     if features_only:
         default = (0, 1, 2, 3) if name in tiny_vit.VARIANTS else (-1,)
         model = FeatureBackbone(model, default if out_indices is None else out_indices)
     if checkpoint is not None:
-        report = load_weights(model, checkpoint, weights_key=weights_key)
-        if choice := report.choice():
-            say(f"{checkpoint.origin}: {choice}")
+        report = load_weights(model, checkpoint, weights_key=weights_key, prefix=prefix, partial=partial)
+        for note in report.notes():
+            say(f"{checkpoint.origin}: {note}")
     return model
 
 

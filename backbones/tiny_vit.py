@@ -11,9 +11,9 @@ transformer stage.
 Padding: a map that is not a multiple of the window is padded with zeros below and to the right.
 This happens *before* the LayerNorm of the attention. The padded tokens take part in the softmax, as
 in the official code and in timm. At the native input sizes nothing is padded.
-"""
 
-from __future__ import annotations
+Annotations are evaluated here, because ``torch.fx`` copies them into code for ``torch.jit.script``.
+"""
 
 import math
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
 from timm.models._features import feature_take_indices
+from timm.models._features_fx import register_notrace_module
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -112,14 +113,14 @@ class MBConv(nn.Module):
 
 class PatchMerging(nn.Module):
     """Downsample by a bottleneck with a strided depthwise 3x3: (B, C, H, W) -> (B, C', H/2, W/2),
-    sizes rounded up.
+    sizes rounded up. With ``stride`` 1 the size stays.
     """
 
-    def __init__(self, dim: int, out_dim: int) -> None:
+    def __init__(self, dim: int, out_dim: int, stride: int = 2) -> None:
         super().__init__()
         self.conv1 = ConvNorm(dim, out_dim)
         self.act1 = nn.GELU()
-        self.conv2 = ConvNorm(out_dim, out_dim, kernel=3, stride=2, groups=out_dim)
+        self.conv2 = ConvNorm(out_dim, out_dim, kernel=3, stride=stride, groups=out_dim)
         self.act2 = nn.GELU()
         self.conv3 = ConvNorm(out_dim, out_dim)
 
@@ -278,6 +279,9 @@ class TinyViTBlock(nn.Module):
         return x[:, :height, :width] if padded else x
 
 
+register_notrace_module(TinyViTBlock)  # for torch.fx as timm uses it: padding depends on the size
+
+
 def _as_nchw(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W): a channels-last view, or when traced a contiguous copy."""
     return _copied_if_traced(x.permute(0, 3, 1, 2))
@@ -309,10 +313,11 @@ class TinyViTStage(nn.Module):
         drop: float,
         drop_path: Sequence[float],
         local_conv_size: int,
+        stride: int,
     ) -> None:
         super().__init__()
         self.grad_checkpointing = False
-        self.downsample = PatchMerging(dim, out_dim)
+        self.downsample = PatchMerging(dim, out_dim, stride)
         self.blocks = nn.Sequential(
             *[
                 TinyViTBlock(out_dim, num_heads, window_size, mlp_ratio, drop, rate, local_conv_size)
@@ -409,10 +414,12 @@ class TinyViT(nn.Module):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
         mbconv_expand_ratio: Hidden width of the MBConv blocks over their input width.
         local_conv_size: Side of the depthwise convolution between attention and perceptron.
+        output_stride: 32, or 16 for a last stage that does not downsample, as in MobileSAM's image
+            encoder.
 
     Raises:
         ValueError: The stage lists differ in length, a width is not a multiple of its number of
-            heads, or ``global_pool`` is not known.
+            heads, or ``global_pool`` or ``output_stride`` is not known.
 
     Source: paper section 3.2 and figure 6; official ``models/tiny_vit.py``.
     """
@@ -432,9 +439,12 @@ class TinyViT(nn.Module):
         mbconv_expand_ratio: float = 4.0,
         local_conv_size: int = 3,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ) -> None:
         super().__init__()
         _check_stages(embed_dims, depths, num_heads, window_sizes)
+        if output_stride not in (16, 32):
+            raise ValueError(f"output_stride is {output_stride}; TinyViT has 32, or 16")
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.embed_dims = tuple(embed_dims)
@@ -444,7 +454,9 @@ class TinyViT(nn.Module):
         self.mlp_ratio = mlp_ratio
         self.mbconv_expand_ratio = mbconv_expand_ratio
         self.local_conv_size = local_conv_size
+        self.output_stride = output_stride
         self.pretrained_cfg: dict[str, Any] = {}
+        self.default_cfg = self.pretrained_cfg  # timm's older name
 
         rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.patch_embed = PatchEmbed(in_chans, embed_dims[0])
@@ -461,37 +473,45 @@ class TinyViT(nn.Module):
                     proj_drop_rate,
                     rates[start : start + depths[i]],
                     local_conv_size,
+                    stride=1 if i == len(depths) - 1 and output_stride == 16 else 2,
                 )
             )
         self.stages = nn.Sequential(*stages)
-        self.feature_info = [
-            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(embed_dims)
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": dim, "reduction": min(4 * 2**i, output_stride), "module": f"stages.{i}"}
+            for i, dim in enumerate(embed_dims)
         ]
         self.num_features = self.head_hidden_size = embed_dims[-1]
         self.head = ClassifierHead(embed_dims[-1], num_classes, drop_rate, global_pool)
         self.apply(_init_linear)
 
-    __jit_unused_properties__: ClassVar[list[str]] = ["default_cfg", "global_pool"]
+    __jit_unused_properties__: ClassVar[list[str]] = ["global_pool"]
 
     @property
     def global_pool(self) -> str:
         """Return how the head pools."""
         return self.head.global_pool
 
-    @property
-    def default_cfg(self) -> dict[str, Any]:
-        """Return ``pretrained_cfg`` under timm's older name."""
-        return self.pretrained_cfg
-
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Image (B, in_chans, H, W) -> last feature map (B, num_features, H/32, W/32), sizes
-        rounded up.
+        """Image (B, in_chans, H, W) -> last feature map (B, num_features, H/s, W/s) with s the
+        ``output_stride``, sizes rounded up.
         """
         return self.stages(self.patch_embed(x))
+
+    def stage_maps(self, x: Tensor) -> list[Tensor]:
+        """Return the map of every stage; ``torch.jit.script`` takes it, unlike
+        ``forward_intermediates``.
+        """
+        maps: list[Tensor] = []
+        x = self.patch_embed(x)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last feature map -> logits, or pooled and normalised features (B, num_features) with

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -24,13 +25,14 @@ from tinyvit.core.errors import InputError, unknown_name
 
 from ..backbones import (
     PRETRAINED_TAGS,
+    Choice,
     FeatureBackbone,
     LoadReport,
+    choice_of,
     create_model,
     fetch_pretrained,
     list_models,
     load_weights,
-    read_checkpoint,
 )
 from ..backbones import tiny_vit as _tiny_vit
 from .registry import MODELS
@@ -64,20 +66,18 @@ class BackboneMixin:
         Raises:
             InputError: The file cannot be read or does not fit; the detector is then unchanged.
         """
-        source, prefix = self._source()
+        source, choice = self._source()
         if source is None:
             return None
         assert isinstance(self, nn.Module)
-        report = load_weights(self, _resolve(source, prefix, self.arch))
+        report = load_weights(self, _resolve(source, self.arch), **choice)
         print_log(f"backbone: {source}: {report}", logger="current")
         return report
 
-    def _source(self) -> tuple[str | None, str | None]:
-        """Return the file, URL or tag that the config names, and the prefix of the backbone's names
-        in it.
-        """
+    def _source(self) -> tuple[str | None, Choice]:
+        """Return the file, URL or tag that the config names, and what to take of it."""
         if not self.init_cfg:
-            return self.weights, None
+            return self.weights, {}
         if not isinstance(self.init_cfg, Mapping) or self.init_cfg.get("type") != "Pretrained":
             raise InputError(
                 f"init_cfg of {type(self).__name__} is {self.init_cfg!r}; use dict(type='Pretrained', checkpoint=FILE) "
@@ -85,7 +85,7 @@ class BackboneMixin:
             )
         if self.weights:
             raise InputError(f"{type(self).__name__} has both weights and init_cfg; give one of them")
-        return self.init_cfg.get("checkpoint"), self.init_cfg.get("prefix")
+        return self.init_cfg.get("checkpoint"), choice_of(self.init_cfg)
 
     def _freeze(self, parts: Sequence[nn.Module]) -> None:
         """Stop the training of ``parts``, their statistics included, and with ``norm_eval`` of all
@@ -102,27 +102,33 @@ class BackboneMixin:
                     module.eval()
 
 
-def _resolve(source: str, prefix: str | None, arch: str | None) -> str | Path | Mapping[str, Any]:
-    """Return a checkpoint file, a URL or the tag of published weights in a form that
-    ``load_weights`` takes.
-    """
+def _resolve(source: str, arch: str | None) -> str | Path:
+    """Return the file of a path, a URL or the tag of published weights."""
     if arch in PRETRAINED_TAGS and source in PRETRAINED_TAGS[arch]:
         return fetch_pretrained(arch, source)
-    if "://" in source:
-        from mmengine.runner.checkpoint import CheckpointLoader
+    return fetch_url(source)
 
-        checkpoint: Mapping[str, Any] = CheckpointLoader.load_checkpoint(source, map_location="cpu")
-    elif prefix:
-        checkpoint = read_checkpoint(source)
-    else:
-        return source
-    if prefix:
-        tensors = checkpoint.get("state_dict", checkpoint)
-        start = prefix.rstrip(".") + "."
-        checkpoint = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-        if not checkpoint:
-            raise InputError(f"{source} holds no parameter whose name starts with {start!r}; check prefix of init_cfg")
-    return checkpoint
+
+def fetch_url(source: str) -> Path:
+    """Return a checkpoint file; one of the web is downloaded once, into torch's folder for them.
+
+    Raises:
+        InputError: The download failed, or the address has another scheme than ``https`` and
+            ``http``.
+    """
+    scheme, found, rest = source.partition("://")
+    if not found:
+        return Path(source)
+    file = Path(torch.hub.get_dir()) / "checkpoints" / rest.partition("?")[0].rpartition("/")[2]
+    if scheme not in ("http", "https") or not file.suffix:
+        raise InputError(f"{source} is not the https address of a checkpoint; download it and give the file")
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(source, str(file), progress=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot fetch {source} ({error}); download it elsewhere and give the file") from error
+    return file
 
 
 def _arch_name(arch: str, family: str) -> str:
@@ -174,7 +180,7 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         weights: A checkpoint file of any known naming, a URL, or a tag of published weights such as
             ``'dist_in22k_ft_in1k'``. ``None`` starts from random weights.
         init_cfg: mmengine's form of the same: ``dict(type='Pretrained', checkpoint=...,
-            prefix=...)``.
+            prefix=...)``. ``weights_key`` and ``partial`` of ``load_weights`` are taken, too.
 
     Raises:
         InputError: An unknown ``arch``, or an option out of range.
@@ -207,7 +213,7 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
             raise InputError(f"frozen_stages is {frozen_stages}; use -1 to {len(self.stages)}")
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.out_channels = tuple(self.embed_dims[index] for index in self.out_indices)
-        self.strides = tuple(4 * 2**index for index in self.out_indices)
+        self.strides = tuple(self.feature_info[index]["reduction"] for index in self.out_indices)
         self.prune_intermediate_layers(list(self.out_indices), prune_norm=True)
         if with_cp:
             self.set_grad_checkpointing()
@@ -273,7 +279,7 @@ class DeiT(BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMeth
         weights: A checkpoint file of any known naming, a URL, or a tag of published weights
             (``'fb_in1k'``).
         init_cfg: mmengine's form of the same: ``dict(type='Pretrained', checkpoint=...,
-            prefix=...)``.
+            prefix=...)``. ``weights_key`` and ``partial`` of ``load_weights`` are taken, too.
 
     Raises:
         InputError: An unknown ``arch``, or an option out of range.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
@@ -20,11 +20,15 @@ from tinyvit.core.images.files import open_folders
 from tinyvit.core.images.labels import Box, place_label
 from tinyvit.core.results import make_work_dir
 
+from ..backbones import Choice
 from ..backbones.deployed import deploy_for_command
 from .coco import check_same_classes
 from .config import config_classes, make_palette
 from .registry import TRANSFORMS
 from .runtime import import_mmdet, load_detector, read_detector
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @TRANSFORMS.register_module()
@@ -76,6 +80,8 @@ class Predictor:
             random weights, to measure the speed.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         deployed: Whether the backbone's deployed form runs (see :func:`tinyvit.backbones.deploy`).
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for
+            :func:`tinyvit.backbones.load_weights`.
 
     Attributes:
         classes: Names of the classes, from the checkpoint or else the config.
@@ -86,8 +92,16 @@ class Predictor:
         CheckFailedError: The deployed backbone differs from its module.
     """
 
-    def __init__(self, cfg: Config, weights: str | Path | None, *, device: str = "cpu", deployed: bool = True) -> None:
-        state, trained = read_detector(weights) if weights is not None else ({}, None)
+    def __init__(
+        self,
+        cfg: Config,
+        weights: str | Path | None,
+        *,
+        device: str = "cpu",
+        deployed: bool = True,
+        **choice: Unpack[Choice],
+    ) -> None:
+        checkpoint, trained = read_detector(weights) if weights is not None else (None, None)
         stated = config_classes(cfg)
         if trained is not None and stated is not None:
             check_same_classes(trained, f"checkpoint {weights}", stated, "the config")
@@ -97,8 +111,8 @@ class Predictor:
         from mmdet.registry import MODELS
 
         self.model: Any = MODELS.build(cfg.model)
-        if weights is not None:
-            load_detector(self.model, state, weights)
+        if checkpoint is not None:
+            load_detector(self.model, checkpoint, **choice)
         self.model.to(device).eval()
         self.deployed: dict[str, Any] | None = None
         if deployed:
@@ -187,6 +201,7 @@ def predict(
     score_threshold: float = 0.3,
     device: str = "cpu",
     deployed: bool = True,
+    **choice: Unpack[Choice],
 ) -> dict[str, Any]:
     """Detect objects in images; write an annotated copy of each and one ``predictions.json``.
 
@@ -200,6 +215,8 @@ def predict(
         score_threshold: Smallest score of a detection in the JSON and in the images, in [0, 1].
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         deployed: Whether the backbone's deployed form runs.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for
+            :func:`tinyvit.backbones.load_weights`.
 
     Returns:
         The document of ``predictions.json``: ``classes``, ``score_threshold``, ``deployed`` (the
@@ -217,7 +234,7 @@ def predict(
     if not files:
         raise InputError("there is no image to predict on; give at least one image file or folder")
     work_dir = make_work_dir("detect-predict", work_dir)
-    predictor = Predictor(cfg, weights, device=device, deployed=deployed)
+    predictor = Predictor(cfg, weights, device=device, deployed=deployed, **choice)
     (work_dir / "pictures").mkdir(exist_ok=True)
     document: dict[str, Any] = {
         "classes": list(predictor.classes),

@@ -10,20 +10,21 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import nn
 
 from tinyvit.core.errors import InputError, TinyVitError
 from tinyvit.core.options import as_list
 from tinyvit.core.results import make_work_dir
 
-from ..backbones import read_checkpoint
+from ..backbones import Checkpoint, Choice, choice_of, open_checkpoint, read_checkpoint
+from .backbones import fetch_url
 from .coco import BoxCounts, check_same_classes
 from .config import check_annotations, config_classes, count_training_boxes
 from .randomness import check_seed, seed_workers
@@ -39,6 +40,9 @@ from .runtime import (
 )
 from .show.progress import Progress, highest_rate, plan_lines
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _OWN_HOOKS = ({"type": "tinyvit.SeedByPositionHook"}, {"type": "tinyvit.StopOnBadLossHook"})
 
 
@@ -52,6 +56,7 @@ def train(
     device: str | None = None,
     workers: int | None = None,
     notes: Sequence[str] = (),
+    **choice: Unpack[Choice],
 ) -> dict[str, Any]:
     """Train the detector of a config; write checkpoints and logs into ``work_dir``.
 
@@ -61,7 +66,8 @@ def train(
         cfg: A config of :func:`tinyvit.detection.load_config`; it is not changed.
         work_dir: Folder for checkpoints, logs and mmengine's copy of the config.
         weights: A backbone's checkpoint of any known naming, or a whole detector's, which must fit
-            the config, classes included. ``None``: the config's weights, else random ones.
+            the config, classes included. ``None``: the config's weights, else random ones. A
+            config's ``load_from`` is taken in part, as mmengine does, and the rest is reported.
         resume: Continue from the last checkpoint in ``work_dir``: weights, optimiser, schedule,
             position and seed.
         seed: Seed of all random numbers. ``None``: the seed of the resumed run, else the config's
@@ -70,6 +76,8 @@ def train(
         workers: Processes that load images; ``None``: the config's number, at most what the machine
             spares.
         notes: Sentences of :func:`tinyvit.detection.set_schedule`, for the printed plan.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for
+            :func:`tinyvit.backbones.load_weights`.
 
     Returns:
         A dictionary of these entries:
@@ -97,8 +105,13 @@ def train(
         raise InputError(f"--resume: {work_dir} holds no checkpoint; give the --work-dir of the run to resume")
     if not resume and (work_dir / "last_checkpoint").is_file():
         raise InputError(f"{work_dir} holds a run already; add --resume to continue it, or give another --work-dir")
+    if cfg.get("resume") and not resume:
+        raise InputError("the config sets resume; use --resume, which continues the run in --work-dir")
     counts = count_training_boxes(cfg)
-    detector, init = (None, "resumed") if resume else _place_weights(cfg, weights)
+    source, cfg.load_from = weights or cfg.get("load_from"), None
+    if source is not None and weights is None:
+        choice = {"partial": True, **choice}
+    detector, init = (None, "resumed") if resume else _place_weights(cfg, source, choice)
     cfg.resume = resume
     _set_seed(cfg, seed, (work_dir / "last_checkpoint").read_text().strip() if resume else None)
     # The config of an earlier training has these hooks already.
@@ -110,7 +123,7 @@ def train(
         runner = _make_runner(cfg, work_dir, ("train", "val"), workers)
         _tell_unusable(counts)
         if detector is not None:
-            _load_into(runner, detector, weights, cfg)
+            _load_into(runner, detector, cfg, choice)
         progress = Progress(get_rank() == 0, lambda runner: plan_lines(runner, init, boxes, notes))
         runner.register_hook(progress)
         start, started = runner.iter, time.monotonic()
@@ -212,7 +225,14 @@ def _input_named() -> Iterator[None]:
         ) from error
 
 
-def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: str | None = None) -> dict[str, float]:
+def evaluate(
+    cfg: Config,
+    weights: str | Path,
+    work_dir: str | Path,
+    *,
+    device: str | None = None,
+    **choice: Unpack[Choice],
+) -> dict[str, float]:
     """Return COCO's numbers of a detector's checkpoint on the test data of a config.
 
     Args:
@@ -222,6 +242,8 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
         work_dir: Folder for logs and the detections in COCO's result format
             (``detections.bbox.json``, and ``detections.segm.json`` for masks).
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for
+            :func:`tinyvit.backbones.load_weights`.
 
     Returns:
         Name -> value; for boxes ``bbox_mAP``, ``bbox_mAP_50`` and the other ten of
@@ -235,19 +257,20 @@ def evaluate(cfg: Config, weights: str | Path, work_dir: str | Path, *, device: 
     if cfg.get("test_cfg") is None:
         raise InputError("the config has no test data; give a --data-root with validation annotations")
     check_annotations(cfg, "test_dataloader")
-    state, classes = read_detector(weights)
+    checkpoint, classes = read_detector(weights)
     _check_classes(cfg, classes, weights)
     cfg, work_dir = copy.deepcopy(cfg), make_work_dir("detect-test", work_dir)
     # Nothing is trained. The parts that only training needs would be built, and could fail.
     for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg[name] = None
     cfg.pop("auto_scale_lr", None)
+    cfg.load_from, cfg.resume = None, False  # mmengine would load it over the weights
     for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
         if str(evaluator.get("type")).endswith("CocoMetric"):
             evaluator["outfile_prefix"] = str(work_dir / "detections")
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("test",))
-        load_detector(_unwrapped(runner), state, weights)
+        load_detector(_unwrapped(runner), checkpoint, **choice)
         progress = Progress(get_rank() == 0)
         runner.register_hook(progress)
         with _input_named(), runner.prints_in_log(), progress.running():
@@ -283,31 +306,40 @@ def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...], workers: i
     return runner
 
 
-def _place_weights(cfg: Config, weights: str | Path | None) -> tuple[dict[str, Tensor] | None, str]:
+def _place_weights(cfg: Config, weights: str | Path | None, choice: Choice) -> tuple[Checkpoint | None, str]:
     """Put a backbone's weights into the config, or return a detector's, and return their origin."""
     backbone = cfg.model.get("backbone") or {}
     if weights is None:
-        named = backbone.get("weights") or (backbone.get("init_cfg") or {}).get("checkpoint") or cfg.get("load_from")
+        if choice_of(choice):
+            raise InputError("--weights-key, --prefix and --partial need --weights; give the checkpoint too")
+        named = backbone.get("weights") or (backbone.get("init_cfg") or {}).get("checkpoint")
         return None, str(named or "random")
-    checkpoint = read_checkpoint(weights)
-    state = checkpoint.get("state_dict", checkpoint)
-    if is_detector(state):
+    weights = fetch_url(str(weights))
+    checkpoint = open_checkpoint(weights)
+    if is_detector(checkpoint):
         backbone.pop("init_cfg", None)  # would be downloaded, and then replaced
-        return read_detector(weights)[0], f"detector {weights}"
+        return checkpoint, f"detector {weights}"
     if not str(backbone.get("type", "")).startswith("tinyvit."):
         raise InputError(
             f"--weights {weights} holds a backbone, but the config's is {backbone.get('type')}; "
             "use a tinyvit.TinyViT or tinyvit.DeiT, or name the file in the backbone's init_cfg"
         )
-    backbone.pop("init_cfg", None)
-    backbone["weights"] = str(weights)
+    backbone.pop("weights", None)
+    backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": str(weights), **choice_of(choice)}
     return None, f"backbone {weights}"
 
 
-def _load_into(runner: Any, state: dict[str, Tensor], weights: str | Path | None, cfg: Config) -> None:
-    assert weights is not None
-    _check_classes(cfg, read_detector(weights)[1], weights)
-    load_detector(_unwrapped(runner), state, weights)
+def _load_into(runner: Any, checkpoint: Checkpoint, cfg: Config, choice: Choice) -> None:
+    classes, ours = read_detector(checkpoint)[1], config_classes(cfg)
+    if not choice.get("partial"):
+        _check_classes(cfg, classes, checkpoint.origin)
+    elif None not in (classes, ours) and classes != ours:
+        print_log(
+            f"{checkpoint.origin} has other classes than the data; a head of the same size is taken as it is",
+            "current",
+            logging.WARNING,
+        )
+    state = load_detector(_unwrapped(runner), checkpoint, **choice)
     # The weights fit. When the training starts, mmengine initialises all weights once more. Then it
     # loads this file, also into an averaged model. The file holds the checked tensors alone,
     # without the other objects of the checkpoint.

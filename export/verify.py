@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,9 +26,13 @@ from tinyvit.core.images.preprocess import check_side
 from tinyvit.core.ranking import top1_agreement
 from tinyvit.core.results import plain
 
+from ..backbones import Choice, choice_of
 from .metadata import ModelCard
 from .runtime import OnnxModel
 from .source import Source, brings_weights, holds_state, load_source
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 DEFAULT_TOLERANCE = 1e-4
 DEFAULT_BATCHES = (1, 3)
@@ -137,6 +141,7 @@ def verify_onnx(
     photos: str | Path | None = None,
     tolerance: float = DEFAULT_TOLERANCE,
     min_cosine: float = MIN_CENTRED_COSINE,
+    **choice: Unpack[Choice],
 ) -> VerifyReport:
     """Compare an exported file with its model.
 
@@ -150,6 +155,8 @@ def verify_onnx(
         photos: Folder or zip of images; ``None`` draws them.
         tolerance: Largest difference allowed, as a share of the output's largest value.
         min_cosine: Smallest centred cosine allowed, see :class:`OutputComparison`.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for ``load_weights``; by default
+            those of the export.
 
     Returns:
         The report; :meth:`VerifyReport.raise_if_failed` turns a failure into an error.
@@ -165,13 +172,15 @@ def verify_onnx(
     else:
         wanted = [(size, size) if isinstance(size, int) else size for size in sizes]
     _check_work(runner, wanted, batches)
-    source = _model_of(card, path, model, weights)
+    source = _model_of(card, path, model, weights, choice)
     return compare(
         source, runner, sizes=wanted, batches=batches, photos=photos, tolerance=tolerance, min_cosine=min_cosine
     )
 
 
-def _model_of(card: ModelCard, path: str | Path, model: nn.Module | None, weights: str | Path | None) -> Source:
+def _model_of(
+    card: ModelCard, path: str | Path, model: nn.Module | None, weights: str | Path | None, choice: Choice
+) -> Source:
     if model is not None:
         if weights is not None:
             raise InputError("give either the model or its weights, not both")
@@ -182,7 +191,8 @@ def _model_of(card: ModelCard, path: str | Path, model: nn.Module | None, weight
         raise InputError(f"{path} was exported with the weights {card.weights}; give that file with --weights")
     if weights is not None and card.arguments.get("random_weights"):
         raise InputError(f"{path} was exported with random weights; leave out --weights")
-    source = load_source(card.model, weights=weights, **card.arguments)
+    arguments: dict[str, Any] = card.arguments | choice_of(choice)
+    source = load_source(card.model, weights=weights, **arguments)
     if not holds_state(source.module, card.state_sha256):
         given = weights or "the random weights of this version"
         raise InputError(f"{given} are not the weights that {path} was exported from ({card.weights})")

@@ -69,6 +69,17 @@ def fit(name: str, value: Tensor, model: Any, target: Tensor, class_map: Sequenc
     )
 
 
+def fits(name: str, value: Tensor, model: Any, target: Tensor, class_map: Sequence[int] | None) -> bool:
+    """Return whether a rule of :func:`fit` leads from one shape to the other."""
+    try:
+        fit(name, value, model, target, class_map)
+    except InputError:
+        if class_map is not None and is_classifier(name):
+            raise
+        return False
+    return True
+
+
 def resize_attention_biases(biases: Tensor, length: int) -> Tensor:
     """Resize a bias table (heads, s * s) to (heads, ``length``), as timm does: bicubic with
     antialiasing.

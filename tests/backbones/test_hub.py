@@ -289,3 +289,15 @@ def test_push_says_why_the_hub_was_not_reached_or_refused(monkeypatch):
     )
     with pytest.raises(InputError, match="a Linear cannot be saved here"):
         push_to_hub(nn.Linear(2, 2), "us/pets")
+
+
+def test_a_last_stage_at_stride_16_is_saved_and_refused_by_timm(tmp_path):
+    model = small(num_classes=4, output_stride=16)
+    folder = save_pretrained(model, tmp_path / "m")
+    again = create_model(f"local-dir:{folder}")
+    assert again.feature_info[-1]["reduction"] == 16
+    assert again.pretrained_cfg["pool_size"] == (4, 4)
+    with pytest.raises(RuntimeError):
+        timm.create_model(f"local-dir:{folder}")
+    with pytest.raises(InputError, match="no weights of the model at the weights key 'a'"):
+        create_model(f"local-dir:{folder}", weights_key="a")

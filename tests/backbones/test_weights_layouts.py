@@ -19,8 +19,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tinyvit.backbones import InputError, TinyViT, create_model, load_weights
+from tinyvit.backbones import Choice, InputError, TinyViT, create_model, deploy, load_weights
 from tinyvit.backbones.distill.teachers import load_classifier, load_teacher
+from tinyvit.backbones.distill.train import load_recipe
+from tinyvit.backbones.distill.train.start_weights import load_initial
+from tinyvit.benchmarks.probe import load_feature_model
+from tinyvit.benchmarks.speed.results.subjects import Subject
+from tinyvit.benchmarks.speed.worker.engines.modules import make_module
+from tinyvit.export import load_source
 
 from .test_weights import official_name, random_state, rename
 
@@ -125,11 +131,100 @@ def test_of_two_models_the_averaged_is_taken_and_both_are_named(kind, model, raw
 
 
 def test_two_models_without_a_rule_are_refused_with_the_choices(model, raw, good):
-    with pytest.raises(InputError, match="several models that fit, at 'a', 'b'; name one with weights_key="):
+    with pytest.raises(InputError, match="several models that fit, at 'a', 'b'; choose one with --weights-key"):
         load_weights(model, {"a": raw, "b": good})
     assert load_weights(model, {"a": raw, "b": dict(raw)}).place == "a"
-    with pytest.raises(InputError, match="no weights of the model at 'c'; it has some at 'a', 'b'"):
+    with pytest.raises(InputError, match="no weights of the model at the weights key 'c'; it has some at 'a', 'b'"):
         load_weights(model, {"a": raw, "b": good}, weights_key="c")
+
+
+def test_a_prefix_chooses_exactly(model, raw, good):
+    content = {"state_dict": prefixed("net.", raw) | prefixed("old.net.", good)}
+    for prefix, state in (("net.", raw), ("old.net", good)):
+        assert load_weights(model, content, prefix=prefix).place == f"state_dict.{prefix.rstrip('.')}"
+        assert_loaded(model, state)
+    load_weights(model, {"a": {"m": raw}, "b": {"m": good}}, weights_key="b", prefix="")
+    assert_loaded(model, good)
+    with pytest.raises(InputError, match=r"at the prefix 'et\.'; it has some at 'state_dict\.net'"):
+        load_weights(model, content, prefix="et.")
+    with pytest.raises(InputError, match="at the weights key 'state_dict' and prefix ''"):
+        load_weights(model, content, prefix="", weights_key="state_dict")
+
+
+def test_mmcvs_average_with_underscores(model, raw, good):
+    flat = {f"ema_{name.replace('.', '_')}": value for name, value in raw.items()}
+    report = load_weights(model, {"state_dict": good | flat})
+    assert (report.place, report.others) == ("state_dict", ["state_dict.ema_"])
+    assert_loaded(model, good)
+    load_weights(model, {"state_dict": good | flat}, weights_key="ema_")
+    assert_loaded(model, raw)
+
+
+def test_a_part_is_taken_and_the_rest_is_named(model, raw, good, tmp_path, capsys):
+    load_weights(model, good)
+    name, gone = "stages.1.blocks.0.mlp.fc1.weight", "stages.2.blocks.0.mlp.fc1.weight"
+    changed = raw | {name: torch.ones(3, 3), "stages.0.x": torch.ones(1)}
+    del changed[gone]
+    with pytest.raises(InputError, match="is it the checkpoint of another variant"):
+        load_weights(model, changed)
+    with pytest.raises(InputError, match=r"or take what fits with --partial \(partial=True\)"):
+        load_weights(model, {key: value for key, value in raw.items() if key != gone})
+    report = load_weights(model, changed, partial=True)
+    assert (report.missing, set(report.skipped)) == ([name, gone], {name, "stages.0.x"})
+    assert_loaded(model, raw | {name: good[name], gone: good[gone]})
+    torch.save(changed, tmp_path / "w.pth")
+    create_model(NAME, num_classes=10, weights=tmp_path / "w.pth", partial=True)
+    said = capsys.readouterr().err
+    assert f"2 tensors of the file were left out: {name} (of another shape, (3, 3)), stages.0.x" in said
+    assert f"2 parameters keep their initial values: {name}, {gone}" in said
+    with pytest.raises(InputError, match="has nothing in a shape of TinyViT"):
+        load_weights(model, {name: torch.ones(3, 3)}, partial=True)
+    with pytest.raises(InputError, match="values that are not finite"):
+        load_weights(model, {**raw, name: raw[name] * torch.nan}, partial=True)
+    with pytest.raises(InputError, match="weights_key, prefix and partial need weights"):
+        create_model(NAME, partial=True)
+
+
+def test_every_room_takes_the_choice(model, raw, good, tmp_path, capsys):
+    file = tmp_path / "w.pth"
+    torch.save({"model": raw, "model_ema": good}, file)
+    choice: Choice = {"weights_key": "model"}
+    teacher = load_classifier(NAME, weights=file, **choice)
+    assert_loaded(teacher.module, raw)
+    assert teacher.details == {"weights_key": "model"}  # another teacher than the file's average
+    assert load_classifier(NAME, weights=file).details == {}
+    source = load_source(NAME, weights=file, **choice)
+    assert_loaded(source.module, raw)
+    assert source.arguments == {"weights_key": "model"}
+    assert_loaded(make_module(Subject(NAME, weights=str(file), **choice)).module, raw)
+    assert_loaded(load_feature_model(NAME, weights=file, deployed=False, **choice).module.model, raw)
+    student = create_model(NAME, num_classes=10)
+    assert "taken from 'model'" in load_initial(student, file, None, 10, **choice)
+    assert_loaded(student, raw)
+    for call in (
+        lambda: load_source(NAME, random_weights=True, **choice),
+        lambda: load_feature_model(NAME, **choice),
+        lambda: Subject(NAME, **choice).resolved(),
+    ):
+        with pytest.raises(InputError, match="--weights-key, --prefix and --partial need --weights"):
+            call()
+    with pytest.raises(InputError, match="weights_key needs a checkpoint to look into"):
+        load_recipe("tiny_vit_5m_distill", **choice)
+    with pytest.raises(InputError, match="efficientnet_lite1 has no checkpoint in which to look"):
+        load_classifier("efficientnet_lite1", **choice)
+
+
+def test_timm_teachers_take_the_choice(tmp_path, capsys):
+    states = [timm.create_model("resnet10t", num_classes=4).state_dict() for _ in range(2)]
+    torch.save({"a": states[0], "b": {**states[1], "fc.weight": torch.ones(4, 3)}}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="several models that fit, at 'a', 'b'; choose one with --weights-key"):
+        load_classifier("timm:resnet10t", weights=tmp_path / "w.pth")
+    found = load_classifier("timm:resnet10t", weights=tmp_path / "w.pth", weights_key="a")
+    assert_loaded(found.module, states[0])
+    with pytest.raises(InputError, match=r"not fit timm:resnet10t: 1 parameters have another shape \(fc\.weight\)"):
+        load_classifier("timm:resnet10t", weights=tmp_path / "w.pth", weights_key="b")
+    load_classifier("timm:resnet10t", weights=tmp_path / "w.pth", weights_key="b", partial=True)
+    assert "1 tensors of the file were left out: fc.weight (of another shape)" in capsys.readouterr().err
 
 
 def test_a_teacher_of_another_variant_is_no_choice(model, raw):
@@ -267,7 +362,8 @@ def test_hugging_faces_deit():
 def test_mobile_sams_image_encoder_is_a_backbone(tmp_path):
     """MobileSAM: TinyViT-5M at 1024 px with windows of 7, 7, 14, 7, a neck, and the rest of SAM."""
     trained = create_model(NAME, num_classes=1000)
-    state = random_state(trained)
+    # Smaller than usual, so that 12 random blocks stay finite.
+    state = {name: value * 0.3 if value.ndim > 1 else value for name, value in random_state(trained).items()}
     neck = {
         "0.weight": torch.ones(256, 320, 1, 1), "1.weight": torch.ones(256), "1.bias": torch.ones(256),
         "2.weight": torch.ones(256, 256, 3, 3), "3.weight": torch.ones(256), "3.bias": torch.ones(256),
@@ -287,6 +383,21 @@ def test_mobile_sams_image_encoder_is_a_backbone(tmp_path):
         "mask_decoder.iou_token.weight",
     }
     assert_loaded(maps.model, {name: value for name, value in state.items() if not name.startswith("head.")})
+    assert "MobileSAM runs the last stage at stride 16, as output_stride=16 builds it" in report.hint
+    same = create_model(NAME, features_only=True, weights=tmp_path / "mobile_sam.pt", output_stride=16).eval()
+    assert not load_weights(same, tmp_path / "mobile_sam.pt").hint
+    assert same.feature_info.reduction() == [4, 8, 16, 16]
+    # MobileSAM's code is the official one with stride 1 in the last PatchMerging; so is this peer.
+    peer = timm.create_model(NAME, num_classes=1000).eval()
+    peer.load_state_dict(state, strict=False)
+    peer.stages[3].downsample.conv2.conv.stride = (1, 1)
+    image = torch.rand(1, 3, 224, 320)
+    with torch.no_grad():
+        found, wanted = same(image), peer.forward_intermediates(image, intermediates_only=True)
+        fast = deploy(same, sizes=[(224, 320)])(image)
+    assert [tuple(one.shape[2:]) for one in found] == [(56, 80), (28, 40), (14, 20), (14, 20)]
+    for got in (found, fast):
+        torch.testing.assert_close(list(got), wanted, rtol=1e-4, atol=1e-4 * max(float(m.abs().max()) for m in wanted))
 
 
 # --- files --------------------------------------------------------------------

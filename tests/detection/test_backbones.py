@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tinyvit.backbones import InputError, create_model
 from tinyvit.detection import DeiT, LayerDecayOptimWrapperConstructor, SimpleFeaturePyramid, TinyViT
 
+from .conftest import SMALL_ARCH
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -185,7 +187,7 @@ def test_init_cfg_goes_through_the_strict_loader(classifier, tmp_path, prefix: s
 def test_a_prefix_that_matches_nothing_is_an_error(classifier) -> None:
     """mmengine's own loader would match no key, log a line and go on with random weights."""
     init = {"type": "Pretrained", "checkpoint": str(classifier[1]), "prefix": "student."}
-    with pytest.raises(InputError, match=r"starts with 'student\.'"):
+    with pytest.raises(InputError, match=r"at the prefix 'student\.'; it has some at 'the outermost names'"):
         TinyViT("5m", init_cfg=init).init_weights()
 
 
@@ -292,3 +294,9 @@ def test_simple_feature_pyramid_makes_the_usual_strides() -> None:
     assert [name for name, p in neck.named_parameters() if p.grad is None] == []
     with pytest.raises(InputError, match="4 or 5"):
         SimpleFeaturePyramid(32, num_outs=3)
+
+
+def test_a_last_stage_at_stride_16() -> None:
+    backbone = TinyViT({**SMALL_ARCH, "output_stride": 16})
+    assert backbone.strides == (4, 8, 16, 16)
+    assert [96 // one.shape[2] for one in backbone(torch.zeros(1, 3, 96, 96))] == [4, 8, 16, 16]

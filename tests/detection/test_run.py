@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tinyvit.api.detection import report_size
 from tinyvit.backbones import CheckFailedError, InputError, create_model
 from tinyvit.detection import Predictor, draw_detections, evaluate, load_config, predict, set_schedule, train
 from tinyvit.detection.config import input_size, trained_size
+from tinyvit.detection.runtime import load_detector, read_detector
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"
@@ -270,6 +272,112 @@ def test_a_backbones_weights_are_a_start(make_coco, small_config, tmp_path) -> N
         evaluate(cfg, tmp_path / "backbone.pth", tmp_path / "test")
 
 
+@pytest.fixture
+def detector(small_config):
+    """A small detector with random weights, and its state dict."""
+    from mmdet.registry import MODELS
+
+    model = MODELS.build(load_config(small_config).model)
+    return model, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("start", ["", "module.", "_orig_mod.", "model.detector.", "ema_model.module."])
+@pytest.mark.parametrize("nest", [(), ("state_dict",), ("state_dict_ema",), ("module", "x")])
+def test_a_detector_is_found_at_any_place(start, nest, detector, tmp_path) -> None:
+    model, state = detector
+    content: dict = {f"{start}{name}": value for name, value in state.items()} | {"n_averaged": torch.tensor(3)}
+    for key in reversed(nest):
+        content = {key: content, "meta": {"dataset_meta": {"classes": ("red", "blue")}}}
+    torch.save(content, tmp_path / "w.pth")
+    checkpoint, classes = read_detector(tmp_path / "w.pth")
+    assert classes == (("red", "blue") if nest else None)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    load_detector(model, checkpoint)
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+
+
+def test_the_average_of_a_detector_by_its_hook(detector, tmp_path) -> None:
+    """mmengine and mmcv 1 write the average under the usual names, and the plain weights beside."""
+    model, state = detector
+    plain = {name: value + 1 for name, value in state.items()}
+    mmengine = {
+        "message_hub": {},
+        "state_dict": state,
+        "ema_state_dict": {"steps": torch.tensor(1)} | {f"module.{name}": value for name, value in plain.items()},
+    }
+    mmcv = {"state_dict": state | {f"ema_{name.replace('.', '_')}": value for name, value in plain.items()}}
+    for content, key in ((mmengine, "ema_state_dict"), (mmcv, "ema_")):
+        torch.save(content, tmp_path / "w.pth")
+        load_detector(model, read_detector(tmp_path / "w.pth")[0])
+        torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+        load_detector(model, read_detector(tmp_path / "w.pth")[0], weights_key=key)
+        torch.testing.assert_close(model.state_dict(), plain, rtol=0, atol=0)
+
+
+def test_a_detector_in_part(detector, tmp_path) -> None:
+    model, state = detector
+    name = next(name for name in state if name.startswith("bbox_head") and state[name].ndim == 1)
+    cases = (
+        (state | {name: torch.ones(2)}, f"1 parameters have another shape ({name})"),
+        ({key: value for key, value in state.items() if key != name}, f"1 parameters are missing ({name})"),
+        (state | {"neck.x": torch.ones(2)}, "1 parameters are unknown (neck.x)"),
+    )
+    for changed, message in cases:
+        torch.save({"state_dict": changed}, tmp_path / "w.pth")
+        checkpoint = read_detector(tmp_path / "w.pth")[0]
+        with pytest.raises(InputError, match=re.escape(message)):
+            load_detector(model, checkpoint)
+        assert load_detector(model, checkpoint, partial=True).keys() == {
+            key for key in state if key in changed and changed[key].shape == state[key].shape
+        }
+    torch.save({"state_dict": state | {name: torch.full_like(state[name], torch.nan)}}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=rf"{name} has \d+ of \d+ values that are not finite"):
+        load_detector(model, read_detector(tmp_path / "w.pth")[0], partial=True)
+
+
+def test_load_from_and_resume_of_a_config_are_checked(detector, make_coco, small_config, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where Evil would leave its file
+    cfg = load_config(small_config, data_root=make_coco(), img_size=96)
+    set_schedule(cfg, max_iters=1)
+    state = detector[1]
+    state["backbone.patch_embed.conv1.bn.running_mean"].fill_(3.0)
+    head = next(name for name in state if name.startswith("bbox_head") and name.endswith("cls.weight"))
+    torch.save({"state_dict": state | {head: state[head][:1]}}, tmp_path / "w.pth")
+    cfg.load_from = str(tmp_path / "w.pth")
+    run = train(cfg, tmp_path / "run", device="cpu")
+    assert run["init"] == f"detector {tmp_path / 'w.pth'}"
+    trained = torch.load(run["checkpoint"], weights_only=False)
+    assert trained["state_dict"]["backbone.patch_embed.conv1.bn.running_mean"].min() > 2.0
+
+    neck = next(name for name in state if name.startswith("neck"))
+    state[neck].fill_(torch.nan)
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="not finite"):
+        train(cfg, tmp_path / "other", device="cpu")
+    cfg.load_from = "s3://bucket/w.pth"
+    with pytest.raises(InputError, match="is not the https address of a checkpoint; download it"):
+        train(cfg, tmp_path / "other", device="cpu")
+    cfg.load_from, cfg.resume = None, True
+    with pytest.raises(InputError, match="the config sets resume; use --resume"):
+        train(cfg, tmp_path / "other", device="cpu")
+
+    cfg.resume = False
+    trained["state_dict"][neck].fill_(torch.inf)
+    torch.save(trained, run["checkpoint"])
+    with pytest.raises(InputError, match=f"{neck} has .* not finite"):
+        train(cfg, tmp_path / "run", resume=True, device="cpu")
+    torch.save(trained | {"x": Evil()}, run["checkpoint"])
+    with pytest.raises(InputError, match="nothing of it was run"):
+        train(cfg, tmp_path / "run", resume=True, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
 def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_path, capsys, exit_code) -> None:
     root = make_coco()
     torch.save(create_model("tiny_vit_21m_224", num_classes=2).state_dict(), tmp_path / "other.pth")
@@ -319,7 +427,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
         (("train", small_config, "--data-root", root, "--cfg-options", "a=1", "b"), "'b' must be KEY=VALUE"),
         (("train", small_config, "--data-root", root, "--cfg-options", f"{flip}=much"), "the config cannot be built"),
         (("test", small_config, "--data-root", root, "--weights", tmp_path / "none.pth"), "none.pth does not exist"),
-        (("test", small_config, "--data-root", root, "--weights", tmp_path / "half.pth"), "does not fit the detector"),
+        (
+            ("test", small_config, "--data-root", root, "--weights", tmp_path / "half.pth"),
+            "does not fit: none of its 2",
+        ),
         (
             ("predict", small_config, tmp_path / "none.jpg", "--weights", tmp_path / "half.pth"),
             "none.jpg does not exist",

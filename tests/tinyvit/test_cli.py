@@ -55,12 +55,12 @@ def test_help_has_panels_and_plain_lines_of_a_hundred_columns(run_cli):
 @pytest.mark.parametrize(
     ("command", "panels"),
     [
-        ("detect train", {"Data:", "Detector:", "Schedule:", "Machine:", "Output:"}),
-        ("detect test", {"Data:", "Detector:", "Machine:", "Output:"}),
-        ("detect predict", {"Data:", "Detector:", "Machine:", "Output:"}),
-        ("probe linear", {"Options:", "Data:", "Features:", "Machine:", "Output:"}),
-        ("export onnx", {"Model:", "File:", "Output:"}),
-        ("export verify", {"Model:", "Comparison:", "Output:"}),
+        ("detect train", {"Data:", "Detector:", "Weights:", "Schedule:", "Machine:", "Output:"}),
+        ("detect test", {"Data:", "Detector:", "Weights:", "Machine:", "Output:"}),
+        ("detect predict", {"Data:", "Detector:", "Weights:", "Machine:", "Output:"}),
+        ("probe linear", {"Options:", "Data:", "Features:", "Weights:", "Machine:", "Output:"}),
+        ("export onnx", {"Model:", "Weights:", "File:", "Output:"}),
+        ("export verify", {"Model:", "Weights:", "Comparison:", "Output:"}),
         ("export predict", {"Options:", "Machine:", "Output:"}),
     ],
 )

@@ -23,6 +23,9 @@ def export_onnx(
     model: str,
     *,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     random_weights: bool = False,
     num_classes: int | None = None,
     features: bool = False,
@@ -72,6 +75,9 @@ def export_onnx(
         features=features,
         out_indices=indices,
         size=size,
+        weights_key=weights_key,
+        prefix=prefix,
+        partial=partial,
     )
     # With --out alone nothing but that file is written; a work directory also keeps result.json.
     folder = make_work_dir("export-onnx", work_dir) if work_dir or not out else Path()
@@ -94,6 +100,9 @@ def verify_onnx(
     file: str | Path,
     *,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     sizes: str | Sequence[int | Size] | None = None,
     batches: str | Sequence[int] = "1,3",
     photos: str | Path | None = None,
@@ -124,6 +133,9 @@ def verify_onnx(
         photos=photos,
         tolerance=tolerance,
         min_cosine=min_cosine,
+        weights_key=weights_key,
+        prefix=prefix,
+        partial=partial,
     )
 
 

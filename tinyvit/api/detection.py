@@ -18,12 +18,17 @@ from ._devices import resolve_device
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from tinyvit.backbones import Choice
+
 
 def detect_train(
     config: str | Path,
     *,
     data_root: str | Path | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     epochs: int | None = None,
     max_iters: int | None = None,
     batch_size: int | None = None,
@@ -74,7 +79,9 @@ def detect_train(
         notes = set_schedule(cfg, epochs=epochs, max_iters=max_iters, batch_size=batch_size)
         # Once more: --cfg-options take precedence over what the schedule derives.
         apply_overrides(cfg, options | overrides)
-    found = train(cfg, folder, weights=weights, resume=resume, seed=seed, device=where, workers=workers, notes=notes)
+    choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
+    more: dict[str, Any] = {"workers": workers, "notes": notes, **choice}
+    found = train(cfg, folder, weights=weights, resume=resume, seed=seed, device=where, **more)
     return {**found, "work_dir": str(folder)}
 
 
@@ -82,6 +89,9 @@ def detect_test(
     config: str | Path,
     weights: str | Path,
     *,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     data_root: str | Path | None = None,
     img_size: int | None = None,
     limit_images: int | None = None,
@@ -117,7 +127,8 @@ def detect_test(
         eval_on_train=eval_on_train,
     )
     used = report_size(cfg, size, origin)
-    return {**evaluate(cfg, weights, folder, device=where), **used, "work_dir": str(folder)}
+    choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
+    return {**evaluate(cfg, weights, folder, device=where, **choice), **used, "work_dir": str(folder)}
 
 
 def detect_predict(
@@ -125,6 +136,9 @@ def detect_predict(
     images: str | Path | Sequence[str | Path],
     weights: str | Path,
     *,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     score: float = 0.3,
     img_size: int | None = None,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
@@ -153,7 +167,8 @@ def detect_predict(
     if classes:
         set_classes(cfg, classes)
     used = report_size(cfg, size, origin)
-    document = predict(cfg, weights, images, folder, score_threshold=score, device=where, deployed=deploy)
+    choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
+    document = predict(cfg, weights, images, folder, score_threshold=score, device=where, deployed=deploy, **choice)
     return {**document, **used, "work_dir": str(folder)}
 
 

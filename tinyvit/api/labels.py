@@ -25,6 +25,9 @@ def label(
     teacher: str | Sequence[str],
     *,
     teacher_weights: Path | None = None,
+    teacher_weights_key: str | None = None,
+    teacher_prefix: str | None = None,
+    teacher_partial: bool = False,
     teacher_size: int | None = None,
     teacher_mean: tuple[float, float, float] | None = None,
     teacher_std: tuple[float, float, float] | None = None,
@@ -172,6 +175,7 @@ def teacher_spec(arguments: dict[str, Any], **more: Any) -> TeacherSpec:
     from tinyvit.backbones.distill.teachers import TeacherSpec
 
     keys = ("weights", "size", "mean", "std", "interpolation", "crop_pct", "classes", "prompts", "output")
+    keys += ("weights_key", "prefix", "partial")
     given = {key: arguments[f"teacher_{key}"] for key in keys}
     names = arguments["teacher"]
     return TeacherSpec((names,) if isinstance(names, str) else tuple(names), **(given | more))

@@ -37,6 +37,9 @@ def bench(
     size: Several | Sequence[tuple[int, int]] | None = None,
     allocator: str | Sequence[str] = "tuned",
     weights: str | None = None,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     rounds: int = 15,
     min_time: float = 0.5,
     precision_target: str | None = None,
@@ -244,7 +247,7 @@ def _matrices(options: Mapping[str, Any]) -> tuple[Matrix, Matrix | None]:
         "sizes": parse_sizes(options["size"], "--size", "native"),
         "allocators": parse_list(options["allocator"], "--allocator"),
         "device": options["device"],
-        "weights": options["weights"],
+        **{key: options[key] for key in ("weights", "weights_key", "prefix", "partial")},
     }
     models = options["models"]
     if not models:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 #: Option of a command -> the recipe's key that it sets.
 _RECIPE_KEYS = {key: key for key in ("data", "labels", "truth", "epochs", "max_iters", "class_map", "tensorboard")}
 _RECIPE_KEYS |= {key: key for key in ("val", "val_labels", "val_truth", "val_interval", "val_metric")}
-_RECIPE_KEYS |= {key: key for key in ("batch_size", "lr", "seed")} | {"weights": "init", "img_size": "input_size"}
+_RECIPE_KEYS |= {key: key for key in ("batch_size", "lr", "seed", "weights_key", "prefix", "partial")} | {
+    "weights": "init",
+    "img_size": "input_size",
+}
 
 
 def pretrain(
@@ -33,6 +36,9 @@ def pretrain(
     img_size: int | None = None,
     lr: float | None = None,
     seed: int | None = None,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     val: str | Path | None = None,
     val_labels: str | Path | None = None,
     val_truth: str | Path | None = None,
@@ -70,6 +76,9 @@ def finetune(
     img_size: int | None = None,
     lr: float | None = None,
     seed: int | None = None,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     val: str | Path | None = None,
     val_labels: str | Path | None = None,
     val_truth: str | Path | None = None,
@@ -130,6 +139,9 @@ def evaluate(
     data: str | Path,
     *,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
+    prefix: str | None = None,
+    partial: bool = False,
     labels: str | Path | None = None,
     size: int | None = None,
     precision: Precision = "fp32",
@@ -160,6 +172,9 @@ def evaluate(
         device=resolve_device(device),
         precision=precision,
         deployed=deploy,
+        weights_key=weights_key,
+        prefix=prefix,
+        partial=partial,
     )
     known = find_true_classes(images, None if labels is None else Path(labels), classifier.num_classes)
     unread: dict[str, str] = {}

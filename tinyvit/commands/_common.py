@@ -13,7 +13,7 @@ import typer
 
 from tinyvit.api._devices import resolve_device as resolve_device
 
-from ._help import MACHINE, OUTPUT
+from ._help import MACHINE, OUTPUT, WEIGHTS
 
 # ClickException: typer vendors click from 0.26 on, so the class is reached through what typer
 # exports.
@@ -67,6 +67,24 @@ DeployOption = Annotated[
         "--deploy/--no-deploy",
         help="Run the fused, eval-only copy of the model, or the model itself.",
         rich_help_panel=MACHINE,
+    ),
+]
+WeightsKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        help="Where in the checkpoint the model is, as model_ema or state_dict.student.",
+        rich_help_panel=WEIGHTS,
+    ),
+]
+PrefixOption = Annotated[
+    str | None,
+    typer.Option("--prefix", help="Prefix of the model's names, as module. ('' for nothing).", rich_help_panel=WEIGHTS),
+]
+PartialOption = Annotated[
+    bool,
+    typer.Option(
+        "--partial", help="Take what fits of the checkpoint and list what was left out.", rich_help_panel=WEIGHTS
     ),
 ]
 #: Choices that several commands offer; ``Literal`` lets typer check them and list them in the help.

@@ -24,7 +24,7 @@ DEFAULT_COMMAND = "run"
 
 #: Titles of the panels that commands share. The other panels come between the options and the
 #: machine.
-OPTIONS, MACHINE, OUTPUT = "Options", "Machine", "Output"
+OPTIONS, MACHINE, OUTPUT, WEIGHTS = "Options", "Machine", "Output", "Weights"
 _ORDER = {"Arguments": 0, OPTIONS: 1, MACHINE: 3, OUTPUT: 4}
 _EXAMPLES = re.compile(r"^Examples?:\s*", re.MULTILINE)
 

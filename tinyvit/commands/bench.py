@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._common import DeviceOption, JsonOption, WorkDirOption, hint, print_json
+from ._common import (
+    DeviceOption,
+    JsonOption,
+    PartialOption,
+    PrefixOption,
+    WeightsKeyOption,
+    WorkDirOption,
+    hint,
+    print_json,
+)
 from ._help import OUTPUT
 
 if TYPE_CHECKING:
@@ -77,6 +86,9 @@ def bench(
         str | None,
         typer.Option(help="A checkpoint for all models. [default: random weights]", rich_help_panel=WORK),
     ] = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     rounds: Annotated[
         int, typer.Option(min=1, help="Rounds; every model has one turn in each.", rich_help_panel=TIME)
     ] = 15,

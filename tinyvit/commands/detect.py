@@ -13,7 +13,17 @@ import typer
 
 from tinyvit.core.console import counted
 
-from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, hint, print_json
+from ._common import (
+    DeployOption,
+    DeviceOption,
+    JsonOption,
+    PartialOption,
+    PrefixOption,
+    WeightsKeyOption,
+    WorkDirOption,
+    hint,
+    print_json,
+)
 from ._help import MACHINE, OUTPUT
 
 group = typer.Typer(no_args_is_help=True, help="Train, test and use detectors on COCO-layout data.")
@@ -92,6 +102,9 @@ def train(
             rich_help_panel=DETECTOR,
         ),
     ] = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     epochs: Annotated[
         int | None,
         typer.Option("--epochs", help="Length of the run; the schedule is scaled to it.", rich_help_panel=SCHEDULE),
@@ -165,6 +178,9 @@ def train(
             config,
             data_root=data_root,
             weights=weights,
+            weights_key=weights_key,
+            prefix=prefix,
+            partial=partial,
             epochs=epochs,
             max_iters=max_iters,
             batch_size=batch_size,
@@ -192,6 +208,9 @@ def test(
     config: ConfigArgument,
     weights: WeightsOption,
     more: MoreArgument = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     data_root: DataOption = None,
     img_size: TestSizeOption = None,
     limit_images: LimitOption = None,
@@ -216,6 +235,9 @@ def test(
         found = detect_test(
             config,
             weights,
+            weights_key=weights_key,
+            prefix=prefix,
+            partial=partial,
             data_root=data_root,
             img_size=img_size,
             limit_images=limit_images,
@@ -234,6 +256,9 @@ def predict(
     config: ConfigArgument,
     images: Annotated[list[str], typer.Argument(help="Image files or folders; K=V among them are --cfg-options.")],
     weights: WeightsOption,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     score: Annotated[
         float,
         typer.Option("--score", help="Leave out detections below this score, 0 to 1.", rich_help_panel=DETECTOR),
@@ -262,6 +287,9 @@ def predict(
             config,
             [path for path in images if path not in settings],
             weights,
+            weights_key=weights_key,
+            prefix=prefix,
+            partial=partial,
             score=score,
             img_size=img_size,
             cfg_options=[*(cfg_options or []), *settings],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ._common import JsonOption, WorkDirOption, hint, print_json
+from ._common import JsonOption, PartialOption, PrefixOption, WeightsKeyOption, WorkDirOption, hint, print_json
 from ._help import MACHINE, OUTPUT
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def onnx(
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint, .pth or .safetensors.", rich_help_panel=_MODEL)
     ] = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     random_weights: Annotated[
         bool,
         typer.Option("--random-weights", help="Use random weights, only to try an export.", rich_help_panel=_MODEL),
@@ -104,6 +107,9 @@ def onnx(
     report = deployment.export_onnx(
         model,
         weights=weights,
+        weights_key=weights_key,
+        prefix=prefix,
+        partial=partial,
         random_weights=random_weights,
         num_classes=num_classes,
         features=features,
@@ -137,6 +143,9 @@ def verify(
             rich_help_panel=_MODEL,
         ),
     ] = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     sizes: Annotated[
         str | None,
         typer.Option(
@@ -182,6 +191,9 @@ def verify(
     report = deployment.verify_onnx(
         file,
         weights=weights,
+        weights_key=weights_key,
+        prefix=prefix,
+        partial=partial,
         sizes=sizes,
         batches=batches,
         photos=photos,

@@ -11,7 +11,18 @@ import typer
 
 from tinyvit.core.values import Precision
 
-from ._common import DeployOption, DeviceOption, JsonOption, WorkDirOption, hint, print_json, resolve_device
+from ._common import (
+    DeployOption,
+    DeviceOption,
+    JsonOption,
+    PartialOption,
+    PrefixOption,
+    WeightsKeyOption,
+    WorkDirOption,
+    hint,
+    print_json,
+    resolve_device,
+)
 from ._help import MACHINE, OUTPUT
 
 if TYPE_CHECKING:
@@ -104,6 +115,9 @@ def pretrain(
     img_size: ImgSizeOption = None,
     lr: LrOption = None,
     seed: SeedOption = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     val: ValOption = None,
     val_labels: ValLabelsOption = None,
     val_truth: ValTruthOption = None,
@@ -150,6 +164,9 @@ def finetune(
     img_size: ImgSizeOption = None,
     lr: LrOption = None,
     seed: SeedOption = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     val: ValOption = None,
     val_labels: ValLabelsOption = None,
     val_truth: ValTruthOption = None,
@@ -231,6 +248,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="One of `tinyvit models`, timm:NAME, or efficientnet_lite1 / 2.")],
     data: Annotated[Path, typer.Option(help="Folder or zip of images: CLASS/NAME.jpg, or flat with a labels CSV.")],
     weights: Annotated[Path | None, typer.Option(help="Checkpoint; efficientnet_lite1 and 2 bring their own.")] = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     labels: Annotated[
         Path | None, typer.Option(help="CSV with file and class_index. [default: labels.csv in or beside DATA]")
     ] = None,
@@ -257,7 +277,17 @@ def evaluate(
     from tinyvit.core.results import make_work_dir, write_result
 
     metrics = training.evaluate(
-        model, data, weights=weights, labels=labels, size=size, precision=precision, deploy=deploy, device=device
+        model,
+        data,
+        weights=weights,
+        weights_key=weights_key,
+        prefix=prefix,
+        partial=partial,
+        labels=labels,
+        size=size,
+        precision=precision,
+        deploy=deploy,
+        device=device,
     )
     name, side = metrics.pop("name"), metrics.pop("size")
     folder = make_work_dir("evaluate", work_dir)

@@ -12,7 +12,10 @@ from ._common import (
     DeployOption,
     DeviceOption,
     JsonOption,
+    PartialOption,
+    PrefixOption,
     RayOption,
+    WeightsKeyOption,
     WorkDirOption,
     WorkersOption,
     hint,
@@ -51,6 +54,9 @@ def linear(
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint. [default: random weights]", rich_help_panel=FEATURES)
     ] = None,
+    weights_key: WeightsKeyOption = None,
+    prefix: PrefixOption = None,
+    partial: PartialOption = False,
     train_limit: Annotated[
         int | None,
         typer.Option(min=1, help="Training images at most, evenly over the classes.", rich_help_panel=DATA),

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tinyvit.core.detectors import unknown_model
 from tinyvit.core.errors import InputError, check_weights_file
 from tinyvit.core.plugins import is_function_spec
 
+from ...weights import Choice, choice_of
 from .base import Classifier, Teacher, TeacherCard, describe
 from .efficientnet_lite import PACKAGED, packaged_classifier
 from .spec import PROGRAM_SUFFIXES, TeacherSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ def load_teacher(
     device: str = "cpu",
     precision: str = "fp32",
     deployed: bool = True,
+    **choice: Unpack[Choice],
 ) -> Teacher:
     """Return a single teacher by name; :class:`TeacherSpec` has all settings.
 
@@ -58,19 +64,22 @@ def load_teacher(
         device: A torch device.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         deployed: Whether its deployed form runs, or the module as it is.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for ``load_weights``.
 
     Raises:
         InputError: Unknown name, or weights that are missing or do not fit.
         MissingExtraError: The teacher's package is not installed.
         CheckFailedError: The deployed form differs from the module.
     """
-    spec = TeacherSpec((name,), Path(weights) if weights else None, size, precision=precision, deployed=deployed)
-    return spec.load(device)
+    path = Path(weights) if weights else None
+    return TeacherSpec((name,), path, size, precision=precision, deployed=deployed, **choice).load(device)
 
 
-def load_classifier(name: str, *, weights: str | Path | None = None, size: int | None = None) -> Classifier:
+def load_classifier(
+    name: str, *, weights: str | Path | None = None, size: int | None = None, **choice: Unpack[Choice]
+) -> Classifier:
     """Return a classifier by name; arguments and errors as in :func:`load_teacher`."""
-    return make_classifier(TeacherSpec((name,), Path(weights) if weights else None, size))
+    return make_classifier(TeacherSpec((name,), Path(weights) if weights else None, size, **choice))
 
 
 def make_classifier(spec: TeacherSettings) -> Classifier:
@@ -144,3 +153,7 @@ def _needed_weights(spec: TeacherSettings) -> Path:
 def _refuse_weights(spec: TeacherSettings) -> None:
     if spec.weights is not None:
         raise InputError(f"{spec.name} brings its own weights; leave its weights file out")
+    if choice_of(spec) and not spec.fills_in:
+        raise InputError(
+            f"{spec.name} has no checkpoint in which to look; leave out the weights key, the prefix and partial"
+        )

@@ -12,7 +12,7 @@ import torch
 from tinyvit.core.console import say
 from tinyvit.core.errors import InputError
 
-from ...weights import check_values, find_weights, open_checkpoint
+from ...weights import choice_of, find_weights, load_named, open_checkpoint
 from .base import CODE_VERSION, Classifier, file_sha256
 from .spec import TeacherSettings
 
@@ -56,10 +56,11 @@ def our_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     kwargs: dict[str, Any] = metadata.get("kwargs", {}) if metadata.get("model") == name else {}
     if not kwargs and size is not None:
         kwargs = {"img_size": size}
-    model = create_model(name, weights=weights, **kwargs)
+    choice = choice_of(spec)
+    model = create_model(name, weights=weights, **choice, **kwargs)
     preprocess = spec.transform({**model.pretrained_cfg, **metadata.get("preprocess", {})})
     code = f"tinyvit models, teachers {CODE_VERSION}"
-    return Classifier(name, model, preprocess, model.num_classes, file_sha256(weights), code)
+    return Classifier(name, model, preprocess, model.num_classes, file_sha256(weights), code, details={**choice})
 
 
 def timm_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
@@ -75,20 +76,18 @@ def timm_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
     side = None if size == config["input_size"][1] else size
     with torch.device("meta"):
         usual = create_timm_model(name, side)
-    found = find_weights(checkpoint, usual.state_dict(), translate=str)
-    if found.others:
-        say(f"{weights}: taken from {found.place!r}; the file also has {', '.join(map(repr, found.others))}")
+    place: dict[str, Any] = {"weights_key": spec.weights_key, "prefix": spec.prefix}
+    found = find_weights(checkpoint, usual.state_dict(), translate=str, **place)
     state = found.tensors
     classifier = config.get("classifier")
     head = state.get(f"{classifier if isinstance(classifier, str) else (classifier or ['head'])[0]}.weight")
     model = create_timm_model(name, side, **{"num_classes": 0 if head is None else len(head)} if classifier else {})
-    check_values(state, model.state_dict(), str(weights))
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        hint = f" (built for {size} px; some networks take only their own size, so leave the size out)" if size else ""
-        raise InputError(f"{weights} does not fit timm:{name}{hint}: {' '.join(lines)[:300]}") from error
+    hint = f" (built for {size} px; some networks take only their own size, so leave the size out)" if size else ""
+    report = load_named(model, checkpoint, found, f"timm:{name}{hint}", spec.partial)
+    for note in report.notes():
+        say(f"{weights}: {note}")
     code = f"timm {importlib.metadata.version('timm')}, teachers {CODE_VERSION}"
     preprocess = spec.transform(config)
-    return Classifier(f"timm:{name}", model, preprocess, model.num_classes, file_sha256(weights), code)
+    return Classifier(
+        f"timm:{name}", model, preprocess, model.num_classes, file_sha256(weights), code, details={**choice_of(spec)}
+    )

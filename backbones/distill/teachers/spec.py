@@ -37,6 +37,10 @@ class TeacherSettings:
         deployed: Whether deployed forms run, or the modules as they are.
         output: Name of the output that a ``.onnx`` file answers with, where it has several. In an
             ensemble, it counts for the members that have it.
+        weights_key: Where in a checkpoint the model is, such as ``model_ema``. This and the next
+            two count for each member with a checkpoint.
+        prefix: Prefix of the model's names in a checkpoint.
+        partial: Whether what fits of a checkpoint is taken.
 
     Raises:
         InputError: A value is out of its range, or ``weights`` is given with several names.
@@ -55,6 +59,9 @@ class TeacherSettings:
     deployed: bool = True
     fills_in: bool = False
     output: str | None = None
+    weights_key: str | None = None
+    prefix: str | None = None
+    partial: bool = False
 
     def __post_init__(self) -> None:
         check_side(self.size, "input size", smallest=8)

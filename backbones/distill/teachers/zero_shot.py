@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from tinyvit.core.console import say
 from tinyvit.core.errors import InputError, check_file, require
 
-from ...weights import check_values, find_weights, open_checkpoint
+from ...weights import choice_of, find_weights, load_named, open_checkpoint
 from .base import CODE_VERSION, Classifier, file_sha256
 from .spec import TeacherSettings
 
@@ -63,13 +64,11 @@ def zero_shot_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
         raise InputError(f"open_clip has no model {architecture!r}; `open_clip.list_models()` names them")
     sized = {"force_image_size": spec.size} if spec.size else {}
     model = open_clip.create_model(architecture, pretrained=None, **sized).eval()
-    try:
-        state = find_weights(open_checkpoint(weights), model.state_dict(), translate=str).tensors
-        check_values(state, model.state_dict(), str(weights))
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise InputError(f"{weights} does not fit {spec.name}: {' '.join(lines)[:300]}") from error
+    checkpoint = open_checkpoint(weights)
+    place: dict[str, Any] = {"weights_key": spec.weights_key, "prefix": spec.prefix}
+    found = find_weights(checkpoint, model.state_dict(), translate=str, **place)
+    for note in load_named(model, checkpoint, found, spec.name, spec.partial).notes():
+        say(f"{weights}: {note}")
     visual = model.visual
     side = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
     config = {"mean": visual.image_mean or open_clip.OPENAI_DATASET_MEAN, "crop_pct": 1.0}
@@ -84,7 +83,7 @@ def zero_shot_classifier(spec: TeacherSettings, weights: Path) -> Classifier:
         file_sha256(weights),
         f"open_clip_torch {importlib.metadata.version('open_clip_torch')}, teachers {CODE_VERSION}",
         deployable=False,
-        details={"classes_sha256": texts, "prompts": len(prompts)},
+        details={"classes_sha256": texts, "prompts": len(prompts), **choice_of(spec)},
     )
 
 

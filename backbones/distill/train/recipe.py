@@ -16,6 +16,7 @@ from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, MAX_SIDE
 from tinyvit.core.values import AtLeast0, Below1, Count, Positive, Share, check_fields
 
+from ...weights import Choice, choice_of
 from .losses import KLReduction, Loss, Objective
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ FREE_FIELDS = (
     "labels",
     "truth",
     "init",
+    "weights_key",
+    "prefix",
+    "partial",
     "class_map",
     "workers",
     "cache",
@@ -46,7 +50,7 @@ FREE_FIELDS = (
 _EITHER = (("epochs", "max_iters"), ("warmup_epochs", "warmup_iters"))
 Rate = Literal["lr", "min_lr", "warmup_lr"]
 RATES: tuple[Rate, ...] = get_args(Rate)
-_TEACHER_KEYS = ("name", "weights", "size", "precision", "deployed")
+_TEACHER_KEYS = ("name", "weights", "size", "precision", "deployed", *Choice.__annotations__)
 _DISTILL_WEIGHTS = {"deit_soft": 0.1, "deit_hard": 0.5}
 
 _Stages = list[int] | tuple[int, ...] | None
@@ -91,6 +95,9 @@ class Recipe:
             Without a store: the teacher that runs beside the student, ``dict(name=..., weights=...,
             size=..., precision=..., deployed=...)`` as in ``tinyvit label``.
         init: A checkpoint to start from, of any kind and resolution that ``load_weights`` reads.
+        weights_key: Where in ``init`` the model is, such as ``model_ema``.
+        prefix: Prefix of the model's names in ``init``, such as ``module.``.
+        partial: Whether what fits of ``init`` is taken.
         class_map: A class-index file, for an ``init`` with other classes. It has one line per class
             of the student, with the class of ``init``, or -1 for none.
         loss: ``teacher`` (cross-entropy to the teacher's soft label alone, TinyViT), ``labels``
@@ -168,6 +175,9 @@ class Recipe:
     num_classes: Count | None = None
     teacher: str | dict[str, Any] | None = None
     init: str | None = None
+    weights_key: str | None = None
+    prefix: str | None = None
+    partial: bool = False
     class_map: str | None = None
     loss: Loss = "teacher"
     tau: Positive = 3.0
@@ -233,6 +243,10 @@ class Recipe:
         check_fields(keys, self.student, "config key student.")
         if self.class_map is not None and self.init is None:
             raise InputError("config key class_map needs init, whose classes it selects; set config key init")
+        if choice_of(self) and self.init is None:
+            raise InputError(
+                f"{', '.join(choice_of(self))} needs a checkpoint to look into; give --weights, or set config key init"
+            )
 
     def _check_teacher(self) -> None:
         if not isinstance(self.teacher, dict):

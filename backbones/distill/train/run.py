@@ -46,6 +46,7 @@ from tinyvit.core.machine import available_cpus
 from tinyvit.core.results import plain
 
 from ...registry import count_parameters, create_model
+from ...weights import choice_of
 from ..teachers import Teacher, load_teacher
 from .cache import identity
 from .checkpoints import Checkpoints, find_checkpoint, identity_of, read_checkpoint
@@ -204,7 +205,7 @@ class _Run:
         self._check_parts(student)
         start = None
         if recipe.init is not None and checkpoint is None:
-            start = load_initial(student, recipe.init, recipe.class_map, self.views.classes)
+            start = load_initial(student, recipe.init, recipe.class_map, self.views.classes, **choice_of(recipe))
         groups = parameter_groups(student, recipe.weight_decay, recipe.layer_decay)
         if self.show:
             self._announce(student, start, checkpoint)

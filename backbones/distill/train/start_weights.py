@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from tinyvit.core.errors import InputError, check_file
 
-from ...weights import LoadReport, load_weights, open_checkpoint, read_num_classes
+from ...weights import Choice, LoadReport, load_weights, open_checkpoint, read_num_classes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def read_class_map(path: str | Path) -> list[int]:
@@ -44,7 +48,9 @@ def read_class_map(path: str | Path) -> list[int]:
     return found
 
 
-def load_initial(student: nn.Module, init: str | Path, class_map: str | Path | None, classes: int) -> str:
+def load_initial(
+    student: nn.Module, init: str | Path, class_map: str | Path | None, classes: int, **choice: Unpack[Choice]
+) -> str:
     """Load a checkpoint into a student, and return a sentence about it.
 
     Attention biases and position embeddings are resized to the student's input. A head for other
@@ -57,6 +63,7 @@ def load_initial(student: nn.Module, init: str | Path, class_map: str | Path | N
         init: The checkpoint.
         class_map: A class-index file, or ``None``.
         classes: The classes of the student.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for ``load_weights``.
 
     Returns:
         A sentence about the loaded weights.
@@ -71,14 +78,14 @@ def load_initial(student: nn.Module, init: str | Path, class_map: str | Path | N
             f"classes; write one line per class of the student, or set num_classes={len(mapping)}"
         )
     checkpoint = open_checkpoint(init)
-    theirs = read_num_classes(checkpoint, student)
+    theirs = read_num_classes(checkpoint, student, choice.get("weights_key"), choice.get("prefix"))
     if mapping is not None and theirs is not None and max(mapping) >= theirs:
         line = mapping.index(max(mapping)) + 1
         raise InputError(
             f"{class_map}, line {line}: class {max(mapping)} is not among the {theirs} classes of {init}; give the "
             "file for these classes"
         )
-    report = load_weights(student, checkpoint, class_map=mapping)
+    report = load_weights(student, checkpoint, class_map=mapping, **choice)
     return f"{init}: {report}{_head(report, mapping, theirs, classes)}"
 
 

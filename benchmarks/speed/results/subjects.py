@@ -47,6 +47,9 @@ class Subject:
             process.
         weights: A checkpoint, for our names and timm's; random weights when not given.
         label: Its name in tables; the model and its unusual settings when not given.
+        weights_key: Where in the checkpoint the model is.
+        prefix: Prefix of the model's names in the checkpoint.
+        partial: Whether what fits of the checkpoint is taken.
     """
 
     model: str
@@ -59,6 +62,9 @@ class Subject:
     weights: str | None = None
     label: str | None = None
     precision: Precision = "fp32"
+    weights_key: str | None = None
+    prefix: str | None = None
+    partial: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in (*ENGINES, "auto") and (self.engine, self.model) != (PEAK, PEAK):
@@ -100,6 +106,8 @@ class Subject:
         engine, on_cpu = self._engine(), self.device == "cpu"
         if self.is_onnx_file and engine not in FILE_ENGINES:
             return f"{self.model} is an ONNX file, which the engine {engine!r} cannot run; use onnxruntime or openvino"
+        if self.weights is None and (self.weights_key is not None or self.prefix is not None or self.partial):
+            return "--weights-key, --prefix and --partial need --weights; give the checkpoint too"
         if self.is_onnx_file and self.weights is not None:
             return f"{self.model} holds its own weights; leave --weights out"
         if self.is_function and engine in FILE_ENGINES:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ....export import Source
 
 
+_NO_CHOICE: dict[str, Any] = {"weights_key": None, "prefix": None, "partial": False}
+
+
 def export_if_needed(subject: Subject, folder: Path) -> Subject:
     """Return the subject that the worker runs: the resolved subject, or its export to ``folder``.
 
@@ -37,14 +40,17 @@ def export_if_needed(subject: Subject, folder: Path) -> Subject:
         raise InputError(
             f"{subject.model} is a function; the engine {subject.engine} needs a model name or an ONNX file"
         )
-    digest = hashlib.sha256(json.dumps([subject.model, subject.size, subject.weights]).encode()).hexdigest()[:8]
+    from ....backbones import choice_of
+
+    parts = [subject.model, subject.size, subject.weights, choice_of(subject)]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     size = "native" if subject.size is None else size_text(subject.size)
     path = folder / f"{subject.model.replace(':', '_')}_{size}_{digest}.onnx"
     notes = path.with_suffix(".json")
     if not notes.is_file():
         write_json(notes, _export(subject, path))
     height, width = json.loads(notes.read_text(encoding="utf-8"))["preprocess"]["size"]
-    return replace(subject, model=str(path), weights=None, size=subject.size or (height, width))
+    return replace(subject, model=str(path), weights=None, **_NO_CHOICE, size=subject.size or (height, width))
 
 
 def _export(subject: Subject, path: Path) -> dict[str, Any]:
@@ -52,11 +58,13 @@ def _export(subject: Subject, path: Path) -> dict[str, Any]:
     require_package(subject.engine)
     import torch
 
+    from ....backbones import choice_of
     from ....export import brings_weights, export_onnx, load_source
     from ..worker.engines.modules import at_size, built_size, count_module
 
     random = subject.weights is None and not brings_weights(subject.model)
-    source = load_source(subject.model, weights=subject.weights, random_weights=random, size=built_size(subject))
+    given: dict[str, Any] = {"weights": subject.weights, "random_weights": random, **choice_of(subject)}
+    source = load_source(subject.model, size=built_size(subject), **given)
     source = replace(source, preprocess=at_size(source.preprocess, subject.height_and_width))
     known = {"of": path.name, "weights": subject.weights or source.weights, "preprocess": source.preprocess.to_dict()}
     try:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyvit.core.errors import InputError
 
 from ..results.subjects import Subject, size_text
 from ..worker.engines import require_package
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ....backbones import Choice
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ def plan_cells(
     allocators: Sequence[str] = ("tuned",),
     device: str = "cpu",
     weights: str | None = None,
+    **choice: Unpack[Choice],
 ) -> Matrix:
     """Return every combination of the lists, once.
 
@@ -57,6 +63,7 @@ def plan_cells(
         allocators: ``tuned``, ``default``.
         device: The device of all subjects.
         weights: A checkpoint for all subjects.
+        **choice: ``weights_key``, ``prefix`` and ``partial``, as for ``load_weights``.
 
     Raises:
         InputError: A list is empty, a name is unknown, a number is below 1, an ONNX file does not
@@ -77,7 +84,7 @@ def plan_cells(
         raise InputError(f"there is nothing to measure: give at least one {empty[0]}")
     varied = [name for name, values in axes.items() if name != "model" and len(set(values)) > 1]
     matrix, seen = Matrix(), set()
-    for subject in _combinations(axes, device, weights):
+    for subject in _combinations(axes, {"device": device, "weights": weights, **choice}):
         reason = subject.obstacle()
         if reason is not None:
             if (subject, reason) not in matrix.left_out:
@@ -95,9 +102,9 @@ def plan_cells(
     return matrix
 
 
-def _combinations(axes: dict[str, Sequence[Any]], device: str, weights: str | None) -> Iterator[Subject]:
+def _combinations(axes: dict[str, Sequence[Any]], shared: dict[str, Any]) -> Iterator[Subject]:
     for values in product(*axes.values()):
-        yield Subject(device=device, weights=weights, **dict(zip(axes, values, strict=True)))
+        yield Subject(**shared, **dict(zip(axes, values, strict=True)))
 
 
 def _label(cell: Subject, varied: Sequence[str]) -> str:

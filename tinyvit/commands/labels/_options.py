@@ -21,6 +21,22 @@ TeacherWeightsOption = Annotated[
     Path | None,
     typer.Option(help="Checkpoint of the teacher; efficientnet_lite1 and 2 bring their own.", rich_help_panel=_PANEL),
 ]
+TeacherWeightsKeyOption = Annotated[
+    str | None,
+    typer.Option(help="Where in the checkpoint the teacher is, as model_ema or teacher.", rich_help_panel=_PANEL),
+]
+TeacherPrefixOption = Annotated[
+    str | None,
+    typer.Option(help="Prefix of its names in the checkpoint, as module.", rich_help_panel=_PANEL),
+]
+TeacherPartialOption = Annotated[
+    bool,
+    typer.Option(
+        "--teacher-partial",
+        help="Take what fits of the checkpoint, and list what was left out.",
+        rich_help_panel=_PANEL,
+    ),
+]
 TeacherSizeOption = Annotated[
     int | None, typer.Option(help="Input side in pixels. [default: the model's]", rich_help_panel=_PANEL)
 ]

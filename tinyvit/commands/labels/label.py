@@ -26,9 +26,12 @@ from ._options import (
     TeacherMeanOption,
     TeacherOption,
     TeacherOutputOption,
+    TeacherPartialOption,
+    TeacherPrefixOption,
     TeacherPromptsOption,
     TeacherSizeOption,
     TeacherStdOption,
+    TeacherWeightsKeyOption,
     TeacherWeightsOption,
 )
 from ._views import (
@@ -61,6 +64,9 @@ def label(
     ],
     teacher: TeacherOption,
     teacher_weights: TeacherWeightsOption = None,
+    teacher_weights_key: TeacherWeightsKeyOption = None,
+    teacher_prefix: TeacherPrefixOption = None,
+    teacher_partial: TeacherPartialOption = False,
     teacher_size: TeacherSizeOption = None,
     teacher_mean: TeacherMeanOption = None,
     teacher_std: TeacherStdOption = None,

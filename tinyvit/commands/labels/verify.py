@@ -17,9 +17,12 @@ from ._options import (
     TeacherInterpolationOption,
     TeacherMeanOption,
     TeacherOutputOption,
+    TeacherPartialOption,
+    TeacherPrefixOption,
     TeacherPromptsOption,
     TeacherSizeOption,
     TeacherStdOption,
+    TeacherWeightsKeyOption,
     TeacherWeightsOption,
 )
 
@@ -38,6 +41,9 @@ def verify(
         ),
     ] = None,
     teacher_weights: TeacherWeightsOption = None,
+    teacher_weights_key: TeacherWeightsKeyOption = None,
+    teacher_prefix: TeacherPrefixOption = None,
+    teacher_partial: TeacherPartialOption = False,
     teacher_size: TeacherSizeOption = None,
     teacher_mean: TeacherMeanOption = None,
     teacher_std: TeacherStdOption = None,

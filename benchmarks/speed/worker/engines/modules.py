@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyvit.core.plugins import call_function
 
-from .....backbones import Preprocess
+from .....backbones import Preprocess, choice_of
 from ...results.subjects import Subject
 from .base import NO_COUNTS
 
@@ -52,7 +52,9 @@ def make_module(subject: Subject) -> Made:
     from .....backbones.distill.teachers import PACKAGED, load_classifier
 
     if subject.weights is not None or subject.model in PACKAGED:
-        classifier = load_classifier(subject.model, weights=subject.weights, size=built_size(subject))
+        classifier = load_classifier(
+            subject.model, weights=subject.weights, size=built_size(subject), **choice_of(subject)
+        )
         said = subject.weights or "of its package"
         preprocess = at_size(classifier.preprocess, subject.height_and_width)
         return Made(classifier.module.to(subject.device).eval(), preprocess, said)
