@@ -39,6 +39,10 @@ from .backbones import DeiT, SimpleFeaturePyramid, TinyViT  # noqa: E402
 from .optim import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .randomness import SeedByPositionHook  # noqa: E402
 from .runtime import StopOnBadLossHook  # noqa: E402
+from .wiring import check_wiring  # noqa: E402
+from .wiring import install as _check_every_detector  # noqa: E402
+
+_check_every_detector()
 
 if TYPE_CHECKING:
     from .coco import CocoSplit, check_same_classes, find_split, load_annotations, missing_split
@@ -84,6 +88,7 @@ __all__ = [
     "TinyViT",
     "apply_overrides",
     "check_same_classes",
+    "check_wiring",
     "draw_detections",
     "evaluate",
     "find_images",
