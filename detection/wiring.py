@@ -106,9 +106,8 @@ def _unfit_neck(neck: nn.Module, backbone: BackboneMixin) -> InputError:
     asked = getattr(first, "in_channels", None)
     right = list(backbone.out_channels)
     return InputError(
-        f"model.neck ({type(first).__name__}) has in_channels {asked}, but {type(backbone).__name__} with out_indices "
-        f"{list(getattr(backbone, 'out_indices', ()))} gives {len(right)} maps of {right} channels at strides "
-        f"{list(backbone.strides)}; set model.neck.in_channels to {right}, or choose other out_indices"
+        f"model.neck ({type(first).__name__}): in_channels is {asked}, but {type(backbone).__name__} gives {right} at "
+        f"strides {list(backbone.strides)}; set it to {right}, or change out_indices"
     )
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.options import parse_settings
-from tinyvit.core.values import Precision
+from tinyvit.core.options import Precision, parse_settings
 
 from ._devices import resolve_device
 

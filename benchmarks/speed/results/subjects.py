@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from tinyvit.core.errors import InputError, unknown_name
 from tinyvit.core.machine import available_cpus
+from tinyvit.core.options import Precision
 from tinyvit.core.results import plain
-from tinyvit.core.values import Count, Precision, check_fields
+from tinyvit.core.values import Count, check_fields
 
 ENGINES = ("eager", "deploy", "compile", "onnxruntime", "openvino")
 Allocator = Literal["tuned", "default"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tinyvit.core.values import Precision
+from tinyvit.core.options import Precision
 
 from ...statistics import quantile
 from ..results.measurements import SubjectResult

@@ -26,7 +26,7 @@ from typing import Any, get_args
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.machine import environment
-from tinyvit.core.values import Precision
+from tinyvit.core.options import Precision
 
 from ...scripts import run_script
 from ..results.subjects import Allocator, Subject

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tinyvit.core.values import Precision
+from tinyvit.core.options import Precision
 
 from .._common import (
     DeployOption,
