@@ -36,7 +36,7 @@ $(STAMP):
 	@# Type checkers do not follow the editable install; this is the same tree laid out as it is imported.
 	mkdir -p $(VENV)/typing/tinyvit
 	for room in backbones detection benchmarks export; do ln -sfn ../../../$$room $(VENV)/typing/tinyvit/$$room; done
-	for part in __init__.py __main__.py cli.py mmdet.py api commands core demo; do ln -sfn ../../../tinyvit/$$part $(VENV)/typing/tinyvit/$$part; done
+	for part in __init__.py __main__.py cli.py mmdet.py api commands core demo pages; do ln -sfn ../../../tinyvit/$$part $(VENV)/typing/tinyvit/$$part; done
 	touch $@
 
 demo: $(STAMP)

@@ -47,17 +47,18 @@ _check_every_detector()
 if TYPE_CHECKING:
     from .coco import CocoSplit, check_same_classes, find_split, load_annotations, missing_split
     from .config import apply_overrides, input_size, list_configs, load_config, make_palette, set_classes, trained_size
-    from .inference import Predictor, draw_detections, find_images, predict
+    from .inference import Predictor, find_images, predict
     from .run import evaluate, train
     from .runtime import import_mmdet, read_detector
     from .schedule import set_schedule
+    from .show.drawing import draw_detections
 
 _HOME = {
     "CocoSplit": "coco",
     "Predictor": "inference",
     "apply_overrides": "config",
     "check_same_classes": "coco",
-    "draw_detections": "inference",
+    "draw_detections": "show.drawing",
     "evaluate": "run",
     "find_images": "inference",
     "find_split": "coco",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +15,7 @@ from tinyvit.core.errors import InputError, require, unknown_name
 from tinyvit.core.options import as_list
 
 from .coco import BoxCounts, CocoSplit, check_same_classes, count_boxes, find_split, missing_split, write_subset
+from .show.drawing import make_palette
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 #: How a config of one's own names a shipped one as its ``_base_``.
@@ -313,15 +312,6 @@ def _check_heads(cfg: Config, path: Path, classes: Sequence[str] | None) -> None
             raise InputError(
                 f"{key} is {count}, but the data of config {path} has {len(found)} classes; set it to {len(found)}"
             )
-
-
-def make_palette(count: int) -> list[tuple[int, int, int]]:
-    """Return ``count`` distinct RGB colours; golden-ratio steps keep neighbours apart."""
-    golden = (math.sqrt(5) - 1) / 2
-    colours = (
-        colorsys.hsv_to_rgb((i * golden) % 1, 0.75 if i % 2 else 1.0, 0.95 if i % 3 else 0.75) for i in range(count)
-    )
-    return [(round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colours]
 
 
 # --- data ---------------------------------------------------------------------

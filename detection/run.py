@@ -39,10 +39,12 @@ from .runtime import (
     set_launcher,
 )
 from .show.progress import Progress, highest_rate, plan_lines
+from .show.samples import draw_samples, keep_detections
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+LOG_NAME = "train_log.jsonl"
 _OWN_HOOKS = ({"type": "tinyvit.SeedByPositionHook"}, {"type": "tinyvit.StopOnBadLossHook"})
 
 
@@ -86,6 +88,9 @@ def train(
         - ``best``: ``checkpoint``, ``metric`` and ``value`` of the best one on the validation data;
           ``None`` without a validation;
         - ``log``: path of mmengine's log;
+        - ``curve``: path of JSON lines with ``iter``, ``epoch``, ``loss`` and ``lr``, and with
+          ``val_...`` of validations;
+        - ``samples``: validation images with boxes; see :func:`.show.samples.draw_samples`;
         - ``init``: origin of the weights;
         - ``iterations``, ``seconds``, ``seed``, ``lr`` and ``batch_size``, as used;
         - ``losses``: ``first`` and ``last``, the mean total loss of the first and of the last tenth
@@ -124,7 +129,9 @@ def train(
         _tell_unusable(counts)
         if detector is not None:
             _load_into(runner, detector, cfg, choice)
-        progress = Progress(get_rank() == 0, lambda runner: plan_lines(runner, init, boxes, notes))
+        first, log = get_rank() == 0, work_dir / LOG_NAME
+        progress = Progress(first, lambda runner: plan_lines(runner, init, boxes, notes), log if first else None)
+        keep_detections(runner, work_dir)
         runner.register_hook(progress)
         start, started = runner.iter, time.monotonic()
         with _input_named(), runner.prints_in_log(), progress.running():
@@ -135,6 +142,8 @@ def train(
         "checkpoint": (work_dir / "last_checkpoint").read_text().strip(),
         "best": _best(runner),
         "log": runner.logger.log_file,
+        "curve": str(work_dir / LOG_NAME),
+        "samples": draw_samples(cfg.get("val_dataloader"), work_dir) if get_rank() == 0 else [],
         "init": init,
         "iterations": runner.iter,
         "seconds": round(seconds, 1),
@@ -275,6 +284,8 @@ def evaluate(
         runner.register_hook(progress)
         with _input_named(), runner.prints_in_log(), progress.running():
             found = runner.test()
+    if get_rank() == 0:
+        draw_samples(cfg.test_dataloader, work_dir)
     return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
 
 

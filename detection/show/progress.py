@@ -5,15 +5,19 @@ libraries.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 
 from tinyvit.core.console import RateBar, counted, say
+from tinyvit.core.files import write_text
 from tinyvit.core.options import as_list
+from tinyvit.core.results import read_log
 
 #: Warnings that say nothing about a run. :class:`tinyvit.detection.metrics.CocoMetric` explains the
 #: empty result itself.
@@ -38,12 +42,16 @@ class Progress(Hook):
     Args:
         show: ``False`` keeps silent.
         plan: Returns the lines that are printed when the training begins.
+        log: JSON lines for the curves: ``iter``, ``epoch``, ``loss`` (mean since the line before)
+            and ``lr``, or ``iter`` and ``val_...`` of a validation. A resumed run first drops the
+            lines after its checkpoint.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, show: bool, plan: Callable[[Any], Iterable[str]] | None = None) -> None:
-        self.show, self.plan = show, plan
+    def __init__(self, show: bool, plan: Callable[[Any], Iterable[str]] | None = None, log: Path | None = None) -> None:
+        self.show, self.plan, self.log = show, plan, log
+        self._losses: list[float] = []
         self._train: RateBar | None = None
         self._images: RateBar | None = None
 
@@ -62,15 +70,33 @@ class Progress(Hook):
         if self.show and self.plan is not None:
             for line in self.plan(runner):
                 say(line)
+        if self.log is not None:
+            kept = read_log(self.log, runner.iter) if runner.iter else []
+            write_text(self.log, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._train = RateBar("train", runner.max_iters - runner.iter, "iterations", self.show)
         self._train.__enter__()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Count the iteration."""
         assert self._train is not None
-        epochs = runner.cfg.train_cfg.get("max_epochs")
-        note = f", loss {outputs['loss'].detach().item():.3f}" if outputs and "loss" in outputs else ""
+        epochs, note, done = runner.cfg.train_cfg.get("max_epochs"), "", runner.iter + 1
+        if outputs and "loss" in outputs:
+            self._losses.append(outputs["loss"].detach().item())
+            note = f", loss {self._losses[-1]:.3f}"
         self._train.advance(1, note + (f", epoch {runner.epoch + 1}/{epochs}" if epochs else ""))
+        every = ((runner.cfg.get("default_hooks") or {}).get("logger") or {}).get("interval", 50)
+        if self._losses and (done % every == 0 or done == runner.max_iters):
+            rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+            mean = sum(self._losses) / len(self._losses)
+            self._write(
+                {"iter": done, "epoch": round(done / len(runner.train_dataloader), 4), "loss": mean, "lr": rate}
+            )
+            self._losses = []
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self.log is not None:
+            with self.log.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
 
     def before_val_epoch(self, runner: Any) -> None:
         """Begin the bar of a validation."""
@@ -97,6 +123,8 @@ class Progress(Hook):
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Print the numbers of a validation."""
         self._end()
+        numbers = {f"val_{name.removeprefix('coco/')}": value for name, value in (metrics or {}).items()}
+        self._write({"iter": runner.iter, **{key: one for key, one in numbers.items() if isinstance(one, float)}})
         if self.show and metrics:
             # The epoch was counted already when it is validated.
             by_epoch = runner.cfg.train_cfg.get("max_epochs")

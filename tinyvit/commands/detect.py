@@ -365,11 +365,18 @@ def _finish(command: str, arguments: dict[str, Any], found: dict[str, Any], line
     metrics = {key: value for key, value in found.items() if key != "work_dir"}
     folder = Path(found["work_dir"])
     document = write_result(folder, command, arguments, {**metrics, "mmcv_ops": mmcv_ops_in_use()})
+    page = None
+    if command != "detect predict":  # whose annotated images are the page
+        from tinyvit.pages import detection_page
+
+        page = detection_page(document, folder)
     if arguments["as_json"]:
         print_json(document)
         return
     for line in (*lines, f"result: {folder / 'result.json'}"):
         typer.echo(line)
+    if page is not None:
+        typer.echo(f"page: {page}")
     hint(next_step)
 
 

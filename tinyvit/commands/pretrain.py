@@ -216,6 +216,9 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
             f"{folder} is already finished after {summary.iterations} iterations; its result.json is kept",
             file=sys.stderr,
         )
+    from tinyvit.pages import pretrain_page
+
+    page = pretrain_page(document, folder)
     if arguments["as_json"]:
         print_json(document)
         return
@@ -226,7 +229,7 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
         f"loss {first if many else ''}{last} in {metrics['iterations']} iterations "
         f"({metrics['epochs']:.2f} epochs), {metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} views/s"
     )
-    print(f"student: {summary.student}\nloss curve: {summary.log}")
+    print(f"student: {summary.student}\nloss curve: {summary.log}\npage: {page}")
     if best := metrics.get("best"):
         print(f"best: {best['file']} ({best['metric']} {best['value']:.4f} at epoch {best['epoch']:.2f})")
     hint(f"tinyvit evaluate {recipe.student['name']} --data DATA --weights {summary.student}")

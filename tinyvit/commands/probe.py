@@ -113,6 +113,7 @@ def linear(
     from tinyvit.core.allocator import tune_allocator
     from tinyvit.core.images.files import require_all_read
     from tinyvit.core.results import make_work_dir, write_result
+    from tinyvit.pages import probe_page
 
     job = probe_job(options)
     folder = make_work_dir("probe-linear", work_dir)
@@ -122,10 +123,12 @@ def linear(
     arguments = {key: value for key, value in options.items() if key in vars(job)}
     metrics |= {"allocator": allocator, "place": job.place.describe() if job.place else None}
     document = write_result(folder, "probe linear", arguments, metrics)
+    page = probe_page(document, folder)
     if as_json:
         print_json(document)
     else:
         _print(metrics, result, folder)
+        typer.echo(f"page            {page}")
     unread = metrics["unreadable"]
     require_all_read(unread, result.rows["train"] + result.rows["test"] + len(unread))
     hint(f"tinyvit finetune RECIPE --data TRAIN --weights {weights or 'FILE'}", as_json)

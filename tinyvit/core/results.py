@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -80,3 +81,22 @@ def plain(value: Any) -> Any:
     if to_list is not None:
         return plain(to_list())
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def read_log(path: Path, last: float = math.inf) -> list[dict[str, Any]]:
+    """Return the entries of a training's log up to an iteration, without damaged lines,
+    as of a kill.
+
+    Args:
+        path: JSON lines with ``iter``; it may be missing.
+        last: The last iteration.
+    """
+    found = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("iter"), int) and entry["iter"] <= last:
+            found.append(entry)
+    return found

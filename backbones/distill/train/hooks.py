@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tinyvit.core.console import RateBar
 from tinyvit.core.errors import require
 from tinyvit.core.files import write_text
+from tinyvit.core.results import read_log
 
 from .checkpoints import diverged
 from .parallel import Rank
@@ -140,8 +141,7 @@ class TrainLog(Hook):
     def before_train(self, runner: Runner) -> None:
         """Continue the log at the checkpoint."""
         self.first_iteration = runner.iter
-        lines = self.path.read_bytes().splitlines() if runner.iter and self.path.is_file() else []
-        kept = [entry for entry in map(_parse_line, lines) if entry and entry["iter"] <= runner.iter]
+        kept = read_log(self.path, runner.iter) if runner.iter else []
         losses = [entry["loss"] for entry in kept if isinstance(entry.get("loss"), float)]
         if losses:
             self.first_loss, self.last_loss = losses[0], losses[-1]
@@ -217,12 +217,3 @@ class TrainLog(Hook):
             for name in entry.keys() - {"iter", "epoch"}:
                 group = "val" if name.startswith("val_") else "train"
                 self._board.add_scalar(f"{group}/{name.removeprefix('val_')}", entry[name], entry["iter"])
-
-
-def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return a line of the log, or ``None`` for one that is damaged, as by a kill."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("iter"), int) else None

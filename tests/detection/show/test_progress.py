@@ -6,12 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tinyvit.core import console
 from tinyvit.core.errors import InputError
 from tinyvit.detection import load_config, set_schedule, train
+from tinyvit.detection.show.samples import draw_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 #: Parts of mmengine's log, and of the prints of pycocotools.
@@ -59,6 +62,37 @@ def test_a_training_prints_its_plan_and_validations(
     for line in (f"checkpoint: {metrics['checkpoint']}", f"log: {metrics['log']}", "loss "):
         assert line in out
     assert f"--weights {metrics['best']['checkpoint']}" in err.splitlines()[-1]
+
+    # Curves and images for the page.
+    entries = [json.loads(line) for line in Path(metrics["curve"]).read_text().splitlines()]
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    assert len(losses) == 4
+    assert losses[0] == pytest.approx(metrics["losses"]["first"], abs=1e-4)
+    assert [entry["iter"] for entry in entries if "val_bbox_mAP" in entry] == [2, 4]
+    assert f"page: {tmp_path / 'run' / 'report.html'}" in out.splitlines()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert len(metrics["samples"]) == 4
+    assert page.count("data:image/jpeg;base64,") == 8
+
+
+def test_samples_show_the_boxes_of_annotations_and_detections(make_coco, tmp_path) -> None:
+    root = make_coco()
+    data = load_config("retinanet_tiny_vit_5m_fpn_1x_coco", data_root=root).val_dataloader
+    assert draw_samples(data, tmp_path) == []  # without detections
+    document = json.loads((root / "annotations/instances_val2017.json").read_text())
+    first = document["annotations"][0]
+    scored = [{**first, "score": 0.9}, {**first, "bbox": [60, 60, 20, 20], "score": 0.1}]
+    (tmp_path / "detections.bbox.json").write_text(json.dumps(scored))
+    samples = draw_samples(data, tmp_path)
+    assert [Path(one["file"]).name for one in samples] == [entry["file_name"] for entry in document["images"]]
+    plain, truth, found = (
+        np.asarray(Image.open(path).convert("RGB"), int)
+        for path in (samples[0]["file"], samples[0]["truth"], samples[0]["found"])
+    )
+    x, y = (int(value) for value in first["bbox"][:2])
+    assert np.abs(truth - plain)[y : y + 40, x : x + 2].max() > 40  # the frame
+    assert np.abs(found - plain)[60:80, 78:82].max() < 90  # a score below 0.3 is not drawn
+    assert draw_samples(None, tmp_path) == []
 
 
 def _validations(log: str) -> list[str]:
