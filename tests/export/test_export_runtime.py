@@ -172,13 +172,14 @@ def test_an_answer_that_is_not_finite_names_no_class(classifier, photo, monkeypa
 def test_bad_files_and_pictures(classifier, photo, tmp_path, run_cli):
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "half.png").write_bytes(photo.read_bytes()[:2000])
     half = tmp_path / "half.onnx"
     half.write_bytes(classifier.path.read_bytes()[:20000])
     for file, image, message in (
         (tmp_path / "none.onnx", photo, "none.onnx does not exist"),
         (tmp_path, photo, "is a folder; give the .onnx file itself"),
-        (classifier.path, tmp_path, "is a folder; give image files"),
+        (classifier.path, tmp_path / "empty", "holds no images"),
         (tmp_path / "text.onnx", photo, "text.onnx cannot be loaded as an ONNX model: Load model from"),
         (half, photo, "half.onnx cannot be loaded as an ONNX model"),
         (classifier.path, tmp_path / "none.jpg", "none.jpg does not exist"),
