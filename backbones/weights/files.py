@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tinyvit.core.errors import InputError, check_weights_file
 
-from .pickles import StandIn, read_with_stand_ins
+from .pickles import ARRAYS, StandIn, read_with_stand_ins
 
 #: Modules whose functions act on the machine; weights need none of them.
 _ACTING = {"os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib", "pty", "ctypes"}
@@ -51,11 +52,15 @@ class Checkpoint:
 def _walk(content: Any, path: str, above: frozenset[int]) -> Iterator[tuple[str, str, Tensor]]:
     if isinstance(content, StandIn):
         content = content.content()
+    if isinstance(content, list | tuple):  # of several models, or of a model and a counter
+        content = {at: part for at, part in enumerate(content) if isinstance(part, Mapping | StandIn)}
     if not isinstance(content, Mapping) or id(content) in above or len(above) > _DEPTH:
         return
     for key, value in content.items():
         if isinstance(value, Tensor):
             yield path, str(key), value
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":  # detectron2
+            yield path, str(key), torch.tensor(value)
         else:
             yield from _walk(value, f"{path}{key}.", above | {id(content)})
 
@@ -79,6 +84,8 @@ def open_checkpoint(source: str | Path | Mapping[str, Any] | Checkpoint) -> Chec
     content, objects = _read_pickled(path)
     if isinstance(content, StandIn):
         content = content.content()
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
     if not isinstance(content, Mapping):
         raise InputError(
             f"{path} holds a {type(content).__name__}; give a file with a state dict, or with a dict that has one"
@@ -114,7 +121,11 @@ def _read_pickled(path: Path) -> tuple[Any, list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on unusual pickle protocols, and on storages of old files
             try:
-                with path.open("rb") as file:  # by the name alone torch would take it for safetensors
+                # By the name alone torch would take it for safetensors.
+                with (
+                    path.open("rb") as file,
+                    torch.serialization.safe_globals([(kind, name) for name, kind in ARRAYS.items()]),
+                ):
                     content = torch.load(file, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError:
                 content, objects = read_with_stand_ins(path)

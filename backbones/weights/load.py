@@ -153,6 +153,7 @@ def load_weights(
         raise InputError(f"{checkpoint.origin}: {error}") from error
     unknown = [name for name in found.tensors if name not in target and name not in report.skipped]
     report.skipped.update(dict.fromkeys(unknown, "unknown to the model"))
+    unknown = [name for name in unknown if found.tensors[name].numel() > 1]  # tools leave counters
     report.missing = [name for name in target if name not in new]
     required = [n for n in report.missing if n not in report.skipped and not may_be_new(n, found.tensors)]
     if strict and not partial and (unknown or required):
@@ -228,6 +229,7 @@ def load_named(
     parts = {name.partition(".")[0] for name in target}
     missing = [name for name in target if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in target and name.partition(".")[0] in parts]
+    unknown = [name for name in unknown if state[name].numel() > 1]  # tools leave counters
     shapes = [name for name in target if name in state and state[name].shape != target[name].shape]
     problems = [
         f"{len(names)} parameters {fault} ({_first(names)})"

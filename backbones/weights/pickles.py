@@ -19,9 +19,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._weights_only_unpickler import _get_allowed_globals
+
+_MAKE_ARRAY = np.ones(1).__reduce__()[0]
+#: The names by which NumPy 1 and 2 pickle arrays of numbers; building them runs nothing else.
+ARRAYS: dict[str, Any] = {
+    **dict.fromkeys(
+        (f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")), np.ones(1).__reduce__()[0]
+    ),
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{
+        f"numpy.dtypes.{kind.__name__}": kind
+        for kind in {type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")}
+    },
+}
 
 
 class StandIn:
@@ -71,7 +86,7 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
         """Return what torch allows under this name, or a stand-in."""
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))  # of Python 2
         origin = f"{module}.{name}"
-        allowed = _get_allowed_globals()
+        allowed = _get_allowed_globals() | ARRAYS
         if origin in allowed:
             return allowed[origin]
         return type(self).seen.setdefault(origin, type("StandIn", (StandIn,), {"origin": origin}))
@@ -79,7 +94,7 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
     def _call(self, function: Any, args: Any) -> Any:
         if isinstance(function, type) and issubclass(function, StandIn):
             return function()
-        if not any(function is known for known in _get_allowed_globals().values()):
+        if not any(function is known for known in (*_get_allowed_globals().values(), *ARRAYS.values())):
             return StandIn()
         return function(*args)
 
@@ -110,7 +125,7 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
             found.state = state[0] if isinstance(state, tuple) and state and found.state is None else state
         elif type(found) is Tensor:
             found.set_(*state)
-        elif type(found) is torch.nn.Parameter:
+        elif type(found) is torch.nn.Parameter or isinstance(found, np.ndarray | np.dtype):
             found.__setstate__(state)
         elif type(found) is not OrderedDict:  # its attributes, such as _metadata, are not needed
             raise pickle.UnpicklingError(f"a {type(found).__name__} cannot be changed")

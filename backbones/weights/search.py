@@ -88,10 +88,10 @@ def find_weights(
         InputError: The checkpoint has no tensors, nothing of the model, nothing at ``weights_key``
             or ``prefix``, or two models between which no rule decides.
     """
-    all_tensors = _paths(checkpoint, target)
+    translate = translate or _translation(target)
+    all_tensors = _paths(checkpoint, target, translate)
     if not all_tensors:
         raise InputError(f"{checkpoint.origin} holds no tensors at any depth; give a file with a state dict")
-    translate = translate or _translation(target)
     places = _vote(all_tensors, target, translate)
     rivals = _rivals(places, target)
     wanted = rivals
@@ -125,28 +125,50 @@ def _translation(target: Mapping[str, Tensor]) -> Callable[[str], str]:
     return lambda name: to_timm_name(name, is_deit)
 
 
-def _paths(checkpoint: Checkpoint, target: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+def _paths(
+    checkpoint: Checkpoint, target: Mapping[str, Tensor], translate: Callable[[str], str]
+) -> dict[str, tuple[str, Tensor]]:
     """Return path -> (path of the mapping that holds it, tensor)."""
     flat = {name.replace(".", "_"): name for name in target}
     found = {
-        f"{container}{_with_dots(name, flat)}": (container, value) for container, name, value in checkpoint.tensors()
+        f"{container}{_unwrapped(_with_dots(name, flat), target, translate)}": (container, value)
+        for container, name, value in checkpoint.tensors()
     }
     joined = join_qkv({path: value for path, (_, value) in found.items()})
     return {path: (_holder(path, found), value) for path, value in joined.items()}
 
 
 def _with_dots(name: str, flat: Mapping[str, str]) -> str:
-    """Return a name with its dots again where a buffer has them as underscores.
+    """Return a name with its dots again where it has slashes, or a buffer underscores.
 
     mmcv 1 keeps a second model so: ``ema_backbone_conv1_weight`` becomes
     ``ema_.backbone.conv1.weight``.
     """
+    if "." in name:
+        return name
+    name = name.replace("/", ".")
     at = 0 if "_" in name and "." not in name else -1
     while at >= 0:
         if name[at:] in flat:
             return f"{name[:at]}{'.' if at else ''}{flat[name[at:]]}"
         at = name.find("_", at) + 1 or -1
     return name
+
+
+def _unwrapped(name: str, target: Mapping[str, Tensor], translate: Callable[[str], str]) -> str:
+    """Return a name without the wrappers inside it, if it is the model's then.
+
+    Sharding, recomputing and compiling put a module of their own around each block:
+    ``stages.0._fsdp_wrapped_module.blocks``.
+    """
+    parts = name.split(".")
+    for at in range(len(parts) - 1, 0, -1):
+        if parts[at].startswith("_") or parts[at] == "module":
+            if any(translate(".".join(parts[start:])) in target for start in range(len(parts))):
+                break
+            del parts[at]
+    found = any(translate(".".join(parts[start:])) in target for start in range(len(parts)))
+    return ".".join(parts) if found else name
 
 
 def _holder(path: str, found: Mapping[str, tuple[str, Tensor]]) -> str:
@@ -202,7 +224,7 @@ def _wanted(
     """Return the places that a key and a prefix leave."""
     wanted = [place for place in places if key is None or f".{key.strip('.')}." in f".{place}"]
     if prefix is not None:
-        start = prefix.rstrip(".") + "." if prefix.strip(".") else ""
+        start = prefix.strip(".") + "." if prefix.strip(".") else ""
         dicts = {"", *containers}
         wanted = [place for place in wanted if place.endswith(start) and place[: len(place) - len(start)] in dicts]
     if rivals and not wanted:
@@ -245,7 +267,8 @@ def rank(place: str, swapped: bool = False) -> int:
     """Return the order in which a place of several is taken, lowest first.
 
     Averaged weights have 0, a teacher's 1, and others 2. Plain weights beside their average have 3,
-    as mmengine and mmcv 1 write them. The best ones of a validation have 4.
+    as mmengine and mmcv 1 write them. The best ones of a validation have 4, and an
+    optimiser's records 5.
 
     Args:
         place: A path of names with dots.
@@ -256,9 +279,12 @@ def rank(place: str, swapped: bool = False) -> int:
         return 3
     if place.startswith("validation."):
         return 4
-    if any(re.search(r"(?:^|[_\d])(?:ema|swa)(?:$|[_\d])|average|shadow", part) for part in place.split(".")):
+    parts = place.split(".")
+    if any(re.match("optim|grad|exp_avg|momentum", part) for part in parts):
+        return 5
+    if any(re.search(r"(?:^|[_\d])(?:ema|swa|avg)(?:$|[_\d])|averag|shadow|polyak", part) for part in parts):
         return 0
-    return 1 if any("teacher" in part for part in place.split(".")) else 2
+    return 1 if any("teacher" in part for part in parts) else 2
 
 
 def _add_classifier(

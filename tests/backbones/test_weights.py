@@ -154,7 +154,7 @@ def test_create_model_takes_the_classes_of_its_weights(tmp_path):
 
 DAMAGES = {
     "missing": (lambda s: {k: v for k, v in s.items() if k != "stages.3.blocks.0.mlp.fc1.bias"}, "lacks 1 parameters"),
-    "unknown": (lambda s: {**s, "stages.1.blocks.0.extra": torch.zeros(1)}, "unknown ones"),
+    "unknown": (lambda s: {**s, "stages.1.blocks.0.extra": torch.zeros(2)}, "unknown ones"),
     "other shape": (lambda s: {**s, "stages.1.blocks.0.mlp.fc1.bias": torch.zeros(3)}, "another variant"),
     "another model": (lambda s: timm.create_model("resnet18").state_dict(), "does not fit"),
     "no tensors": (lambda s: {"epoch": 3}, "holds no tensors"),

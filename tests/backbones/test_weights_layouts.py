@@ -78,6 +78,65 @@ def test_the_nesting_is_found_whatever_it_is_called(key, model, raw):
     assert_loaded(model, raw)
 
 
+WRAPPED = {
+    "sharded": lambda name: re.sub(r"^(stages\.\d)\.", r"\1._fsdp_wrapped_module.", name),
+    "sharded, outside too": lambda name: "_fsdp_wrapped_module." + WRAPPED["sharded"](name),
+    "recomputed in parallel": lambda name: (
+        "module." + name.replace(".blocks.0.", ".blocks.0._checkpoint_wrapped_module.")
+    ),
+    "two wrappers": lambda name: re.sub(r"^(stages\.\d)\.", r"\1._fsdp_wrapped_module._orig_mod.", name),
+    "compiled": lambda name: name.replace("stages.", "stages._orig_mod."),
+    "parallel blocks": lambda name: re.sub(r"^(stages\.\d)\.", r"\1.module.", name),
+    "slashes": lambda name: name.replace(".", "/"),
+    "underscores": lambda name: "model_" + name.replace(".", "_"),
+    "official and sharded": lambda name: re.sub(r"^(layers\.\d)\.", r"\1._fsdp_wrapped_module.", official_name(name)),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_wrappers_inside_the_names_are_left_out(kind, model, raw):
+    report = load_weights(model, {"state_dict": {WRAPPED[kind](name): value for name, value in raw.items()}})
+    assert (report.skipped, report.missing) == ({}, [])
+    assert_loaded(model, raw)
+
+
+CONTAINERS = {
+    "arrays": lambda raw: {"model": {name: value.numpy() for name, value in raw.items()}, "author": "x"},
+    "arrays beside objects": lambda raw: CONTAINERS["arrays"](raw) | {"args": argparse.Namespace(lr=1)},
+    "arrays of the other byte order": lambda raw: {
+        name: value.numpy().astype(">f4") if value.is_floating_point() else value.numpy() for name, value in raw.items()
+    },
+    "a tuple": lambda raw: (raw, 3),
+    "a list in a dict": lambda raw: {"models": [raw], "step": np.array(3)},
+    "an optimiser's records": lambda raw: {
+        "model": raw,
+        "optimizer": {"exp_avg": {name: torch.zeros_like(value) for name, value in raw.items()}},
+    },
+    "counters of a tool": lambda raw: (
+        raw | {"stages.0.total_ops": torch.zeros(1), "head.fc.total_params": torch.ones(1)}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_other_containers(kind, model, raw, tmp_path):
+    torch.save(CONTAINERS[kind](raw), tmp_path / "w.pth")
+    report = load_weights(model, tmp_path / "w.pth")
+    assert report.missing == []
+    assert set(report.skipped) <= {"stages.0.total_ops", "head.fc.total_params", "step"}
+    assert_loaded(model, raw)
+
+
+def test_arrays_are_looked_at_and_run_nothing(model, raw, tmp_path):
+    name = "stages.1.blocks.0.mlp.fc1.weight"
+    torch.save({**raw, name: np.full(tuple(raw[name].shape), np.nan)}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"fc1\.weight has (\d+) of \1 values that are not finite"):
+        load_weights(model, tmp_path / "w.pth")
+    torch.save({"model": raw, "x": np.array([Evil()], dtype=object)}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"asks to run (posix|nt)\.system"):
+        load_weights(model, tmp_path / "w.pth")
+
+
 def test_strays_beside_a_prefix_are_reported(model, raw):
     report = load_weights(model, {"state_dict": {**prefixed("model.", raw), "criterion.weight": torch.ones(3)}})
     assert list(report.skipped) == ["criterion.weight"]
@@ -90,6 +149,7 @@ RIVALS = {
     "raw and EMA": (lambda raw, good: {"model": raw, "model_ema": good}, "model_ema", "model"),
     "timm": (lambda raw, good: {"state_dict": raw, "state_dict_ema": good}, "state_dict_ema", "state_dict"),
     "one dictionary": (lambda raw, good: prefixed("net.", raw) | prefixed("ema.module.", good), "ema.module", "net"),
+    "averages by other names": (lambda raw, good: {"model": raw, "avg_model": good}, "avg_model", "model"),
     "teacher": (lambda raw, good: {"student": raw, "teacher": good}, "teacher", "student"),
     "DINO": (
         lambda raw, good: {"student": prefixed("module.backbone.", raw), "teacher": prefixed("backbone.", good)},
