@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .registry import (
         PRETRAINED_TAGS,
+        check_input,
         count_parameters,
         create_model,
         create_timm_model,
@@ -60,6 +61,7 @@ _HOME = {
     "choice_of": "weights",
     "count_parameters": "registry",
     "create_model": "registry",
+    "check_input": "registry",
     "create_timm_model": "registry",
     "deploy": "deployed",
     "describe": "registry",
@@ -89,6 +91,7 @@ __all__ = [
     "TinyViT",
     "TinyVitError",
     "any_size",
+    "check_input",
     "check_values",
     "choice_of",
     "count_parameters",

@@ -112,6 +112,8 @@ def create_model(
     if num_classes < 0:
         raise InputError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
     model = _build(name, num_classes, img_size, kwargs)
+    if img_size is not None:
+        check_input(model, img_size, "img_size")
     model.pretrained_cfg = model.default_cfg = pretrained_cfg(name, tag or None, num_classes, img_size)
     if name in tiny_vit.VARIANTS:
         side = math.ceil(model.pretrained_cfg["input_size"][1] / model.output_stride)
@@ -289,6 +291,29 @@ def describe(name: str) -> dict[str, Any]:
 def count_parameters(model: nn.Module) -> int:
     """Return the number of parameters, trainable or not."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_input(model: nn.Module, size: int | Sequence[int], what: str) -> None:
+    """Reject an input side that is smaller than the model's stride.
+
+    Its last map would be less than one position, and padding most of what the model sees.
+
+    Args:
+        model: One of ours or timm's; a model that does not know its strides passes.
+        size: Side, or height and width, in pixels.
+        what: The start of the message.
+
+    Raises:
+        InputError: A side is too small.
+    """
+    maps = getattr(model, "feature_info", None) or ()
+    stride = max((int(info["reduction"]) for info in maps if isinstance(info, dict)), default=1)
+    side = size if isinstance(size, int) else min(size)
+    if side < stride:
+        raise InputError(
+            f"{what} is {side} pixels, less than the stride of {type(model).__name__}'s last feature map; give at "
+            f"least {stride}"
+        )
 
 
 def create_timm_model(name: str, img_size: int | tuple[int, int] | None = None, **options: Any) -> Any:

@@ -229,9 +229,11 @@ def predict(
     """
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score is {score_threshold:g}; it must be from 0 to 1")
-    files = list(find_images([images] if isinstance(images, (str, Path)) else images))
+    unlisted: dict[str, str] = {}
+    files = list(find_images([images] if isinstance(images, (str, Path)) else images, unlisted))
     if not files:
-        raise InputError("there is no image to predict on; give at least one image file or folder")
+        why = f" ({'; '.join(f'{path}: {reason}' for path, reason in unlisted.items())})" if unlisted else ""
+        raise InputError(f"there is no image to predict on{why}; give at least one image file or folder")
     work_dir = make_work_dir("detect-predict", work_dir)
     predictor = Predictor(cfg, weights, device=device, deployed=deployed, **choice)
     (work_dir / "pictures").mkdir(exist_ok=True)
@@ -241,7 +243,7 @@ def predict(
         "deployed": predictor.deployed,
         "highest_score": None,
         "images": [],
-        "unreadable": {},
+        "unreadable": unlisted,
     }
     for number, file in enumerate(track(files, "detect", unit="images")):
         try:
@@ -267,14 +269,19 @@ def predict(
     return document
 
 
-def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+def find_images(paths: Iterable[str | Path], unlisted: dict[str, str] | None = None) -> Iterator[Path]:
     """Yield the image files among files and folders; see
     :func:`tinyvit.core.images.files.open_folders`.
 
+    Args:
+        paths: The files and folders.
+        unlisted: Takes folders that cannot be listed and links that cannot be followed, with the
+            reason. Without it, a folder that cannot be listed ends the call.
+
     Raises:
-        InputError: A path does not exist, or a folder has no images.
+        InputError: A path does not exist, or a folder has no images or cannot be listed.
     """
-    for path in open_folders(paths):
+    for path in open_folders(paths, unlisted):
         if not path.is_file():
             raise InputError(f"image {path} does not exist; check the path")
         yield path

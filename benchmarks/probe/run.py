@@ -125,7 +125,7 @@ def _require_read(part: LabelledImages, rows: np.ndarray, unread: dict[str, str]
         except InputError as error:
             unread[str(part.files.root / part.keys[at])] = str(error)
             lost.append(at)
-    unread |= {str(part.files.root / path): why for path, why in part.files.skipped.unreadable.items()}
+    unread |= part.files.unlisted
     kept = np.setdiff1d(np.arange(len(rows)), lost)
     if not len(kept):
         raise InputError(f"none of the {len(rows)} images of {part.files.root} can be read; repair them")

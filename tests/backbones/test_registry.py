@@ -237,3 +237,22 @@ def test_distilled_training_returns_both_heads():
 def test_feature_order_follows_the_request():
     model = create_model("tiny_vit_5m_224", features_only=True, out_indices=(2, 0)).eval()
     assert [x.shape[1] for x in model(torch.zeros(1, 3, 64, 64))] == model.feature_info.channels() == [160, 64]
+
+
+@pytest.mark.parametrize(("name", "least"), [("tiny_vit_5m_224", 32), ("deit_tiny_patch16_224", 16)])
+def test_an_input_below_the_stride_is_rejected(name: str, least: int) -> None:
+    for side in (7, least - 1):
+        with pytest.raises(InputError, match=f"img_size is {side} pixels, .* at least {least}"):
+            create_model(name, img_size=side)
+    create_model(name, img_size=least)
+
+
+def test_arguments_that_do_not_fit_each_other_are_input_errors() -> None:
+    for more in (
+        {"embed_dims": (8, 8)},
+        {"num_heads": (1, [1], 2, 3)},
+        {"embed_dims": (8, -8, 8, 8)},
+        {"mlp_ratio": "x"},
+    ):
+        with pytest.raises(InputError, match="tiny_vit_5m_224 cannot be made with"):
+            create_model("tiny_vit_5m_224", **more)

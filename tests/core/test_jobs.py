@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -179,3 +180,12 @@ def test_a_rayless_installation_names_the_extra(monkeypatch, make):
 def test_nothing_to_do_is_done(make):
     assert run(Here(), make(), []) == []
     assert run(Processes(("cpu",)), make(), []) == []
+
+
+def test_an_address_where_nothing_answers_ends_with_a_sentence(make):
+    with socket.socket() as reserved:  # bound and not listening: refused at once
+        reserved.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        for form in (address, f"ray://{address}"):
+            with pytest.raises(InputError, match=f"nothing answers at --ray {form} within 10 s"):
+                RayCluster(form).open(make).__enter__()

@@ -20,6 +20,8 @@ from tinyvit.core.errors import InputError
 from tinyvit.export import OnnxModel, classify, summarize
 from tinyvit.export.runtime import encode, open_image
 
+from .conftest import CLASSES
+
 #: Runs the command line in a Python that can import none of the heavy packages.
 BLOCKER = """
 import sys
@@ -206,8 +208,28 @@ def test_readable_images_are_done_and_the_others_listed(classifier, photo, tmp_p
     code, out, err = run_cli("export", "predict", classifier.path, images[0], images[2])
     assert (code, out) == (2, "")
     assert "none of the 2 images can be read; the first: image" in err
-    with pytest.raises(InputError, match=r"none\.jpg does not exist"):
-        predict_onnx(classifier.path, images)
+    found = predict_onnx(classifier.path, images)
+    assert [item["image"] for item in found] == list(map(str, images))
+    assert found[1] == document["images"][0]
+    assert [item.get("unreadable", "").split()[0:1] for item in found] == [["image"], [], ["cannot"]]
+    with pytest.raises(InputError, match="none of the 2 images can be read"):
+        predict_onnx(classifier.path, [images[0], images[2]])
+
+
+def test_classes_of_another_number_are_an_error(classifier, photo, tmp_path, run_cli):
+    proto = onnx.load(classifier.path)
+    entry = next(entry for entry in proto.metadata_props if entry.key == "classes")
+    entry.value = json.dumps(CLASSES[:3])
+    onnx.save(proto, tmp_path / "x.onnx")
+    code, _, err = run_cli("export", "predict", tmp_path / "x.onnx", photo)
+    assert code == 2
+    assert "names 3 classes and returns 7 values" in err
+
+
+def test_topk_says_nothing_about_feature_maps(features, photo, run_cli):
+    code, _, err = run_cli("export", "predict", features.path, photo, "--topk", 3)
+    assert code == 2
+    assert "--topk has no effect: the file gives feature maps" in err
 
 
 @pytest.mark.parametrize("size", ["20000", "224x20000", "0", "-224", "4097", "9" * 5000, "\u0664", "224x", "1e3"])

@@ -225,6 +225,25 @@ def test_a_store_is_verified_with_its_pictures_and_its_teacher(name: str, run_cl
     assert report["teacher_distance"] < 0.001
 
 
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_verify_finds_the_labels_of_a_teacher(name: str, run_cli: RunCli) -> None:
+    teacher = f"tiny_vit_5m_224=teachers/{name}.safetensors"
+    verify = ["labels", "verify", "stores/two", "--data", "pictures", "--device", "cpu", "--json", "--teacher"]
+    report = document(run_cli, *verify, teacher, "--sample", 12)
+    assert report["problems"] == []
+    assert report["teacher_distance"] < 0.001
+    student = "tiny_vit_5m_224=runs/distilled/student.safetensors"
+    code, _, err = run_cli(*verify, student)
+    assert code == 2
+    assert "made none of the labels first, second; name one with --labels" in err
+
+
+def test_imported_labels_keep_their_files(run_cli: RunCli) -> None:
+    code, _, err = run_cli("labels", "export", "stores/imported", "made", "--ranks", 2)
+    assert code == 2
+    assert "--ranks has no effect: imported labels keep their files" in err
+
+
 def test_a_flipped_bit_is_noticed(run_cli: RunCli) -> None:
     shard = min(Path("stores/plain/teachers").glob("*/shards/*.safetensors"))
     content = bytearray(shard.read_bytes())

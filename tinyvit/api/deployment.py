@@ -152,10 +152,25 @@ def predict_onnx(
 
     The arguments have the names, the meaning and the defaults of the options (``tinyvit export
     predict --help``).
+
+    Returns:
+        An entry per image, in the order given: ``image`` with ``classes`` or ``outputs``. An image
+        that cannot be read has ``unreadable``, the reason, instead. Folders that cannot be listed
+        come last.
+
+    Raises:
+        InputError: No image can be read, or the file is not one of ``tinyvit export onnx``.
     """
+    from tinyvit.core.images.files import open_folders
     from tinyvit.export import OnnxModel
 
-    return predict_with(OnnxModel(file, threads=threads), images, topk, size)
+    unread: dict[str, str] = {}
+    files = [str(path) for path in open_folders(images, unread)]
+    entries = {
+        entry["image"]: entry for entry in predict_with(OnnxModel(file, threads=threads), files, topk, size, unread)
+    }
+    lost = (path for path in unread if path not in files)
+    return [entries.get(path) or {"image": path, "unreadable": unread[path]} for path in (*files, *lost)]
 
 
 def predict_with(
@@ -163,7 +178,7 @@ def predict_with(
     images: Sequence[str | Path],
     topk: int,
     size: str | int | Size | None,
-    unread: dict[str, str] | None = None,
+    unread: dict[str, str],
 ) -> list[dict[str, Any]]:
     """Return what :func:`predict_onnx` returns, by a file that is open.
 
@@ -173,22 +188,21 @@ def predict_with(
         topk: Classes per image.
         size: Input size; ``None``: the file's.
         unread: Takes images that cannot be read, with the reason; they are left out of the answer.
-            ``None``: the first one ends the call.
 
     Raises:
-        InputError: No image can be read, or one cannot and ``unread`` is ``None``.
+        InputError: No image can be read.
     """
     from tinyvit.core.images.files import open_folders
     from tinyvit.export import classify, open_image, summarize
 
-    images = list(open_folders(images))
+    images = list(open_folders(images, unread))
     wanted = parse_size(str(size)) if isinstance(size, str | int) else size
     found: list[dict[str, Any]] = []
     for path in images:
         try:
             image = open_image(path)
         except InputError as error:
-            if unread is None or len(images) == 1:
+            if len(images) == 1 and not unread:
                 raise
             unread[str(path)] = str(error)
             continue
@@ -198,7 +212,9 @@ def predict_with(
             answer = {"outputs": summarize(runner, image, wanted)}
         found.append({"image": str(path), **answer})
     if unread and not found:
-        raise InputError(f"none of the {len(images)} images can be read; the first: {next(iter(unread.values()))}")
+        path, reason = next(iter(unread.items()))
+        why = reason if path in reason else f"{path}: {reason}"
+        raise InputError(f"none of the {len(unread)} images can be read; the first: {why}")
     return found
 
 

@@ -93,7 +93,8 @@ def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     from tinyvit.core.images.files import ImageFiles
     from tinyvit.core.jobs import Here, Ranks, choose_place
 
-    images, store = ImageFiles(arguments["data"]), Path(arguments["store"])
+    listed, store = ImageFiles(arguments["data"]), Path(arguments["store"])
+    images = listed
     if (store / HEADER_NAME).is_file():
         images = open_manifest(store).fitting(images)
     same = ("views", "topk", "batch_size", "threads", "compact", "name", "check_images")
@@ -114,7 +115,7 @@ def run_label(arguments: dict[str, Any]) -> tuple[LabelSummary, dict[str, Any]]:
     num_classes = (spec.describe() if isinstance(model, TeacherSpec) else model).num_classes
     true_classes = _true_classes(images, arguments["labels"], num_classes) if options.check_images else None
     summary = label_store(images, arguments["store"], model, options, true_classes=true_classes, place=place)
-    more = {"left_out": images.left_out, "allocator": allocator, "place": place.describe()}
+    more = {"left_out": images.left_out, "unlisted": listed.unlisted, "allocator": allocator, "place": place.describe()}
     more["deployed"] = None if isinstance(model, TeacherSpec) else model.deployed
     return summary, more | {"rank": place.rank if isinstance(place, Ranks) else 0}
 

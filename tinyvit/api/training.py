@@ -120,14 +120,19 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
         raise InputError("several processes share one folder: give --work-dir")
     overrides = parse_settings(arguments["cfg_options"], "--cfg-options")
     given = {key: arguments.get(name) for name, key in _RECIPE_KEYS.items()}
-    overrides |= {
+    options = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in given.items()
         if value is not None and value is not False
     }
+    if twice := sorted(options.keys() & overrides.keys()):
+        raise InputError(f"{twice[0]} is given by its option and in --cfg-options; give it once")
+    overrides |= options
     if arguments["img_size"] is not None:
         overrides["student.img_size"] = arguments["img_size"]
     recipe = load_recipe(arguments["config"], **overrides)
+    if arguments["truth"] is not None and not recipe.objective.needs_true_classes:
+        raise InputError(f"--truth has no effect: loss = {recipe.loss!r} uses no true classes; leave --truth out")
     if command == "finetune" and recipe.init is None:
         raise InputError("fine-tuning needs weights to start from; give --weights, or set config key init")
     return recipe
@@ -189,7 +194,7 @@ def evaluate(
         "images": seen,
         "true_classes": known.origin,
         "unreadable": len(known.by_image) - seen,
-        "unreadable_images": unread | images.skipped.unreadable,
+        "unreadable_images": unread | images.unlisted,
         "left_out": images.left_out,
         "allocator": allocator,
         "deployed": classifier.deployed,

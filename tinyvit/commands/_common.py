@@ -13,7 +13,7 @@ import typer
 
 from tinyvit.api._devices import resolve_device as resolve_device
 
-from ._help import MACHINE, OUTPUT, WEIGHTS
+from ._help import MACHINE, OUTPUT, WEIGHTS, shown_name
 
 # ClickException: typer vendors click from 0.26 on, so the class is reached through what typer
 # exports.
@@ -25,6 +25,9 @@ _BASE_PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "huggingface_hub", "mmengine"),
     *("cv2", "jinja2", "psutil", "pydantic", "pynvml", "rich"),
 )
+
+#: Characters of a message at most: a name or value in a file may be as long as the file.
+_LONGEST = 1000
 
 JsonOption = Annotated[
     bool,
@@ -138,14 +141,15 @@ def _usage_sentence(error: Any) -> str:
     from tinyvit.core.values import input_error
 
     detail = cause.errors(include_url=False)[0]
-    option = max(param.opts, key=len) if param.param_type_name == "option" else param.human_readable_name
+    option = shown_name(param)
     if detail["type"] == "value_error":  # typer's own check of a choice is a whole sentence
         return f"{option}: {detail['ctx']['error']}".rstrip(".")
     return str(input_error(cause, option))
 
 
 def _complain(message: str) -> None:
-    print(f"tinyvit: {' '.join(message.split())}", file=sys.stderr)
+    text = " ".join(message.split())
+    print(f"tinyvit: {text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'}", file=sys.stderr)
 
 
 def hint(command: str, as_json: bool = False) -> None:

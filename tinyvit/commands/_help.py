@@ -16,6 +16,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from tinyvit.core.errors import InputError
+
+from ._effects import idle_options
+
 #: Columns of a page at most; also its width where the output is not a terminal.
 WIDTH = 100
 HELP_NAMES = ("-h", "--help")
@@ -109,6 +113,11 @@ def _panels(params: list[Any], ctx: Any) -> Iterator[tuple[str, list[tuple[str, 
         yield title, panels.get(title, []) + asking
 
 
+def shown_name(param: Any) -> str:
+    """Return an option as it is typed, or an argument as the help page names it."""
+    return param.opts[0] if param.param_type_name == "option" else param.name.upper()
+
+
 class PanelCommand(_Pages, TyperCommand):
     """A command with options in the panels that ``rich_help_panel`` names."""
 
@@ -121,7 +130,12 @@ class PanelCommand(_Pages, TyperCommand):
         usual.
         """
         self._answer_help(ctx, args[: args.index("--")] if "--" in args else args)
-        return super().parse_args(ctx, args)
+        left = super().parse_args(ctx, args)
+        typed = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}
+        for name, needs in idle_options(ctx.command_path.partition(" ")[2], ctx.params, typed):
+            shown = shown_name(next(param for param in self.params if param.name == name))
+            raise InputError(f"{shown} {needs}; or leave {shown} out")
+        return left
 
 
 class PanelGroup(_Pages, TyperGroup):

@@ -192,6 +192,7 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
     """Run either command: recipe, training, result."""
     from tinyvit.api.training import read_recipe
     from tinyvit.core.allocator import tune_allocator
+    from tinyvit.core.images.files import require_all_listed
     from tinyvit.core.results import make_work_dir, write_result
 
     # Typer gives an option one value: the others of --cfg-options A B C arrive as arguments.
@@ -221,10 +222,15 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
     page = pretrain_page(document, folder)
     if arguments["as_json"]:
         print_json(document)
-        return
-    metrics = document["metrics"]
+    else:
+        _print_summary(document["metrics"], summary, recipe.log_interval)
+    require_all_listed(summary.unlisted)
+    hint(f"tinyvit evaluate {recipe.student['name']} --data DATA --weights {summary.student}", arguments["as_json"])
+
+
+def _print_summary(metrics: dict[str, Any], summary: PretrainSummary, log_interval: int) -> None:
     first, last = f"{metrics['first_loss']:.4f} -> ", f"{metrics['last_loss']:.4f}"
-    many = metrics["iterations"] > recipe.log_interval  # else the log has one line, and one loss
+    many = metrics["iterations"] > log_interval  # else the log has one line, and one loss
     print(
         f"loss {first if many else ''}{last} in {metrics['iterations']} iterations "
         f"({metrics['epochs']:.2f} epochs), {metrics['seconds']:.0f} s, {metrics['images_per_second']:.0f} views/s"
@@ -232,7 +238,6 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
     print(f"student: {summary.student}\nloss curve: {summary.log}\npage: {page}")
     if best := metrics.get("best"):
         print(f"best: {best['file']} ({best['metric']} {best['value']:.4f} at epoch {best['epoch']:.2f})")
-    hint(f"tinyvit evaluate {recipe.student['name']} --data DATA --weights {summary.student}")
 
 
 def _earlier_result(command: str, folder: Path, summary: PretrainSummary) -> dict[str, Any] | None:

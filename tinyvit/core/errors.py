@@ -123,7 +123,7 @@ def check_weights_file(path: str | Path) -> Path:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not in a list, with its closest matches."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    shown = [*names[:_SHOWN_NAMES], f"... ({len(names)} in all)"] if len(names) > _SHOWN_NAMES else names
-    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(shown)}"
+    is_long = len(names) > _SHOWN_NAMES  # then some are always closest, and the first ones say nothing
+    close = difflib.get_close_matches(name, names, n=5 if is_long else 3, cutoff=0.0 if is_long else 0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"
     return InputError(f"unknown {kind} {name!r}; {hint}")

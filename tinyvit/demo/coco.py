@@ -14,7 +14,7 @@ from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 from tinyvit.core.images.decode import decode, read_file
-from tinyvit.detection import check_same_classes, find_split, load_annotations, missing_split
+from tinyvit.detection import CocoSplit, check_same_classes, find_split, load_annotations, missing_split
 
 from .layout import JPEG_QUALITY, DataCard, scene_folder
 
@@ -38,6 +38,17 @@ class CocoLimits:
     max_images: int = 0
 
 
+def find_splits(root: Path) -> list[CocoSplit]:
+    """Return the training and the validation split of a folder in COCO layout.
+
+    Raises:
+        InputError: One is missing or damaged, or their classes differ.
+    """
+    splits = [find_split(root, name) or _missing(root, name) for name in ("train", "val")]
+    check_same_classes(splits[0].classes, str(splits[0].annotations), splits[1].classes, str(splits[1].annotations))
+    return splits
+
+
 def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
     """Copy a COCO-layout folder into the demo's layout; its ``val`` split becomes ``test``.
 
@@ -48,8 +59,7 @@ def from_coco(folder: Path, root: Path, limits: CocoLimits) -> DataCard:
         InputError: The folder is not in COCO layout, an image is unreadable, or fewer than two
             categories have enough objects.
     """
-    splits = [find_split(root, name) or _missing(root, name) for name in ("train", "val")]
-    check_same_classes(splits[0].classes, str(splits[0].annotations), splits[1].classes, str(splits[1].annotations))
+    splits = find_splits(root)
     documents = [load_annotations(split.annotations) for split in splits]
     rows = _rows(documents[0], "detect-train", limits) + _rows(documents[1], "detect-test", limits)
     categories = documents[0]["categories"]

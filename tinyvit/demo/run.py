@@ -17,7 +17,7 @@ from tinyvit.core.errors import require
 from tinyvit.core.results import make_work_dir, write_result
 
 from . import stages
-from .coco import CocoLimits, from_coco
+from .coco import CocoLimits, find_splits, from_coco
 from .drawn import draw
 from .findings import costs, findings
 from .layout import DataCard
@@ -88,6 +88,8 @@ def run_demo(job: DemoJob, say: Callable[[str], None], started: float | None = N
         require(module, extra)
     started = time.monotonic() if started is None else started
     allocator = tune_allocator()
+    if job.data_root:
+        find_splits(job.data_root)  # before anything is written
     folder = make_work_dir("demo", job.work_dir)
     data_root = job.data_root.resolve() if job.data_root else None
     plans = {plan.name: plan for plan in (FULL, SMALL, QUICK, COCO)}

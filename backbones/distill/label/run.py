@@ -97,6 +97,10 @@ class LabelOptions:
 
     def __post_init__(self) -> None:
         check_fields(LabelOptions, vars(self))
+        if self.views > 1 and self.sampler.kind == "centre":
+            raise InputError(
+                f"{self.views} centre views of an image are the same; leave --views out, or leave out --centre"
+            )
         if not 1 <= self.part[0] <= self.part[1]:
             raise InputError(
                 f"part {self.part[0]} of {self.part[1]} does not exist; parts count from 1 to {self.part[1]}"

@@ -136,6 +136,8 @@ def _named(spec: TeacherSettings) -> Classifier:
     ours, short = list_models(), spec.name.removeprefix("timm:")
     is_ours = spec.name.split(".")[0] in ours
     if not is_ours and not timm.is_model(short):
+        if short != spec.name:
+            raise unknown_model("timm model", short, timm.list_models())
         raise unknown_model("model", spec.name, [*ours, *PACKAGED, *timm.list_models()])
     weights = check_weights_file(_needed_weights(spec))
     return our_classifier(spec, weights) if is_ours else timm_classifier(spec, weights)

@@ -47,6 +47,8 @@ def onnx_classifier(spec: TeacherSettings) -> Classifier:
     spec.require_size(graph.layout.size, path)
     card = graph.card
     own_norm = graph.takes_bytes or card.get("input_format") in ("unit", "uint8")
+    if own_norm and not spec.fills_in and (spec.mean, spec.std) != (None, None):
+        raise InputError(f"{path} normalises images itself; leave --teacher-mean and --teacher-std out")
     config = {**card, "mean": (0.0,) * 3, "std": (1.0,) * 3} if own_norm else card if "mean" in card else None
     preprocess = spec.transform(config, graph.layout.size or spec.size or card.get("size"))
     if own_norm:

@@ -9,7 +9,7 @@ from tinyvit.core.lazy import lazy_names
 if TYPE_CHECKING:
     from .merge import MergeSummary, merge_stores
     from .official_logits import ExportSummary, ImportSummary, export_official, import_official, record_type
-    from .verify import StoreReport, describe_store, verify_store
+    from .verify import StoreReport, describe_store, labels_of, verify_store
 
 _HOME = {
     "ExportSummary": "official_logits",
@@ -19,6 +19,7 @@ _HOME = {
     "describe_store": "verify",
     "export_official": "official_logits",
     "import_official": "official_logits",
+    "labels_of": "verify",
     "merge_stores": "merge",
     "record_type": "official_logits",
     "verify_store": "verify",
@@ -32,6 +33,7 @@ __all__ = [
     "describe_store",
     "export_official",
     "import_official",
+    "labels_of",
     "merge_stores",
     "record_type",
     "verify_store",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from ..store import (
     restore,
     teacher_names,
 )
-from ..teachers import Teacher
+from ..teachers import Teacher, TeacherSpec
 
 #: Largest total-variation distance between a stored soft label and the teacher's label today.
 #: Another processor, thread count or batch moves bf16 logits by about 0.01; a wrong teacher or a
@@ -76,6 +78,25 @@ class StoreReport:
             self.teacher_distance if other.teacher_distance is None else other.teacher_distance,
             [*self.problems, *other.problems],
         )
+
+
+def labels_of(path: Path, names: Sequence[str], teacher: TeacherSpec) -> str:
+    """Return the name of the labels that a teacher made, by the hash of its weights.
+
+    Args:
+        path: The store.
+        names: The names of its labels.
+        teacher: The teacher.
+
+    Raises:
+        InputError: It made none of them, or several.
+    """
+    weights = teacher.describe().fingerprint["weights_sha256"]
+    made = [name for name in names if SoftLabelStore(path, name).header.teacher.get("weights_sha256") == weights]
+    if len(made) == 1:
+        return made[0]
+    what = f"made the labels {', '.join(made)}" if made else f"made none of the labels {', '.join(names)}"
+    raise InputError(f"{path}: the teacher {teacher.name} {what}; name one with --labels")
 
 
 def verify_store(

@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from tinyvit.core.files import replacing
 from tinyvit.core.machine import available_cpus
 from tinyvit.core.results import plain
 
-from ...registry import count_parameters, create_model
+from ...registry import check_input, count_parameters, create_model
 from ...weights import choice_of
 from ..teachers import Teacher, load_teacher
 from .cache import identity
@@ -89,6 +89,7 @@ class PretrainSummary:
         store_id: Identifier of the store; ``None`` where there is none.
         best: ``metric``, ``value``, ``iter``, ``epoch`` and ``file`` of the best weights on
             validation data; ``None`` without validation.
+        unlisted: Folders of the images that could not be listed, with the reason.
     """
 
     student: Path
@@ -103,6 +104,7 @@ class PretrainSummary:
     parameters: int
     store_id: str | None
     best: dict[str, Any] | None = None
+    unlisted: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
@@ -281,6 +283,7 @@ class _Run:
             parameters=parameters,
             store_id=self.views.store.header.store_id if isinstance(self.views, StoredViews) else None,
             best=best,
+            unlisted=self.views.images.unlisted,
         )
 
     def _announce(self, student: nn.Module, start: str | None, checkpoint: Path | None) -> None:
@@ -352,9 +355,11 @@ def make_student(recipe: Recipe, classes: int) -> nn.Module:
         InputError: There is no such model, or it does not take these arguments.
     """
     try:
-        return create_model(num_classes=classes, **recipe.student)
+        student = create_model(num_classes=classes, **recipe.student)
     except InputError as error:
         raise InputError(f"config key student: {error}") from error
+    check_input(student, recipe.input_size, "config key input_size")
+    return student
 
 
 def load_online_teacher(recipe: Recipe, device: str) -> Teacher | None:

@@ -76,7 +76,7 @@ class StudentRunner(Runner):
             _require_form(checkpoint["optimizer"], wrapper.state_dict())
             wrapper.load_state_dict(checkpoint["optimizer"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())[:300]
             raise InputError(
                 f"the last checkpoint in {self.work_dir} does not fit the student: {reason}; give another --work-dir"
             ) from error

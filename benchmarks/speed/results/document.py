@@ -90,7 +90,7 @@ class _Round(TypedDict):
 
 
 class _Facts(TypedDict, total=False):
-    input_shape: list[Any] | None
+    input_shape: list[Count] | None
     sha256: dict[str, str]
 
 
@@ -190,6 +190,10 @@ class _MachineRead(TypedDict, total=False):
     versions: dict[str, str]
 
 
+class _EnvironmentRead(_MachineRead, total=False):
+    gpu: str | None
+
+
 class _Machine(TypedDict):
     processor: str
     flags: list[str]
@@ -250,6 +254,7 @@ class _Drawn(TypedDict):
 
 class _Read(TypedDict):
     metrics: _Report
+    environment: NotRequired[_EnvironmentRead]
 
 
 class _Arguments(TypedDict, total=False):
@@ -284,6 +289,8 @@ def check_document(document: Mapping[str, Any], where: str, *, drawn: bool = Fal
     labels = [entry["label"] for entry in metrics["subjects"]]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise InputError(f"{where}: two subjects are called {twice!r:.80}; give the file that tinyvit bench wrote")
+    if drawn and any(one["latency_seconds"] and one["images_per_second"] is None for one in metrics["subjects"]):
+        raise InputError(f"{where}: a subject has latency_seconds and no images_per_second; give an intact file")
     for one in metrics.get("comparisons", ()):
         for key in ("subject", "against"):
             if one[key] not in labels:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tinyvit.core.console import counted
 from tinyvit.core.results import plain
 
-from ...statistics import MARGIN, Interval, paired_ratio, quantile, unpaired_ratio_interval, verdict
+from ...statistics import CANNOT_TELL, MARGIN, Interval, paired_ratio, quantile, unpaired_ratio_interval, verdict
 from ..results.subjects import Subject
 from .gate import Side, changed_files, described_machine, machine_differences, result_metrics
 
@@ -45,13 +46,12 @@ class ComparedSubject:
     def sentence(self) -> str:
         """Return the comparison in words."""
         what = self.subject if self.subject == self.other else f"{self.other} (A: {self.subject})"
-        kind = "paired rounds" if self.paired else "rounds, each result by its own starts"
+        rounds = counted(self.rounds, "paired round" if self.paired else "round")
+        rounds += "" if self.paired else ", each result by its own starts"
+        said = CANNOT_TELL if self.verdict == CANNOT_TELL else f"B is {self.verdict}"
         base = f" relative to {self.against}" if self.against else ""
         low, high = self.interval
-        return (
-            f"{what}{base}: B is {self.verdict}; B / A {self.ratio:.3f} "
-            f"(95 % interval {low:.3f} to {high:.3f}, {self.rounds} {kind})"
-        )
+        return f"{what}{base}: {said}; B / A {self.ratio:.3f} (95 % interval {low:.3f} to {high:.3f}, {rounds})"
 
 
 @dataclass(frozen=True)

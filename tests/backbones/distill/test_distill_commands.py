@@ -225,3 +225,29 @@ def test_ctrl_c_says_what_is_kept(label, tmp_path, run_cli, monkeypatch):
     run_cli(*label(tmp_path / "store"))
     monkeypatch.setattr("tinyvit.backbones.distill.tools.verify.describe_store", stopped)
     assert run_cli("labels", "info", tmp_path / "store") == (130, "", "tinyvit: interrupted\n")
+
+
+def test_two_centre_views_of_an_image_are_rejected(data, weights, label, tmp_path, run_cli):
+    code, _, err = run_cli(*label(tmp_path / "store", "--centre"))
+    assert code == 2
+    assert "2 centre views of an image are the same; leave --views out" in err
+
+
+def test_inputs_below_the_stride_and_keys_given_twice_are_rejected(data, tmp_path, run_cli):
+    command = ("pretrain", "tiny_vit_5m_1k", "--data", data, "--work-dir", tmp_path, "--device", "cpu", "--img-size")
+    code, _, err = run_cli(*command, 7)
+    assert code == 2
+    assert "img_size is 7 pixels" in err
+    code, _, err = run_cli(*command, 64, "--lr", "0.1", "--cfg-options", "lr=0.2")
+    assert code == 2
+    assert "lr is given by its option and in --cfg-options; give it once" in err
+    code, _, err = run_cli("pretrain", "tiny_vit_5m_distill", "--data", data, "--truth", data.parent / "labels.csv")
+    assert code == 2
+    assert "--truth has no effect: loss = 'teacher' uses no true classes" in err
+
+
+def test_unknown_names_of_timm_show_the_closest_ones(data, tmp_path, run_cli):
+    code, _, err = run_cli(*("label", data, tmp_path / "store", "--teacher", "timm:tiny_vitt_21_224=x.pth"))
+    assert code == 2
+    assert "unknown timm model 'tiny_vitt_21_224'; did you mean tiny_vit_21m_224" in err
+    assert "aimv2" not in err

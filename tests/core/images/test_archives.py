@@ -270,3 +270,63 @@ def test_many_archives_keep_few_files_open(tmp_path, monkeypatch):
     assert images._reader is not None
     assert len(images._reader._handles) == 2
     assert isinstance(images.members, Members)
+
+
+def link(archive: tarfile.TarFile | zipfile.ZipFile, name: str, target: str, hard: bool = False) -> None:
+    if isinstance(archive, zipfile.ZipFile):
+        info = zipfile.ZipInfo(name)
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        archive.writestr(info, target)
+        return
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = (tarfile.LNKTYPE if hard else tarfile.SYMTYPE), target
+    archive.addfile(entry)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_links_in_archives_are_followed_as_in_folders(folder, tmp_path, suffix):
+    """To a file, to a folder, through another link; before and after what they lead to."""
+    packed = tmp_path / f"x{suffix}"
+    with tarfile.open(packed, "w") if suffix == ".tar" else zipfile.ZipFile(packed, "w") as archive:
+        link(archive, "c/before.jpg", "../a/1.jpg")
+        link(archive, "cats", "a")
+        add = archive.add if suffix == ".tar" else archive.write
+        for name in NAMES:
+            add(folder / name, name)
+        link(archive, "twice", "./cats/.")
+        link(archive, "through.jpg", "twice/1.jpg")
+        link(archive, "nowhere.png", "a/9.png")
+        link(archive, "out.png", "../../etc/x.png")
+        link(archive, "loop", "loop")
+        link(archive, "loop.png", "other.png")
+        link(archive, "other.png", "loop.png")
+        if suffix == ".tar":
+            link(archive, "hard.png", "b/2.png", hard=True)
+            link(archive, "lost.png", "b/3.png", hard=True)
+    images, loose = ImageFiles(packed), ImageFiles(folder)
+    lost = {"nowhere.png", "out.png", "loop.png", "other.png"} | ({"lost.png"} if suffix == ".tar" else set())
+    linked = {"c/before.jpg": "a/1.jpg", "through.jpg": "a/1.jpg"}
+    linked |= {f"{name}/{file}": f"a/{file}" for name in ("cats", "twice") for file in ("1.jpg", "ü 3.PNG")}
+    linked |= {"hard.png": "b/2.png"} if suffix == ".tar" else {}
+    assert set(images) == {*NAMES, *linked, *lost}
+    for key, target in linked.items():
+        assert images.read(key) == loose.read(target)
+    for key in lost:
+        with pytest.raises(OSError, match="a link to something that the archive does not hold"):
+            images.read(key)
+    earlier = set(ImageFiles(packed, earlier=True))  # as stores of before have it
+    assert earlier >= set(NAMES)
+    assert not earlier & {"cats/1.jpg", "twice/1.jpg"}
+
+
+def test_impossible_places_are_damage(folder, tmp_path):
+    packed = pack(folder, tmp_path / "x.tar")
+    entry = tarfile.TarInfo("c.png")
+    header = bytearray(entry.tobuf())
+    header[124:136] = b"\xff" * 12  # the size, as a negative number to the base 256
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    end = packed.read_bytes().rstrip(b"\0")
+    packed.write_bytes(end + b"\0" * (-len(end) % 512) + header + b"\0" * 1024)
+    with pytest.raises(InputError, match=r"x\.tar is damaged"):
+        ImageFiles(packed)

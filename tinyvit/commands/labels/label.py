@@ -166,6 +166,7 @@ def label(
     from tinyvit.api.labels import run_label
     from tinyvit.core.console import counted, say
     from tinyvit.core.errors import StoppedError
+    from tinyvit.core.images.files import require_all_listed
     from tinyvit.core.results import make_work_dir, write_result
 
     try:
@@ -179,9 +180,10 @@ def label(
     document = write_result(folder, "label", arguments, {**summary.to_dict(), **more})
     if as_json:
         print_json(document)
-        return
-    _print_summary(summary, data, more["left_out"])
-    hint(f"tinyvit pretrain tiny_vit_5m_distill --data {data} --labels {store}")
+    else:
+        _print_summary(summary, data, more["left_out"])
+    require_all_listed(more["unlisted"])
+    hint(f"tinyvit pretrain tiny_vit_5m_distill --data {data} --labels {store}", as_json)
 
 
 def _print_summary(summary: LabelSummary, data: Path, left_out: Any) -> None:

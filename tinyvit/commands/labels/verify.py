@@ -61,9 +61,9 @@ def verify(
 ) -> None:
     """Verify a store: the checksum of every row, and on request its images and its teacher.
 
-    All labels of a store are verified, unless --labels names those of one teacher. With --teacher,
-    a store with several teachers needs --labels. The exit code is 1 when a check fails; the output
-    names every shard and row that fails.
+    All labels of a store are verified, unless --labels names those of one teacher. --teacher finds
+    its own labels by its weights. The exit code is 1 when a check fails; the output names every
+    shard and row that fails.
 
     Examples:
         tinyvit labels verify store
@@ -72,18 +72,20 @@ def verify(
     arguments = dict(locals())
     from tinyvit.api.labels import teacher_spec
     from tinyvit.backbones.distill.store import SoftLabelStore, teacher_names
-    from tinyvit.backbones.distill.tools import verify_store
+    from tinyvit.backbones.distill.tools import labels_of, verify_store
     from tinyvit.core.console import counted
     from tinyvit.core.errors import CheckFailedError, InputError
     from tinyvit.core.images.files import ImageFiles
 
+    if teacher and data is None:
+        raise InputError("--teacher needs --data: the teacher labels images again")
     names = teacher_names(store)
+    if teacher and labels is None and len(names) > 1:
+        labels = labels_of(store, names, teacher_spec(arguments))
     if labels is None and not teacher and len(names) > 1:
         opened, others = SoftLabelStore(store, names[0]), [SoftLabelStore(store, name) for name in names[1:]]
     else:
         opened, others = SoftLabelStore(store, labels), []
-    if teacher and data is None:
-        raise InputError("--teacher needs --data: the teacher labels images again")
     model = None
     if teacher:
         made = opened.header.teacher

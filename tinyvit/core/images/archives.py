@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import bz2
 import os
+import posixpath
+import stat
 import tarfile
 import threading
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, overload
@@ -29,7 +31,9 @@ _OPEN_ARCHIVES = 128
 _ZIP_HEADER = 30
 # Ways in which a member is stored. The first four are zip's own numbers.
 _STORED, _DEFLATED, _BZIP2 = 0, 8, 12
-_ENCRYPTED, _TAR, _SPARSE = 253, 254, 255
+_BROKEN, _ENCRYPTED, _TAR, _SPARSE = 252, 253, 254, 255
+_LONGEST_LINK = 4096
+_DEEPEST_LINK = 16
 _UNPACK: dict[int, Callable[[bytes], bytes]] = {
     _STORED: lambda data: data,
     _DEFLATED: lambda data: zlib.decompress(data, -15),
@@ -162,7 +166,12 @@ def is_archive(path: Path) -> bool:
 
 
 def list_members(
-    root: Path, archives: Sequence[str], wanted: Callable[[str], bool], ignored: Callable[[str], bool] = is_clutter
+    root: Path,
+    archives: Sequence[str],
+    wanted: Callable[[str], bool],
+    ignored: Callable[[str], bool] = is_clutter,
+    *,
+    follow: bool = True,
 ) -> tuple[KeyList, Members]:
     """List the images in archives, sorted by key.
 
@@ -175,6 +184,8 @@ def list_members(
         archives: Their paths below ``root``, or one empty text.
         wanted: Returns whether a key is an image; it sees every other file of every archive.
         ignored: Returns whether a member's path counts for nothing.
+        follow: Whether to follow symbolic links. Those that lead nowhere, or out of the archive,
+            count as files that cannot be read.
 
     Raises:
         InputError: An archive is damaged, or an image's path in it leads out of the folder that it
@@ -183,7 +194,7 @@ def list_members(
     parts = []
     for number, name in enumerate(archives):
         path = root / name if name else root
-        members = [member for member in _walk(path) if not ignored(member.key)]
+        members = [member for member in _walk(path, follow) if not ignored(member.key)]
         for member in members:
             if not all(0 <= length < 1 << 62 for length in (member.offset, member.stored, member.size)):
                 raise InputError(f"archive {path} is damaged: the place of {member.key!r:.200} in it is not possible")
@@ -278,42 +289,82 @@ def _prefix(name: str, members: Sequence[_Member]) -> str:
     return above if inside else f"{above}{stem}/"
 
 
-def _walk(path: Path) -> Iterator[_Member]:
+def _walk(path: Path, follow: bool) -> Iterator[_Member]:
     try:
-        if zipfile.is_zipfile(path):
-            yield from _walk_zip(path)
-        else:
-            yield from _walk_tar(path)
+        files, links = (_read_zip if zipfile.is_zipfile(path) else _read_tar)(path, follow)
     except Exception as error:  # zipfile and tarfile raise many kinds on damaged files
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise InputError(f"archive {path} is damaged, or not a zip or uncompressed tar: {error}") from error
+    yield from files.values()
+    for name in links:
+        found = list(_linked(name, name, files, links, 0))
+        yield from found or [_Member(name, 0, 0, 0, _BROKEN, 0)]
 
 
-def _walk_zip(path: Path) -> Iterator[_Member]:
+#: The files of an archive by name, and the target of each link, as a path in the archive.
+_Listing = tuple[dict[str, _Member], dict[str, str]]
+
+
+def _read_zip(path: Path, follow: bool) -> _Listing:
+    files: dict[str, _Member] = {}
+    links: dict[str, str] = {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if not info.is_dir():
-                method = _ENCRYPTED if info.flag_bits & 1 else info.compress_type
-                yield _Member(
-                    info.filename, info.header_offset, info.compress_size, info.file_size, min(method, 253), info.CRC
-                )
+            name = info.filename
+            links.pop(name, None)
+            if follow and stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= _LONGEST_LINK:
+                files.pop(name, None)
+                links[name] = _beside(name, archive.read(info).decode("utf-8", "surrogateescape"))
+            elif not info.is_dir():
+                method = _ENCRYPTED if info.flag_bits & 1 else min(info.compress_type, _ENCRYPTED)
+                files[name] = _Member(name, info.header_offset, info.compress_size, info.file_size, method, info.CRC)
+    return files, links
 
 
-def _walk_tar(path: Path) -> Iterator[_Member]:
-    places: dict[str, tuple[int, int]] = {}
+def _read_tar(path: Path, follow: bool) -> _Listing:
+    files: dict[str, _Member] = {}
+    links: dict[str, str] = {}
     with tarfile.open(path, "r:") as archive:
         for info in archive:
             name = info.name.removeprefix("./")
-            if info.islnk():  # a second name for a file that came before
-                offset, size = places.get(info.linkname.removeprefix("./"), (0, -1))
-            elif info.isreg():
-                offset, size = info.offset_data, info.size
-            else:
-                continue
-            if size >= 0:
-                places[name] = offset, size
-                yield _Member(name, offset, size, size, _SPARSE if info.issparse() else _TAR, 0)
+            if info.isreg():
+                links.pop(name, None)
+                method = _SPARSE if info.issparse() else _TAR
+                files[name] = _Member(name, info.offset_data, info.size, info.size, method, 0)
+            elif info.islnk() or (info.issym() and follow):
+                target = info.linkname.removeprefix("./") if info.islnk() else _beside(name, info.linkname)
+                links[name] = target
+    # A hard link is a second name of a file; one that has the file's own name says nothing.
+    return files, {name: target for name, target in links.items() if name not in files}
+
+
+def _beside(name: str, target: str) -> str:
+    """Return the place in the archive that a symbolic link leads to."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+
+
+def _linked(
+    name: str, place: str, files: Mapping[str, _Member], links: Mapping[str, str], depth: int
+) -> Iterator[_Member]:
+    """Yield the file at a place under another name, or the files below it; links are followed."""
+    if depth > _DEEPEST_LINK:  # a loop
+        return
+    if place in files:
+        yield replace(files[place], key=name)
+        return
+    parents = (place[:end] for end in (*(at for at, one in enumerate(place) if one == "/"), len(place)))
+    through = next((parent for parent in parents if parent in links), None)
+    if through is not None:
+        yield from _linked(name, links[through] + place.removeprefix(through), files, links, depth + 1)
+        return
+    inside = f"{place}/"
+    for key in files:
+        if key.startswith(inside):
+            yield replace(files[key], key=name + key.removeprefix(place))
+    for key in links:
+        if key.startswith(inside):
+            yield from _linked(name + key.removeprefix(place), key, files, links, depth + 1)
 
 
 class ArchiveReader:
@@ -350,8 +401,12 @@ class ArchiveReader:
         handle = self._handle(int(members.archive[index]))
         if method == _TAR:
             return _exactly(handle, stored, offset)
-        if method in (_ENCRYPTED, _SPARSE) or method not in _UNPACK:
-            kinds = {_ENCRYPTED: "encrypted, or packed by a method that is not supported", _SPARSE: "a sparse file"}
+        if method in (_BROKEN, _ENCRYPTED, _SPARSE) or method not in _UNPACK:
+            kinds = {
+                _BROKEN: "a link to something that the archive does not hold",
+                _ENCRYPTED: "encrypted, or packed by a method that is not supported",
+                _SPARSE: "a sparse file",
+            }
             raise OSError(f"it is {kinds.get(method, f'packed with zip method {method}, which is not supported')}")
         header = _exactly(handle, _ZIP_HEADER, offset)
         if header[:4] != b"PK\x03\x04":

@@ -159,7 +159,7 @@ class ImageFiles(Sequence[str]):
             return False
 
         ignored = (lambda key: False) if self._earlier else is_clutter
-        self.keys, self.members = list_members(self.root, archives, is_image, ignored)
+        self.keys, self.members = list_members(self.root, archives, is_image, ignored, follow=not self._earlier)
         self.left_out = _count_left_out(others)
 
     def __len__(self) -> int:
@@ -227,6 +227,11 @@ class ImageFiles(Sequence[str]):
         except Exception as error:  # Pillow raises many kinds on damaged files
             raise InputError(f"cannot read image {self.root / key}: {error}") from error
 
+    @property
+    def unlisted(self) -> dict[str, str]:
+        """Folders that cannot be listed and links that cannot be followed, with the reason."""
+        return {str(self.root / path): why for path, why in self.skipped.unreadable.items()}
+
     def class_names(self) -> list[str]:
         """Return the sorted first folders of the keys.
 
@@ -262,18 +267,31 @@ def describe_skipped(root: Path, skipped: Skipped) -> list[str]:
     return notes + [f"{root / path} cannot be read: {why}" for path, why in skipped.unreadable.items()]
 
 
-def open_folders(paths: Iterable[str | Path]) -> Iterator[Path]:
+def open_folders(paths: Iterable[str | Path], unlisted: dict[str, str] | None = None) -> Iterator[Path]:
     """Yield paths, with the image files of a folder in its place (not below sub-folders), sorted.
 
+    Args:
+        paths: Files and folders.
+        unlisted: Takes folders that cannot be listed and links that cannot be followed, with the
+            reason. Without it, a folder that cannot be listed ends the call.
+
     Raises:
-        InputError: A folder has no images.
+        InputError: A folder has no images or cannot be listed.
     """
     for path in map(Path, paths):
         if not path.is_dir():
             yield path
             continue
         skipped = Skipped()
-        names = [name for name in walk(path, skipped, deep=False) if name.lower().endswith(IMAGE_SUFFIXES)]
+        try:
+            names = [name for name in walk(path, skipped, deep=False) if name.lower().endswith(IMAGE_SUFFIXES)]
+        except OSError as error:
+            if unlisted is None:
+                raise InputError(f"folder {path} cannot be listed: {error.strerror}; give a readable one") from error
+            unlisted[str(path)] = error.strerror or str(error)
+            continue
+        if unlisted is not None:
+            unlisted.update({str(path / name): why for name, why in skipped.unreadable.items()})
         for note in describe_skipped(path, skipped):
             say(note)
         if not names:
@@ -296,6 +314,25 @@ def require_all_read(unread: Mapping[str, str], total: int) -> None:
     for name, reason in unread.items():
         say(f"not read: {name}: {reason}")
     raise CheckFailedError(f"{len(unread)} of {total} images could not be read; repair or remove them")
+
+
+def require_all_listed(unlisted: Mapping[str, str]) -> None:
+    """List the folders that a command could not list, and fail it, now that all others are done.
+
+    Args:
+        unlisted: :attr:`ImageFiles.unlisted`.
+
+    Raises:
+        CheckFailedError: There is one.
+    """
+    if not unlisted:
+        return
+    for name, reason in unlisted.items():
+        say(f"not listed: {name}: {reason}")
+    raise CheckFailedError(
+        f"{len(unlisted)} of the folders and links could not be read, and images may be missing; make them readable or "
+        "remove them"
+    )
 
 
 def describe_left_out(root: str | Path, left_out: Mapping[str, int]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections import deque
@@ -19,6 +20,25 @@ from .units import MOST_DEATHS, Deaths, Done, Event, Make, Worker, as_sendable, 
 _LOCAL = "local"
 _PAUSE = 0.1
 _PATIENCE = 60.0
+_ANSWER = 10.0
+
+
+def _require_answer(address: str) -> None:
+    """Reject the address of a host that does not answer; Ray itself would wait for minutes.
+
+    Raises:
+        InputError: Nothing takes a connection there within the time limit.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():  # auto, local, or an address that Ray judges
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"nothing answers at --ray {address} within {_ANSWER:.0f} s ({error}); check the address and the network, "
+            "or use --ray local"
+        ) from error
 
 
 class _Holder:
@@ -115,6 +135,7 @@ class RayPool:
         with ExitStack() as stack:
             # Ray's threads print messages about workers, and stdout is for a command's result.
             stack.enter_context(redirect_stdout(sys.stderr))
+            _require_answer(self._address)
             try:
                 ray.init(**settings)
             except (ConnectionError, ValueError, RuntimeError) as error:

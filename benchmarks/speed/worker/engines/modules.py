@@ -81,14 +81,18 @@ def at_size(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:
 
 def _create_random(subject: Subject) -> Any:
     """Return one of our models or timm's, without weights."""
-    from .....backbones import create_model, create_timm_model
+    from .....backbones import check_input, create_model, create_timm_model
 
     # Some of timm's names carry the 21,841-class head of ImageNet-22k by default: not the same
     # work.
     size, classes = built_size(subject), 1000
     if subject.model.startswith("timm:"):
-        return create_timm_model(subject.model.removeprefix("timm:"), subject.size, num_classes=classes)
-    return create_model(subject.model, num_classes=classes, img_size=size)
+        model = create_timm_model(subject.model.removeprefix("timm:"), subject.size, num_classes=classes)
+    else:
+        model = create_model(subject.model, num_classes=classes, img_size=size)
+    if subject.height_and_width is not None:
+        check_input(model, subject.height_and_width, "--size")
+    return model
 
 
 def count_module(model: Any, image: Any) -> dict[str, Any]:

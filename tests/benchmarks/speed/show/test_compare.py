@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tinyvit.benchmarks.speed.show.compare import compare_results
-from tinyvit.benchmarks.statistics import CANNOT_TELL, FASTER, SLOWER
+from tinyvit.benchmarks.speed.show.compare import ComparedSubject, compare_results
+from tinyvit.benchmarks.statistics import CANNOT_TELL, FASTER, SLOWER, Interval
 
 from .test_gate import as_baseline, make_report
 
@@ -121,3 +122,11 @@ def test_a_first_word_that_is_not_a_command_is_a_model(run_cli):
     code, out, _ = run_cli("bench", "--help")
     assert code == 0
     assert all(name in out for name in ("run", "compare", "page"))
+
+
+def test_sentences_are_grammatical() -> None:
+    row = ComparedSubject("a", "a", None, 1.0, 1.0, 1.0, Interval(0.9, 1.1), 1, True, "cannot tell")
+    assert row.sentence() == "a: cannot tell; B / A 1.000 (95 % interval 0.900 to 1.100, 1 paired round)"
+    faster = replace(row, paired=False, rounds=1, verdict="faster").sentence()
+    assert faster.startswith("a: B is faster; ")
+    assert faster.endswith("1 round, each result by its own starts)")
