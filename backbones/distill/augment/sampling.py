@@ -75,6 +75,8 @@ class ViewSampler:
         cutmix: Alpha of cutmix's Beta distribution; 0 for none.
         mix_prob: Probability that a view is mixed, when ``mixup`` or ``cutmix`` is above 0.
         mix_switch_prob: Probability of cutmix where both are above 0.
+        aspect: Width / height of the teacher's input, which crops have, too: ``ratio`` is times
+            this.
 
     Raises:
         InputError: A value is out of its range.
@@ -96,6 +98,7 @@ class ViewSampler:
     cutmix: Annotated[float, Ge(0), Le(100)] = 0.0
     mix_prob: Share = 1.0
     mix_switch_prob: Share = 0.5
+    aspect: Annotated[float, Ge(0.01), Le(100)] = 1.0
 
     def __post_init__(self) -> None:
         check_fields(ViewSampler, vars(self))
@@ -145,7 +148,10 @@ class ViewSampler:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, with the op table and the bytes of a record."""
-        return {"op_table": OP_TABLE, "record_bytes": self.record_bytes, **plain(self)}
+        values = plain(self)
+        if self.aspect == 1:  # headers of square teachers are as before there was this key
+            del values["aspect"]
+        return {"op_table": OP_TABLE, "record_bytes": self.record_bytes, **values}
 
     @property
     def jitter_strength(self) -> tuple[float, ...]:
@@ -190,8 +196,9 @@ class ViewSampler:
             InputError: Views are mixed and ``images`` is missing.
         """
         if self.kind == "centre":
-            side = max(1, round(self.crop_pct * min(source_size)))
-            left, top, width, height = _centred(side, side, source_size)
+            width = self.crop_pct * min(source_size[0], source_size[1] * self.aspect)
+            sides = max(1, round(width)), max(1, round(width / self.aspect))
+            left, top, width, height = _centred(*sides, source_size)
             return ViewParams(left, top, width, height, source_size, False, self.kind, self.interpolation)
         (left, top, width, height), flip = self._crop(Stream(self.seed, image, view, CROP_STREAM), source_size)
         interpolation = self.interpolation
@@ -218,16 +225,17 @@ class ViewSampler:
         """Return left, top, width and height of the crop, and whether the view is mirrored."""
         width, height = source_size
         flip = stream.uniform(0) < self.flip
+        ratio = self.ratio[0] * self.aspect, self.ratio[1] * self.aspect
         for first in range(1, 1 + 4 * ATTEMPTS, 4):
-            found = _attempt(stream, first, source_size, self.scale, self.ratio)
+            found = _attempt(stream, first, source_size, self.scale, ratio)
             if found[0] <= width and found[1] <= height and min(found) > 0:
                 top = math.floor(stream.uniform(first + 2) * (height - found[1] + 1))
                 left = math.floor(stream.uniform(first + 3) * (width - found[0] + 1))
                 return (left, top, *found), flip
-        if width / height < self.ratio[0]:
-            height = min(height, round(width / self.ratio[0]))
-        elif width / height > self.ratio[1]:
-            width = min(width, round(height * self.ratio[1]))
+        if width / height < ratio[0]:
+            height = min(height, round(width / ratio[0]))
+        elif width / height > ratio[1]:
+            width = min(width, round(height * ratio[1]))
         return _centred(max(1, width), max(1, height), source_size), flip
 
     def _rand(self, image: int, view: int) -> tuple[RandOperation, ...]:

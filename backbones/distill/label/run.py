@@ -31,6 +31,7 @@ from ..store import (
     Shard,
     SoftLabelStore,
     StoreHeader,
+    aspect_of,
     decoding_of,
     open_manifest,
     refuse_lost_header,
@@ -186,6 +187,8 @@ def label_store(
     elif not here and isinstance(teacher, Teacher):
         raise InputError("workers make the teacher themselves: give label_store a TeacherSpec")
     card = teacher if isinstance(teacher, Teacher) else teacher.describe()
+    aspect = aspect_of(Path(store_path), card.size)
+    options = replace(options, sampler=replace(options.sampler, aspect=aspect))
     follows = isinstance(place, Ranks) and place.rank > 0
     if follows:
         _wait_for_header(Path(store_path), card, options, show)

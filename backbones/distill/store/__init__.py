@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .checksums import seal
     from .codec import SoftLabels, encode_logits, restore
     from .container import TensorFile, write_tensors
-    from .folder import ORIGIN, decoding_of, open_manifest, refuse_lost_header, teacher_names
+    from .folder import ORIGIN, aspect_of, decoding_of, open_manifest, refuse_lost_header, teacher_names
     from .header import HEADER_NAME, STORE_FORMAT, StoreHeader, difference, document_id, read_header, teacher_folder
     from .layout import TEMPERATURES, VALID, RowLayout
     from .manifest import LOCATIONS_NAME, MANIFEST_NAME, MANY_IMAGES, Manifest, describe_copies, in_blocks
@@ -35,6 +35,7 @@ _HOME = {
     "TEMPERATURES": "layout",
     "TensorFile": "container",
     "VALID": "layout",
+    "aspect_of": "folder",
     "decoding_of": "folder",
     "describe_copies": "manifest",
     "difference": "header",
@@ -69,6 +70,7 @@ __all__ = [
     "SoftLabels",
     "StoreHeader",
     "TensorFile",
+    "aspect_of",
     "decoding_of",
     "describe_copies",
     "difference",

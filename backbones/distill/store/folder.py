@@ -65,6 +65,22 @@ def decoding_of(path: Path, new: int = RULE) -> dict[str, int]:
     return {key: value for key, value in augmentation.items() if key == DECODING_KEY}
 
 
+def aspect_of(path: Path, size: tuple[int, int]) -> float:
+    """Return width / height of the views of a store: its own, or for a new one the teacher's.
+
+    Args:
+        path: The store's folder.
+        size: Height and width of the teacher's input.
+
+    Raises:
+        InputError: The header is damaged.
+    """
+    if not (path / HEADER_NAME).is_file():
+        return size[1] / size[0]
+    header = read_header(path / HEADER_NAME, STORE_FORMAT, "the header of a soft-label store")
+    return header.get("augmentation", {}).get("aspect", 1.0)
+
+
 def teacher_names(path: str | Path) -> list[str]:
     """Return the names of the labels in a store, sorted; empty when there is no store."""
     return sorted(labels.parent.name for labels in Path(path).glob(f"{TEACHERS}/*/{LABELS_NAME}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -362,7 +362,10 @@ def open_views(recipe: Recipe, teacher: Teacher | None = None) -> TrainingViews:
         true_classes = TrueClassArray.find(images, recipe.truth, count) if objective.needs_true_classes else None
         size = None if teacher is None or teacher.size == (recipe.input_size,) * 2 else teacher.size
         classes = count or (true_classes.count if true_classes else 0)
-        views = DrawnViews(images, drawn_by(recipe), recipe.input_size, true_classes, size, classes)
+        sampler = drawn_by(recipe)
+        if size is not None:
+            sampler = replace(sampler, aspect=size[1] / size[0])
+        views = DrawnViews(images, sampler, recipe.input_size, true_classes, size, classes)
     if views.true_classes is not None:
         views.true_classes.require(images, views.readable)
     return views

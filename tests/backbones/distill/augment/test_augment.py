@@ -339,3 +339,19 @@ def test_many_records_at_once_are_those_drawn_one_by_one(sampler, view):
 def test_an_image_too_large_for_a_record_is_named_by_its_size():
     with pytest.raises(InputError, match="70000 x 10 pixels"):
         pack_many(ViewSampler(), np.arange(1), 0, np.array([[70000, 10]]))
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.5, 2.0])
+def test_views_of_a_teacher_that_is_not_square_have_its_aspect(aspect):
+    """So that resizing to its input squeezes them no more than those of a square one."""
+    for size in ((120, 80), (80, 120), (33, 500)):
+        centre = ViewSampler(kind="centre", flip=0.0, aspect=aspect).sample(0, 0, size)
+        assert centre.width / centre.height == pytest.approx(aspect, rel=0.05)
+        assert max(centre.width / size[0], centre.height / size[1]) == pytest.approx(0.875, abs=0.02)
+        for view in range(30):
+            drawn = ViewSampler(aspect=aspect, scale=(0.1, 0.2)).sample(0, view, size)
+            assert 0.7 * aspect < drawn.width / drawn.height < 1.4 * aspect or 33 in size
+    square = ViewSampler(aspect=1.0)
+    assert square.to_dict() == ViewSampler().to_dict()
+    assert "aspect" not in square.to_dict()
+    assert ViewSampler(aspect=aspect).to_dict()["aspect"] == aspect

@@ -19,6 +19,7 @@ import torch
 from tinyvit.backbones.distill.augment import ViewParams, ViewSampler, apply, pixel_hash
 from tinyvit.backbones.distill.label import LabelOptions, label_store
 from tinyvit.backbones.distill.store import SoftLabelStore, restore
+from tinyvit.backbones.distill.tools import verify_store
 from tinyvit.core.errors import InputError
 from tinyvit.core.images.files import ImageFiles
 
@@ -250,3 +251,21 @@ def test_impossible_options_are_refused(pictures, teacher, tmp_path, wrong):
     with pytest.raises(InputError):
         label_store(ImageFiles(pictures), tmp_path / "s", teacher, replace(options(), **wrong), show=False)
     assert not (tmp_path / "s").exists()
+
+
+def test_views_of_a_teacher_that_is_not_square_have_its_aspect(pictures, tmp_path):
+    """A second, square teacher takes the store's views as they are."""
+    wide = tiny_teacher("wide")
+    wide.preprocess = replace(wide.preprocess, size=(16, 32))
+    images = ImageFiles(pictures)
+    label_store(images, tmp_path, wide, options(name="wide"), show=False)
+    store = SoftLabelStore(tmp_path, "wide")
+    assert store.header.augmentation["aspect"] == 2.0
+    assert store.header.augmentation["hash_size"] == [16, 32]
+    params = [
+        ViewParams.unpack(row["params"].tobytes()) for row in store.rows(*np.indices((len(images), 3)).reshape(2, -1))
+    ]
+    assert np.median([one.width / one.height for one in params]) == pytest.approx(2, rel=0.25)
+    label_store(images, tmp_path, tiny_teacher("square"), options(name="square"), show=False)
+    assert SoftLabelStore(tmp_path, "square").header.augmentation["aspect"] == 2.0
+    assert verify_store(store, images).problems == []
