@@ -223,12 +223,12 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
     if arguments["as_json"]:
         print_json(document)
     else:
-        _print_summary(document["metrics"], summary, recipe.log_interval)
+        _print_summary(document["metrics"], summary, recipe.log_interval, page)
     require_all_listed(summary.unlisted)
     hint(f"tinyvit evaluate {recipe.student['name']} --data DATA --weights {summary.student}", arguments["as_json"])
 
 
-def _print_summary(metrics: dict[str, Any], summary: PretrainSummary, log_interval: int) -> None:
+def _print_summary(metrics: dict[str, Any], summary: PretrainSummary, log_interval: int, page: Path) -> None:
     first, last = f"{metrics['first_loss']:.4f} -> ", f"{metrics['last_loss']:.4f}"
     many = metrics["iterations"] > log_interval  # else the log has one line, and one loss
     print(
