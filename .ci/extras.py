@@ -182,7 +182,9 @@ def installed_anew(package: Distribution) -> Path:
 def pip(*words: str) -> None:
     """Run the pip of this environment; its output is shown where it fails."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words]
-    subprocess.run(command, check=True, cwd=BUILD)
+    ran = subprocess.run(command, cwd=BUILD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if ran.returncode:
+        sys.exit(f"{shlex.join(command)}: exit code {ran.returncode}\n{ran.stdout}")
 
 
 def link(names: set[str], installed: dict[str, Distribution], site: Path) -> None:

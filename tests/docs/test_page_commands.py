@@ -64,7 +64,7 @@ REPLACED = {
     r"--(workers|nproc-per-node) \d": r"--\1 2",
     r"--ray auto": "--ray local",
     r"--batch-size 1,2,4,8,16,32": "--batch-size 1,2",
-    r"--fail-if-slower 5%": "--fail-if-slower 900% --allow-undecided",
+    r"--fail-if-slower 5%": "--fail-if-slower 99% --allow-undecided",
     r"--sizes 224,256x320,333": "--sizes 64,64x96",
     r"--data-root DIR": "--data-root coco",
     r"IMAGES\.\.\.": "coco/val/000000.jpg",
