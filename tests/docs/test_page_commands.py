@@ -32,6 +32,7 @@ NOT_RUN = {
     "python -m venv": _ENVIRONMENTS,
     "pip install": _ENVIRONMENTS,
     ".venv/bin/python .ci/extras.py": _ENVIRONMENTS,
+    ".venv/bin/python -m pytest": "a test of this suite",
     "python docs/speed_figure.py": "draws into the source tree",
     "python -m tinyvit.benchmarks.distill.cost --data": _HOURS,
     "python -m tinyvit.benchmarks.distill.cifar10": _HOURS,
