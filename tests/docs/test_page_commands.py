@@ -49,7 +49,7 @@ SMALL = {
     "tinyvit pretrain": "--img-size 64 --batch-size 8 --max-iters 2 --cfg-options warmup_epochs=None warmup_iters=1 "
     "min_lr=1e-7 warmup_lr=1e-7 ema=0",
     "tinyvit finetune": "--img-size 64 --batch-size 8 --max-iters 2 --cfg-options warmup_epochs=None warmup_iters=1 "
-    "min_lr=1e-7 warmup_lr=1e-7 num_classes=4",
+    "min_lr=1e-7 warmup_lr=1e-7 num_classes=10",
     "tinyvit evaluate": "--size 64",
     "tinyvit probe": "--size 64",
     "tinyvit detect train": "--max-iters 1 --batch-size 2 --img-size 64",
@@ -81,6 +81,7 @@ BEFORE = {
     "tinyvit pretrain tiny_vit_5m_distill --data photos --labels store": "[ -d store ] || "
     "tinyvit label photos store --teacher efficientnet_lite2 --teacher-size 64",
     "tinyvit pretrain deit_tiny_soft_online": "rm -f labels.csv; cp of-teacher.csv in1k/labels.csv",
+    "tinyvit finetune": "rm in1k/labels.csv",
     "tinyvit label photos store --teacher efficientnet_lite2 --views 4 --augment": "rm -r store",
     "tinyvit label photos store --teacher efficientnet_lite2 --workers": "rm -r store",
     "torchrun --nproc-per-node 2 --no-python": "rm -r store",
