@@ -44,7 +44,7 @@ NOT_RUN = {
 }
 #: Options added to a command, by its start, so that it takes seconds.
 SMALL = {
-    "tinyvit label ": "--teacher-size 64",
+    "tinyvit label ": "--teacher-size 64 --shard-size 4",
     "tinyvit labels verify": "--teacher-size 64 --sample 2",
     "tinyvit pretrain": "--img-size 64 --batch-size 8 --max-iters 2 --cfg-options warmup_epochs=None warmup_iters=1 "
     "min_lr=1e-7 warmup_lr=1e-7 ema=0",
@@ -79,7 +79,7 @@ BEFORE = {
     "tinyvit bench compare": "mkdir before after main; "
     "for folder in before after main; do cp $(ls runs/bench/*/result.json | head -1) $folder; done",
     "tinyvit pretrain tiny_vit_5m_distill --data photos --labels store": "[ -d store ] || "
-    "tinyvit label photos store --teacher efficientnet_lite2 --teacher-size 64",
+    "tinyvit label photos store --teacher efficientnet_lite2 --teacher-size 64 --shard-size 4",
     "tinyvit pretrain deit_tiny_soft_online": "rm -f labels.csv; cp of-teacher.csv in1k/labels.csv",
     "tinyvit finetune": "rm in1k/labels.csv",
     "tinyvit label photos store --teacher efficientnet_lite2 --views 4 --augment": "rm -r store",
@@ -151,7 +151,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (80, 60), "red").save(folder / "cat.jpg")
     files = sorted(path.name for path in (folder / "photos").iterdir())
     rows = "".join(f"{name},{number % 4}\n" for number, name in enumerate(files))
-    (folder / "labels.csv").write_text(f"file,class_index\n{rows}")
+    for place in (folder, folder / "photos-val"):
+        (place / "labels.csv").write_text(f"file,class_index\n{rows}")
     of_teacher = sorted(path.relative_to(folder / "in1k" / "train") for path in (folder / "in1k").rglob("*.jpg"))
     rows = "".join(f"{path.as_posix()},{number}\n" for number, path in enumerate(of_teacher))
     (folder / "of-teacher.csv").write_text(f"file,class_index\n{rows}")
