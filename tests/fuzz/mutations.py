@@ -195,7 +195,8 @@ def _edit_card(rng: random.Random, model: Any) -> None:
     if rng.random() < 0.2:
         model.metadata_props.remove(entry)
     else:
-        entry.value = json.dumps(edit_json(rng, [value])[:1] or None).removeprefix("[").removesuffix("]")
+        edited = edit_json(rng, [value])
+        entry.value = json.dumps(edited[0] if isinstance(edited, list) and edited else None)
 
 
 def _edit_field(rng: random.Random, message: Any) -> None:
