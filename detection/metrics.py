@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation.metrics import CocoMetric as _CocoMetric
+from mmengine.logging import print_log
 
 from tinyvit.core.console import counted, say
+from tinyvit.core.files import write_json
 
 from .registry import METRICS
 
-#: mmdet's name of each number -> its name here. mmdet names recall by 100, 300 and 1000 proposals,
-#: whatever the setting is.
-_NAMES = {
-    "mAP": "mAP",
-    "mAP_50": "mAP_50",
-    "mAP_75": "mAP_75",
-    "mAP_s": "mAP_s",
-    "mAP_m": "mAP_m",
-    "mAP_l": "mAP_l",
-    "AR@100": "AR@1",
-    "AR@300": "AR@10",
-    "AR@1000": "AR@100",
-    "AR_s@1000": "AR_s@100",
-    "AR_m@1000": "AR_m@100",
-    "AR_l@1000": "AR_l@100",
-}
+#: COCO's twelve numbers, in the order of ``COCOeval.stats``.
+_PRECISION = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+_NAMES = (*_PRECISION, "AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100")
 
 #: COCO's ranges of area in pixels, both ends included.
 _AREAS = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
@@ -34,8 +30,8 @@ _AREAS = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
 
 @METRICS.register_module()
 class CocoMetric(_CocoMetric):
-    """mmdet's ``CocoMetric`` with all twelve numbers of COCO's own evaluation, and 0 where nothing
-    was detected.
+    """mmdet's ``CocoMetric`` with all twelve numbers of COCO's own evaluation in full precision,
+    and 0 where nothing was detected.
 
     Average precision is ``bbox_mAP``, ``bbox_mAP_50``, ``_75``, ``_s``, ``_m`` and ``_l``, over IoU
     0.50 to 0.95 where the name has no number. Average recall is ``bbox_AR@1``, ``@10``, ``@100``,
@@ -43,6 +39,10 @@ class CocoMetric(_CocoMetric):
     with ``segm_``. -1 means, as in COCO's evaluation, that no object has that size.
 
     Where a detector finds nothing, mmdet's class returns no numbers; this one returns zeros.
+
+    Ids of annotations are renumbered: pycocotools takes the id 0 for "no match". An object without
+    ``iscrowd`` is not a crowd. The file of masks has no boxes, because pycocotools would take their
+    areas for those of the masks.
 
     Args:
         *args: As mmdet's.
@@ -59,27 +59,64 @@ class CocoMetric(_CocoMetric):
         **kwargs: Any,
     ) -> None:
         self._standard = metric_items is None and tuple(proposal_nums) == (1, 10, 100)
-        items = list(_NAMES) if self._standard else metric_items
-        super().__init__(*args, proposal_nums=proposal_nums, metric_items=items, **kwargs)
+        super().__init__(*args, proposal_nums=proposal_nums, metric_items=metric_items, **kwargs)
+        self._standard = self._standard and set(self.metrics) <= {"bbox", "segm"}
+        if self._coco_api is not None:
+            _renumber(self._coco_api)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the numbers of all results; see the class."""
-        found = super().compute_metrics(results)
-        if not self._standard or self.format_only:
-            return found
-        renamed: dict[str, float] = {}
-        for metric in self.metrics:
-            if metric in ("bbox", "segm"):
-                empty = f"{metric}_mAP" not in found
-                if empty:
-                    say(
-                        f"nothing was detected in {counted(len(results), 'image')}, so the numbers of {metric} are 0; "
-                        "this is usual in the first epochs of a training"
-                    )
-                for theirs, ours in _NAMES.items():
-                    value = self._of_nothing(ours) if empty else found.pop(f"{metric}_{theirs}")
-                    renamed[f"{metric}_{ours}"] = value
-        return {**renamed, **found}
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = self.outfile_prefix or str(Path(folder) / "results")
+            found = self._standard_numbers(results, prefix) if self._standard else super().compute_metrics(results)
+            masks = Path(f"{prefix}.segm.json")
+            if masks.is_file():
+                entries = json.loads(masks.read_text(encoding="utf-8"))
+                write_json(masks, [{key: part for key, part in one.items() if key != "bbox"} for one in entries])
+        return found
+
+    def _standard_numbers(self, results: list, prefix: str) -> dict[str, float]:
+        truths, predictions = zip(*results, strict=True)
+        if self._coco_api is None:
+            self._coco_api = COCO(self.gt_to_coco_json(truths, prefix))
+        coco: Any = self._coco_api
+        self.cat_ids = self.cat_ids or coco.get_cat_ids(cat_names=(self.dataset_meta or {})["classes"])
+        self.img_ids = self.img_ids or coco.get_img_ids()
+        files = self.results2json(predictions, prefix)
+        found: dict[str, float] = {}
+        for metric in () if self.format_only else self.metrics:
+            entries = json.loads(Path(files[metric]).read_text(encoding="utf-8"))
+            if entries:
+                found |= self._numbers(metric, entries)
+                continue
+            say(
+                f"nothing was detected in {counted(len(results), 'image')}, so the numbers of {metric} are 0; "
+                "this is usual in the first epochs of a training"
+            )
+            found |= {f"{metric}_{name}": self._of_nothing(name) for name in _NAMES}
+        return found
+
+    def _numbers(self, metric: str, entries: list[dict[str, Any]]) -> dict[str, float]:
+        """Return the numbers of one kind, from detections in COCO's result format."""
+        if metric == "segm":  # pycocotools would take the area of the box
+            entries = [{key: part for key, part in entry.items() if key != "bbox"} for entry in entries]
+        coco: Any = self._coco_api
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            run: Any = COCOeval(coco, coco.loadRes(entries), iouType=metric)  # pyright: ignore[reportArgumentType]
+            run.params.catIds, run.params.imgIds = self.cat_ids, self.img_ids
+            run.params.maxDets, run.params.iouThrs = list(self.proposal_nums), self.iou_thrs
+            run.evaluate()
+            run.accumulate()
+            run.summarize()
+        print_log(printed.getvalue(), logger="current")
+        found = {f"{metric}_{name}": float(value) for name, value in zip(_NAMES, run.stats, strict=True)}
+        if self.classwise:
+            # (IoU, recall, class, area, detections): all areas, most detections
+            for category, precision in zip(coco.load_cats(self.cat_ids), run.eval["precision"].T[-1, 0], strict=True):
+                known = precision[precision > -1]
+                found[f"{category['name']}_precision"] = float(np.mean(known)) if known.size else float("nan")
+        return found
 
     def _of_nothing(self, name: str) -> float:
         """Return the number of an empty result: 0, or -1 where no object has that size."""
@@ -88,3 +125,14 @@ class CocoMetric(_CocoMetric):
         annotations = coco.load_anns(coco.get_ann_ids(img_ids=self.img_ids, cat_ids=self.cat_ids))
         sizes = [ann["area"] for ann in annotations if not ann.get("iscrowd") and not ann.get("ignore")]
         return 0.0 if any(low <= size <= high for size in sizes) else -1.0
+
+
+def _renumber(coco: Any) -> None:
+    """Number the annotations of a data set from 1 in place, and say of each whether it is a
+    crowd.
+    """
+    for number, annotation in enumerate(coco.dataset["annotations"], 1):
+        annotation.update(id=number, iscrowd=int(annotation.get("iscrowd") or 0))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
