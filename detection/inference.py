@@ -23,7 +23,7 @@ from ..backbones.deployed import deploy_for_command
 from .coco import check_same_classes
 from .config import config_classes
 from .registry import TRANSFORMS
-from .runtime import import_mmdet, load_detector, read_detector
+from .runtime import building, import_mmdet, load_detector, read_detector
 from .show.drawing import draw_detections
 
 if TYPE_CHECKING:
@@ -109,7 +109,11 @@ class Predictor:
         from mmcv.transforms import Compose
         from mmdet.registry import MODELS
 
-        self.model: Any = MODELS.build(cfg.model)
+        with building():
+            self.model: Any = MODELS.build(cfg.model)
+            steps = [step for step in _test_pipeline(cfg) if not step["type"].startswith("LoadAnnotations")]
+            steps[0] = {"type": "mmdet.LoadImageFromNDArray"}
+            self.pipeline = Compose(steps)
         if checkpoint is not None:
             load_detector(self.model, checkpoint, **choice)
         self.model.to(device).eval()
@@ -117,9 +121,6 @@ class Predictor:
         if deployed:
             self.model = deploy_for_command(self.model, what="backbone")
             self.deployed = self.model.backbone.report.to_dict()
-        steps = [step for step in _test_pipeline(cfg) if not step["type"].startswith("LoadAnnotations")]
-        steps[0] = {"type": "mmdet.LoadImageFromNDArray"}
-        self.pipeline = Compose(steps)
 
     def __call__(self, image: np.ndarray) -> list[dict[str, Any]]:
         """Return the detections in one image.
@@ -281,7 +282,8 @@ def find_images(paths: Iterable[str | Path], unlisted: dict[str, str] | None = N
     Raises:
         InputError: A path does not exist, or a folder has no images or cannot be listed.
     """
-    for path in open_folders(paths, unlisted):
-        if not path.is_file():
+    named = [Path(path) for path in paths]
+    for path in open_folders(named, unlisted):
+        if path in named and not path.is_file():
             raise InputError(f"image {path} does not exist; check the path")
         yield path

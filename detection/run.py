@@ -19,7 +19,7 @@ from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from torch import nn
 
-from tinyvit.core.errors import InputError, TinyVitError
+from tinyvit.core.errors import InputError
 from tinyvit.core.options import as_list
 from tinyvit.core.results import make_work_dir
 
@@ -30,6 +30,7 @@ from .config import check_annotations, config_classes, count_training_boxes
 from .randomness import check_seed, seed_workers
 from .runtime import (
     QuietRunner,
+    building,
     fit_to_machine,
     import_mmdet,
     is_detector,
@@ -304,16 +305,14 @@ def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...], workers: i
         cfg.visualizer["name"] = cfg.experiment_name
     fit_to_machine(cfg, get_device(), workers)
     set_launcher(cfg, get_device())
-    try:
+    with building():
         runner: Any = QuietRunner.from_cfg(cfg)
         with runner.prints_in_log():
             for loop in loops:
                 if cfg.get(f"{loop}_cfg"):
                     getattr(runner, f"{loop}_loop")
-    except TinyVitError:
-        raise
-    except Exception as error:  # mmengine, mmdet and the user's own modules raise all kinds
-        raise InputError(f"the config cannot be built: {type(error).__name__}: {error}") from error
+            if "train" in loops:  # else its first use builds it, in the training
+                runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     return runner
 
 

@@ -13,6 +13,7 @@ import pickle
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from tinyvit.core.errors import CheckFailedError, InputError
+from tinyvit.core.errors import CheckFailedError, InputError, TinyVitError
 from tinyvit.core.machine import available_cpus
 
 from ..backbones import Checkpoint, Choice, check_values, find_weights, load_named, open_checkpoint
@@ -57,6 +58,26 @@ def import_mmdet() -> None:
     current = DefaultScope.get_current_instance()
     if current is None or current.scope_name != "mmdet":
         DefaultScope.get_instance(f"tinyvit-detection-{time.time_ns()}", scope_name="mmdet")
+
+
+@contextlib.contextmanager
+def building() -> Iterator[None]:
+    """Turn what mmengine, mmdet and the user's own modules raise on a config that cannot be built
+    into an input error.
+    """
+    try:
+        yield
+    except TinyVitError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else _asserted(error)
+        raise InputError(f"the config cannot be built: {reason}; correct this setting") from error
+
+
+def _asserted(error: Exception) -> str:
+    """Return the line of code that raised an error without a message."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at `{place.line}` in {Path(place.filename).name}"
 
 
 @contextlib.contextmanager

@@ -93,18 +93,20 @@ def _strides_after_neck(neck: nn.Module | None, backbone: BackboneMixin) -> list
     except MissingOperatorError:
         return None
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
-        raise _unfit_neck(neck, backbone) from error
+        raise _unfit_neck(neck, backbone, error) from error
     finally:
         neck.train(training)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     return [_SIDE // output.shape[-1] for output in outputs]
 
 
-def _unfit_neck(neck: nn.Module, backbone: BackboneMixin) -> InputError:
+def _unfit_neck(neck: nn.Module, backbone: BackboneMixin, error: Exception) -> InputError:
     """Return the sentence for a neck that cannot take the maps."""
     first = next((part for part in neck.modules() if hasattr(part, "in_channels")), neck)
     asked = getattr(first, "in_channels", None)
     right = list(backbone.out_channels)
+    if asked == right:
+        return InputError(f"model.neck ({type(first).__name__}) cannot run: {str(error) or type(error).__name__}")
     return InputError(
         f"model.neck ({type(first).__name__}): in_channels is {asked}, but {type(backbone).__name__} gives {right} at "
         f"strides {list(backbone.strides)}; set it to {right}, or change out_indices"

@@ -159,13 +159,20 @@ def check_form(input_format: str, opset: int) -> None:
         raise unknown_name("input format", input_format, INPUT_FORMATS)
 
 
-def check_place(path: str | Path) -> Path:
+def check_place(path: str | Path, *inputs: str | Path | None) -> Path:
     """Return the path, if a file can be written there.
 
+    Args:
+        path: The file to write.
+        inputs: Files that are read and must stay.
+
     Raises:
-        InputError: It is a folder, or lies in one that does not exist.
+        InputError: It is a folder, lies in one that does not exist, or is one of ``inputs``.
     """
     path = Path(path)
+    for one in inputs:
+        if one is not None and path.exists() and Path(one).exists() and path.samefile(one):
+            raise InputError(f"{path} is a file that the export reads; give another path to write")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of the file to write")
     if not path.parent.is_dir():

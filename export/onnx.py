@@ -110,7 +110,7 @@ def export_onnx(
     """
     started = time.perf_counter()
     check_form(input_format, opset)
-    path = check_place(path)
+    path = check_place(path, options.get("weights"))
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     source = _as_source(model, options)

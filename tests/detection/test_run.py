@@ -609,3 +609,48 @@ def test_an_operator_that_asserts_is_named_with_its_condition() -> None:
         conv(torch.zeros(2, 2, 5, 5), torch.ones(1, 5, 5))
     with pytest.raises(AssertionError, match="mine"), _input_named():
         raise AssertionError("mine")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("model.neck.type=NoSuchNeck", "the config cannot be built: KeyError"),
+        ("model.type=NoSuch", "the config cannot be built: KeyError"),
+        ("model.backbone=1", "the config cannot be built: TypeError"),
+        ("model.neck.end_level=9", "the config cannot be built: AssertionError at `"),
+        ("model.neck.out_channels=0", "model.neck (FPN) cannot run: "),
+        ("model.bbox_head=None", "the config cannot be built: "),
+        ("model.data_preprocessor.mean=[0,0]", "the config cannot be built: AssertionError"),
+        ("test_dataloader.dataset.pipeline=[]", "the config cannot be built: IndexError"),
+        ("model.bbox_head.num_classes=3", "num_classes=3, but "),
+    ],
+)
+def test_a_config_that_cannot_be_built_is_a_sentence_in_predict(
+    option: str, said: str, detector, small_config, tmp_path, run_cli
+) -> None:
+    classes = tuple(f"class {number}" for number in range(80))
+    torch.save({"state_dict": detector[1], "meta": {"dataset_meta": {"classes": classes}}}, tmp_path / "w.pth")
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    predict = ("detect", "predict", small_config, tmp_path / "a.png", "--weights", tmp_path / "w.pth", "--img-size", 64)
+    code, out, err = run_cli(*predict, "--device", "cpu", "--work-dir", tmp_path / "work", "--cfg-options", option)
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("tinyvit: ")
+
+
+def test_an_optimiser_that_does_not_exist_is_a_sentence(make_coco, small_config, run_cli, tmp_path) -> None:
+    train = ("detect", "train", small_config, "--data-root", make_coco(), "--max-iters", 1, "--device", "cpu")
+    option = "optim_wrapper.optimizer.type=Nope"
+    code, out, err = run_cli(*train, "--work-dir", tmp_path / "w", "--cfg-options", option)
+    assert (code, out) == (2, "")
+    assert "cannot be built" in err.splitlines()[-1]
+
+
+def test_a_link_that_leads_nowhere_does_not_stop_the_others(learned, tmp_path, run_cli) -> None:
+    (tmp_path / "links").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "links/a.png")
+    (tmp_path / "links/b.png").symlink_to(tmp_path / "nowhere.png")
+    config, weights = next(Path(learned["run"]["checkpoint"]).parent.glob("*.py")), learned["run"]["checkpoint"]
+    code, _, err = run_cli("detect", "predict", config, tmp_path / "links", "--weights", weights, "--device", "cpu")
+    assert code == 1
+    assert "1 of 2 images could not be read" in err.splitlines()[-1]

@@ -104,7 +104,7 @@ LAST3, ALL = [24, 32, 48], [16, 24, 32, 48]
         (RTMDET, (0, 1, 2), fpn([16, 24, 32]), r"prior_generator\.strides is \[8, 16, 32\], .* set it to \[4, 8, 16\]"),
         (RTMDET, (1, 2, 3), as_it_is, r"CSPNeXtPAFPN\): in_channels is \[96, 192, 384\]"),
         (DEFORMABLE, (1, 2, 3), fpn(LAST3, num_outs=3), r"num_feature_levels is 4, but 3 maps reach the transformer"),
-        (YOLOV3, (1, 2, 3), fpn(LAST3), r"YOLOV3Neck\): in_channels is \[24, 32, 48\], but TinyViT"),
+        (YOLOV3, (1, 2, 3), fpn(LAST3), r"YOLOV3Neck\) cannot run: .* to have 24 channels, but got 48"),
     ],
 )
 def test_wrong_wiring_is_rejected(

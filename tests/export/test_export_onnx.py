@@ -229,7 +229,7 @@ def test_places_that_no_file_can_be_written_to(tmp_path):
         (["tiny_vit_5m_224"], "tiny_vit_5m_224 has no weights"),
         (["tiny_vit_5m_224", "--weights", "none.pth"], "weights file none.pth does not exist"),
         (["tiny_vit_5m_224.in1", "--json"], "unknown pretrained tag of tiny_vit_5m_224 'in1'; did you mean in1k"),
-        (["tiny_vit_5m_224", "--random-weights", "--out-indices", "1"], "--out-indices (out_indices) needs --features"),
+        (["tiny_vit_5m_224", "--random-weights", "--out-indices", "1"], "--out-indices needs --features"),
         (["tiny_vit_5m_224", "--random-weights", "--features", "--out-indices", "7"], "out_indices holds 7"),
         (["tiny_vit_5m_224", "--random-weights", "--classes", "none.txt"], "cannot read class names from none.txt"),
         (["efficientnet_lite1", "--random-weights"], "efficientnet_lite1 gets weights in two ways; give one"),
@@ -302,3 +302,17 @@ def test_random_weights_are_said_loudly_and_kept_in_the_file(tmp_path, run_cli):
     assert result["metrics"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     # The same random weights are made again, so that the file can be compared later.
     assert run_cli("export", "verify", path)[0] == 0
+
+
+def test_a_file_that_is_read_is_not_written_over(tmp_path, run_cli):
+    weights, classes = tmp_path / "w.pth", tmp_path / "classes.txt"
+    torch.save({}, weights)
+    classes.write_text("a\n")
+    before = weights.read_bytes()
+    export = ("export", "onnx", "tiny_vit_5m_224", "--weights", weights, "--classes", classes, "--out")
+    for path in (weights, classes, tmp_path / "x" / ".." / "w.pth"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        code, _, err = run_cli(*export, path)
+        assert code == 2
+        assert "is a file that the export reads; give another path to write" in err
+    assert weights.read_bytes() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -89,3 +90,24 @@ def test_the_table_names_options_that_exist():
     for name, effects in _effects._EFFECTS.items():
         known = commands[name].__annotations__
         assert {option for effect in effects for option in effect.options} <= set(known)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "--baseline", "{fifo}"),
+        ("bench", "compare", "{fifo}", "result.json"),
+        ("evaluate", "tiny_vit_5m_224", "--data", "{fifo}"),
+        ("evaluate", "tiny_vit_5m_224", "--data", "{folder}", "--weights", "{fifo}"),
+        ("label", "{fifo}", "STORE", "--teacher", "x.onnx"),
+        ("label", "DATA", "STORE", "--teacher", "{fifo}"),
+        ("export", "onnx", "tiny_vit_5m_224", "--random-weights", "--classes", "{fifo}"),
+        ("detect", "predict", "CONFIG", "a.jpg", "{fifo}", "--weights", "x.pth"),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_named_and_nothing_waits(run_cli, command, tmp_path):
+    fifo = tmp_path / "pipe.json"
+    os.mkfifo(fifo)
+    code, out, err = run_cli(*(word.format(fifo=fifo, folder=tmp_path) for word in command))
+    assert (code, out) == (2, "")
+    assert f"{fifo} is a FIFO, not a file; write its content into a file first" in err

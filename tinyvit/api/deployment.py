@@ -55,7 +55,7 @@ def export_onnx(
 
     check_form(input, opset)
     if out:
-        check_place(Path(out))
+        check_place(out, weights, classes if isinstance(classes, str | Path) else None)
     indices = read_numbers(out_indices, "--out-indices") if isinstance(out_indices, str) else out_indices
     names = read_classes(Path(classes)) if isinstance(classes, str | Path) else classes
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):

@@ -162,14 +162,22 @@ def detect_predict(
     from tinyvit.detection import load_config, predict, read_detector, set_classes
 
     size, origin = _test_size(config, weights, img_size)
-    cfg = load_config(config, overrides=parse_settings(cfg_options, "--cfg-options"), img_size=size)
+    overrides = parse_settings(cfg_options, "--cfg-options")
+    cfg = load_config(config, overrides=overrides, img_size=size)
     _, classes = read_detector(weights)
     if classes:
+        _check_number_of_classes(overrides, len(classes), weights)
         set_classes(cfg, classes)
     used = report_size(cfg, size, origin)
     choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
     document = predict(cfg, weights, images, folder, score_threshold=score, device=where, deployed=deploy, **choice)
     return {**document, **used, "work_dir": str(folder)}
+
+
+def _check_number_of_classes(overrides: Mapping[str, Any], count: int, weights: str | Path) -> None:
+    for key, value in overrides.items():
+        if key.endswith("num_classes") and value != count:
+            raise InputError(f"--cfg-options {key}={value}, but {weights} has {count} classes; leave it out")
 
 
 def _work_folder(command: str, work_dir: str | Path | None) -> Path:

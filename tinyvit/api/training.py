@@ -125,11 +125,11 @@ def read_recipe(command: str, arguments: Mapping[str, Any]) -> Recipe:
         for key, value in given.items()
         if value is not None and value is not False
     }
+    if arguments["img_size"] is not None:
+        options["student.img_size"] = arguments["img_size"]
     if twice := sorted(options.keys() & overrides.keys()):
         raise InputError(f"{twice[0]} is given by its option and in --cfg-options; give it once")
     overrides |= options
-    if arguments["img_size"] is not None:
-        overrides["student.img_size"] = arguments["img_size"]
     recipe = load_recipe(arguments["config"], **overrides)
     if arguments["truth"] is not None and not recipe.objective.needs_true_classes:
         raise InputError(f"--truth has no effect: loss = {recipe.loss!r} uses no true classes; leave --truth out")

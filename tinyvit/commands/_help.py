@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from tinyvit.core.errors import InputError
+from tinyvit.core.files import special_kind
 
 from ._effects import idle_options
 
@@ -132,10 +135,28 @@ class PanelCommand(_Pages, TyperCommand):
         self._answer_help(ctx, args[: args.index("--")] if "--" in args else args)
         left = super().parse_args(ctx, args)
         typed = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}
+        for name in typed:
+            _refuse_pipes(ctx.params[name])
         for name, needs in idle_options(ctx.command_path.partition(" ")[2], ctx.params, typed):
             shown = shown_name(next(param for param in self.params if param.name == name))
             raise InputError(f"{shown} {needs}; or leave {shown} out")
         return left
+
+
+def _refuse_pipes(value: Any) -> None:
+    """Reject a FIFO or socket in the place of a file: a file may be read twice, and waiting for a
+    writer would hang.
+    """
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            _refuse_pipes(part)
+    elif isinstance(value, (str, Path)):
+        try:
+            mode = os.stat(value).st_mode
+        except (OSError, ValueError):  # not a file: a name, a number, a path that is still to be made
+            return
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            raise InputError(f"{value} is a {special_kind(mode)}, not a file; write its content into a file first")
 
 
 class PanelGroup(_Pages, TyperGroup):

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: str | Path, document: Any) -> None:
     """Write a JSON file as :func:`write_text` does."""
     write_text(Path(path), json.dumps(document, indent=2) + "\n")
+
+
+def special_kind(mode: int) -> str:
+    """Return the name of a kind of file that is neither a regular one nor a folder."""
+    kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+    return kinds.get(stat.S_IFMT(mode), "special file")
 
 
 def folder_bytes(folder: Path) -> int:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tinyvit.core.errors import InputError
-from tinyvit.core.images.decode import special_kind
+from tinyvit.core.files import special_kind
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.walk import Skipped, walk
 

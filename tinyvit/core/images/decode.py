@@ -34,6 +34,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..files import special_kind
+
 #: The number of the present rule.
 RULE = 2
 #: Numbers of all rules that this code knows.
@@ -143,12 +145,6 @@ def read_file(path: str | Path) -> bytes:
         if not stat.S_ISREG(mode):
             raise OSError(f"{path} is a {special_kind(mode)}, not a file")
         return stream.read()
-
-
-def special_kind(mode: int) -> str:
-    """Return the name of a kind of file that is neither a regular one nor a folder."""
-    kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-    return kinds.get(stat.S_IFMT(mode), "special file")
 
 
 def _open(data: bytes) -> Image.Image:

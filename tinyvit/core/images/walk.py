@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..files import special_kind
 from .archives import encode_key, is_clutter
-from .decode import special_kind
 
 #: Folders that reach one folder again through links; more of them are taken for a maze of links.
 _SAME_FOLDER = 16

@@ -584,7 +584,11 @@ def test_an_ensemble_needs_the_same_classes_and_a_precision_that_all_have(folder
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"std": (0.0, 1.0, 1.0)}, "each must be above 0"), ({"crop_pct": 2.0}, "at most 1"), ({"size": 4}, "input size")],
+    [
+        ({"std": (0.0, 1.0, 1.0)}, "each of its numbers must be above 0"),
+        ({"crop_pct": 2.0}, r"must be from 0\.05 to 1"),
+        ({"size": 4}, "input size"),
+    ],
 )
 def test_impossible_preparation_is_refused(wrong, message):
     with pytest.raises(InputError, match=message):

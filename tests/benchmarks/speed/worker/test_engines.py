@@ -263,5 +263,5 @@ def test_a_cell_is_named_by_what_it_does() -> None:
     subject = Subject("timm:resnet18", engine="deploy", precision="bf16", threads=2, batch_size=16)
     assert subject.cell == "deploy bf16 t2 b16"
     assert replace(subject, size=64, allocator="default").cell == "deploy bf16 t2 b16 64px default allocator"
-    with pytest.raises(InputError, match="did you mean bf16"):
+    with pytest.raises(InputError, match=r"precision must be .*bf16.*, not .b16"):
         Subject("timm:resnet18", precision="b16")
