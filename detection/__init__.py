@@ -19,6 +19,8 @@ The functions, in the order of a run::
     metrics = evaluate(cfg, run["checkpoint"], "runs/a/test")  # {"bbox_mAP": 0.31, ...}
     found = predict(cfg, run["checkpoint"], ["street.jpg"], "runs/a/pictures")
 
+A trained detector needs no config: ``Detector("runs/a/epoch_12.pth").predict("street.jpg")``.
+
 They raise :class:`tinyvit.core.errors.InputError` for bad input, with one sentence.
 """
 
@@ -47,6 +49,7 @@ _check_every_detector()
 if TYPE_CHECKING:
     from .coco import CocoSplit, check_same_classes, find_split, load_annotations, missing_split
     from .config import apply_overrides, input_size, list_configs, load_config, make_palette, set_classes, trained_size
+    from .detector import Detections, Detector, detector_config, size_of_test
     from .inference import Predictor, find_images, predict
     from .run import evaluate, train
     from .runtime import import_mmdet, read_detector
@@ -55,9 +58,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CocoSplit": "coco",
+    "Detections": "detector",
+    "Detector": "detector",
     "Predictor": "inference",
     "apply_overrides": "config",
     "check_same_classes": "coco",
+    "detector_config": "detector",
     "draw_detections": "show.drawing",
     "evaluate": "run",
     "find_images": "inference",
@@ -73,6 +79,7 @@ _HOME = {
     "read_detector": "runtime",
     "set_classes": "config",
     "set_schedule": "schedule",
+    "size_of_test": "detector",
     "train": "run",
     "trained_size": "config",
 }
@@ -80,6 +87,8 @@ _HOME = {
 __all__ = [
     "CocoSplit",
     "DeiT",
+    "Detections",
+    "Detector",
     "LayerDecayOptimWrapperConstructor",
     "MissingOperatorError",
     "Predictor",
@@ -90,6 +99,7 @@ __all__ = [
     "apply_overrides",
     "check_same_classes",
     "check_wiring",
+    "detector_config",
     "draw_detections",
     "evaluate",
     "find_images",
@@ -106,6 +116,7 @@ __all__ = [
     "read_detector",
     "set_classes",
     "set_schedule",
+    "size_of_test",
     "train",
     "trained_size",
 ]

@@ -40,7 +40,7 @@ def list_configs() -> list[str]:
 
 
 def load_config(
-    config: str | Path,
+    config: str | Path | Config,
     *,
     data_root: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -58,8 +58,8 @@ def load_config(
     ``classes_from="config"`` the config's dataset type must agree, too.
 
     Args:
-        config: A config file, the name of a shipped one (:func:`list_configs`), or of one that
-            MMDetection packages (``mmdet::FOLDER/NAME``).
+        config: A config file, the name of a shipped one (:func:`list_configs`), of one that
+            MMDetection packages (``mmdet::FOLDER/NAME``), or a config that was read already.
         data_root: A COCO-layout folder (see :func:`tinyvit.detection.coco.find_split`). ``None``:
             the config's.
         overrides: Dotted keys and values, put into the config last:
@@ -80,8 +80,8 @@ def load_config(
         InputError: Unknown config, missing or damaged data, classes that disagree, a key that does
             not exist.
     """
-    path = _find_config(config)
-    cfg = _read_config(path)
+    path = Path(config.filename or "of the checkpoint") if isinstance(config, Config) else _find_config(config)
+    cfg = copy.deepcopy(config) if isinstance(config, Config) else _read_config(path)
     if (limit_images or eval_on_train) and data_root is None:
         raise InputError("--limit-images and --eval-on-train need --data-root")
     if data_root is not None:
@@ -367,7 +367,7 @@ def _use_one_decoder(cfg: Config) -> None:
             transform["type"] = "tinyvit.LoadImage"
 
 
-def input_size(cfg: Config) -> tuple[int, int] | None:
+def input_size(cfg: Config | Mapping[str, Any]) -> tuple[int, int] | None:
     """Return width and height of the frame that test images are resized into, in pixels; ``None``
     where a config has no single one.
 

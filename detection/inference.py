@@ -18,7 +18,7 @@ from tinyvit.core.images.decode import decode, read_file
 from tinyvit.core.images.files import open_folders
 from tinyvit.core.results import make_work_dir
 
-from ..backbones import Choice
+from ..backbones import Checkpoint, Choice
 from ..backbones.deployed import deploy_for_command
 from .coco import check_same_classes
 from .config import config_classes
@@ -94,7 +94,7 @@ class Predictor:
     def __init__(
         self,
         cfg: Config,
-        weights: str | Path | None,
+        weights: str | Path | Checkpoint | None,
         *,
         device: str = "cpu",
         deployed: bool = True,
@@ -102,8 +102,8 @@ class Predictor:
     ) -> None:
         checkpoint, trained = read_detector(weights) if weights is not None else (None, None)
         stated = config_classes(cfg)
-        if trained is not None and stated is not None:
-            check_same_classes(trained, f"checkpoint {weights}", stated, "the config")
+        if checkpoint is not None and trained is not None and stated is not None:
+            check_same_classes(trained, f"checkpoint {checkpoint.origin}", stated, "the config")
         self.classes = trained or stated or ()
         import_mmdet()
         from mmcv.transforms import Compose
@@ -133,12 +133,36 @@ class Predictor:
             ``label``, ``category`` and, from detectors with masks, ``segmentation`` (COCO's
             run-length code, as text).
         """
+        return self.describe(self.find([image])[0])
+
+    def find(self, images: Sequence[np.ndarray]) -> list[Any]:
+        """Return the detections in several images, as MMDetection's ``InstanceData`` on the CPU, by
+        falling score.
+
+        Images that have the same size after resizing run as one batch. Padding images to a common
+        size would change the features of a backbone with window attention.
+
+        Args:
+            images: Each RGB, uint8, (height, width, 3).
+
+        Raises:
+            InputError: As :meth:`prepare`.
+        """
         import torch
 
-        batch = self.prepare(image)
-        with torch.no_grad():
-            result = self.model.test_step(batch)[0]
-        return list(self._detections(result.pred_instances.cpu()))
+        samples = [self.prepare(image) for image in images]
+        groups: dict[Any, list[int]] = {}
+        for at, sample in enumerate(samples):
+            groups.setdefault(sample["inputs"][0].shape, []).append(at)
+        found: list[Any] = [None] * len(samples)
+        for group in groups.values():
+            batch = {key: [samples[at][key][0] for at in group] for key in ("inputs", "data_samples")}
+            with torch.no_grad():
+                results = self.model.test_step(batch)
+            for at, result in zip(group, results, strict=True):
+                instances = result.pred_instances.cpu()
+                found[at] = instances[instances.scores.argsort(descending=True)]
+        return found
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """Return an image as the detector's ``test_step`` takes it: resized, not yet normalised.
@@ -159,20 +183,26 @@ class Predictor:
             raise InputError(f"an image of {width} x {height} pixels cannot be resized to the input") from error
         return {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
 
-    def _detections(self, found: Any) -> Iterator[dict[str, Any]]:
+    def name_of(self, label: int) -> str:
+        """Return the name of a class."""
+        return self.classes[label] if label < len(self.classes) else str(label)
+
+    def describe(self, found: Any) -> list[dict[str, Any]]:
+        """Return detections of :meth:`find` as plain values; see :meth:`__call__`."""
         masks = found.masks if "masks" in found else None
-        for i in found.scores.argsort(descending=True).tolist():
-            x1, y1, x2, y2 = found.bboxes[i].tolist()
+        detections = []
+        for i, (x1, y1, x2, y2) in enumerate(found.bboxes.tolist()):
             label = int(found.labels[i])
             detection: dict[str, Any] = {
                 "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
                 "score": round(float(found.scores[i]), 5),
                 "label": label,
-                "category": self.classes[label] if label < len(self.classes) else str(label),
+                "category": self.name_of(label),
             }
             if masks is not None:
                 detection["segmentation"] = _encode(masks[i].numpy())
-            yield detection
+            detections.append(detection)
+        return detections
 
 
 def _test_pipeline(cfg: Config) -> list[Any]:
@@ -192,9 +222,19 @@ def _encode(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
 
 
+def check_score(value: float, name: str) -> None:
+    """Check that a threshold is a score.
+
+    Raises:
+        InputError: It is outside [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} is {value:g}; it must be from 0 to 1")
+
+
 def predict(
     cfg: Config,
-    weights: str | Path,
+    weights: str | Path | Checkpoint,
     images: str | Path | Sequence[str | Path],
     work_dir: str | Path,
     *,
@@ -228,8 +268,7 @@ def predict(
         InputError: There is no image, a file is missing, a score is outside [0, 1], or the
             checkpoint does not fit.
     """
-    if not 0 <= score_threshold <= 1:
-        raise InputError(f"--score is {score_threshold:g}; it must be from 0 to 1")
+    check_score(score_threshold, "--score")
     unlisted: dict[str, str] = {}
     files = list(find_images([images] if isinstance(images, (str, Path)) else images, unlisted))
     if not files:

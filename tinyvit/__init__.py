@@ -10,6 +10,7 @@ Each command of the command line is also one function, loaded on first use::
     tinyvit.label("photos", "store", "efficientnet_lite2", views=2)
     run = tinyvit.pretrain("tiny_vit_5m_distill", data="photos", labels="store", epochs=1)
     tinyvit.export_onnx("tiny_vit_5m_224", weights=run.student, out="student.onnx")
+    boxes = tinyvit.Detector("runs/a/epoch_12.pth").predict("street.jpg").boxes
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .api import HOME
 from .core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from tinyvit.detection import Detector
+
     from .api.deployment import export_onnx, predict_onnx, verify_onnx
     from .api.detection import detect_predict, detect_test, detect_train
     from .api.labels import label
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Detector",
     "__version__",
     "bench",
     "detect_predict",

@@ -38,7 +38,7 @@ def defaults(function) -> dict[str, object]:
 
 
 def test_every_function_has_a_command():
-    assert set(COMMANDS) == set(HOME) == set(tinyvit.__all__) - {"__version__"}
+    assert {*COMMANDS, "Detector"} == set(HOME) == set(tinyvit.__all__) - {"__version__"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

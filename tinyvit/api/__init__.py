@@ -1,4 +1,5 @@
-"""One function per command, for use from Python: ``tinyvit.label(...)`` and the others.
+"""One function per command, for use from Python: ``tinyvit.label(...)`` and the others; and
+``tinyvit.Detector``, a trained detector.
 
 Each function has the names and the defaults of the options of its command, and returns the result
 as an object.
@@ -6,6 +7,7 @@ as an object.
 
 #: Public name of ``tinyvit`` -> the module that defines it.
 HOME = {
+    "Detector": "detection.detector",
     "bench": "api.speed",
     "detect_predict": "api.detection",
     "detect_test": "api.detection",

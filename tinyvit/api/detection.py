@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from tinyvit.backbones import Choice
 
+#: Ends of names of mmengine's configs.
+_CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
+
 
 def detect_train(
     config: str | Path,
@@ -114,9 +117,9 @@ def detect_test(
         InputError: Config, data and checkpoint do not fit each other.
     """
     folder, where = _work_folder("detect-test", work_dir), _prepared(device)
-    from tinyvit.detection import evaluate, load_config
+    from tinyvit.detection import evaluate, load_config, size_of_test
 
-    size, origin = _test_size(config, weights, img_size)
+    size, origin = size_of_test(config, weights, img_size)
     cfg = load_config(
         config,
         data_root=data_root,
@@ -134,7 +137,7 @@ def detect_test(
 def detect_predict(
     config: str | Path,
     images: str | Path | Sequence[str | Path],
-    weights: str | Path,
+    weights: str | Path | None = None,
     *,
     weights_key: str | None = None,
     prefix: str | None = None,
@@ -149,7 +152,8 @@ def detect_predict(
     """Detect objects in images, as ``tinyvit detect predict`` does.
 
     The arguments have the names, the meaning and the defaults of the options (``tinyvit detect
-    predict --help``); ``cfg_options`` also takes a dict.
+    predict --help``); ``cfg_options`` also takes a dict. Without ``weights``, ``config`` is a
+    checkpoint that holds the config of its training.
 
     Returns:
         The document of :func:`tinyvit.detection.predict` (``images`` with their detections and
@@ -158,26 +162,28 @@ def detect_predict(
     Raises:
         InputError: No readable image, a score outside 0..1, or a checkpoint that does not fit.
     """
+    if weights is None and not is_checkpoint(config):
+        raise InputError(f"config {config} needs --weights; or give a checkpoint in its place, which holds a config")
+    if weights is not None and is_checkpoint(config):
+        raise InputError(f"{config} is a checkpoint, and --weights is {weights}; leave one of the two out")
     folder, where = _work_folder("detect-predict", work_dir), _prepared(device)
-    from tinyvit.detection import load_config, predict, read_detector, set_classes
+    from tinyvit.detection import detector_config, predict, read_detector, size_of_test
 
-    size, origin = _test_size(config, weights, img_size)
+    checkpoint, _ = read_detector(config if weights is None else weights)
     overrides = parse_settings(cfg_options, "--cfg-options")
-    cfg = load_config(config, overrides=overrides, img_size=size)
-    _, classes = read_detector(weights)
-    if classes:
-        _check_number_of_classes(overrides, len(classes), weights)
-        set_classes(cfg, classes)
+    own = config if weights is not None else None
+    size, origin = size_of_test(own, checkpoint.origin, img_size)
+    cfg = detector_config(checkpoint, own, overrides=overrides, img_size=size)
     used = report_size(cfg, size, origin)
     choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
-    document = predict(cfg, weights, images, folder, score_threshold=score, device=where, deployed=deploy, **choice)
+    document = predict(cfg, checkpoint, images, folder, score_threshold=score, device=where, deployed=deploy, **choice)
     return {**document, **used, "work_dir": str(folder)}
 
 
-def _check_number_of_classes(overrides: Mapping[str, Any], count: int, weights: str | Path) -> None:
-    for key, value in overrides.items():
-        if key.endswith("num_classes") and value != count:
-            raise InputError(f"--cfg-options {key}={value}, but {weights} has {count} classes; leave it out")
+def is_checkpoint(path: str | Path) -> bool:
+    """Return whether an argument is a checkpoint and not a config."""
+    ending = Path(path).suffix.lower()
+    return ending in (".pth", ".pt", ".safetensors") or (ending not in _CONFIG_SUFFIXES and Path(path).is_file())
 
 
 def _work_folder(command: str, work_dir: str | Path | None) -> Path:
@@ -215,18 +221,6 @@ def _known_origin(classes_from: str) -> Any:
     if classes_from not in ("data", "config"):
         raise unknown_name("--classes-from", classes_from, ["data", "config"])
     return classes_from
-
-
-def _test_size(config: str | Path, weights: str | Path, asked: int | None) -> tuple[Any, str]:
-    """Return the size of test images for ``load_config`` and its origin: the option, the training,
-    or the config.
-    """
-    from tinyvit.detection import trained_size
-
-    if asked is not None:
-        return asked, "--img-size"
-    found = trained_size(config, weights)
-    return (found[0], f"the training's config {found[1]}") if found else (None, f"the config {config}")
 
 
 def report_size(cfg: Config, asked: int | tuple[int, int] | None, origin: str) -> dict[str, Any]:

@@ -198,9 +198,7 @@ def train(
             device=device,
         )
     best = (found["best"] or found)["checkpoint"]
-    _finish(
-        "detect train", arguments, found, _trained(found), f"tinyvit detect predict {config} IMAGE --weights {best}"
-    )
+    _finish("detect train", arguments, found, _trained(found), f"tinyvit detect predict {best} IMAGE")
 
 
 @group.command()
@@ -253,9 +251,14 @@ def test(
 
 @group.command()
 def predict(
-    config: ConfigArgument,
+    config: Annotated[
+        str, typer.Argument(metavar="DETECTOR", help="A checkpoint that holds its config, or a config with --weights.")
+    ],
     images: Annotated[list[str], typer.Argument(help="Image files or folders; K=V among them are --cfg-options.")],
-    weights: WeightsOption,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="The detector's checkpoint. [default: DETECTOR]", rich_help_panel=DETECTOR),
+    ] = None,
     weights_key: WeightsKeyOption = None,
     prefix: PrefixOption = None,
     partial: PartialOption = False,
@@ -273,8 +276,7 @@ def predict(
     """Detect objects in images; write annotated copies and predictions.json into the work folder.
     Images that cannot be read are listed at the end; exit code 1.
 
-    Example: tinyvit detect predict retinanet_tiny_vit_5m_fpn_1x_coco street.jpg --weights
-    runs/a/epoch_12.pth
+    Example: tinyvit detect predict runs/a/epoch_12.pth street.jpg
     """
     arguments = dict(locals())
     from tinyvit.api.detection import detect_predict
@@ -304,7 +306,7 @@ def predict(
         "predictions": str(Path(found["work_dir"]) / "predictions.json"),
         **{key: found[key] for key in ("deployed", "img_size", "img_size_from", "work_dir")},
     }
-    next_step = f"tinyvit detect test {config} --data-root DIR --weights {weights}"
+    next_step = f"tinyvit detect test {config if weights else 'CONFIG'} --data-root DIR --weights {weights or config}"
     _finish("detect predict", arguments, metrics, _predicted(found, score), next_step)
     require_all_read(found["unreadable"], len(found["images"]) + len(found["unreadable"]))
 
