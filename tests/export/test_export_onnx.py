@@ -69,6 +69,7 @@ def test_maps_equal_the_modules_with_the_normalisation_inside(features, batch, h
         np.testing.assert_allclose(value, reference.numpy(), atol=1e-5 * float(reference.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [None, (1, 2, 3, 2)], ids=["windows of 32 px", "wider windows"])
 def test_a_student_of_32_pixels_runs_at_every_size(windows, tmp_path):
     # At its own size its last stage is a single position, which a trace takes for a constant.

@@ -39,6 +39,7 @@ def test_a_damaged_row_ends_a_measurement(tmp_path):
         read(np.array([599]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_result_has_every_access_and_memory(tmp_path, monkeypatch, capsys):
     out = tmp_path / "store.json"

@@ -159,7 +159,11 @@ def test_unknown_names_are_rejected_with_close_matches() -> None:
         load_feature_model("efficientnet_lite2", weights="w.pth")
 
 
-@pytest.mark.parametrize("place", [Processes(("cpu", "cpu")), RayCluster("local", 2, "cpu")], ids=["processes", "ray"])
+@pytest.mark.parametrize(
+    "place",
+    [Processes(("cpu", "cpu")), pytest.param(RayCluster("local", 2, "cpu"), marks=pytest.mark.slow)],
+    ids=["processes", "ray"],
+)
 def test_workers_give_the_same_rows_and_share_the_cache(
     place: Processes | RayCluster, images: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

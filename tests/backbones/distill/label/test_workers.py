@@ -155,6 +155,7 @@ def test_processes_killed_20_times_leave_the_store_of_one_undisturbed_process(
     assert content(tmp_path / "s") == content(alone)
 
 
+@pytest.mark.slow
 def test_actors_of_a_real_local_ray_killed_20_times_leave_the_same_store(pictures, spec, alone, tmp_path, monkeypatch):
     pytest.importorskip("ray")
     from tinyvit.core.jobs.ray_cluster import RayPool
