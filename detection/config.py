@@ -33,6 +33,9 @@ _CLASS_AGNOSTIC = ("backbone", "rpn_head")
 #: Transforms whose ``scale`` is the size of the input.
 _RESIZES = ("Resize", "RandomResize", "FixScaleResize")
 
+#: Transforms that put several images into one of ``img_scale``, which is the size of the input.
+_MOSAICS = ("Mosaic", "CachedMosaic", "MixUp", "CachedMixUp")
+
 
 def list_configs() -> list[str]:
     """Return the names of the shipped configs, without their common parts (``_base_*.py``)."""
@@ -414,15 +417,24 @@ def _set_size(cfg: Config, size: int | tuple[int, int]) -> None:
     if isinstance(size, int) and (size < 32 or size % 32):
         raise InputError(f"--img-size is {size}; use a multiple of 32; at multiples of 224 TinyViT needs no padding")
     frame = (size, size) if isinstance(size, int) else size
-    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        for transform in _transforms(cfg.get(loader)):
-            if transform.get("type") in _RESIZES and "scale" in transform:
+    before = max(input_size(cfg) or frame)
+    for part in ("train_dataloader", "val_dataloader", "test_dataloader", "custom_hooks"):
+        transforms = list(_transforms(cfg.get(part)))
+        has_mosaic = any(transform["type"] in _MOSAICS for transform in transforms)
+        for transform in transforms:
+            kind = transform["type"]
+            if kind in _MOSAICS:
+                transform["img_scale"] = frame
+            elif kind == "RandomResize" and has_mosaic:
+                # The mosaic is larger than the input, by a factor that stays.
+                transform["scale"] = tuple(round(side * max(transform["scale"]) / before) for side in frame)
+            elif kind in _RESIZES and "scale" in transform:
                 transform["scale"] = frame
-            elif transform.get("type") == "RandomChoiceResize":
+            elif kind == "RandomChoiceResize":
                 transform["scales"] = [frame]
-            elif transform.get("type") == "Pad" and "size" in transform:
+            elif kind == "Pad" and "size" in transform:
                 transform["size"] = frame
-            elif transform.get("type") == "RandomCrop":
+            elif kind == "RandomCrop":
                 transform["crop_size"] = frame
 
 

@@ -24,7 +24,8 @@ def set_schedule(
 
     Milestones keep their place relative to the whole run. Warm-up takes at most a tenth of the run;
     a run below 20 iterations has none. Validation and checkpoints come at the end, and about ten
-    times in a long run. With ``auto_scale_lr.enable`` in the config, mmengine scales the learning
+    times in a long run. A switch to other images, such as RTMDet's end of mosaics, keeps its place,
+    too. With ``auto_scale_lr.enable`` in the config, mmengine scales the learning
     rate to the batch size.
 
     Args:
@@ -34,7 +35,7 @@ def set_schedule(
         batch_size: Images per iteration and device.
 
     Returns:
-        A sentence per warm-up that was shortened.
+        A sentence per warm-up that was shortened and per switch of images that cannot be kept.
 
     Raises:
         InputError: Both lengths are given, or a value is below 1.
@@ -51,6 +52,7 @@ def set_schedule(
         _replace_loop(cfg, epochs or max_iters or 1, by_epoch=max_iters is None)
     new = _length(cfg)
     notes = [_fit_scheduler(scheduler, old, new) for scheduler in as_list(cfg.get("param_scheduler"))]
+    notes += [_fit_switch(hook, old, new) for hook in as_list(cfg.get("custom_hooks"))]
     logger = (cfg.get("default_hooks") or {}).get("logger")
     if logger:
         logger["interval"] = max(1, min(logger.get("interval", 50), new.iterations // 10))
@@ -110,11 +112,30 @@ def _fit_scheduler(scheduler: Any, old: _Length, new: _Length) -> str | None:
     for key in ("begin", "end", "T_max"):
         if scheduler.get(key):
             scheduler[key] = max(1, round(scheduler[key] * after / before))
+    if scheduler.get("begin", 0) >= scheduler.get("end", math.inf):
+        scheduler["begin"] = scheduler["end"] - 1  # a run of one epoch
     if scheduler.get("milestones"):
         scheduler["milestones"] = [max(1, round(step * after / before)) for step in scheduler["milestones"]]
     scheduler["by_epoch"] = keeps_epochs
     if not keeps_epochs:
         scheduler.pop("convert_to_iter_based", None)
+    return None
+
+
+#: Keys of mmdet's hooks that change the training images, counted in epochs.
+_SWITCHES = ("switch_epoch", "num_last_epochs")
+
+
+def _fit_switch(hook: Any, old: _Length, new: _Length) -> str | None:
+    """Move a hook's switch of images to its place in the new run; return a sentence if it has
+    none.
+    """
+    key = next((key for key in _SWITCHES if key in hook), None)
+    if key is None or old.epochs is None:
+        return None
+    if new.epochs is None:
+        return f"{hook['type']} counts epochs and this run counts iterations; its switch of images does not come"
+    hook[key] = round(hook[key] * new.epochs / old.epochs)
     return None
 
 

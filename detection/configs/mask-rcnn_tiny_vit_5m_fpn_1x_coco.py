@@ -10,7 +10,7 @@ config was run on small data only, not trained on COCO.
 
 _base_ = [
     "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
-    "mmdet::_base_/datasets/coco_instance.py",
+    "_base_coco_instance.py",
     "_base_adamw_1x.py",
 ]
 
@@ -20,6 +20,3 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 160, 320]),
 )
-
-val_evaluator = dict(type="tinyvit.CocoMetric")
-test_evaluator = val_evaluator

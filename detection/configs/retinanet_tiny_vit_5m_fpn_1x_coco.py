@@ -10,7 +10,7 @@ the batch size. Expected: not measured. This config was run on small data only, 
 
 _base_ = [
     "mmdet::_base_/models/retinanet_r50_fpn.py",
-    "mmdet::_base_/datasets/coco_detection.py",
+    "_base_coco_detection.py",
     "_base_adamw_1x.py",
 ]
 
@@ -21,6 +21,3 @@ model = dict(
     ),
     neck=dict(in_channels=[128, 160, 320], start_level=0),
 )
-
-val_evaluator = dict(type="tinyvit.CocoMetric")
-test_evaluator = val_evaluator

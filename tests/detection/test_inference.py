@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,26 +10,11 @@ from mmengine.config import Config
 from PIL import Image
 
 from tinyvit.core.images.decode import decode
-from tinyvit.detection import list_configs, load_config
+from tinyvit.detection import load_config
 from tinyvit.detection.inference import LoadImage
 from tinyvit.detection.runtime import import_mmdet
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def loaders(node: Any) -> list[str]:
-    """The types of all image loaders in a config."""
-    if isinstance(node, dict):
-        own = [node["type"]] if "LoadImage" in str(node.get("type")) else []
-        return own + [name for value in node.values() for name in loaders(value)]
-    return [name for value in node for name in loaders(value)] if isinstance(node, (list, tuple)) else []
-
-
-@pytest.mark.parametrize("name", list_configs())
-def test_shipped_configs_load_images_by_our_rule(name: str) -> None:
-    found = loaders(load_config(name)._cfg_dict.to_dict())
-    assert len(found) >= 3
-    assert set(found) == {"tinyvit.LoadImage"}
 
 
 def test_configs_of_users_do_too_wherever_the_loader_stands(tmp_path: Path) -> None:

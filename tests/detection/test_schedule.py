@@ -76,3 +76,34 @@ def test_a_cosine_schedule_is_stretched() -> None:
     _fit_scheduler(in_iterations, _Length(120, 12), _Length(60, None))
     expected = {"type": "CosineAnnealingLR", "begin": 30, "end": 60, "T_max": 30, "by_epoch": False}
     assert in_iterations == expected
+
+
+RTMDET = "rtmdet_tiny_tiny_vit_5m_4xb32-100e_coco"
+
+
+@pytest.mark.parametrize(("epochs", "switch", "begin", "length"), [(50, 45, 25, 25), (10, 9, 5, 5), (1, 1, 0, 1)])
+def test_a_switch_of_images_keeps_its_place(make_coco, epochs: int, switch: int, begin: int, length: int) -> None:
+    from mmengine.optim import CosineAnnealingLR
+
+    cfg = load_config(RTMDET, data_root=make_coco())
+    set_schedule(cfg, epochs=epochs)
+    assert cfg.custom_hooks[1].switch_epoch == switch  # of 90 in 100
+    cosine = cfg.param_scheduler[1]
+    assert (cosine.begin, cosine.end, cosine.T_max) == (begin, epochs, length)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    CosineAnnealingLR.build_iter_from_epoch(
+        optimizer,
+        **{key: value for key, value in cosine.items() if key not in ("type", "convert_to_iter_based")},
+        epoch_length=3,
+    )
+
+
+def test_a_run_of_iterations_says_that_it_has_no_switch(make_coco) -> None:
+    cfg = load_config(RTMDET, data_root=make_coco())
+    notes = set_schedule(cfg, max_iters=100)
+    assert notes[-1] == (
+        "PipelineSwitchHook counts epochs and this run counts iterations; its switch of images does not come"
+    )
+    cfg = load_config("mmdet::yolox/yolox_tiny_8xb8-300e_coco", data_root=make_coco(name="other"))
+    set_schedule(cfg, epochs=20)
+    assert cfg.custom_hooks[0].num_last_epochs == 1  # of 15 in 300

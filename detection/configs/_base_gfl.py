@@ -1,0 +1,30 @@
+"""The model of GFL, as MMDetection's ``gfl_r50_fpn_1x_coco.py`` has it.
+
+Command: none; a config names this file in its ``_base_`` and brings the backbone. Recipe:
+MMDetection's. Expected: depends on the backbone.
+"""
+
+_base_ = "_base_atss.py"
+
+model = dict(
+    type="GFL",
+    bbox_head=dict(
+        _delete_=True,
+        type="GFLHead",
+        num_classes=80,
+        in_channels=256,
+        stacked_convs=4,
+        feat_channels=256,
+        anchor_generator=dict(
+            type="AnchorGenerator",
+            ratios=[1.0],
+            octave_base_scale=8,
+            scales_per_octave=1,
+            strides=[8, 16, 32, 64, 128],
+        ),
+        loss_cls=dict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
+        loss_dfl=dict(type="DistributionFocalLoss", loss_weight=0.25),
+        reg_max=16,
+        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+    ),
+)

@@ -1,0 +1,11 @@
+"""Cascade Mask R-CNN, TinyViT-21M, the paper's recipe, 12 epochs.
+
+Command: ``tinyvit detect train cascade-mask-rcnn_tiny_vit_21m_fpn_4conv1fc-giou_ms-crop-1x_coco
+--data-root COCO_DIR --weights tiny_vit_21m.pth``. Recipe: that of
+``cascade-mask-rcnn_tiny_vit_5m_fpn_4conv1fc-giou_ms-crop-1x_coco``. Expected: not measured. This
+config was run on small data only, not trained on COCO.
+"""
+
+_base_ = "cascade-mask-rcnn_tiny_vit_5m_fpn_4conv1fc-giou_ms-crop-1x_coco.py"
+
+model = dict(backbone=dict(arch="21m", drop_path_rate=0.2), neck=dict(in_channels=[96, 192, 384, 576]))
