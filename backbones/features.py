@@ -62,14 +62,24 @@ class FeatureBackbone(nn.Module):
         """Recompute activations in the backward pass instead of keeping them."""
         self.model.set_grad_checkpointing(enable)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> list[Tensor]:
         """Image (B, C, H, W) -> one map (B, channels, H/stride, W/stride) per index, in the order
         of the indices.
+
+        Args:
+            x: The images.
+            valid_sizes: See :meth:`tinyvit.backbones.TinyViT.forward_intermediates`; for TinyViT
+                alone.
         """
         if torch.jit.is_scripting():  # DeiT's maps cannot be scripted, in timm neither
             maps = self.model.stage_maps(x)
             return [maps[index] for index in self.out_indices]
+        return self._maps(x, valid_sizes)
+
+    @torch.jit.unused
+    def _maps(self, x: Tensor, valid_sizes: Tensor | None) -> list[Tensor]:
         order = sorted(set(self.out_indices))
-        maps = self.model.forward_intermediates(x, indices=order, stop_early=True, intermediates_only=True)
+        more = {} if valid_sizes is None else {"valid_sizes": valid_sizes}
+        maps = self.model.forward_intermediates(x, indices=order, stop_early=True, intermediates_only=True, **more)
         by_index = dict(zip(order, maps, strict=True))
         return [by_index[index] for index in self.out_indices]

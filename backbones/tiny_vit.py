@@ -10,7 +10,9 @@ transformer stage.
 
 Padding: a map that is not a multiple of the window is padded with zeros below and to the right.
 This happens *before* the LayerNorm of the attention. The padded tokens take part in the softmax, as
-in the official code and in timm. At the native input sizes nothing is padded.
+in the official code and in timm. At the native input sizes nothing is padded. With
+``pad_tokens="masked"`` no padded token enters a softmax, and with ``valid_sizes`` no layer sees the
+padding of a batch either.
 
 Annotations are evaluated here, because ``torch.fx`` copies them into code for ``torch.jit.script``.
 """
@@ -83,9 +85,10 @@ class PatchEmbed(nn.Module):
         self.act = nn.GELU()
         self.conv2 = ConvNorm(out_chs // 2, out_chs, kernel=3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map an image to the first feature map."""
-        return self.conv2(self.act(self.conv1(x)))
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Map an image to the first feature map; for ``valid`` see :func:`_zero_padding`."""
+        x = self.act(self.conv1(_zero_padding(x, valid)))
+        return self.conv2(_zero_padding(x, _every(valid, 2)))
 
 
 class MBConv(nn.Module):
@@ -104,9 +107,9 @@ class MBConv(nn.Module):
         self.act3 = nn.GELU()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the block."""
-        y = self.act1(self.conv1(x))
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Apply the block; for ``valid`` see :func:`_zero_padding`."""
+        y = _zero_padding(self.act1(self.conv1(x)), valid)
         y = self.act2(self.conv2(y))
         return self.act3(self.drop_path(self.conv3(y)) + x)
 
@@ -124,9 +127,9 @@ class PatchMerging(nn.Module):
         self.act2 = nn.GELU()
         self.conv3 = ConvNorm(out_dim, out_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Halve the map."""
-        x = self.act1(self.conv1(x))
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Halve the map; for ``valid`` see :func:`_zero_padding`."""
+        x = _zero_padding(self.act1(self.conv1(x)), valid)
         x = self.act2(self.conv2(x))
         return self.conv3(x)
 
@@ -137,13 +140,18 @@ class ConvStage(nn.Module):
     def __init__(self, dim: int, expand_ratio: float, drop_path: Sequence[float]) -> None:
         super().__init__()
         self.grad_checkpointing = False
+        self.stride = 1
         self.blocks = nn.Sequential(*[MBConv(dim, expand_ratio, rate) for rate in drop_path])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); for ``valid`` see :func:`_zero_padding`."""
         if not torch.jit.is_scripting() and self.grad_checkpointing and self.training:
-            return _recomputed(self.blocks, x)
-        return self.blocks(x)
+            return _recomputed(self.blocks, x, valid)
+        if valid is None:
+            return self.blocks(x)  # whoever hooks the container sees this call
+        for block in self.blocks:
+            x = block(x, valid)
+        return x
 
 
 class Attention(nn.Module):
@@ -174,17 +182,31 @@ class Attention(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, window_size * window_size))
         self.register_buffer("attention_bias_idxs", bias_indices(window_size), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(windows, N, C) -> (windows, N, C)."""
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """(windows, N, C) -> (windows, N, C); no query sees a token outside ``kept``, bool
+        (windows, N, 1).
+        """
         windows, tokens, channels = x.shape
         qkv = self.qkv(self.norm(x)).view(windows, tokens, self.num_heads, 3 * self.head_dim)
         q, k, v = qkv.transpose(1, 2).split(self.head_dim, dim=-1)  # each (windows, h, N, d)
         bias = self.attention_biases[:, self.attention_bias_idxs].unsqueeze(0)
+        if kept is not None:
+            bias = hide_tokens(bias, kept)
         if self.training and x.device.type == "cpu":
             x = _attention_on_cpu(q, k, v, bias)
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(x.transpose(1, 2).reshape(windows, tokens, channels))
+
+
+def hide_tokens(bias: Tensor, kept: Tensor) -> Tensor:
+    """Return the bias (windows, h, N, N) with which no query sees a token outside ``kept``, bool
+    (windows, N, 1).
+
+    A hidden token has weight 0 in every precision. A window without any token stays finite, which
+    it would not with minus infinity.
+    """
+    return torch.where(kept.transpose(1, 2).unsqueeze(1), bias, -30000.0)
 
 
 def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -237,22 +259,24 @@ class TinyViTBlock(nn.Module):
         drop: float,
         drop_path: float,
         local_conv_size: int,
+        masks_padding: bool = False,
     ) -> None:
         super().__init__()
         self.window_size = window_size
+        self.masks_padding = masks_padding
         self.attn = Attention(dim, num_heads, window_size)
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.local_conv = ConvNorm(dim, dim, kernel=local_conv_size, groups=dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the block."""
-        x = x + self.drop_path1(self._window_attention(x))
-        x = self.local_conv(_as_nchw(x)).permute(0, 2, 3, 1)
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Apply the block; for ``valid`` see :func:`_zero_padding`."""
+        x = x + self.drop_path1(self._window_attention(x, valid))
+        x = self.local_conv(_zero_padding(_as_nchw(x), valid)).permute(0, 2, 3, 1)
         return x + self.drop_path2(self.mlp(x))
 
-    def _window_attention(self, x: Tensor) -> Tensor:
+    def _window_attention(self, x: Tensor, valid: Tensor | None) -> Tensor:
         batch, height, width, channels = x.shape
         s = self.window_size
         # Rounded up in this form, n * s is a multiple of n for the symbolic shapes of torch.export
@@ -263,14 +287,18 @@ class TinyViTBlock(nn.Module):
         # when it does not.
         traced = torch.compiler.is_compiling()
         padded = traced or bool(pad_bottom or pad_right)
+        kept: Tensor | None = None
+        if self.masks_padding and (padded or valid is not None):
+            kept = torch.ones(batch, height, width, 1, dtype=torch.bool, device=x.device)
+            if valid is not None:
+                kept = valid.permute(0, 2, 3, 1)
         if padded:
             x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
-
-        # Rank 4 throughout: (B*rows, s, columns, s*C) is swapped to (B*rows, columns, s, s*C), the
-        # order of windows. Unlike the usual rank-6 permute, this converts to edge runtimes.
-        x = x.flatten(2).flatten(0, 1).view(batch * n_rows, s, n_columns, s * channels)
-        x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
-        x = self.attn(x.view(batch * n_rows * n_columns, s * s, channels)).flatten(1)
+            if kept is not None:
+                kept = F.pad(kept, (0, 0, 0, pad_right, 0, pad_bottom))
+        if kept is not None:
+            kept = cut_windows(kept, s, n_rows, n_columns)
+        x = self.attn(cut_windows(x, s, n_rows, n_columns), kept).flatten(1)
         x = x.view(batch * n_rows, n_columns, s, s * channels)
         x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
         x = x.view(batch, n_rows * s, n_columns * s, channels)
@@ -279,7 +307,34 @@ class TinyViTBlock(nn.Module):
         return x[:, :height, :width] if padded else x
 
 
+def cut_windows(x: Tensor, s: int, n_rows: int, n_columns: int) -> Tensor:
+    """(B, n_rows * s, n_columns * s, C) -> (B * n_rows * n_columns, s * s, C).
+
+    Rank 4 throughout: (B*rows, s, columns, s*C) is swapped to (B*rows, columns, s, s*C), the order
+    of windows. Unlike the usual rank-6 permute, this converts to edge runtimes.
+    """
+    batch, channels = x.shape[0], x.shape[3]
+    x = x.flatten(2).flatten(0, 1).view(batch * n_rows, s, n_columns, s * channels)
+    x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
+    return x.view(batch * n_rows * n_columns, s * s, channels)
+
+
 register_notrace_module(TinyViTBlock)  # for torch.fx as timm uses it: padding depends on the size
+
+
+def _zero_padding(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Return a map (B, C, H, W) with zeros outside ``valid``, bool (B, 1, H, W).
+
+    A convolution then sees there what it sees beyond the border of a map. ``None``: all is image.
+    """
+    return x if valid is None else torch.where(valid, x, 0.0)
+
+
+def _every(valid: Tensor | None, stride: int) -> Tensor | None:
+    """Return which places are image after a strided convolution; its first output is centred on
+    the first input.
+    """
+    return None if valid is None else valid[:, :, ::stride, ::stride]
 
 
 def _as_nchw(x: Tensor) -> Tensor:
@@ -314,30 +369,52 @@ class TinyViTStage(nn.Module):
         drop_path: Sequence[float],
         local_conv_size: int,
         stride: int,
+        masks_padding: bool = False,
     ) -> None:
         super().__init__()
         self.grad_checkpointing = False
+        self.stride = stride
         self.downsample = PatchMerging(dim, out_dim, stride)
         self.blocks = nn.Sequential(
             *[
-                TinyViTBlock(out_dim, num_heads, window_size, mlp_ratio, drop, rate, local_conv_size)
+                TinyViTBlock(out_dim, num_heads, window_size, mlp_ratio, drop, rate, local_conv_size, masks_padding)
                 for rate in drop_path
             ]
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the stage."""
-        x = self.downsample(x).permute(0, 2, 3, 1).contiguous()
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Apply the stage; for ``valid``, of the input, see :func:`_zero_padding`."""
+        x = self.downsample(x, valid).permute(0, 2, 3, 1).contiguous()
+        valid = _every(valid, self.stride)
         if not torch.jit.is_scripting() and self.grad_checkpointing and self.training:
-            return _as_nchw(_recomputed(self.blocks, x))
-        return _as_nchw(self.blocks(x))
+            return _as_nchw(_recomputed(self.blocks, x, valid))
+        if valid is None:
+            return _as_nchw(self.blocks(x))
+        for block in self.blocks:
+            x = block(x, valid)
+        return _as_nchw(x)
 
 
-def _recomputed(blocks: nn.Sequential, x: Tensor) -> Tensor:
+def _recomputed(blocks: nn.Sequential, x: Tensor, valid: Tensor | None) -> Tensor:
     """Run blocks whose activations are computed again in the backward pass."""
     for block in blocks:
-        x = checkpoint(block, x, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+        x = checkpoint(block, x, valid, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
     return x
+
+
+def valid_places(valid_sizes: Tensor, x: Tensor) -> Tensor:
+    """Return which pixels of a batch are image, bool (B, 1, H, W).
+
+    Args:
+        valid_sizes: Height and width of each image in pixels, (B, 2).
+        x: The batch (B, C, H, W), padded at the right and bottom.
+    """
+    sizes = valid_sizes.to(x.device)
+    if tuple(sizes.shape) != (x.shape[0], 2):
+        raise ValueError(f"valid_sizes has shape {tuple(sizes.shape)}; give height and width of {x.shape[0]} images")
+    rows = torch.arange(x.shape[2], device=x.device) < sizes[:, :1]
+    columns = torch.arange(x.shape[3], device=x.device) < sizes[:, 1:]
+    return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
 
 
 #: How the head pools, by timm's names; without pooling it classifies every place of the map.
@@ -416,10 +493,12 @@ class TinyViT(nn.Module):
         local_conv_size: Side of the depthwise convolution between attention and perceptron.
         output_stride: 32, or 16 for a last stage that does not downsample, as in MobileSAM's image
             encoder.
+        pad_tokens: ``zero``: tokens that fill up a window are zeros and take part in the softmax,
+            as in the published weights' training. ``masked``: they do not.
 
     Raises:
         ValueError: The stage lists differ in length, a width is not a multiple of its number of
-            heads, or ``global_pool`` or ``output_stride`` is not known.
+            heads, or ``global_pool``, ``output_stride`` or ``pad_tokens`` is not known.
 
     Source: paper section 3.2 and figure 6; official ``models/tiny_vit.py``.
     """
@@ -440,11 +519,14 @@ class TinyViT(nn.Module):
         local_conv_size: int = 3,
         global_pool: str = "avg",
         output_stride: int = 32,
+        pad_tokens: str = "zero",
     ) -> None:
         super().__init__()
         _check_stages(embed_dims, depths, num_heads, window_sizes)
         if output_stride not in (16, 32):
             raise ValueError(f"output_stride is {output_stride}; TinyViT has 32, or 16")
+        if pad_tokens not in ("zero", "masked"):
+            raise ValueError(f"pad_tokens is {pad_tokens!r}; use 'zero' or 'masked'")
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.embed_dims = tuple(embed_dims)
@@ -455,6 +537,7 @@ class TinyViT(nn.Module):
         self.mbconv_expand_ratio = mbconv_expand_ratio
         self.local_conv_size = local_conv_size
         self.output_stride = output_stride
+        self.pad_tokens = pad_tokens
         self.pretrained_cfg: dict[str, Any] = {}
         self.default_cfg = self.pretrained_cfg  # timm's older name
 
@@ -474,6 +557,7 @@ class TinyViT(nn.Module):
                     rates[start : start + depths[i]],
                     local_conv_size,
                     stride=1 if i == len(depths) - 1 and output_stride == 16 else 2,
+                    masks_padding=pad_tokens == "masked",
                 )
             )
         self.stages = nn.Sequential(*stages)
@@ -527,6 +611,7 @@ class TinyViT(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        valid_sizes: Tensor | None = None,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return feature maps at strides 4, 8, 16, 32, taken before the next stage's downsample.
 
@@ -538,18 +623,27 @@ class TinyViT(nn.Module):
             stop_early: Leave out the stages after the last requested one.
             output_fmt: Only ``NCHW``.
             intermediates_only: Return the list alone, without the last map.
+            valid_sizes: Height and width in pixels of each image of a batch that is padded at the
+                right and bottom, (B, 2). Evaluated, an image then has the features that it has
+                alone, and zeros outside. BatchNorm's statistics in training count the padding.
+
+        Raises:
+            ValueError: ``valid_sizes`` without ``pad_tokens="masked"``, or of another shape.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}; TinyViT gives NCHW only")
         take, last = feature_take_indices(len(self.stages), _as_indices(indices))
+        if valid_sizes is not None and self.pad_tokens != "masked":
+            raise ValueError("valid_sizes needs pad_tokens='masked'")
         maps: list[Tensor] = []
-        x = self.patch_embed(x)
+        valid = None if valid_sizes is None else valid_places(valid_sizes, x)
+        x, valid = self.patch_embed(x, valid), _every(valid, 4)
         for i, stage in enumerate(self.stages):
             if stop_early and i > last:
                 break
-            x = stage(x)
+            x, valid = stage(x, valid), _every(valid, stage.stride)  # pyright: ignore[reportArgumentType]
             if i in take:
-                maps.append(x)
+                maps.append(_zero_padding(x, valid))
         return maps if intermediates_only else (x, maps)
 
     def prune_intermediate_layers(

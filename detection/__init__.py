@@ -33,9 +33,11 @@ from tinyvit.core.lazy import lazy_names
 from .mmcv_ext import install as _install
 from .mmcv_ext import mmcv_ops_in_use
 from .mmcv_missing import MissingOperatorError
+from .mmengine_ext import install as _mend_mmengine
 
 # Before anything of mmcv.ops or mmdet.models is imported, by us or by a user of this package.
 _install()
+_mend_mmengine()
 
 from .backbones import DeiT, SimpleFeaturePyramid, TinyViT  # noqa: E402
 from .optim import LayerDecayOptimWrapperConstructor  # noqa: E402

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.logging import print_log
@@ -162,9 +162,8 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
     the classifier) are removed, so that every parameter gets a gradient. Parameter names are those
     of :class:`tinyvit.backbones.TinyViT`.
 
-    A padded image gives slightly different features near its border, because padded tokens take
-    part in the window attention. With the windows of the 224 px models, images whose sides are
-    multiples of 224 need no padding.
+    With the windows of the 224 px models, images whose sides are multiples of 224 need no padding of
+    tokens. Else the features depend on the padding, unless ``pad_tokens`` is ``'masked'``.
 
     Args:
         arch: ``'5m'``, ``'11m'``, ``'21m'``, ``'21m_384'``, ``'21m_512'``, a full model name, or a
@@ -177,6 +176,9 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         drop_path_rate: Stochastic depth of the last block.
         window_sizes: Windows of the four stages in tokens; attention biases of loaded weights are
             resized to them.
+        pad_tokens: ``'zero'``: padded tokens take part in the attention, as when the published
+            weights were trained. ``'masked'``: they do not, and every layer sees each image as if
+            it were alone in its batch; its detector hands over the sizes (:mod:`.padding`).
         weights: A checkpoint file of any known naming, a URL, or a tag of published weights such as
             ``'dist_in22k_ft_in1k'``. ``None`` starts from random weights.
         init_cfg: mmengine's form of the same: ``dict(type='Pretrained', checkpoint=...,
@@ -195,6 +197,7 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
         window_sizes: Sequence[int] | None = None,
+        pad_tokens: Literal["zero", "masked"] = "zero",
         weights: str | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
@@ -204,8 +207,10 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
         if window_sizes is not None:
             shape["window_sizes"] = tuple(window_sizes)
         try:
-            super().__init__(num_classes=0, drop_path_rate=drop_path_rate, **shape)
+            super().__init__(num_classes=0, drop_path_rate=drop_path_rate, pad_tokens=pad_tokens, **shape)
         except (TypeError, ValueError) as error:
+            if pad_tokens not in ("zero", "masked"):
+                raise InputError(str(error)) from error
             raise InputError(f"arch {arch!r} does not describe a TinyViT: {error}") from error
         self.arch, self.weights, self.init_cfg = name, weights, init_cfg
         self.out_indices = _checked_indices(out_indices, len(self.stages))
@@ -219,13 +224,23 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
             self.set_grad_checkpointing()
         self.train()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, valid_sizes: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Return maps (B, out_channels[i], H/strides[i], W/strides[i]) of images (B, 3, H, W).
 
         Sizes are rounded up. The maps are contiguous, because some heads (CenterNet's) view them as
         rows.
+
+        Args:
+            x: The images, padded to one size at the right and bottom.
+            valid_sizes: Height and width of each image before that, (B, 2), with
+                ``pad_tokens='masked'``; ``None``: all is image. In a detector :mod:`.padding` gives
+                them.
         """
-        maps: Any = self.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
+        maps: Any = self.forward_intermediates(
+            x, indices=list(self.out_indices), intermediates_only=True, valid_sizes=valid_sizes
+        )
         return tuple(one.contiguous() for one in maps)
 
     def train(self, mode: bool = True) -> TinyViT:

@@ -17,6 +17,7 @@ from tinyvit.core.errors import InputError
 
 from .backbones import BackboneMixin
 from .mmcv_missing import MissingOperatorError
+from .padding import hand_over_sizes
 
 # The coarsest usual stride: a map of it has one position.
 _SIDE = 128
@@ -39,6 +40,7 @@ def _checked(build: Callable[..., Any]) -> Callable[..., Any]:
     def build_and_check(*args: Any, **kwargs: Any) -> Any:
         built = build(*args, **kwargs)
         check_wiring(built)
+        hand_over_sizes(built)
         return built
 
     build_and_check.checks_wiring = True  # pyright: ignore[reportFunctionMemberAccess]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..tiny_vit import hide_tokens
 from .native import NativeError
 from .native_kernels import operators, vector_width
 
@@ -31,11 +32,12 @@ class FusedAttention:
         self.heads, self.width = heads, width
         self.bias = _for_sdpa(bias)
 
-    def __call__(self, qkv: Tensor) -> Tensor:
+    def __call__(self, qkv: Tensor, kept: Tensor | None = None) -> Tensor:
         """``(windows, N, 3 h d) -> (windows, N, h d)``; q of all heads first, then k, then v."""
         windows, tokens, _ = qkv.shape
+        bias = self.bias if kept is None else hide_tokens(self.bias, kept)
         q, k, v = (part.transpose(1, 2) for part in qkv.view(windows, tokens, 3, self.heads, self.width).unbind(2))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return y.transpose(1, 2).reshape(windows, tokens, self.heads * self.width)
 
 
@@ -70,9 +72,9 @@ class NativeAttention:
         self.table = F.pad(_offset_table(bias, self.side).flatten(), (0, vector_width()))
         self.run = operators().window_attention.default
 
-    def __call__(self, qkv: Tensor) -> Tensor:
+    def __call__(self, qkv: Tensor, kept: Tensor | None = None) -> Tensor:
         """``(windows, N, 3 h d) -> (windows, N, h d)``; q of all heads first, then k, then v."""
-        return self.run(qkv, self.table, self.heads, self.side)
+        return self.run(qkv, self.table, self.heads, self.side, kept)
 
 
 def unfit(widths: Iterable[int]) -> str | None:

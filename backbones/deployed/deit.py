@@ -91,7 +91,9 @@ class _DeiT(Network):
         heads = [module.head] + ([module.head_dist] if hasattr(module, "head_dist") else [])
         self.heads = [make.linear(head) for head in heads if isinstance(head, nn.Linear)]
 
-    def begin(self, image: Tensor) -> tuple[Tensor, Any]:
+    def begin(self, image: Tensor, valid_sizes: Tensor | None = None) -> tuple[Tensor, Any]:
+        if valid_sizes is not None:
+            raise InputError("valid_sizes are for TinyViT; DeiT's attention sees the whole batch")
         (ph, pw), (batch, channels, height, width) = self.patch, image.shape
         if self.fixed_size and (height, width) != tuple(self.fixed_size):
             fixed = " x ".join(map(str, self.fixed_size))

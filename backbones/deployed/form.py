@@ -190,7 +190,12 @@ class DeployedSteps(Deployed):
             return network.head(network.features(x.to(self._dtype)), False).to(x.dtype)
 
     def forward_intermediates(
-        self, x: Tensor, indices: int | Sequence[int] | None = None, intermediates_only: bool = False, **_: Any
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        intermediates_only: bool = False,
+        valid_sizes: Tensor | None = None,
+        **_: Any,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return the feature maps of these indices, as the module's method does."""
         from timm.models._features import feature_take_indices
@@ -200,7 +205,7 @@ class DeployedSteps(Deployed):
             asked = list(indices) if isinstance(indices, Sequence) else indices
             take, _last = feature_take_indices(len(network.map_steps), asked)
             everything = list(take) if intermediates_only else sorted({*take, len(network.map_steps) - 1})
-            maps = [found.to(x.dtype) for found in network.maps(x.to(self._dtype), everything)]
+            maps = [found.to(x.dtype) for found in network.maps(x.to(self._dtype), everything, valid_sizes)]
         chosen = [found for index, found in zip(sorted(everything), maps, strict=True) if index in take]
         return chosen if intermediates_only else (maps[-1], chosen)
 
@@ -228,11 +233,11 @@ class DeployedMaps(DeployedSteps):
             if hasattr(module, name):
                 setattr(self, name, getattr(module, name))
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> Any:
         """Image (B, C, H, W) -> one map per index."""
         order = sorted(set(self.out_indices))
         with self._running(x):
-            maps = self._network.maps(x.to(self._dtype), order)
+            maps = self._network.maps(x.to(self._dtype), order, valid_sizes)
         found = {index: feature.to(x.dtype).contiguous() for index, feature in zip(order, maps, strict=True)}
         return self._container(found[index] for index in self.out_indices)
 

@@ -141,6 +141,8 @@ def _compare(found: Tensor, wanted: Tensor) -> None:
 
 
 Operator = Callable[[Tensor], Tensor]
+#: Attention also takes which tokens count, or ``None`` for all.
+Attend = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, activation: str, kernels: Kernels) -> Operator:
@@ -177,8 +179,9 @@ def is_pointwise(conv: nn.Conv2d) -> bool:
     return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
 
 
-def make_attention(bias: Tensor, heads: int, width: int, kernels: Kernels) -> Operator:
-    """Return attention within windows: ``(windows, N, 3 h d) -> (windows, N, h d)``.
+def make_attention(bias: Tensor, heads: int, width: int, kernels: Kernels) -> Attend:
+    """Return attention within windows: ``(windows, N, 3 h d) -> (windows, N, h d)``; its second
+    argument is ``kept`` of :func:`tinyvit.backbones.tiny_vit.hide_tokens`.
 
     Args:
         bias: ``(h, N, N)``, in the dtype and on the device that it runs in.

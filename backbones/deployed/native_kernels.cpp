@@ -57,11 +57,12 @@ extern "C" int vector_width() { return VECTOR; }
  * What it computes, for each window w and head h, with N = side * side tokens of D numbers:
  *
  *     out[w, :, h] = softmax(scale * q @ k^T + bias) @ v
- *     bias[i, j] = table[h, |row(i) - row(j)|, column(j) - column(i) + side - 1]
+ *     bias[i, j] = table[h, |row(i) - row(j)|, column(j) - column(i) + side - 1], or OUTSIDE where kept[w, j] is 0
  *
  * Layouts (row-major):
  *     qkv     (windows, N, 3, heads, D)       q, k and v as one projection writes them
  *     table   (heads, side, 2 * side - 1)     and VECTOR numbers after its end that may be read
+ *     kept    (windows, N)                    bytes, 0 for a token that no query sees; or null
  *     out     (windows, N, heads, D)
  *
  * The bias is spread out from its table a few rows at a time: all of it would be more to read than q, k and v. One task
@@ -123,7 +124,7 @@ static inline void score(const float *q, const float *keys, float *scores, long 
 
 /* The bias of query `token` with all keys; columns beyond the last key get a weight of zero. Writes up to VECTOR numbers
  * beyond the row. */
-static inline void spread(const float *table, float *row, long token, long side, long padded)
+static inline void spread(const float *table, const uint8_t *kept, float *row, long token, long side, long padded)
 {
     const long y = token / side, x = token % side;
     for (long other = 0; other < side; other++) {
@@ -133,6 +134,9 @@ static inline void spread(const float *table, float *row, long token, long side,
     }
     for (long i = side * side; i < padded; i++)
         row[i] = OUTSIDE;
+    for (long i = 0; kept && i < side * side; i++)
+        if (!kept[i])
+            row[i] = OUTSIDE;
 }
 
 /* Over the numbers of one vector, by halves. */
@@ -184,8 +188,8 @@ static inline void mix(const float *weights, const float *values, const float *i
     }
 }
 
-static void attend(const float *qkv, const float *next, const float *table, float *out, float *scratch, long side,
-                   long heads, long width, long padded, float scale)
+static void attend(const float *qkv, const float *next, const float *table, const uint8_t *kept, float *out,
+                   float *scratch, long side, long heads, long width, long padded, float scale)
 {
     const long tokens = side * side, stride = 3 * heads * width;
     const float *k = qkv + heads * width, *v = qkv + 2 * heads * width;
@@ -207,7 +211,7 @@ static void attend(const float *qkv, const float *next, const float *table, floa
         float inverse[ROWS];
         for (int r = 0; r < ROWS; r++) {
             const long row = first + (r < rows ? r : rows - 1);
-            spread(table, scores + r * padded, row, side, padded);
+            spread(table, kept, scores + r * padded, row, side, padded);
             for (long d = 0; d < width; d++)
                 q[r * width + d] = qkv[row * stride + d] * scale;
             for (long d = 0; d < width; d += 16)
@@ -226,8 +230,8 @@ static void attend(const float *qkv, const float *next, const float *table, floa
 }
 
 /* D must be a multiple of 2 * VECTOR. Returns 0, or 1 when there is no memory. */
-extern "C" int window_attention(const float *qkv, const float *table, float *out, long windows, long side, long heads,
-                                long width, float scale, int threads)
+extern "C" int window_attention(const float *qkv, const float *table, const uint8_t *kept, float *out, long windows,
+                                long side, long heads, long width, float scale, int threads)
 {
     const long tokens = side * side, padded = (tokens + VECTOR - 1) / VECTOR * VECTOR, tasks = windows * heads;
     const size_t floats = width * padded + tokens * width + ROWS * width + ROWS * padded + VECTOR;
@@ -248,6 +252,7 @@ extern "C" int window_attention(const float *qkv, const float *table, float *out
             const long window = tokens * 3 * heads * width;
             attend(qkv + task / heads * window + task % heads * width,
                    qkv + after / heads * window + after % heads * width, table + task % heads * side * (2 * side - 1),
+                   kept ? kept + task / heads * tokens : kept,
                    out + task / heads * tokens * heads * width + task % heads * width, scratch, side, heads, width,
                    padded, scale);
         }

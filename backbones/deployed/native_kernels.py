@@ -35,7 +35,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """Return the library of the kernels with the types of its functions set."""
     pointer, long, whole = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.vector_width.restype = whole
-    library.window_attention.argtypes = [pointer] * 3 + [long] * 4 + [ctypes.c_float, whole]
+    library.window_attention.argtypes = [pointer] * 4 + [long] * 4 + [ctypes.c_float, whole]
     library.window_attention.restype = whole
     library.depthwise_conv.argtypes = [pointer] * 4 + [long] * 4 + [whole] * 3
     library.depthwise_conv.restype = None
@@ -60,20 +60,22 @@ def operators() -> Any:
     """
     library = kernel_library()
 
-    def attend(qkv: Tensor, table: Tensor, heads: int, side: int) -> Tensor:
-        return window_attention(library, qkv, table, heads, side)
+    def attend(qkv: Tensor, table: Tensor, heads: int, side: int, kept: Tensor | None = None) -> Tensor:
+        return window_attention(library, qkv, table, heads, side, kept)
 
     def convolve(image: Tensor, weight: Tensor, bias: Tensor, stride: int, gelu: bool) -> Tensor:
         return depthwise_conv(library, image, weight, bias, stride, gelu)
 
-    _OPERATORS.define("window_attention(Tensor qkv, Tensor table, int heads, int side) -> Tensor")
+    _OPERATORS.define("window_attention(Tensor qkv, Tensor table, int heads, int side, Tensor? kept=None) -> Tensor")
     _OPERATORS.impl("window_attention", attend, "CPU")
     _OPERATORS.define("depthwise_conv(Tensor image, Tensor weight, Tensor bias, int stride, bool gelu) -> Tensor")
     _OPERATORS.impl("depthwise_conv", convolve, "CPU")
     return torch.ops.tinyvit
 
 
-def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: int, side: int) -> Tensor:
+def window_attention(
+    library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: int, side: int, kept: Tensor | None = None
+) -> Tensor:
     """Return attention within square windows.
 
     Args:
@@ -83,6 +85,7 @@ def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: in
             :class:`~tinyvit.backbones.deployed.attention.NativeAttention` makes.
         heads: Number of heads.
         side: Tokens along a side of a window; ``N`` is its square.
+        kept: Tokens that queries see, bool ``(windows, N, 1)``; ``None`` for all.
 
     Returns:
         ``(windows, N, h d)``.
@@ -97,9 +100,12 @@ def window_attention(library: ctypes.CDLL, qkv: Tensor, table: Tensor, heads: in
     fits = tokens == side * side and width * heads * 3 == qkv.shape[2] and len(table) > heads * side * (2 * side - 1)
     if not fits or qkv.dtype != torch.float32:
         raise ValueError(f"attention in windows of side {side} does not take {qkv.dtype} of {tuple(qkv.shape)}")
+    if kept is not None and (kept.shape != (windows, tokens, 1) or kept.dtype != torch.bool):
+        raise ValueError(f"{windows} windows of {tokens} tokens do not take {kept.dtype} of {tuple(kept.shape)}")
+    kept = None if kept is None else kept.contiguous()
     out = qkv.new_empty(windows, tokens, channels)
-    arguments = (qkv.data_ptr(), table.data_ptr(), out.data_ptr(), windows, side, heads, width, width**-0.5)
-    if library.window_attention(*arguments, torch.get_num_threads()):
+    pointers = (qkv.data_ptr(), table.data_ptr(), None if kept is None else kept.data_ptr(), out.data_ptr())
+    if library.window_attention(*pointers, windows, side, heads, width, width**-0.5, torch.get_num_threads()):
         raise MemoryError("there is no memory for the attention kernel; use fewer threads or TINYVIT_NATIVE=0")
     return out
 

@@ -41,7 +41,7 @@ class Network(ABC):
         self.map_steps = [index for index, step in enumerate(steps) if step.is_map]
 
     @abstractmethod
-    def begin(self, image: Tensor) -> tuple[Tensor, Any]:
+    def begin(self, image: Tensor, valid_sizes: Tensor | None = None) -> tuple[Tensor, Any]:
         """Return the tensor that the first step takes, and the context that later steps take."""
 
     @abstractmethod
@@ -70,9 +70,9 @@ class Network(ABC):
             x = step.run(x, context)
         return self.as_features(x, context)
 
-    def maps(self, image: Tensor, wanted: list[int]) -> list[Tensor]:
+    def maps(self, image: Tensor, wanted: list[int], valid_sizes: Tensor | None = None) -> list[Tensor]:
         """Image -> the feature maps of these indices, in rising order; later steps are left out."""
-        x, context = self.begin(image)
+        x, context = self.begin(image, valid_sizes)
         ends = [self.map_steps[index] for index in sorted(wanted)]
         found = []
         for index, step in enumerate(self.steps[: ends[-1] + 1]):
