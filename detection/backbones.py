@@ -162,8 +162,8 @@ class TinyViT(_tiny_vit.TinyViT, BackboneMixin, BaseModule):  # pyright: ignore[
     the classifier) are removed, so that every parameter gets a gradient. Parameter names are those
     of :class:`tinyvit.backbones.TinyViT`.
 
-    With the windows of the 224 px models, images whose sides are multiples of 224 need no padding of
-    tokens. Else the features depend on the padding, unless ``pad_tokens`` is ``'masked'``.
+    With the windows of the 224 px models, images whose sides are multiples of 224 need no padding
+    of tokens. Else the features depend on the padding, unless ``pad_tokens`` is ``'masked'``.
 
     Args:
         arch: ``'5m'``, ``'11m'``, ``'21m'``, ``'21m_384'``, ``'21m_512'``, a full model name, or a

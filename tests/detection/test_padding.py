@@ -72,7 +72,7 @@ def test_the_backbone_sees_each_image_as_if_it_were_alone() -> None:
 
 
 def test_losses_and_gradients_with_recomputation() -> None:
-    """mmengine's activation checkpointing repeats the backbone's call after that of the detector."""
+    """mmengine's activation checkpointing calls the backbone again after the detector's call."""
     from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 
     grads = []
