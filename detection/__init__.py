@@ -49,34 +49,37 @@ from .wiring import install as _check_every_detector  # noqa: E402
 _check_every_detector()
 
 if TYPE_CHECKING:
-    from .coco import CocoSplit, check_same_classes, find_split, load_annotations, missing_split
-    from .config import apply_overrides, input_size, list_configs, load_config, make_palette, set_classes, trained_size
+    from .config import input_size, list_configs, load_config, make_palette, set_classes, trained_size
+    from .data.annotations import load_annotations
+    from .data.classes import check_same_classes
+    from .data.layouts import CocoSplit, find_split, missing_split
     from .detector import Detections, Detector, detector_config, size_of_test
     from .inference import Predictor, find_images, predict
+    from .overrides import apply_overrides
     from .run import evaluate, train
     from .runtime import import_mmdet, read_detector
     from .schedule import set_schedule
     from .show.drawing import draw_detections
 
 _HOME = {
-    "CocoSplit": "coco",
+    "CocoSplit": "data.layouts",
     "Detections": "detector",
     "Detector": "detector",
     "Predictor": "inference",
-    "apply_overrides": "config",
-    "check_same_classes": "coco",
+    "apply_overrides": "overrides",
+    "check_same_classes": "data.classes",
     "detector_config": "detector",
     "draw_detections": "show.drawing",
     "evaluate": "run",
     "find_images": "inference",
-    "find_split": "coco",
+    "find_split": "data.layouts",
     "import_mmdet": "runtime",
     "input_size": "config",
     "list_configs": "config",
-    "load_annotations": "coco",
+    "load_annotations": "data.annotations",
     "load_config": "config",
     "make_palette": "config",
-    "missing_split": "coco",
+    "missing_split": "data.layouts",
     "predict": "inference",
     "read_detector": "runtime",
     "set_classes": "config",

@@ -14,7 +14,19 @@ from tinyvit.core.detectors import PACKAGED, packaged_configs, shipped_configs
 from tinyvit.core.errors import InputError, require, unknown_name
 from tinyvit.core.options import as_list
 
-from .coco import BoxCounts, CocoSplit, check_same_classes, count_boxes, find_split, missing_split, write_subset
+from .data.classes import check_same_classes, match_classes
+from .data.counts import Use
+from .data.layouts import (
+    WHOLE,
+    CocoSplit,
+    find_scored_split,
+    find_split,
+    missing_split,
+    read_files,
+    write_subset,
+)
+from .data.preflight import DataUse
+from .overrides import apply_overrides
 from .show.drawing import make_palette
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
@@ -27,8 +39,12 @@ _PLAIN_METRICS = ("CocoMetric", "mmdet.CocoMetric")
 #: mmcv's loader, which :class:`tinyvit.detection.inference.LoadImage` replaces.
 _THEIR_LOADER = "LoadImageFromFile"
 
+#: mmdet's reader of COCO's format, which :class:`tinyvit.detection.data.dataset.CocoDataset`
+#: extends.
+_PLAIN_DATASETS = ("CocoDataset", "mmdet.CocoDataset")
+
 #: Parts of a model whose ``num_classes`` is not the number of classes of the data.
-_CLASS_AGNOSTIC = ("backbone", "rpn_head")
+_CLASS_AGNOSTIC = ("backbone", "rpn_head", "semantic_head", "track_head", "reid")
 
 #: Transforms whose ``scale`` is the size of the input.
 _RESIZES = ("Resize", "RandomResize", "FixScaleResize")
@@ -52,19 +68,23 @@ def load_config(
     classes_from: Literal["data", "config"] = "data",
     limit_images: tuple[int, Path] | None = None,
     eval_on_train: bool = False,
+    train_files: tuple[Path, Path | None] | None = None,
+    val_files: tuple[Path, Path | None] | None = None,
+    scored: str | Literal[True] | None = None,
 ) -> Config:
     """Return a config with a data folder put into it.
 
-    With ``data_root`` the classes are the categories of its annotations, and every head gets their
-    number. Other sources of classes must agree with them: ``metainfo`` or an unusual
-    ``num_classes`` in the config, ``num_classes`` in ``overrides``, and ``classes``. With
-    ``classes_from="config"`` the config's dataset type must agree, too.
+    With ``data_root`` or files, the classes are the categories of the annotations, and every head
+    gets their number. Other sources of classes must agree with them, in any order: ``metainfo`` or
+    an unusual ``num_classes`` in the config, ``num_classes`` in ``overrides``, and ``classes``. The
+    validation data may lack some. With ``classes_from="config"`` the config's dataset type must
+    have them, too.
 
     Args:
         config: A config file, the name of a shipped one (:func:`list_configs`), of one that
             MMDetection packages (``mmdet::FOLDER/NAME``), or a config that was read already.
-        data_root: A COCO-layout folder (see :func:`tinyvit.detection.coco.find_split`). ``None``:
-            the config's.
+        data_root: A COCO-layout folder (see :func:`tinyvit.detection.data.layouts.find_split`).
+            ``None``: the config's.
         overrides: Dotted keys and values, put into the config last:
             ``{"optim_wrapper.optimizer.lr": 2e-4}``.
         img_size: Longest side of the resized images in pixels, in training and in testing; a
@@ -74,6 +94,12 @@ def load_config(
         limit_images: Number of training images to keep, and the folder for the shortened annotation
             file.
         eval_on_train: Evaluate on the training images, to check that a detector can fit them.
+        train_files: Annotation file of the training, and its folder of images; ``None`` for that of
+            ``data_root``.
+        val_files: The same for the images that are evaluated.
+        scored: For a test: the name of the split that is evaluated (``train``, ``val``, ``test`` or
+            ``whole``), or ``True`` for the first of the last three that is there. ``None`` for the
+            validation split of a training.
 
     Returns:
         The config, ready for :func:`tinyvit.detection.train` and
@@ -85,17 +111,8 @@ def load_config(
     """
     path = Path(config.filename or "of the checkpoint") if isinstance(config, Config) else _find_config(config)
     cfg = copy.deepcopy(config) if isinstance(config, Config) else _read_config(path)
-    if (limit_images or eval_on_train) and data_root is None:
-        raise InputError("--limit-images and --eval-on-train need --data-root")
-    if data_root is not None:
-        train, val = find_split(data_root, "train"), find_split(data_root, "val")
-        if train is None and val is None:
-            raise missing_split(data_root, "train")
-        if limit_images:
-            if train is None:
-                raise missing_split(data_root, "train")
-            train = write_subset(train, limit_images[0], limit_images[1] / f"train-{limit_images[0]}-images.json")
-        val = train if eval_on_train else val
+    train, val = _find_data(data_root, train_files, val_files, scored, limit_images, eval_on_train)
+    if train or val:
         found = _agreed_classes(cfg, path, train, val, classes_from)
         _set_data(cfg, train, val)
         set_classes(cfg, found)
@@ -105,9 +122,45 @@ def load_config(
     if overrides:
         apply_overrides(cfg, overrides)
     _use_one_decoder(cfg)
-    if data_root is not None or classes is not None:
-        _check_heads(cfg, path, classes)
+    _use_one_reader(cfg)
+    if classes is not None:
+        check_same_classes(classes, "the checkpoint", config_classes(cfg) or (), "the data")
+    if train or val or classes is not None:
+        check_heads(cfg)
     return cfg
+
+
+def _find_data(
+    data_root: str | Path | None,
+    train_files: tuple[Path, Path | None] | None,
+    val_files: tuple[Path, Path | None] | None,
+    scored: str | Literal[True] | None,
+    limit_images: tuple[int, Path] | None,
+    eval_on_train: bool,
+) -> tuple[CocoSplit | None, CocoSplit | None]:
+    """Return the splits that are trained on and evaluated; see :func:`load_config`."""
+    if data_root is None and not train_files and not val_files:
+        if limit_images or eval_on_train:
+            raise InputError("--limit-images and --eval-on-train need --data-root")
+        if isinstance(scored, str):
+            raise InputError("--split needs --data-root, the folder of the splits")
+        return None, None
+    train = read_files(*train_files, "--train-ann") if train_files else None
+    val = read_files(*val_files, "--ann" if scored else "--val-ann") if val_files else None
+    if data_root is not None:
+        train = train or find_split(data_root, "train") or (None if scored else find_split(data_root, WHOLE))
+        if val is None and scored and not eval_on_train:
+            name, val = find_scored_split(data_root, None if scored is True else scored)
+            if val is None and (train is None or scored is not True):
+                raise missing_split(data_root, name)
+        val = val or (None if scored else find_split(data_root, "val"))
+        if train is None and val is None:
+            raise missing_split(data_root, "train")
+    if limit_images:
+        if train is None:
+            raise missing_split(data_root, "train") if data_root else InputError("--limit-images needs --train-ann")
+        train = write_subset(train, limit_images[0], limit_images[1] / f"train-{limit_images[0]}-images.json")
+    return train, train if eval_on_train else val
 
 
 # --- finding and reading ------------------------------------------------------
@@ -177,36 +230,6 @@ def _read_file(path: Path) -> Config:
     return cfg
 
 
-def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
-    """Put dotted keys and values into a config, in place.
-
-    Raises:
-        InputError: The parent of a key does not exist, or ``model`` is not a dict afterwards.
-    """
-    for key, value in overrides.items():
-        node: Any = cfg
-        parents = key.split(".")[:-1]
-        for depth, name in enumerate(parents):
-            node = _child(node, name, key, ".".join(parents[: depth + 1]))
-        if not isinstance(node, (Mapping, Config, list)):
-            raise InputError(f"--cfg-options {key}: {'.'.join(parents)} is {node!r}, which has no keys")
-        cfg.merge_from_dict({key: value})
-    if not isinstance(cfg.get("model"), Mapping):
-        raise InputError(f"--cfg-options model is {cfg.get('model')!r}; it must be a dict, so change keys below it")
-
-
-def _child(node: Any, name: str, key: str, so_far: str) -> Any:
-    """Return the child ``name`` of a node; it must exist, so that a misspelt key is an error."""
-    if isinstance(node, (list, tuple)):
-        if name.isdigit() and int(name) < len(node):
-            return node[int(name)]
-        raise InputError(f"--cfg-options {key}: {so_far} is not a position in a list of {len(node)}")
-    if isinstance(node, (Mapping, Config)) and node.get(name) is not None:
-        return node[name]
-    known = [str(k) for k in node] if isinstance(node, (Mapping, Config)) else []
-    raise unknown_name(f"key of --cfg-options {key}:", name, known)
-
-
 # --- classes ------------------------------------------------------------------
 
 
@@ -262,13 +285,13 @@ def _agreed_classes(
     main = train or val
     assert main is not None
     if train and val:
-        check_same_classes(train.classes, str(train.annotations), val.classes, str(val.annotations))
+        match_classes(train.classes, str(train.annotations), val.classes, str(val.annotations))
     stated = config_classes(cfg) if classes_from == "config" else _stated_classes(cfg)
     if stated:
-        check_same_classes(stated, f"config {path}", main.classes, str(main.annotations))
-        return main.classes
+        subset = classes_from == "config"
+        return match_classes(stated, f"config {path}", main.classes, str(main.annotations), subset)
     native = native_classes(cfg)
-    for key, count in _head_class_counts(cfg.model):
+    for key, count in head_class_counts(cfg.model):
         # The number of the dataset type's own classes is a default; any other one was chosen.
         if count not in (len(main.classes), len(native or ())):
             raise InputError(
@@ -278,22 +301,24 @@ def _agreed_classes(
     return main.classes
 
 
-def _head_class_counts(model: Any, path: str = "model") -> Iterator[tuple[str, int]]:
+def head_class_counts(model: Any, path: str = "model") -> Iterator[tuple[str, int]]:
     """Yield each ``num_classes`` of a model's heads, as a dotted key and its value."""
     parts = model.items() if isinstance(model, Mapping) else enumerate(model)
+    if isinstance(model, Mapping) and "contrastive_cfg" in model:
+        return  # a head that compares with texts; the number is that of their tokens
     for name, value in parts:
         key = f"{path}.{name}"
         if name == "num_classes" and isinstance(value, int):
             yield key, value
         elif name not in _CLASS_AGNOSTIC and isinstance(value, (Mapping, list, tuple)):
-            yield from _head_class_counts(value, key)
+            yield from head_class_counts(value, key)
 
 
 def set_classes(cfg: Config, classes: tuple[str, ...]) -> None:
     """Put classes into the datasets of a config, and their number into the heads of its model, in
     place.
     """
-    for key, _ in list(_head_class_counts(cfg.model)):
+    for key, _ in list(head_class_counts(cfg.model)):
         cfg.merge_from_dict({key: len(classes)})
     native = native_classes(cfg)
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -304,16 +329,18 @@ def set_classes(cfg: Config, classes: tuple[str, ...]) -> None:
             dataset["metainfo"] = metainfo
 
 
-def _check_heads(cfg: Config, path: Path, classes: Sequence[str] | None) -> None:
+def check_heads(cfg: Config) -> None:
+    """Check that every head has as many classes as the data of a config.
+
+    Raises:
+        InputError: A head has another number.
+    """
     found = config_classes(cfg)
-    if found is None:
-        return
-    if classes is not None:
-        check_same_classes(classes, "the checkpoint", found, "the data")
-    for key, count in _head_class_counts(cfg.model):
-        if count != len(found):
+    for key, count in head_class_counts(cfg.model):
+        if found is not None and count != len(found):
             raise InputError(
-                f"{key} is {count}, but the data of config {path} has {len(found)} classes; set it to {len(found)}"
+                f"{key} is {count}, but the data of config {cfg.filename} has {len(found)} classes; "
+                f"set it to {len(found)}"
             )
 
 
@@ -368,6 +395,16 @@ def _use_one_decoder(cfg: Config) -> None:
         known = package in ("", "mmdet") or package.split(".")[0] == "mmcv"
         if last == _THEIR_LOADER and known and transform.get("color_type", "color") == "color":
             transform["type"] = "tinyvit.LoadImage"
+
+
+def _use_one_reader(cfg: Config) -> None:
+    """Replace mmdet's reader of COCO's format by ours, wherever the config has a dataset."""
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for dataset in datasets_of(cfg, loader):
+            kind = dataset.get("type")
+            name = f"mmdet.{kind.__name__}" if isinstance(kind, type) and kind.__module__.startswith("mmdet.") else kind
+            if name in _PLAIN_DATASETS:
+                dataset["type"] = "tinyvit.CocoDataset"
 
 
 def input_size(cfg: Config | Mapping[str, Any]) -> tuple[int, int] | None:
@@ -448,38 +485,10 @@ def _transforms(node: Any) -> Iterator[Any]:
             yield from _transforms(part)
 
 
-def count_training_boxes(cfg: Config) -> dict[Path, BoxCounts]:
-    """Check the annotation files of a config that are in COCO's format; return the counts of the
-    training data by file.
+def uses_of(cfg: Config, role: Literal["train", "val", "test"]) -> list[DataUse]:
+    """Return how a role of a config uses each local annotation file that mmdet reads as COCO's.
 
-    Raises:
-        InputError: A file of training or validation data is damaged, or the training data has no
-            usable box.
-    """
-    counts = _count(cfg, "train_dataloader")
-    if counts and not any(found.trainable for found in counts.values()):
-        names = ", ".join(str(path) for path in counts)
-        raise InputError(
-            f"{names} has no box to train on: {sum(found.unusable for found in counts.values())} of "
-            f"{sum(found.boxes for found in counts.values())} are smaller than a pixel or outside their image, and "
-            "the others are crowds or ignored"
-        )
-    check_annotations(cfg, "val_dataloader")
-    return counts
-
-
-def check_annotations(cfg: Config, loader: str) -> None:
-    """Check the annotation files of one data loader that are in COCO's format.
-
-    Raises:
-        InputError: A file is damaged.
-    """
-    _count(cfg, loader)
-
-
-def _count(cfg: Config, loader: str) -> dict[Path, BoxCounts]:
-    """Return the counts of the local annotation files that mmdet reads as COCO's, by file; the
-    readers of other files check those.
+    The readers of other files check those.
     """
     from .runtime import import_mmdet
 
@@ -487,13 +496,35 @@ def _count(cfg: Config, loader: str) -> dict[Path, BoxCounts]:
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
-    counts = {}
-    for dataset in datasets_of(cfg, loader):
+    uses = []
+    loader = cfg.get(f"{role}_dataloader")
+    loading = [one for one in _transforms(loader) if str(one["type"]).rpartition(".")[2] == "LoadAnnotations"]
+    masks = any(one.get("with_mask") for one in loading)
+    metrics = [metric for one in _evaluators(cfg, f"{role}_evaluator") for metric in as_list(one.get("metric", "bbox"))]
+    for dataset in datasets_of(cfg, f"{role}_dataloader"):
         kind: Any = DATASETS.get(dataset["type"])
         path = annotation_file(dataset)
-        if getattr(kind, "parse_data_info", None) is CocoDataset.parse_data_info and path.is_file():
-            counts[path] = count_boxes(path)
-    return counts
+        if getattr(kind, "load_data_list", None) is not CocoDataset.load_data_list or not path.is_file():
+            continue
+        names = (dataset.get("metainfo") or {}).get("classes") or getattr(kind, "METAINFO", {}).get("classes")
+        filters = dataset.get("filter_cfg") or {}
+        use = Use(
+            classes=((names,) if isinstance(names, str) else tuple(names)) if names else None,
+            masks=masks if role == "train" else "segm" in metrics,
+            polygons=role == "train" and masks and not all(one.get("poly2mask", True) for one in loading),
+            min_size=filters.get("min_size", 0),
+            skips_background=bool(filters.get("filter_empty_gt")),
+        )
+        images = Path(dataset.get("data_root") or "") / (dataset.get("data_prefix") or {}).get("img", "")
+        remote = bool(dataset.get("backend_args"))
+        uses.append(DataUse(role, path, None if remote else images, str(cfg.filename), use))
+    return uses
+
+
+def scored_files(cfg: Config, role: Literal["val", "test"]) -> list[Path]:
+    """Return the annotation files that the evaluators of a role name."""
+    named = [evaluator.get("ann_file") for evaluator in _evaluators(cfg, f"{role}_evaluator")]
+    return [Path(one) for one in named if one]
 
 
 def annotation_file(dataset: Any) -> Path:

@@ -20,8 +20,8 @@ from tinyvit.core.results import make_work_dir
 
 from ..backbones import Checkpoint, Choice
 from ..backbones.deployed import deploy_for_command
-from .coco import check_same_classes
 from .config import config_classes
+from .data.classes import check_same_classes
 from .registry import TRANSFORMS
 from .runtime import building, import_mmdet, load_detector, read_detector
 from .show.drawing import draw_detections

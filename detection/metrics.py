@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation.metrics import CocoMetric as _CocoMetric
+from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
 from tinyvit.core.console import counted, say
 from tinyvit.core.files import write_json
 
+from .data.dataset import Coco
 from .registry import METRICS
 
 #: COCO's twelve numbers, in the order of ``COCOeval.stats``.
@@ -40,11 +42,11 @@ class CocoMetric(_CocoMetric):
 
     Where a detector finds nothing, mmdet's class returns no numbers; this one returns zeros.
 
-    Ids of annotations are renumbered: pycocotools takes the id 0 for "no match". An object without
-    ``iscrowd`` is not a crowd. The file of masks has no boxes, because pycocotools would take their
-    areas for those of the masks.
+    The annotation file is read by :class:`.data.dataset.Coco`. The file of masks has no boxes,
+    because pycocotools would take their areas for those of the masks.
 
     Args:
+        ann_file: As mmdet's.
         *args: As mmdet's.
         proposal_nums: Detections per image of the three recalls.
         metric_items: Names of mmdet's to report instead of all twelve.
@@ -53,16 +55,18 @@ class CocoMetric(_CocoMetric):
 
     def __init__(
         self,
+        ann_file: str | None = None,
         *args: Any,
         proposal_nums: Sequence[int] = (1, 10, 100),
         metric_items: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         self._standard = metric_items is None and tuple(proposal_nums) == (1, 10, 100)
-        super().__init__(*args, proposal_nums=proposal_nums, metric_items=metric_items, **kwargs)
+        super().__init__(None, *args, proposal_nums=proposal_nums, metric_items=metric_items, **kwargs)
         self._standard = self._standard and set(self.metrics) <= {"bbox", "segm"}
-        if self._coco_api is not None:
-            _renumber(self._coco_api)
+        if ann_file is not None:
+            with get_local_path(ann_file, backend_args=self.backend_args) as local_path:
+                self._coco_api = Coco(local_path)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the numbers of all results; see the class."""
@@ -125,14 +129,3 @@ class CocoMetric(_CocoMetric):
         annotations = coco.load_anns(coco.get_ann_ids(img_ids=self.img_ids, cat_ids=self.cat_ids))
         sizes = [ann["area"] for ann in annotations if not ann.get("iscrowd") and not ann.get("ignore")]
         return 0.0 if any(low <= size <= high for size in sizes) else -1.0
-
-
-def _renumber(coco: Any) -> None:
-    """Number the annotations of a data set from 1 in place, and say of each whether it is a
-    crowd.
-    """
-    for number, annotation in enumerate(coco.dataset["annotations"], 1):
-        annotation.update(id=number, iscrowd=int(annotation.get("iscrowd") or 0))
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs

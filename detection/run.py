@@ -25,8 +25,10 @@ from tinyvit.core.results import make_work_dir
 
 from ..backbones import Checkpoint, Choice, choice_of, open_checkpoint, read_checkpoint
 from .backbones import fetch_url
-from .coco import BoxCounts, check_same_classes
-from .config import check_annotations, config_classes, count_training_boxes
+from .config import check_heads, config_classes, head_class_counts, scored_files, set_classes, uses_of
+from .data.classes import check_same_classes, match_classes
+from .data.counts import sum_counts
+from .data.preflight import check_scored, check_training
 from .randomness import check_seed, seed_workers
 from .runtime import (
     QuietRunner,
@@ -96,7 +98,7 @@ def train(
         - ``iterations``, ``seconds``, ``seed``, ``lr`` and ``batch_size``, as used;
         - ``losses``: ``first`` and ``last``, the mean total loss of the first and of the last tenth
           of this run's iterations;
-        - ``boxes`` of the training data: ``total``, and ``unusable``, which were skipped;
+        - ``boxes`` of the training data: ``total``, ``trainable``, and what is left out, by reason;
         - ``metrics`` of the last validation; empty without a validation.
 
     Raises:
@@ -113,25 +115,35 @@ def train(
         raise InputError(f"{work_dir} holds a run already; add --resume to continue it, or give another --work-dir")
     if cfg.get("resume") and not resume:
         raise InputError("the config sets resume; use --resume, which continues the run in --work-dir")
-    counts = count_training_boxes(cfg)
+    check_heads(cfg)
+    counts, left_out = check_training(uses_of(cfg, "train"))
+    if cfg.get("val_cfg"):
+        left_out += check_scored(uses_of(cfg, "val"), scored_files(cfg, "val"))
     source, cfg.load_from = weights or cfg.get("load_from"), None
     if source is not None and weights is None:
         choice = {"partial": True, **choice}
     detector, init = (None, "resumed") if resume else _place_weights(cfg, source, choice)
+    fresh = {} if detector is None else _fit_classes(cfg, detector)
     cfg.resume = resume
-    _set_seed(cfg, seed, (work_dir / "last_checkpoint").read_text().strip() if resume else None)
+    last = (work_dir / "last_checkpoint").read_text().strip() if resume else None
+    if last is not None:
+        _check_classes(cfg, read_detector(last)[1], f"{last} (--resume)")
+    _set_seed(cfg, seed, last)
     # The config of an earlier training has these hooks already.
     hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook not in _OWN_HOOKS]
     cfg.custom_hooks = [*hooks, *_OWN_HOOKS]
     _keep_best(cfg)
-    boxes = sum(found.boxes for found in counts.values())
+    boxes = sum_counts(counts)
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("train", "val"), workers)
-        _tell_unusable(counts)
+        for note in left_out:
+            print_log(note, "current", logging.WARNING)
         if detector is not None:
-            _load_into(runner, detector, cfg, choice)
+            _load_into(runner, detector, choice, fresh)
         first, log = get_rank() == 0, work_dir / LOG_NAME
-        progress = Progress(first, lambda runner: plan_lines(runner, init, boxes, notes), log if first else None)
+        progress = Progress(
+            first, lambda runner: plan_lines(runner, init, boxes.trainable, notes), log if first else None
+        )
         keep_detections(runner, work_dir)
         runner.register_hook(progress)
         start, started = runner.iter, time.monotonic()
@@ -151,10 +163,7 @@ def train(
         "seed": runner.seed,
         "lr": highest_rate(runner),
         "batch_size": cfg.train_dataloader.batch_size,
-        "boxes": {
-            "total": boxes,
-            "unusable": sum(found.unusable for found in counts.values()),
-        },
+        "boxes": boxes.to_dict(),
         "losses": _loss_summary(runner, runner.iter - start),
         "metrics": _last_metrics(runner),
     }
@@ -193,17 +202,6 @@ def _set_seed(cfg: Config, seed: int | None, checkpoint: str | None) -> None:
         chosen = chosen if kept is None else kept
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": chosen}
     seed_workers(cfg)
-
-
-def _tell_unusable(counts: Mapping[Path, BoxCounts]) -> None:
-    for path, found in counts.items():
-        if found.unusable:
-            print_log(
-                f"{found.unusable} of {found.boxes} boxes in {path} have no area (a side below 1 pixel) or lie outside "
-                "their image; training skips them",
-                "current",
-                logging.WARNING,
-            )
 
 
 @contextlib.contextmanager
@@ -266,10 +264,12 @@ def evaluate(
     """
     if cfg.get("test_cfg") is None:
         raise InputError("the config has no test data; give a --data-root with validation annotations")
-    check_annotations(cfg, "test_dataloader")
+    check_heads(cfg)
+    cfg = copy.deepcopy(cfg)
     checkpoint, classes = read_detector(weights)
-    _check_classes(cfg, classes, weights)
-    cfg, work_dir = copy.deepcopy(cfg), make_work_dir("detect-test", work_dir)
+    _match_classes(cfg, classes, weights)
+    notes = check_scored(uses_of(cfg, "test"), scored_files(cfg, "test"))
+    work_dir = make_work_dir("detect-test", work_dir)
     # Nothing is trained. The parts that only training needs would be built, and could fail.
     for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg[name] = None
@@ -280,6 +280,8 @@ def evaluate(
             evaluator["outfile_prefix"] = str(work_dir / "detections")
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("test",))
+        for note in notes:
+            print_log(note, "current", logging.WARNING)
         load_detector(_unwrapped(runner), checkpoint, **choice)
         progress = Progress(get_rank() == 0)
         runner.register_hook(progress)
@@ -339,17 +341,39 @@ def _place_weights(cfg: Config, weights: str | Path | None, choice: Choice) -> t
     return None, f"backbone {weights}"
 
 
-def _load_into(runner: Any, checkpoint: Checkpoint, cfg: Config, choice: Choice) -> None:
+def _fit_classes(cfg: Config, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return which parameters of a detector's checkpoint start anew because they are of other
+    classes, as arguments of :func:`.runtime.load_detector`.
+
+    The same classes in another order are put in the checkpoint's. Without a record of classes, the
+    shapes decide.
+    """
     classes, ours = read_detector(checkpoint)[1], config_classes(cfg)
-    if not choice.get("partial"):
-        _check_classes(cfg, classes, checkpoint.origin)
-    elif None not in (classes, ours) and classes != ours:
-        print_log(
-            f"{checkpoint.origin} has other classes than the data; a head of the same size is taken as it is",
-            "current",
-            logging.WARNING,
-        )
-    state = load_detector(_unwrapped(runner), checkpoint, **choice)
+    if ours is None or classes == ours:
+        return {}
+    if classes is not None and set(classes) == set(ours):
+        _match_classes(cfg, classes, checkpoint.origin)
+        return {}
+    return {"fresh": _class_layers(cfg), "if_other_shape": classes is None}
+
+
+def _class_layers(cfg: Config) -> list[str]:
+    """Return the parameters whose shape follows from the number of classes."""
+    import_mmdet()
+    from mmdet.registry import MODELS
+
+    shapes = []
+    for more in (0, 1):
+        changed = copy.deepcopy(cfg)
+        for key, count in list(head_class_counts(cfg.model)):
+            changed.merge_from_dict({key: count + more})
+        with building():
+            shapes.append({name: value.shape for name, value in MODELS.build(changed.model).state_dict().items()})
+    return [name for name, shape in shapes[0].items() if shapes[1].get(name) != shape]
+
+
+def _load_into(runner: Any, checkpoint: Checkpoint, choice: Choice, fresh: Mapping[str, Any]) -> None:
+    state = load_detector(_unwrapped(runner), checkpoint, **fresh, **choice)
     # The weights fit. When the training starts, mmengine initialises all weights once more. Then it
     # loads this file, also into an averaged model. The file holds the checked tensors alone,
     # without the other objects of the checkpoint.
@@ -368,6 +392,13 @@ def _check_classes(cfg: Config, classes: tuple[str, ...] | None, weights: str | 
     ours = config_classes(cfg)
     if classes is not None and ours is not None:
         check_same_classes(classes, f"checkpoint {weights}", ours, "the data")
+
+
+def _match_classes(cfg: Config, classes: tuple[str, ...] | None, weights: str | Path) -> None:
+    """Give a config the classes of a checkpoint, in their order; the data may lack some."""
+    ours = config_classes(cfg)
+    if classes is not None and ours is not None and classes != ours:
+        set_classes(cfg, match_classes(classes, f"checkpoint {weights}", ours, "the data"))
 
 
 def _loss_summary(runner: Any, iterations: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from tinyvit.core.console import counted, say
 from tinyvit.core.errors import CheckFailedError, InputError, TinyVitError
 from tinyvit.core.machine import available_cpus
 
@@ -271,12 +272,21 @@ def is_detector(checkpoint: Checkpoint) -> bool:
     return any(path.startswith(heads) for path in paths)
 
 
-def load_detector(model: nn.Module, checkpoint: Checkpoint, **choice: Unpack[Choice]) -> dict[str, Tensor]:
+def load_detector(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    fresh: Collection[str] = (),
+    if_other_shape: bool = False,
+    **choice: Unpack[Choice],
+) -> dict[str, Tensor]:
     """Load a detector from a checkpoint, whole or not at all; return its tensors.
 
     Args:
         model: The detector.
         checkpoint: The file, of :func:`read_detector`.
+        fresh: Parameters that keep their values, those of other classes.
+        if_other_shape: Whether ``fresh`` counts only where the file has another shape.
         **choice: ``weights_key``, ``prefix`` and ``partial``, as for
             :func:`tinyvit.backbones.load_weights`.
 
@@ -287,8 +297,17 @@ def load_detector(model: nn.Module, checkpoint: Checkpoint, **choice: Unpack[Cho
     target = model.state_dict()
     place: dict[str, Any] = {key: choice.get(key) for key in ("weights_key", "prefix")}
     found = find_weights(checkpoint, target, translate=str, **place)
+    left = [name for name in fresh if name in found.tensors and name in target]
+    if if_other_shape:
+        left = [name for name in left if found.tensors[name].shape != target[name].shape]
+    found.tensors.update({name: target[name] for name in left})
+    if left:
+        say(
+            f"{checkpoint.origin} has other classes: {counted(len(left), 'parameter')} of class layers start anew "
+            f"({', '.join(left[:3])}{', ...' * (len(left) > 3)})"
+        )
     remedy = "give the config of its training, or take what fits with --partial"
     report = load_named(model, checkpoint, found, "the detector of the config", choice.get("partial", False), remedy)
     for note in report.notes():
         print_log(f"{checkpoint.origin}: {note}", "current")
-    return {name: found.tensors[name] for name in report.loaded}
+    return {name: found.tensors[name] for name in report.loaded if name not in left}

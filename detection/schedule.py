@@ -13,8 +13,8 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.options import as_list
 from tinyvit.core.schedules import describe_fitted, fit_warmup
 
-from .coco import count_boxes
-from .config import annotation_file, datasets_of
+from .config import annotation_file, datasets_of, uses_of
+from .data.counts import count_objects
 
 
 def set_schedule(
@@ -68,7 +68,7 @@ class _Length:
 
 
 def _length(cfg: Config) -> _Length:
-    """Return the length of the config's run; mmdet skips very small images, which count here."""
+    """Return the length of the config's run."""
     if cfg.train_cfg.get("max_iters"):
         return _Length(cfg.train_cfg.max_iters, None)
     datasets = datasets_of(cfg, "train_dataloader")
@@ -76,7 +76,9 @@ def _length(cfg: Config) -> _Length:
         raise InputError(
             "train_dataloader of the config has no dataset with an annotation file; add one, or give --max-iters"
         )
-    images = count_boxes(annotation_file(datasets[0])).images
+    uses = uses_of(cfg, "train")
+    found = count_objects(annotation_file(datasets[0]), uses[0].use if uses else None)
+    images = max(1, found.images)  # a training without images is rejected where it begins
     epochs = cfg.train_cfg.max_epochs
     # torchrun says how many processes share an epoch.
     at_once = cfg.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinyvit.core.images.decode import decode, read_file
 
+from ..data.annotations import load_annotations
 from .drawing import draw_detections
 
 #: Name of the detections in COCO's result format, before ``.bbox.json``.
@@ -42,7 +43,7 @@ def draw_samples(loader: Any, folder: Path) -> list[dict[str, Any]]:
         return []
     root = Path(dataset.get("data_root") or "")
     images = root / (dataset.get("data_prefix") or {}).get("img", "")
-    document = json.loads((root / dataset["ann_file"]).read_text(encoding="utf-8"))
+    document = load_annotations(root / dataset["ann_file"])
     names = {entry["id"]: entry["name"] for entry in document["categories"]}
     labels = {key: place for place, key in enumerate(names)}
     found = [entry for entry in json.loads(results.read_text(encoding="utf-8")) if entry["score"] >= _SCORE]

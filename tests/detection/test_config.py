@@ -16,15 +16,12 @@ from tinyvit.backbones import InputError
 from tinyvit.core.detectors import packaged_configs
 from tinyvit.core.options import parse_setting
 from tinyvit.detection import list_configs, load_config
-from tinyvit.detection.coco import (
-    BoxCounts,
-    check_same_classes,
-    count_boxes,
-    find_split,
-    load_annotations,
-    write_subset,
-)
-from tinyvit.detection.config import config_classes, count_training_boxes, make_palette
+from tinyvit.detection.config import config_classes, make_palette, uses_of
+from tinyvit.detection.data.annotations import load_annotations
+from tinyvit.detection.data.classes import check_same_classes
+from tinyvit.detection.data.counts import Counts, count_objects
+from tinyvit.detection.data.layouts import find_split, write_subset
+from tinyvit.detection.data.preflight import check_training
 from tinyvit.detection.runtime import import_mmdet
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -105,7 +102,9 @@ def test_categories_that_do_not_match_the_config(make_coco, tmp_path) -> None:
     own = tmp_path / "own.py"
     base = f"_base_ = [{str(Path(__file__).parents[2] / 'detection/configs' / f'{RETINANET}.py')!r}]\n"
     own.write_text(base + "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('green', 'red'))))\n")
-    with pytest.raises(InputError, match="the order differs from number 1 on"):
+    assert load_config(own, data_root=root).train_dataloader.dataset.metainfo.classes == ("green", "red")
+    own.write_text(base + "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('green', 'rad'))))\n")
+    with pytest.raises(InputError, match="'rad' only in the first and 'red' only in the second"):
         load_config(own, data_root=root)
     own.write_text(base + "model = dict(bbox_head=dict(num_classes=5))\n")
     with pytest.raises(InputError, match=r"bbox_head.num_classes to 5, but .* has 2 categories"):
@@ -116,10 +115,23 @@ def test_categories_that_do_not_match_the_config(make_coco, tmp_path) -> None:
         load_config(RETINANET, data_root=root, classes=("red", "green", "blue"))
 
 
-def test_train_and_val_must_list_the_same_categories(make_coco) -> None:
+def test_categories_of_val_are_matched_by_name(make_coco, capsys) -> None:
     root = make_coco(classes=("red", "green"))
-    edit(root / "annotations/instances_val2017.json", lambda d: d["categories"].reverse())
-    with pytest.raises(InputError, match="order differs"):
+    path = root / "annotations/instances_val2017.json"
+    edit(path, lambda d: d["categories"].reverse())
+
+    def drop_red(document) -> None:
+        document["categories"] = [one for one in document["categories"] if one["name"] != "red"]
+        known = [one["id"] for one in document["categories"]]
+        document["annotations"] = [one for one in document["annotations"] if one["category_id"] in known]
+
+    for said in ("are matched by name", "has no 'red'"):
+        cfg = load_config(RETINANET, data_root=root)
+        assert cfg.test_dataloader.dataset.metainfo.classes == ("red", "green")
+        assert said in capsys.readouterr().err
+        edit(path, drop_red)
+    edit(path, lambda d: d["categories"].append({"id": 9, "name": "pink"}))
+    with pytest.raises(InputError, match="'pink' only in the second"):
         load_config(RETINANET, data_root=root)
 
 
@@ -164,7 +176,7 @@ def test_damaged_annotations(make_coco, change, message: str) -> None:
 
 def test_boxes_without_area_or_outside_their_picture_are_counted(make_coco) -> None:
     path = make_coco() / "annotations/instances_train2017.json"
-    assert count_boxes(path) == BoxCounts(boxes=12, unusable=0, trainable=12, images=8)
+    assert count_objects(path) == Counts(boxes=12, trainable=12, images=8)
 
     def spoil(document) -> None:
         boxes = [[5, 5, 0, 9], [5, 5, 9, -1], [5, 5, 0.5, 9], [500, 5, 9, 9], [-20, 5, 20, 9]]
@@ -176,7 +188,13 @@ def test_boxes_without_area_or_outside_their_picture_are_counted(make_coco) -> N
         document["annotations"][8]["ignore"] = 1
 
     edit(path, spoil)
-    assert count_boxes(path) == BoxCounts(boxes=12, unusable=6, trainable=4, images=8)
+    assert count_objects(path) == Counts(
+        boxes=12,
+        trainable=4,
+        images=8,
+        left_out={"ignored": 1, "outside": 2, "no area": 4, "crowd": 1},
+        past_edge=1,
+    )
 
     # mmdet itself skips the same boxes.
     import_mmdet()
@@ -196,9 +214,9 @@ def test_a_training_file_without_a_usable_box_is_refused(make_coco) -> None:
     )
     cfg = load_config(RETINANET, data_root=root)
     with pytest.raises(
-        InputError, match=r"instances_train2017.json has no box to train on: 12 of 12 are smaller than a pixel"
+        InputError, match=r"instances_train2017.json has no box to train on: 12 boxes, 12 without area or with a side"
     ):
-        count_training_boxes(cfg)
+        check_training(uses_of(cfg, "train"))
 
 
 def test_other_bad_data_folders(make_coco, tmp_path) -> None:

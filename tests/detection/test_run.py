@@ -455,8 +455,10 @@ def test_boxes_that_cannot_be_trained_on_are_told_and_recorded(
     arguments = ("detect", "train", small_config, "--data-root", root, "--img-size", 96, "--max-iters", 1)
     assert exit_code(*arguments, "--device", "cpu", "--work-dir", tmp_path / "run", "--json") == 0
     out = capsys.readouterr()
-    assert json.loads(out.out)["metrics"]["boxes"] == {"total": 12, "unusable": 2}
-    assert f"2 of 12 boxes in {path} have no area" in out.err
+    boxes = json.loads(out.out)["metrics"]["boxes"]
+    assert (boxes["total"], boxes["unusable"], boxes["trainable"]) == (12, 2, 10)
+    assert boxes["left_out"] == {"outside": 1, "no area": 1}
+    assert f"2 of 12 boxes in {path} are not trained on: 1 outside their image, 1 without area" in out.err
 
     for ann in document["annotations"]:
         ann["bbox"] = [5, 5, 0, 20]

@@ -100,6 +100,24 @@ def decode_size(data: bytes, rule: int = RULE) -> tuple[int, int]:
         return image.size[::-1] if _orientation(image) in _SWAPS_SIDES else image.size
 
 
+def read_sizes(path: str | Path) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """Return the size of an image file as :func:`decode` gives it, that before its EXIF orientation
+    is applied, and the orientation (1 to 8), from the header.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: The file is missing or cannot be read.
+        ValueError: It is not an image of a known format.
+    """
+    with _open(path) as image:
+        if image.format == "PNG":
+            image.load()  # the orientation may stand behind the pixels
+        orientation = _orientation(image)
+        return image.size[::-1] if orientation in _SWAPS_SIDES else image.size, image.size, orientation
+
+
 def is_plain(data: bytes) -> bool:
     """Return whether all rules give the same pixels for an encoded image, from its header.
 
@@ -147,9 +165,9 @@ def read_file(path: str | Path) -> bytes:
         return stream.read()
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(source: bytes | str | Path) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except UnidentifiedImageError:
         # Pillow's own message shows the address of the buffer, which does not help a user.
         raise ValueError("not an image of a known format") from None
