@@ -49,7 +49,15 @@ from .wiring import install as _check_every_detector  # noqa: E402
 _check_every_detector()
 
 if TYPE_CHECKING:
-    from .config import input_size, list_configs, load_config, make_palette, set_classes, trained_size
+    from .config import (
+        input_size,
+        list_configs,
+        load_config,
+        make_palette,
+        scored_files,
+        set_classes,
+        trained_size,
+    )
     from .data.annotations import load_annotations
     from .data.classes import check_same_classes
     from .data.layouts import CocoSplit, find_split, missing_split
@@ -82,6 +90,7 @@ _HOME = {
     "missing_split": "data.layouts",
     "predict": "inference",
     "read_detector": "runtime",
+    "scored_files": "config",
     "set_classes": "config",
     "set_schedule": "schedule",
     "size_of_test": "detector",
@@ -119,6 +128,7 @@ __all__ = [
     "mmcv_ops_in_use",
     "predict",
     "read_detector",
+    "scored_files",
     "set_classes",
     "set_schedule",
     "size_of_test",

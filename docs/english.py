@@ -260,10 +260,10 @@ def check_file(path: Path) -> list[Breach]:
 
 
 def _is_skipped(path: Path) -> bool:
-    folders = path.parts[:-1]
     if path.suffix not in _SPLITTERS or path.name in SKIPPED_FILES:
         return True
-    return any(f.startswith(".") or f in SKIPPED_FOLDERS for f in folders)
+    folders = [folder for folder in path.parents if folder.name and not (folder / "__init__.py").is_file()]
+    return any(folder.name.startswith(".") or folder.name in SKIPPED_FOLDERS for folder in folders)
 
 
 def files_below(roots: Iterable[Path]) -> Iterator[Path]:

@@ -156,7 +156,7 @@ def _find_wrong_references(entries: Mapping[str, list[dict[str, Any]]]) -> Itera
                 seen.add(value)
     for name in ("images", "categories"):
         ids = [entry["id"] for entry in entries[name] if is_id(entry["id"])]
-        kinds = {isinstance(value, str): value for value in ids}
+        kinds = {isinstance(value, str): value for value in reversed(ids)}
         if len(kinds) > 1:
             what = f"ids of {name} are numbers and text ({kinds[False]!r}, {kinds[True]!r})"
             yield Fault("ids of two kinds", f"{what}; write them all as numbers")

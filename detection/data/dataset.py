@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,14 @@ class Coco(COCO):
         super().__init__()
         if annotation_file is None:
             return
-        self.dataset = load_annotations(Path(annotation_file))
+        self.dataset: Any = load_annotations(Path(annotation_file))
         for number, annotation in enumerate(self.dataset["annotations"], 1):
             annotation["id"] = number
         with contextlib.redirect_stdout(io.StringIO()):
             self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
-    def getCatIds(
-        self,
-        catNms: Sequence[str] = (),
-        supNms: Sequence[str] = (),
-        catIds: Sequence[Any] = (),
-    ) -> list[Any]:
+    def getCatIds(self, catNms: Any = (), supNms: Any = (), catIds: Any = ()) -> list[Any]:
         """Return the ids of categories, those of names in the order of the names.
 
         A name that the file lacks becomes a category without objects, which COCO's evaluation
@@ -75,7 +69,7 @@ class CocoDataset(_CocoDataset):
 
     def parse_data_info(self, raw_data_info: dict) -> Any:
         """Return one image with its objects, as mmdet's class does."""
-        found = super().parse_data_info(raw_data_info)
+        found: Any = super().parse_data_info(raw_data_info)
         for instance in found["instances"]:
             instance.setdefault("mask", [])  # which LoadAnnotations ignores
         return found

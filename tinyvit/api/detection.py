@@ -28,6 +28,10 @@ def detect_train(
     config: str | Path,
     *,
     data_root: str | Path | None = None,
+    train_ann: str | Path | None = None,
+    train_images: str | Path | None = None,
+    val_ann: str | Path | None = None,
+    val_images: str | Path | None = None,
     weights: str | Path | None = None,
     weights_key: str | None = None,
     prefix: str | None = None,
@@ -76,6 +80,8 @@ def detect_train(
         classes_from=_known_origin(classes_from),
         limit_images=(limit_images, folder) if limit_images is not None else None,
         eval_on_train=eval_on_train,
+        train_files=_files(train_ann, train_images, "--train-ann", "--train-images"),
+        val_files=_files(val_ann, val_images, "--val-ann", "--val-images"),
     )
     notes: list[str] = []
     if cfg.get("train_cfg"):
@@ -96,6 +102,9 @@ def detect_test(
     prefix: str | None = None,
     partial: bool = False,
     data_root: str | Path | None = None,
+    split: str | None = None,
+    ann: str | Path | None = None,
+    images: str | Path | None = None,
     img_size: int | None = None,
     limit_images: int | None = None,
     eval_on_train: bool = False,
@@ -111,13 +120,21 @@ def detect_test(
 
     Returns:
         The numbers of :func:`tinyvit.detection.evaluate` (``bbox_mAP`` and others, in 0..1),
-        ``img_size`` (width and height in pixels) and ``img_size_from``, and ``work_dir``.
+        ``img_size`` (width and height in pixels) and ``img_size_from``, ``ann_file`` (the files
+        that were scored), and ``work_dir``.
 
     Raises:
         InputError: Config, data and checkpoint do not fit each other.
     """
     folder, where = _work_folder("detect-test", work_dir), _prepared(device)
-    from tinyvit.detection import evaluate, load_config, size_of_test
+    from tinyvit.core.console import say
+    from tinyvit.detection import evaluate, load_config, scored_files, size_of_test
+
+    for name, value in (("--split", split), ("--eval-on-train", eval_on_train)):
+        if ann and value:
+            raise InputError(f"{name} has no effect with --ann; leave one out")
+    if split and eval_on_train:
+        raise InputError("--split has no effect with --eval-on-train; leave one out")
 
     size, origin = size_of_test(config, weights, img_size)
     cfg = load_config(
@@ -128,10 +145,20 @@ def detect_test(
         classes_from=_known_origin(classes_from),
         limit_images=(limit_images, folder) if limit_images is not None else None,
         eval_on_train=eval_on_train,
+        val_files=_files(ann, images, "--ann", "--images"),
+        scored=split or True,
     )
+    scored = [str(path) for path in scored_files(cfg, "test")]
+    if scored and os.environ.get("RANK", "0") == "0":
+        say(f"scored   {', '.join(scored)}")
     used = report_size(cfg, size, origin)
     choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
-    return {**evaluate(cfg, weights, folder, device=where, **choice), **used, "work_dir": str(folder)}
+    return {
+        **evaluate(cfg, weights, folder, device=where, **choice),
+        **used,
+        "ann_file": scored,
+        "work_dir": str(folder),
+    }
 
 
 def detect_predict(
@@ -215,6 +242,17 @@ def _training_options(lr: float | None, amp: bool, workers: int | None, device: 
         raise InputError("--amp needs a CUDA device; leave it out on the CPU")
     options: dict[str, Any] = {} if lr is None else {"optim_wrapper.optimizer.lr": lr}
     return options | ({"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"} if amp else {})
+
+
+def _files(
+    annotations: str | Path | None, images: str | Path | None, option: str, folder: str
+) -> tuple[Path, Path | None] | None:
+    """Return a given annotation file with its folder of images, if any."""
+    if annotations is None:
+        if images is not None:
+            raise InputError(f"{folder} needs {option}, the annotation file of the images")
+        return None
+    return Path(annotations), None if images is None else Path(images)
 
 
 def _known_origin(classes_from: str) -> Any:

@@ -43,6 +43,50 @@ DataOption = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+TrainAnnOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--train-ann",
+        help="Annotation file of the training, for a layout that --data-root does not find.",
+        rich_help_panel=DATA,
+    ),
+]
+TrainImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--train-images", help="Folder of the images of --train-ann. [default: found near it]", rich_help_panel=DATA
+    ),
+]
+ValAnnOption = Annotated[
+    Path | None,
+    typer.Option("--val-ann", help="Annotation file of the validation.", rich_help_panel=DATA),
+]
+ValImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--val-images", help="Folder of the images of --val-ann. [default: found near it]", rich_help_panel=DATA
+    ),
+]
+AnnOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ann",
+        help="Annotation file to evaluate on, for a layout that --data-root does not find.",
+        rich_help_panel=DATA,
+    ),
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--images", help="Folder of the images of --ann. [default: found near it]", rich_help_panel=DATA),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Split of --data-root to evaluate: val, test, train, whole. [default: the first]",
+        rich_help_panel=DATA,
+    ),
+]
 CfgOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -94,6 +138,10 @@ def train(
     config: ConfigArgument,
     more: MoreArgument = None,
     data_root: DataOption = None,
+    train_ann: TrainAnnOption = None,
+    train_images: TrainImagesOption = None,
+    val_ann: ValAnnOption = None,
+    val_images: ValImagesOption = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -177,6 +225,10 @@ def train(
         found = detect_train(
             config,
             data_root=data_root,
+            train_ann=train_ann,
+            train_images=train_images,
+            val_ann=val_ann,
+            val_images=val_images,
             weights=weights,
             weights_key=weights_key,
             prefix=prefix,
@@ -210,6 +262,9 @@ def test(
     prefix: PrefixOption = None,
     partial: PartialOption = False,
     data_root: DataOption = None,
+    split: SplitOption = None,
+    ann: AnnOption = None,
+    images: ImagesOption = None,
     img_size: TestSizeOption = None,
     limit_images: LimitOption = None,
     eval_on_train: OnTrainOption = False,
@@ -221,7 +276,7 @@ def test(
 ) -> None:
     """Evaluate a detector with COCO's metrics, for boxes and, from detectors with masks, for masks.
 
-    The checkpoint's classes must be those of the data.
+    The data's classes must be among the checkpoint's. The line "scored" names the annotation file.
 
     Example: tinyvit detect test retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO --weights
     runs/a/epoch_12.pth
@@ -237,6 +292,9 @@ def test(
             prefix=prefix,
             partial=partial,
             data_root=data_root,
+            split=split,
+            ann=ann,
+            images=images,
             img_size=img_size,
             limit_images=limit_images,
             eval_on_train=eval_on_train,
