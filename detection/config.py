@@ -97,9 +97,9 @@ def load_config(
         train_files: Annotation file of the training, and its folder of images; ``None`` for that of
             ``data_root``.
         val_files: The same for the images that are evaluated.
-        scored: For a test: the name of the split that is evaluated (``train``, ``val``, ``test`` or
-            ``whole``), or ``True`` for the first of the last three that is there. ``None`` for the
-            validation split of a training.
+        scored: Name of the split that a test evaluates: ``train``, ``val``, ``test`` or ``whole``.
+            ``True`` is the first of the last three that is there. ``None`` is for a training, which
+            has the validation split.
 
     Returns:
         The config, ready for :func:`tinyvit.detection.train` and

@@ -74,8 +74,8 @@ def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
     """Put dotted keys and values into a config, in place.
 
     Raises:
-        InputError: The parent of a key does not exist; a key neither exists nor is an argument of
-            its parent's class; or ``model`` is not a dict afterwards.
+        InputError: The parent of a key does not exist, or ``model`` is not a dict afterwards. Or a
+            key neither exists nor is an argument of its parent's class.
     """
     for key, value in overrides.items():
         _check_key(cfg, key, value)

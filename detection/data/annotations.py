@@ -1,7 +1,7 @@
 """The one reader of annotation files in COCO's format: for checks, training and evaluation alike.
 
-What a file may write in several ways is read into one form, so that what is checked is what a
-detector is trained on.
+All ways to write an entry are read into one form, so that a detector is trained on what was
+checked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Fault:
 
     Attributes:
         kind: Short name of the kind, the same for all files.
-        text: What is wrong, with the id or number of the entry.
+        text: The fault, with the id or number of the entry.
     """
 
     kind: str

@@ -18,8 +18,8 @@ class Coco(COCO):
     """pycocotools' data set of a file that our reader reads.
 
     Annotations are numbered from 1: pycocotools takes the id 0 for "no match", and needs whole
-    numbers. Categories are found in the order of the names that are asked for, so that a label is a
-    position in a config's classes, whatever the order of the file.
+    numbers. Categories are found in the order of the names that are asked for. A label is therefore
+    a position in a config's classes, whatever the order of the file.
 
     Args:
         annotation_file: The file; ``None`` for an empty data set.

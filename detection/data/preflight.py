@@ -1,5 +1,6 @@
-"""The checks of a config's data before a training or a test: what is wrong ends it, and what is
-left out is counted and told.
+"""The checks of a config's data before a training or a test.
+
+Faults end it; all that is left out is counted and reported.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def check_training(uses: Sequence[DataUse]) -> tuple[dict[Path, Counts], list[st
     left out.
 
     Raises:
-        InputError: A file is damaged, has other classes than the config, sizes that are not those
-            of its images, or boxes in another form; or nothing is left to train on.
+        InputError: A file is damaged, or has other classes than the config. Its sizes are not those
+            of its images, its boxes have another form, or nothing is left to train on.
     """
     counts: dict[Path, Counts] = {}
     notes: list[str] = []
@@ -82,7 +83,7 @@ def check_scored(uses: Sequence[DataUse], files: Sequence[Path]) -> list[str]:
         without = count_document(document, data.use).left_out.get("no mask", 0)
         if without:
             raise InputError(
-                f"{without} objects in {data.path} have no mask that can be decoded, so masks cannot be evaluated; "
+                f"masks cannot be evaluated: {without} objects in {data.path} have no mask that can be decoded; "
                 "add them, or evaluate boxes alone with "
                 f"--cfg-options {data.role}_evaluator.metric=bbox"
             )

@@ -1,4 +1,4 @@
-"""Sizes in an annotation file against those of the images, and boxes in another form than COCO's."""
+"""Sizes of images in an annotation file and in their headers; boxes that are not in COCO's form."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def check_sizes(path: Path, document: Mapping[str, Any], images: Path) -> list[s
         notes.append(f"sizes of {len(chosen)} of the {len(entries)} images of {path} agree with the file")
     if found:
         notes.append(
-            f"{len(found)} images of {path} have an EXIF rotation that their size does not show, for example "
-            f"{found[0].describe()}; boxes are taken as those of the upright image"
+            f"{len(found)} images of {path} have an EXIF rotation that does not show in their size; boxes are taken as "
+            f"those of the upright image: {found[0].describe()}"
         )
     return notes
 
@@ -124,7 +124,7 @@ def _compare(entries: Sequence[Mapping[str, Any]], images: Path, path: Path) -> 
 def describe_xyxy(document: Mapping[str, Any]) -> str | None:
     """Return a clause where the boxes of a document are two corners, not a corner and a size.
 
-    That is so where many boxes end outside their image, and every one fits as two corners.
+    This means that many boxes end outside their image, and all fit as two corners.
     """
     images = {image["id"]: image for image in document["images"]}
     past = 0

@@ -117,7 +117,7 @@ def test_masks_that_cannot_be_evaluated_are_refused(
     for command, *more in commands:
         code, _, err = detect(command, mask_config, "--data-root", root, *more)
         assert code == 2
-        assert "1 objects in" in last(err)
+        assert "masks cannot be evaluated: 1 objects in" in last(err)
         assert "have no mask that can be decoded" in last(err)
 
 
@@ -251,7 +251,7 @@ def test_sizes_that_are_not_those_of_the_images(
     code, _, err = detect("train", small_config, "--data-root", root)
     assert code == 0, err
     assert "1 images of" in err
-    assert "EXIF rotation that their size does not show" in err
+    assert "EXIF rotation that does not show in their size" in err
     assert wide
 
 

@@ -101,8 +101,9 @@ def decode_size(data: bytes, rule: int = RULE) -> tuple[int, int]:
 
 
 def read_sizes(path: str | Path) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """Return the size of an image file as :func:`decode` gives it, that before its EXIF orientation
-    is applied, and the orientation (1 to 8), from the header.
+    """Return two sizes of an image file and its EXIF orientation (1 to 8), from the header.
+
+    The first size is as :func:`decode` gives it, the second is before the orientation is applied.
 
     Args:
         path: The file.
