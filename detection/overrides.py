@@ -118,8 +118,10 @@ def _check_new(cfg: Config, node: Any, parents: list[str], leaf: str, key: str) 
     known = _known(node, parents)
     if known is None or leaf in known:
         return
+    # In a config of training and tests, the training's comes first.
     elsewhere = [path for path in _paths(cfg) if path.rpartition(".")[2] == leaf and path != key]
-    close = difflib.get_close_matches(leaf, [*map(str, node), *known], n=_SHOWN)
+    elsewhere.sort(key=lambda path: (not path.startswith("train"), path.count(".")))
+    close = difflib.get_close_matches(leaf, sorted({*map(str, node), *known}), n=_SHOWN)
     places = [_OPTIONS[leaf]] if leaf in _OPTIONS else []
     places += elsewhere[:_SHOWN] or close
     where = f"{'.'.join(parents)} of the config" if parents else "the config"
