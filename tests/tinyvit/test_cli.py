@@ -109,6 +109,7 @@ COMMANDS = [
     "detect test",
     "detect predict",
     "detect configs",
+    "detect convert",
     "probe linear",
     "bench run",
     "bench compare",

@@ -213,6 +213,34 @@ def is_checkpoint(path: str | Path) -> bool:
     return ending in (".pth", ".pt", ".safetensors") or (ending not in _CONFIG_SUFFIXES and Path(path).is_file())
 
 
+def detect_convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    source_format: str | None = None,
+    to: Literal["coco", "yolo"] = "coco",
+    val_share: float | None = None,
+    seed: int = 0,
+    images: Literal["copy", "link"] = "copy",
+) -> dict[str, Any]:
+    """Convert annotations into COCO's layout or YOLO's, as ``tinyvit detect convert`` does.
+
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit detect
+    convert --help``); ``source_format`` is ``--from``.
+
+    Returns:
+        The result of :func:`tinyvit.detection.convert.convert`: ``format``, ``classes``,
+        ``splits``, ``left_out``, ``notes`` and others.
+
+    Raises:
+        InputError: The source cannot be used, the output exists, or an option does not fit.
+    """
+    from tinyvit.detection.convert import convert
+
+    more: dict[str, Any] = {"to": to, "val_share": val_share, "seed": seed, "images": images}
+    return convert(source, out, source_format=source_format, **more)
+
+
 def _work_folder(command: str, work_dir: str | Path | None) -> Path:
     """Return the folder of the artefacts; the processes of ``torchrun`` must agree on it."""
     from tinyvit.core.results import make_work_dir

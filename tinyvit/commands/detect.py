@@ -130,6 +130,7 @@ WeightsOption = Annotated[Path, typer.Option("--weights", help="The detector's c
 def register(app: typer.Typer) -> None:
     """Add the commands of this room to the front door."""
     group.command("configs")(configs)
+    group.command("convert")(convert)
     app.add_typer(group, name="detect")
 
 
@@ -465,3 +466,66 @@ def configs(
     typer.echo("\n".join(names))
     if word is None and packaged:
         hint(f"tinyvit detect configs {PACKAGED}  ({len(packaged)} configs of MMDetection)")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of the data, or its annotation file.")],
+    out: Annotated[Path, typer.Argument(help="The new folder.")],
+    source_format: Annotated[
+        Literal["coco", "label-studio", "labelme", "cvat", "voc", "yolo"] | None,
+        typer.Option("--from", help="Format of the source. [default: found from its files]"),
+    ] = None,
+    to: Annotated[Literal["coco", "yolo"], typer.Option("--to", help="Format of the output.")] = "coco",
+    val_share: Annotated[
+        float | None,
+        typer.Option(
+            "--val-share", help="Part of the images to validate on, such as 0.2. [default: the source's splits]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of --val-share.")] = 0,
+    images: Annotated[
+        Literal["copy", "link"], typer.Option("--images", help="Copy the image files, or link to them.")
+    ] = "copy",
+    as_json: JsonOption = False,
+) -> None:
+    """Convert annotations of YOLO, Pascal VOC, LabelMe, CVAT or Label Studio into COCO's layout,
+    which train reads, or COCO into YOLO. Parts that cannot be converted are counted and listed, and
+    the exit code is 1.
+
+    Examples:
+        tinyvit detect convert my_yolo my_data --val-share 0.2
+        tinyvit detect convert my_data my_yolo --to yolo
+    """
+    arguments = dict(locals())
+    from tinyvit.api.detection import detect_convert
+    from tinyvit.core.errors import CheckFailedError
+    from tinyvit.core.results import write_result
+
+    found = detect_convert(
+        source, out, source_format=source_format, to=to, val_share=val_share, seed=seed, images=images
+    )
+    document = write_result(out, "detect convert", arguments, found)
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo("\n".join(_converted(found)))
+        train_it = f"tinyvit detect train retinanet_tiny_vit_5m_fpn_1x_coco --data-root {out} --weights BACKBONE"
+        hint(train_it if to == "coco" else f"tinyvit detect convert {out} COCO")
+    total = sum(entry["count"] for entry in found["left_out"].values())
+    if total:
+        raise CheckFailedError(f"{counted(total, 'part')} of {source} left out; the lines above have the reasons")
+
+
+def _converted(found: dict[str, Any]) -> list[str]:
+    """Return the lines about a conversion."""
+    lines = [f"{found['format']} -> {found['to']}: {', '.join(found['classes'])}"]
+    for split, numbers in found["splits"].items():
+        images, objects = counted(numbers["images"], "image"), counted(numbers["objects"], "object")
+        lines.append(f"{split}: {images} ({numbers['background']} without objects), {objects}")
+    if "val" not in found["splits"]:
+        lines.append("no split to validate on; --val-share 0.2 makes one")
+    for heading, kinds in (("note", found["notes"]), ("left out", found["left_out"])):
+        for kind, entry in kinds.items():
+            more = "; ..." if entry["count"] > len(entry["examples"]) else ""
+            lines.append(f"{heading}: {entry['count']} x {kind}: {'; '.join(entry['examples'])}{more}")
+    return [*lines, f"output: {found['out']}"]
