@@ -58,9 +58,13 @@ if TYPE_CHECKING:
         set_classes,
         trained_size,
     )
+    from .data.anchors import Anchors, anchors_of
     from .data.annotations import load_annotations
+    from .data.check import DataReport, Finding, check_data
     from .data.classes import check_same_classes
+    from .data.contact_sheet import draw_sheet
     from .data.layouts import CocoSplit, find_split, missing_split
+    from .data.mend import mend_data
     from .detector import Detections, Detector, detector_config, size_of_test
     from .inference import Predictor, find_images, predict
     from .overrides import apply_overrides
@@ -70,14 +74,20 @@ if TYPE_CHECKING:
     from .show.drawing import draw_detections
 
 _HOME = {
+    "Anchors": "data.anchors",
     "CocoSplit": "data.layouts",
+    "DataReport": "data.check",
     "Detections": "detector",
     "Detector": "detector",
+    "Finding": "data.check",
     "Predictor": "inference",
+    "anchors_of": "data.anchors",
     "apply_overrides": "overrides",
+    "check_data": "data.check",
     "check_same_classes": "data.classes",
     "detector_config": "detector",
     "draw_detections": "show.drawing",
+    "draw_sheet": "data.contact_sheet",
     "evaluate": "run",
     "find_images": "inference",
     "find_split": "data.layouts",
@@ -87,6 +97,7 @@ _HOME = {
     "load_annotations": "data.annotations",
     "load_config": "config",
     "make_palette": "config",
+    "mend_data": "data.mend",
     "missing_split": "data.layouts",
     "predict": "inference",
     "read_detector": "runtime",
@@ -99,10 +110,13 @@ _HOME = {
 }
 
 __all__ = [
+    "Anchors",
     "CocoSplit",
+    "DataReport",
     "DeiT",
     "Detections",
     "Detector",
+    "Finding",
     "LayerDecayOptimWrapperConstructor",
     "MissingOperatorError",
     "Predictor",
@@ -110,11 +124,14 @@ __all__ = [
     "SimpleFeaturePyramid",
     "StopOnBadLossHook",
     "TinyViT",
+    "anchors_of",
     "apply_overrides",
+    "check_data",
     "check_same_classes",
     "check_wiring",
     "detector_config",
     "draw_detections",
+    "draw_sheet",
     "evaluate",
     "find_images",
     "find_split",
@@ -124,6 +141,7 @@ __all__ = [
     "load_annotations",
     "load_config",
     "make_palette",
+    "mend_data",
     "missing_split",
     "mmcv_ops_in_use",
     "predict",

@@ -33,8 +33,9 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 #: How a config of one's own names a shipped one as its ``_base_``.
 OWN = "tinyvit::"
 
-#: mmdet's metric, which :class:`tinyvit.detection.metrics.CocoMetric` extends.
+#: mmdet's metrics, which those of :mod:`tinyvit.detection.metrics` extend.
 _PLAIN_METRICS = ("CocoMetric", "mmdet.CocoMetric")
+_FASTER_METRICS = ("FasterCocoMetric", "mmdet.FasterCocoMetric")
 
 #: mmcv's loader, which :class:`tinyvit.detection.inference.LoadImage` replaces.
 _THEIR_LOADER = "LoadImageFromFile"
@@ -382,8 +383,12 @@ def _use_full_metric(cfg: Config) -> None:
     """Replace mmdet's metric by ours, which adds numbers and changes none."""
     for role in ("val", "test"):
         for evaluator in _evaluators(cfg, f"{role}_evaluator"):
-            if evaluator.get("type") in _PLAIN_METRICS and not evaluator.get("metric_items"):
+            if evaluator.get("type") in _PLAIN_METRICS:
                 evaluator["type"] = "tinyvit.CocoMetric"
+                if evaluator.get("metric_items"):  # whose names may have mmdet's own numbers
+                    evaluator.setdefault("proposal_nums", (100, 300, 1000))
+            elif evaluator.get("type") in _FASTER_METRICS:
+                evaluator["type"] = "tinyvit.FasterCocoMetric"
 
 
 def _use_one_decoder(cfg: Config) -> None:
@@ -405,6 +410,23 @@ def _use_one_reader(cfg: Config) -> None:
             name = f"mmdet.{kind.__name__}" if isinstance(kind, type) and kind.__module__.startswith("mmdet.") else kind
             if name in _PLAIN_DATASETS:
                 dataset["type"] = "tinyvit.CocoDataset"
+            elif name != "tinyvit.CocoDataset":
+                _use_reader_in(kind)
+
+
+def _use_reader_in(kind: Any) -> None:
+    """Make another dataset class read COCO's format by our reader, if it reads it by mmdet's."""
+    from .runtime import import_mmdet
+
+    import_mmdet()
+    from mmdet.datasets.api_wrappers import COCO
+    from mmdet.registry import DATASETS
+
+    from .data.dataset import Coco
+
+    found: Any = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if getattr(found, "COCOAPI", None) is COCO:
+        found.COCOAPI = Coco
 
 
 def input_size(cfg: Config | Mapping[str, Any]) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation.metrics import CocoMetric as _CocoMetric
+from mmdet.evaluation.metrics.faster_coco_metric import FasterCocoMetric as _FasterCocoMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
@@ -64,9 +65,7 @@ class CocoMetric(_CocoMetric):
         self._standard = metric_items is None and tuple(proposal_nums) == (1, 10, 100)
         super().__init__(None, *args, proposal_nums=proposal_nums, metric_items=metric_items, **kwargs)
         self._standard = self._standard and set(self.metrics) <= {"bbox", "segm"}
-        if ann_file is not None:
-            with get_local_path(ann_file, backend_args=self.backend_args) as local_path:
-                self._coco_api = Coco(local_path)
+        self._coco_api = _read(ann_file, self.backend_args)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the numbers of all results; see the class."""
@@ -129,3 +128,26 @@ class CocoMetric(_CocoMetric):
         annotations = coco.load_anns(coco.get_ann_ids(img_ids=self.img_ids, cat_ids=self.cat_ids))
         sizes = [ann["area"] for ann in annotations if not ann.get("iscrowd") and not ann.get("ignore")]
         return 0.0 if any(low <= size <= high for size in sizes) else -1.0
+
+
+@METRICS.register_module()
+class FasterCocoMetric(_FasterCocoMetric):
+    """mmdet's ``FasterCocoMetric`` on :class:`.data.dataset.Coco`; faster-coco-eval takes the id 0
+    for "no match", too.
+
+    Args:
+        ann_file: As mmdet's.
+        *args: As mmdet's.
+        **kwargs: As mmdet's.
+    """
+
+    def __init__(self, ann_file: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(None, *args, **kwargs)
+        self._coco_api = _read(ann_file, self.backend_args)
+
+
+def _read(path: str | None, backend_args: dict[str, Any] | None) -> Any:
+    if path is None:
+        return None
+    with get_local_path(path, backend_args=backend_args) as local_path:
+        return Coco(local_path)

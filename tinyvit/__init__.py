@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tinyvit.detection import Detector
 
     from .api.deployment import export_onnx, predict_onnx, verify_onnx
-    from .api.detection import detect_convert, detect_predict, detect_test, detect_train
+    from .api.detection import detect_check, detect_convert, detect_predict, detect_test, detect_train
     from .api.labels import label
     from .api.probing import linear_probe
     from .api.speed import bench
@@ -36,6 +36,7 @@ __all__ = [
     "Detector",
     "__version__",
     "bench",
+    "detect_check",
     "detect_convert",
     "detect_predict",
     "detect_test",

@@ -75,7 +75,7 @@ def load_annotations(path: Path) -> dict[str, Any]:
     """
     document = read_document(path)
     for fault in find_faults(document):
-        raise InputError(f"annotation file {path}: {fault.text}")
+        raise InputError(f"annotation file {path}: {fault.text}; 'tinyvit detect check' lists all faults")
     return in_one_form(document)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ _OTHER_TASKS = re.compile(r"caption|keypoint|panoptic|stuff|image_info|lvis", re
 _MOST_FILES = 50
 _DEPTH = 3
 _SHOWN = 6
+#: Images by which folders are compared.
+_SAMPLE = 20
 
 
 @dataclass(frozen=True)
@@ -88,17 +90,31 @@ def find_split(data_root: str | Path, split: str) -> CocoSplit | None:
     root = Path(data_root)
     if not root.is_dir():
         raise InputError(f"--data-root {root} is not a folder; give a folder in COCO layout")
-    for name in _SPLIT_NAMES.get(split, ()):
-        for pattern in _ANNOTATION_PATTERNS:
-            annotations = root / pattern.format(name)
-            if annotations.is_file():
-                folders = [root / folder.format(name) for folder in _IMAGE_PATTERNS]
-                return read_split(annotations, folders, root, split)
+    path = _find_file(root, split)
+    return None if path is None else read_split(path, root, split)
+
+
+def find_files(root: Path) -> dict[str, Path]:
+    """Return the annotation file of each split that a folder has, unread.
+
+    Raises:
+        InputError: It is not a folder, or several files could be a split.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder; give a folder in COCO layout, or an annotation file")
+    found = {split: _find_file(root, split) for split in (*_SPLIT_NAMES, WHOLE)}
+    return {split: path for split, path in found.items() if path is not None}
+
+
+def _find_file(root: Path, split: str) -> Path | None:
+    usual = [pattern.format(name) for name in _SPLIT_NAMES.get(split, ()) for pattern in _ANNOTATION_PATTERNS]
+    if known := next((root / name for name in usual if (root / name).is_file()), None):
+        return known
     found = [path for path in _candidates(root) if _split_of(path.relative_to(root)) == split]
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(root)) for path in found[:_SHOWN])
         raise InputError(f"{root} has several files that could be the {split} split: {names}; {_choose(split)}")
-    return read_split(found[0], [], root, split) if found else None
+    return found[0] if found else None
 
 
 def _choose(split: str) -> str:
@@ -186,25 +202,33 @@ def _walk(root: Path, kind: str = "files") -> Iterator[Path]:
             yield from (place / name for name in files if not name.startswith("."))
 
 
-def read_split(
-    annotations: Path, image_folders: Iterable[Path], root: Path | None = None, split: str = WHOLE
-) -> CocoSplit:
-    """Read and check an annotation file, and choose the folder that holds its images.
+def read_split(annotations: Path, root: Path | None, split: str, images: Path | None = None) -> CocoSplit:
+    """Read and check an annotation file, and find the folder that holds its images.
 
     Args:
         annotations: The file.
-        image_folders: Folders that may hold the images.
-        root: The folder of the data, whose other folders may hold them, too.
-        split: The split's name, which its folder should bear.
+        root: The folder of the data; see :func:`find_folder`.
+        split: The split's name.
+        images: The folder of its images, if that is known.
 
     Raises:
         InputError: The file is damaged, or an image is missing; the message names either.
     """
     document = load_annotations(annotations)
-    images = _find_images(annotations, document["images"], list(image_folders), root, split)
+    names = [image["file_name"] for image in document["images"]]
+    folder = images or find_folder(annotations, names, root, split)
+    lost = [name for name in names if not (folder / name).is_file()] if folder else names
+    if folder is None or len(lost) == len(names):
+        where = f"not in {folder}" if folder else f"in no folder below {root}"
+        raise InputError(
+            f"{annotations} names the image {names[0]}, which is {where}; give the folder of the images with "
+            "--train-images, --val-images or --images"
+        )
+    if lost:
+        raise InputError(f"{annotations} names {len(lost)} images that are not in {folder}, for example {lost[0]}")
     return CocoSplit(
         annotations=annotations.resolve(),
-        images=images.resolve(),
+        images=folder.resolve(),
         classes=tuple(category["name"] for category in document["categories"]),
         num_images=len(document["images"]),
         num_annotated=len(_trainable_images(document)),
@@ -226,9 +250,37 @@ def read_files(annotations: Path, images: Path | None, option: str) -> CocoSplit
         raise InputError(f"{option} {annotations} does not exist; give an annotation file")
     if images is not None and not images.is_dir():
         raise InputError(f"{option.replace('ann', 'images')} {images} is not a folder; give the folder of the images")
+    return read_split(annotations, root_of(annotations), _split_of(Path(annotations.name)), images)
+
+
+def root_of(annotations: Path) -> Path:
+    """Return the folder in which the images of a lone annotation file are looked for."""
     parent = annotations.parent
-    root = None if images is not None else parent.parent if parent.name in ("annotations", "labels") else parent
-    return read_split(annotations, [] if images is None else [images], root, _split_of(Path(annotations.name)))
+    return parent.parent if parent.name in ("annotations", "labels") else parent
+
+
+def find_folder(annotations: Path, names: Sequence[str], root: Path | None, split: str) -> Path | None:
+    """Return the folder that holds the images of an annotation file, or ``None``.
+
+    The usual folders of the split come first, then all below ``root``, those with the split's name
+    before others. A folder with all images is taken before one with some.
+
+    Args:
+        annotations: The file.
+        names: The ``file_name`` entries.
+        root: The folder of the data.
+        split: The split's name.
+    """
+    root = root or annotations.parent
+    # The file's path has train2017 or train, and the folder probably the same.
+    known = sorted(_SPLIT_NAMES.get(split, ("",)), key=lambda name: name not in str(annotations.relative_to(root)))
+    usual = [root / pattern.format(name) for name in known for pattern in _IMAGE_PATTERNS]
+    others = sorted(_walk(root, "folders"), key=lambda folder: _split_of(folder.relative_to(root)) != split)
+    looked_for = names[:_SAMPLE]
+    held = {folder: sum((folder / name).is_file() for name in looked_for) for folder in (*usual, *others)}
+    holders = sorted((folder for folder in held if held[folder]), key=lambda folder: -held[folder])
+    whole = (folder for folder in holders if all((folder / name).is_file() for name in names))
+    return next(whole, holders[0] if holders else None)
 
 
 def _trainable_images(document: dict[str, Any]) -> set[Any]:
@@ -239,33 +291,6 @@ def _trainable_images(document: dict[str, Any]) -> set[Any]:
         for ann in document["annotations"]
         if reason_to_leave_out(ann, images[ann["image_id"]], names, Use()) is None
     }
-
-
-def _find_images(
-    annotations: Path, images: list[dict[str, Any]], folders: Sequence[Path], root: Path | None, split: str
-) -> Path:
-    """Return the folder that holds the first image; it must hold all others, too.
-
-    Without such a folder among the usual ones, all folders below ``root`` are looked at, those with
-    the split's name first.
-    """
-    names = [image["file_name"] for image in images]
-    usual = [folder for folder in folders if (folder / names[0]).is_file()]
-    if not usual and root is not None:
-        others = [folder for folder in _walk(root, "folders") if (folder / names[0]).is_file()]
-        usual = sorted(others, key=lambda folder: _split_of(folder.relative_to(root)) != split)
-    if not usual:
-        looked = ", ".join(str(folder) for folder in dict.fromkeys(folders)) or f"a folder below {root}"
-        raise InputError(
-            f"{annotations} names the image {names[0]}, which is not in any of {looked}; "
-            "give the folder with --train-images, --val-images or --images"
-        )
-    missing = {folder: [name for name in names if not (folder / name).is_file()] for folder in usual}
-    whole = next((folder for folder, lost in missing.items() if not lost), None)
-    if whole is None:
-        lost = missing[usual[0]]
-        raise InputError(f"{annotations} names {len(lost)} images that are not in {usual[0]}, for example {lost[0]}")
-    return whole
 
 
 def write_subset(split: CocoSplit, count: int, path: Path) -> CocoSplit:

@@ -56,8 +56,15 @@ def mask_area(mask: Segmentation, height: int, width: int) -> float:
     """Return the pixels of a mask of :func:`read_mask` inside its image."""
     from pycocotools import mask as coder
 
+    return float(coder.area(mask_code(mask, height, width)))
+
+
+def mask_code(mask: Segmentation, height: int, width: int) -> Any:
+    """Return a mask of :func:`read_mask` as pycocotools' run-length code."""
+    from pycocotools import mask as coder
+
     codes: Any = [mask] if isinstance(mask, dict) else coder.frPyObjects(mask, height, width)  # pyright: ignore
-    return float(coder.area(coder.merge(codes)))
+    return coder.merge(codes)
 
 
 def _read_polygons(value: Sequence[Any]) -> tuple[Segmentation | None, str | None]:

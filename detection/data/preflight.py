@@ -55,7 +55,7 @@ def check_training(uses: Sequence[DataUse]) -> tuple[dict[Path, Counts], list[st
     if counts and not any(found.trainable and found.images for found in counts.values()):
         names = ", ".join(map(str, counts))
         reasons = "; ".join(f"{found.boxes} boxes, {found.describe()}" for found in counts.values())
-        raise InputError(f"{names} has no box to train on: {reasons}; give data with boxes")
+        raise InputError(f"{names} has no box to train on: {reasons}; 'tinyvit detect check' shows examples")
     return counts, notes
 
 

@@ -12,8 +12,8 @@ from tinyvit.core.images.decode import read_sizes
 
 from .counts import is_past_edge
 
-#: The remedy.
-MEND = "correct the file"
+#: The remedy for faults that :func:`.mend.mend` mends.
+MEND = "'tinyvit detect check ROOT --fix OUT' writes a mended copy"
 #: Images whose headers are read before a training or a test.
 SAMPLE = 2000
 #: Share of boxes past the edge from which two corners are the likelier reading.

@@ -144,7 +144,11 @@ def test_categories_of_val_are_matched_by_name(make_coco, capsys) -> None:
         (lambda d: d["annotations"][0].update(category_id=77), "category 77, which is not listed"),
         (lambda d: d["annotations"][0].update(image_id=77), "image 77, which is not listed"),
         (lambda d: d["images"][1].update(file_name="gone.png"), "1 images that are not in .*gone.png"),
-        (lambda d: d["images"][0].update(file_name="gone.png"), "gone.png, which is not in any of"),
+        (lambda d: d["images"][0].update(file_name="gone.png"), "1 images that are not in .*gone.png"),
+        (
+            lambda d: [image.update(file_name=f"gone{image['id']}.png") for image in d["images"]],
+            "names the image gone1.png, which is in no folder below .*--train-images",
+        ),
         (lambda d: d.update(images=[]), "lists no images"),
         (lambda d: d.update(annotations=[]), "lists no annotations"),
         (

@@ -14,6 +14,7 @@ from tinyvit.commands import bench, detect, export, labels, pretrain, probe
 
 COMMANDS = {
     "bench": bench.bench,
+    "detect_check": detect.check,
     "detect_convert": detect.convert,
     "detect_predict": detect.predict,
     "detect_test": detect.test,

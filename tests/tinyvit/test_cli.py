@@ -107,6 +107,7 @@ COMMANDS = [
     "evaluate",
     "detect train",
     "detect test",
+    "detect check",
     "detect predict",
     "detect configs",
     "detect convert",

@@ -9,6 +9,7 @@ as an object.
 HOME = {
     "Detector": "detection.detector",
     "bench": "api.speed",
+    "detect_check": "api.detection",
     "detect_convert": "api.detection",
     "detect_predict": "api.detection",
     "detect_test": "api.detection",

@@ -1,4 +1,4 @@
-"""``tinyvit.detect_train``, ``tinyvit.detect_test`` and ``tinyvit.detect_predict``.
+"""``tinyvit.detect_train``, ``detect_test``, ``detect_check`` and ``detect_predict``.
 
 ``tinyvit.detection`` is the sub-package, so these functions carry ``detect`` in their names.
 """
@@ -157,6 +157,64 @@ def detect_test(
         **evaluate(cfg, weights, folder, device=where, **choice),
         **used,
         "ann_file": scored,
+        "work_dir": str(folder),
+    }
+
+
+def detect_check(
+    data_root: str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+    ann: str | Path | None = None,
+    images: str | Path | None = None,
+    fix: str | Path | None = None,
+    work_dir: str | Path | None = None,
+) -> dict[str, Any]:
+    """Find everything that is wrong with detection data, as ``tinyvit detect check`` does.
+
+    The arguments have the names, the meaning and the defaults of the options (``tinyvit detect
+    check --help``).
+
+    Returns:
+        A dictionary of these entries:
+
+        - ``report``: the :class:`tinyvit.detection.DataReport` of the data;
+        - ``anchors``: the :class:`tinyvit.detection.Anchors` of ``config``, or ``None``;
+        - ``sheet``: drawn images, each with ``name`` and ``file``;
+        - ``mended``: with ``fix``, per split ``split``, ``path``, ``images`` and ``changes``;
+        - ``left``: with ``fix``, the findings in the mended copies;
+        - ``harmful``: how many findings stop or harm a training, in the copies if there are any;
+        - ``work_dir``.
+
+    Raises:
+        InputError: There is no annotation file, or the config is unknown.
+    """
+    if (data_root is None) == (ann is None):
+        raise InputError("give the folder of the data, or --ann FILE, but not both")
+    if images is not None and ann is None:
+        raise InputError("--images needs --ann, the annotation file of the images")
+    from tinyvit.detection import anchors_of, check_data, draw_sheet, input_size, load_config, mend_data
+
+    anchors, masks = None, False
+    if config is not None:
+        cfg = load_config(config)
+        anchors = anchors_of(cfg.model, input_size(cfg))
+        masks = "with_mask=True" in cfg.pretty_text
+    report = check_data(data_root, ann=ann, images=images, masks=masks, anchors=anchors)
+    folder = _work_folder("detect-check", work_dir)
+    sheet = [drawn for split in report.splits for drawn in draw_sheet(split, folder / "sheet")]
+    mended, left = [], report.findings
+    if fix is not None:
+        mended = mend_data(report, Path(fix))
+        again = [check_data(ann=one.path, images=one.images, masks=masks, anchors=anchors) for one in mended]
+        left = tuple(finding for one in again for finding in one.findings)
+    return {
+        "report": report,
+        "anchors": anchors,
+        "sheet": sheet,
+        "mended": mended,
+        "left": left if fix is not None else (),
+        "harmful": sum(finding.effect != "note" for finding in left),
         "work_dir": str(folder),
     }
 

@@ -370,6 +370,88 @@ def predict(
     require_all_read(found["unreadable"], len(found["images"]) + len(found["unreadable"]))
 
 
+@group.command()
+def check(
+    data_root: Annotated[Path | None, typer.Argument(metavar="ROOT", help="Folder of the data.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", help="Compare boxes with this config's anchors; check masks for it.", rich_help_panel=DETECTOR
+        ),
+    ] = None,
+    ann: AnnOption = None,
+    images: ImagesOption = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            "--fix",
+            metavar="OUT",
+            help="Write mended copies of the annotation files into this folder.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    work_dir: WorkDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find everything that is wrong with the data of a detector, at once, and draw a page of it.
+
+    No fault ends the check. Exit code 1 if a training would be rejected or harmed; with --fix, if
+    it still would with the mended copies.
+
+    Examples:
+        tinyvit detect check my_data
+        tinyvit detect check my_data --config retinanet_tiny_vit_5m_fpn_1x_coco --fix mended
+    """
+    arguments = dict(locals())
+    from tinyvit.api.detection import detect_check
+    from tinyvit.core.errors import CheckFailedError
+    from tinyvit.core.results import write_result
+    from tinyvit.pages import data_page
+
+    with _logs_on_stderr(as_json):
+        found = detect_check(data_root, config=config, ann=ann, images=images, fix=fix, work_dir=work_dir)
+    report, folder = found["report"], Path(found["work_dir"])
+    mended = [{"split": one.split, "path": str(one.path), "changes": dict(one.changes)} for one in found["mended"]]
+    left = [finding.describe() for finding in found["left"] if finding.effect != "note"]
+    document = write_result(folder, "detect check", arguments, {**report.to_dict(), "mended": mended, "left": left})
+    page = data_page(document, report, found["anchors"], found["sheet"], folder)
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo("\n".join([*_checked(report), *_mended(mended, left), f"page: {page}"]))
+    if mended:
+        files = " ".join(
+            f"--{one.split}-ann {one.path} --{one.split}-images {one.images}"
+            for one in found["mended"]
+            if one.split in ("train", "val")
+        )
+        hint(f"tinyvit detect train {config or 'CONFIG'} {files}")
+    if found["harmful"]:
+        where = "the mended copies" if mended else "the data"
+        remedy = "correct them by hand" if mended else "mend them with --fix OUT, or by hand"
+        raise CheckFailedError(
+            f"{counted(found['harmful'], 'finding')} in {where} would stop or harm a training; {remedy}"
+        )
+
+
+def _checked(report: Any) -> list[str]:
+    """Return a line per split, and one per finding."""
+    lines = [
+        f"{one.name}: {counted(one.images, 'image')}, {one.boxes} boxes, {len(one.classes)} classes, {one.annotations}"
+        for one in report.splits
+    ]
+    return lines + ([finding.describe() for finding in report.findings] or ["nothing is wrong"])
+
+
+def _mended(mended: list[dict[str, Any]], left: list[str]) -> list[str]:
+    """Return a line per change of the mended copies, and per finding that is left."""
+    lines = []
+    for one in mended:
+        lines.append(f"mended {one['split']}: {one['path']}")
+        lines += [f"  {number} x {what}" for what, number in one["changes"].items()] or ["  nothing was changed"]
+    return [*lines, *(f"left   {line}" for line in left)]
+
+
 def _logs_on_stderr(as_json: bool) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which, with ``--json``, the output of mmengine and pycocotools goes to
     stderr.

@@ -128,11 +128,12 @@ def _samples(folder: Path) -> list[dict[str, str]]:
     samples = []
     for truth in sorted((folder / "samples").glob("*-truth.jpg")):
         found = truth.with_name(truth.name.replace("-truth", "-found"))
-        samples.append({"name": f"Image {len(samples) + 1}", "truth": _embedded(truth), "found": _embedded(found)})
+        samples.append({"name": f"Image {len(samples) + 1}", "truth": embedded(truth), "found": embedded(found)})
     return samples
 
 
-def _embedded(image: Path) -> str:
+def embedded(image: Path) -> str:
+    """Return a JPEG file as the address of an image inside a page."""
     return f"data:image/jpeg;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"
 
 

@@ -366,7 +366,7 @@ def test_resume_with_other_classes_is_refused(make_coco, small_config, run_cli, 
         ("model.bbox_head.feat_chanels=8", r"did you mean feat_channels"),
         ("optim_wrapper.optimizer.weight_deccay=0", r"did you mean weight_decay\?"),
         ("train_dataloader.bach_size=2", r"did you mean batch_size"),
-        ("default_hooks.logger.intervall=2", r"did you mean interval\?"),
+        ("default_hooks.logger.intervall=2", r"did you mean interval"),
         ("train_cfg.max_epoch=2", r"did you mean max_epochs\?"),
         ("test_dataloader.dataset.pipeline.1.keep_ration=False", r"did you mean keep_ratio\?"),
         ("randomness.sed=2", r"did you mean seed\?"),
@@ -444,3 +444,26 @@ def test_a_detector_of_more_classes_is_scored_on_those_of_the_data(
     assert "the data has no 'pink'" in err
     found = json.loads((tmp_path / "run0" / "detections.bbox.json").read_text())
     assert {one["category_id"] for one in found} > {1, 4, 7}
+
+
+def test_a_dataset_class_of_ones_own_is_read_alike(
+    make_coco, small_config, random_weights, detect, edit, tmp_path
+) -> None:
+    root = make_coco()
+    weights = random_weights(small_config, CLASSES)
+    own = own_config(tmp_path, small_config, root)
+    (tmp_path / "my_dataset.py").write_text(
+        "from mmdet.datasets import CocoDataset\nfrom mmdet.registry import DATASETS\n\n\n"
+        "@DATASETS.register_module(force=True)\nclass MyData(CocoDataset):\n"
+        f"    METAINFO = {{'classes': {CLASSES}, 'palette': [(1, 1, 1)] * 3}}\n"
+    )
+    text = own.read_text().replace("tinyvit.CocoDataset", "MyData")
+    own.write_text("import sys\nsys.path.insert(0, " + repr(str(tmp_path)) + ")\nimport my_dataset\n" + text)
+    own.write_text(own.read_text().replace("import my_dataset\n", "__import__('my_dataset')\n"))
+    assert detect("test", own, "--weights", weights)[0] == 0
+    edit(root / VAL, lambda d: d["categories"].reverse())
+    edit(root / VAL, lambda d: [ann.update(id=number, iscrowd=None) for number, ann in enumerate(d["annotations"])])
+    code, _, err = detect("test", own, "--weights", weights)
+    assert code == 0, err
+    scores = [{key: value for key, value in result(tmp_path, k).items() if "bbox" in key} for k in (0, 1)]
+    assert scores[0] == scores[1]

@@ -122,7 +122,10 @@ def test_files_of_any_layout_are_given(draw, tmp_path, small_config, run_cli) ->
         (("--ann", tmp_path / "none.json"), "--ann .*none.json does not exist"),
         (("--images", tmp_path), "--images needs --ann"),
         (("--ann", tmp_path / "two.txt", "--images", tmp_path / "none"), "--images .*none is not a folder"),
-        (("--ann", tmp_path / "two.txt", "--images", tmp_path), "000.png, which is not in any of"),
+        (
+            ("--ann", tmp_path / "two.txt", "--images", tmp_path),
+            "000.png, which is not in .*; give the folder of the images with",
+        ),
         (("--ann", tmp_path / "two.txt", "--split", "val"), "--split has no effect with --ann"),
         (("--split", "val"), "--split needs --data-root"),
     ):
