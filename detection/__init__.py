@@ -50,6 +50,7 @@ _check_every_detector()
 
 if TYPE_CHECKING:
     from .config import (
+        anchors_of,
         input_size,
         list_configs,
         load_config,
@@ -58,11 +59,10 @@ if TYPE_CHECKING:
         set_classes,
         trained_size,
     )
-    from .data.anchors import Anchors, anchors_of
+    from .data.anchors import Anchors
     from .data.annotations import load_annotations
     from .data.check import DataReport, Finding, check_data
     from .data.classes import check_same_classes
-    from .data.contact_sheet import draw_sheet
     from .data.layouts import CocoSplit, find_split, missing_split
     from .data.mend import mend_data
     from .detector import Detections, Detector, detector_config, size_of_test
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .run import evaluate, train
     from .runtime import import_mmdet, read_detector
     from .schedule import set_schedule
+    from .show.contact_sheet import draw_sheet
     from .show.drawing import draw_detections
 
 _HOME = {
@@ -81,13 +82,13 @@ _HOME = {
     "Detector": "detector",
     "Finding": "data.check",
     "Predictor": "inference",
-    "anchors_of": "data.anchors",
+    "anchors_of": "config",
     "apply_overrides": "overrides",
     "check_data": "data.check",
     "check_same_classes": "data.classes",
     "detector_config": "detector",
     "draw_detections": "show.drawing",
-    "draw_sheet": "data.contact_sheet",
+    "draw_sheet": "show.contact_sheet",
     "evaluate": "run",
     "find_images": "inference",
     "find_split": "data.layouts",

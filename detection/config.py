@@ -14,6 +14,7 @@ from tinyvit.core.detectors import PACKAGED, packaged_configs, shipped_configs
 from tinyvit.core.errors import InputError, require, unknown_name
 from tinyvit.core.options import as_list
 
+from .data.anchors import Anchors
 from .data.classes import check_same_classes, match_classes
 from .data.counts import Use
 from .data.layouts import (
@@ -46,6 +47,9 @@ _PLAIN_DATASETS = ("CocoDataset", "mmdet.CocoDataset")
 
 #: Parts of a model whose ``num_classes`` is not the number of classes of the data.
 _CLASS_AGNOSTIC = ("backbone", "rpn_head", "semantic_head", "track_head", "reid")
+
+#: Generators with anchors of a size; those of points have none.
+_ANCHOR_GENERATORS = ("AnchorGenerator", "SSDAnchorGenerator", "LegacyAnchorGenerator", "YOLOAnchorGenerator")
 
 #: Transforms whose ``scale`` is the size of the input.
 _RESIZES = ("Resize", "RandomResize", "FixScaleResize")
@@ -442,6 +446,32 @@ def input_size(cfg: Config | Mapping[str, Any]) -> tuple[int, int] | None:
                 sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
                 return sides if len(sides) == 2 and all(isinstance(side, int) for side in sides) else None
     return None
+
+
+def anchors_of(cfg: Config) -> Anchors:
+    """Return the anchors of the detector of a config; there are none where it has points."""
+    from .runtime import import_mmdet
+
+    import_mmdet()
+    from mmdet.registry import TASK_UTILS
+
+    sides: dict[int, set[float]] = {}
+    for settings in _anchor_generators(cfg.model):
+        made = TASK_UTILS.build(settings)
+        for stride, boxes in zip(made.strides, made.base_anchors, strict=True):
+            areas = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+            sides.setdefault(int(max(stride)), set()).update(round(float(side), 1) for side in areas)
+    return Anchors({stride: tuple(sorted(sides[stride])) for stride in sorted(sides)}, input_size(cfg))
+
+
+def _anchor_generators(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        if str(node.get("type", "")).rpartition(".")[2] in _ANCHOR_GENERATORS:
+            yield dict(node)
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            yield from _anchor_generators(part)
 
 
 def trained_size(config: str | Path, weights: str | Path) -> tuple[tuple[int, int], Path] | None:

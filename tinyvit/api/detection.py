@@ -193,12 +193,12 @@ def detect_check(
         raise InputError("give the folder of the data, or --ann FILE, but not both")
     if images is not None and ann is None:
         raise InputError("--images needs --ann, the annotation file of the images")
-    from tinyvit.detection import anchors_of, check_data, draw_sheet, input_size, load_config, mend_data
+    from tinyvit.detection import anchors_of, check_data, draw_sheet, load_config, mend_data
 
     anchors, masks = None, False
     if config is not None:
         cfg = load_config(config)
-        anchors = anchors_of(cfg.model, input_size(cfg))
+        anchors = anchors_of(cfg)
         masks = "with_mask=True" in cfg.pretty_text
     report = check_data(data_root, ann=ann, images=images, masks=masks, anchors=anchors)
     folder = _work_folder("detect-check", work_dir)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from tinyvit.core.images.decode import decode, read_file
 
-from ..show.drawing import draw_detections, make_palette
-from .annotations import in_one_form, read_document
-from .check import SplitSummary, sound_part
-from .masks import mask_code
+from ..data.annotations import in_one_form, read_document
+from ..data.check import SplitSummary, sound_part
+from ..data.masks import mask_code
+from .drawing import draw_detections, make_palette
 
 _SIDE = 480
 
@@ -24,7 +24,7 @@ def draw_sheet(split: SplitSummary, folder: Path, count: int = 12) -> list[dict[
     An image that cannot be read is left out.
 
     Args:
-        split: The split, of :func:`.check.check_data`.
+        split: The split, of :func:`tinyvit.detection.check_data`.
         folder: Where the JPEG files are written.
         count: The most images.
     """
