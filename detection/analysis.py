@@ -1,4 +1,4 @@
-"""What a detector gets wrong: numbers by class, precision and recall, and errors by their cause.
+"""Where a detector fails: numbers by class, precision and recall, and errors by their cause.
 
 The causes are those of TIDE (Bolya et al., ECCV 2020), at an IoU of 0.5 for a match and 0.1 for the
 background. The gain of a cause is how much AP50 grows when its errors alone are mended.
@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from tinyvit.core.files import write_json
+
 Kind = Literal["bbox", "segm"]
+#: The file that :func:`analyse_run` writes.
+NAME = "analysis.json"
 
 #: IoU of a match, and the IoU up to which a detection lies on the background (TIDE, section 2.2).
 MATCH, BACKGROUND = 0.5, 0.1
@@ -65,8 +71,39 @@ class Matching:
     positives: Counter[Any] = field(default_factory=Counter)
 
 
+def analyse_run(metrics: Iterable[Any], folder: Path) -> dict[str, Any]:
+    """Analyse what a test found, write it as ``analysis.json``, and return it.
+
+    Args:
+        metrics: The metrics of the test's evaluator.
+        folder: The work folder, with the detections as ``detections.bbox.json`` and, of masks,
+            ``detections.segm.json``.
+
+    Returns:
+        By kind (``bbox``, ``segm``) the numbers of :func:`analyse`. Empty, and nothing is written,
+        where nothing was detected or the metric is not ours.
+    """
+    found: dict[str, Any] = {}
+    for metric in metrics:
+        kinds: Sequence[Kind] = getattr(metric, "metrics", ()) if type(metric).__name__ == "CocoMetric" else ()
+        for kind in kinds:
+            path = folder / f"detections.{kind}.json"
+            entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+            if entries and metric.cat_ids and metric.img_ids:
+                run = metric.evaluations.get(kind)
+                found[kind] = analyse(metric._coco_api, entries, kind, metric.cat_ids, metric.img_ids, run)
+    if found:
+        write_json(folder / NAME, found)
+    return found
+
+
 def analyse(
-    coco: Any, entries: Sequence[Mapping[str, Any]], kind: Kind, categories: Sequence[Any], images: Sequence[Any]
+    coco: Any,
+    entries: Sequence[Mapping[str, Any]],
+    kind: Kind,
+    categories: Sequence[Any],
+    images: Sequence[Any],
+    run: Any = None,
 ) -> dict[str, Any]:
     """Return numbers by class, curves and errors of a detector.
 
@@ -76,6 +113,7 @@ def analyse(
         kind: Boxes or masks.
         categories: Ids of the classes, in the order of the labels.
         images: Ids of the images that were tested.
+        run: pycocotools' ``COCOeval`` of the same, accumulated; ``None`` to make it.
 
     Returns:
         A dictionary of these entries:
@@ -87,11 +125,11 @@ def analyse(
         - ``errors``: by cause (:data:`CAUSES`) the ``count`` and the ``gain`` in AP50;
         - ``confusions``: at most ten entries of ``found``, ``is`` and ``count``, most frequent
           first: classification errors by class;
-        - ``images``: ids of the images with mistakes, most mistakes first; those of detections with
-          a score of :data:`SHOWN` or higher, and objects that none of them matches.
+        - ``images``: ids of the images with mistakes, most mistakes first. Mistakes are false
+          detections with a score of :data:`SHOWN` or higher, and objects without a right one.
     """
     names = {key: coco.cats[key]["name"] for key in categories}
-    run = _evaluate(coco, entries, kind, categories, images)
+    run = run or _evaluate(coco, entries, kind, categories, images)
     matching = match(coco, entries, kind, categories, images)
     base = _mean_precision(matching.findings, matching.positives)
     errors = {
@@ -278,9 +316,8 @@ def _count(matching: Matching, cause: str) -> int:
 def _mended(matching: Matching, cause: str) -> float:
     """Return AP50 with the errors of one cause mended, as TIDE's oracles do.
 
-    A wrong class or place becomes right for the best detection of an object that nothing matches;
-    the others, and all errors of the other causes, are taken away. Missed objects are taken from
-    the objects.
+    A wrong class or place becomes right for the best detection of an object that nothing matches.
+    The other detections with this cause are taken away. Missed objects are taken from the objects.
     """
     if cause == "missed":
         left = matching.positives.copy()

@@ -62,6 +62,8 @@ class CocoMetric(_CocoMetric):
         metric_items: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        #: COCO's evaluation of the last results, by kind.
+        self.evaluations: dict[str, Any] = {}
         self._standard = metric_items is None and tuple(proposal_nums) == (1, 10, 100)
         super().__init__(None, *args, proposal_nums=proposal_nums, metric_items=metric_items, **kwargs)
         self._standard = self._standard and set(self.metrics) <= {"bbox", "segm"}
@@ -113,6 +115,7 @@ class CocoMetric(_CocoMetric):
             run.accumulate()
             run.summarize()
         print_log(printed.getvalue(), logger="current")
+        self.evaluations[metric] = run
         found = {f"{metric}_{name}": float(value) for name, value in zip(_NAMES, run.stats, strict=True)}
         if self.classwise:
             # (IoU, recall, class, area, detections): all areas, most detections

@@ -24,6 +24,7 @@ from tinyvit.core.options import as_list
 from tinyvit.core.results import make_work_dir
 
 from ..backbones import Checkpoint, Choice, choice_of, open_checkpoint, read_checkpoint
+from .analysis import analyse_run
 from .backbones import fetch_url
 from .config import check_heads, config_classes, head_class_counts, scored_files, set_classes, uses_of
 from .data.classes import check_same_classes, match_classes
@@ -248,7 +249,9 @@ def evaluate(
         weights: The detector's checkpoint. All its parameters must fit the config, and its classes
             must be those of the data.
         work_dir: Folder for logs and the detections in COCO's result format
-            (``detections.bbox.json``, and ``detections.segm.json`` for masks).
+            (``detections.bbox.json``, and ``detections.segm.json`` for masks). ``analysis.json``
+            says what is wrong with them, see :func:`.analysis.analyse`, and ``samples/`` shows the
+            images with most mistakes.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
         **choice: ``weights_key``, ``prefix`` and ``partial``, as for
             :func:`tinyvit.backbones.load_weights`.
@@ -288,7 +291,8 @@ def evaluate(
         with _input_named(), runner.prints_in_log(), progress.running():
             found = runner.test()
     if get_rank() == 0:
-        draw_samples(cfg.test_dataloader, work_dir)
+        analysis = analyse_run(runner.test_evaluator.metrics, work_dir)
+        draw_samples(cfg.test_dataloader, work_dir, next(iter(analysis.values()), {}).get("images", ()))
     return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
 
 

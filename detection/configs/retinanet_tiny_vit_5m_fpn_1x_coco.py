@@ -2,9 +2,10 @@
 
 Command: ``tinyvit detect train retinanet_tiny_vit_5m_fpn_1x_coco --data-root COCO_DIR --weights
 tiny_vit_5m.pth``, or MMDetection's own ``tools/train.py`` with this file. Recipe: MMDetection's
-``retinanet_r50_fpn_1x_coco.py`` with the optimiser of its Swin configs. The optimiser is AdamW with learning rate 1e-4 for a batch of 16 images. Weight decay
-is 0.05, without norms and biases. Warm-up takes 1,000 iterations. The learning rate is scaled to
-the batch size. Expected: not measured. This config was run on small data only, not trained on COCO.
+``retinanet_r50_fpn_1x_coco.py`` with the optimiser of its Swin configs. The optimiser is AdamW with
+learning rate 1e-4 for a batch of 16 images. Weight decay is 0.05, without norms and biases. Warm-up
+takes 1,000 iterations. The learning rate is scaled to the batch size. Expected: not measured. This
+config was run on small data only, not trained on COCO.
 """
 
 _base_ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ def keep_detections(runner: Any, folder: Path) -> None:
             metric.outfile_prefix = str(folder / DETECTIONS)
 
 
-def draw_samples(loader: Any, folder: Path) -> list[dict[str, Any]]:
-    """Draw the first images that have boxes into ``samples/``, and return their paths.
+def draw_samples(loader: Any, folder: Path, wanted: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """Draw a few images into ``samples/``, and return their paths.
 
     Args:
         loader: The config's data loader of these images.
         folder: The work folder, with ``detections.bbox.json``.
+        wanted: Ids of the images to draw, the most important one first. Without any these are the
+            first images that have boxes.
 
     Returns:
         Per image ``file``, ``truth`` and ``found``: the image, and JPEG files with the boxes as
@@ -47,11 +50,12 @@ def draw_samples(loader: Any, folder: Path) -> list[dict[str, Any]]:
     names = {entry["id"]: entry["name"] for entry in document["categories"]}
     labels = {key: place for place, key in enumerate(names)}
     found = [entry for entry in json.loads(results.read_text(encoding="utf-8")) if entry["score"] >= _SCORE]
+    with_boxes = {one["image_id"] for one in document["annotations"]}
+    entries = {entry["id"]: entry for entry in document["images"]}
+    chosen = [entries[key] for key in wanted or entries if key in entries and (wanted or key in with_boxes)]
     samples = []
-    for entry in document["images"]:
+    for entry in chosen[:_COUNT]:
         truth = [one for one in document["annotations"] if one["image_id"] == entry["id"]]
-        if not truth or len(samples) == _COUNT:
-            continue
         pixels = decode(read_file(images / entry["file_name"])).convert("RGB")
         factor = min(1.0, _SIDE / max(pixels.size))
         width, height = (max(1, round(side * factor)) for side in pixels.size)

@@ -79,6 +79,35 @@ def test_a_detector_has_curves_numbers_and_images(log: Path, tmp_path: Path) -> 
     assert "Average precision</h1>" in tested
 
 
+def test_a_test_has_curves_causes_and_classes(tmp_path: Path) -> None:
+    causes = ("classification", "localisation", "both", "duplicate", "background", "missed")
+    part = {
+        "classes": {
+            name: {"AP": value, "AP50": value, "AR": value, "objects": 1200, "detections": 3}
+            for name, value in (("cat", 0.5), ("dog", 0.25), ("cup", None))
+        },
+        "curves": {"0.5": [1 - k / 200 for k in range(101)], "0.75": []},
+        "errors": {cause: {"count": k, "gain": k / 10} for k, cause in enumerate(causes)},
+        "confusions": [{"found": "cat", "is": "dog", "count": 4}],
+        "images": [3],
+    }
+    (tmp_path / "analysis.json").write_text(json.dumps({"bbox": part}))
+    page = detection_page(written("detect test", {"bbox_mAP": 0.25}), tmp_path)
+    _, curve, causes_chart = charts(page)
+    value, place = curve.y_axis(), curve.x_axis()
+    found = [(place(x), value(y)) for x, y in curve.points("line s0")]
+    assert found == [pytest.approx((k / 100, 1 - k / 200), abs=0.01) for k in range(101)]
+    lengths = [float(bar.attrib["width"]) for bar in causes_chart.all("rect", "s0")]
+    assert lengths[1:] == pytest.approx([lengths[5] * k / 5 for k in range(1, 6)], abs=0.1)
+    assert [name for _, _, name in causes_chart.texts("axis")][-1] == "missed (5 objects)"
+    text = page.read_text()
+    assert [text.index(f'<td class="">{name}') for name in ("dog", "cat", "cup")] == sorted(
+        text.index(f'<td class="">{name}') for name in ("dog", "cat", "cup")
+    )
+    assert "Taken for another class" in text
+    assert cut_texts(text, 360, tmp_path) == []
+
+
 def test_a_probe_has_its_classes_from_the_weakest(tmp_path: Path) -> None:
     metrics = {
         "model": "tiny_vit_5m_224",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections import Counter
@@ -305,6 +306,7 @@ def test(
             device=device,
         )
     lines = [f"{name:24} {_number(value)}" for name, value in found.items() if isinstance(value, float)]
+    lines += _costliest(Path(found["work_dir"]) / "analysis.json")
     _finish("detect test", arguments, found, lines, f"tinyvit detect predict {config} IMAGE --weights {weights}")
 
 
@@ -496,6 +498,17 @@ def _named(detections: list[dict[str, Any]]) -> str:
 
 def _number(value: float) -> str:
     return "no object of this size" if value == -1 else f"{value:.4f}"
+
+
+def _costliest(analysis: Path) -> list[str]:
+    """Return a line per kind with the three causes of errors that cost most."""
+    found = json.loads(analysis.read_text(encoding="utf-8")) if analysis.is_file() else {}
+    lines = []
+    for kind, part in found.items():
+        gains = sorted(((one["gain"], cause) for cause, one in part["errors"].items()), reverse=True)[:3]
+        said = ", ".join(f"{cause} {gain:.3f}" for gain, cause in gains)
+        lines.append(f"{kind}: AP50 to gain from errors mended: {said}")
+    return lines
 
 
 def _finish(command: str, arguments: dict[str, Any], found: dict[str, Any], lines: list[str], next_step: str) -> None:

@@ -6,6 +6,7 @@ Every sentence with a number in it is made from the numbers.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from tinyvit.core.results import read_log
 
 Document = Mapping[str, Any]
 Chart = tuple[str, Markup, str]
+#: Heading, names of the columns, rows.
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 NAME = "report.html"
 _BARS = 20
 _COCO = ("mAP", "mAP_50", "mAP_75")
+_OF_CAUSE = {"missed": "object"}
 
 
 def pretrain_page(document: Document, folder: Path) -> Path:
@@ -74,9 +78,72 @@ def detection_page(document: Document, folder: Path) -> Path:
         chart = bar_chart("Average precision", bars, high)
         charts.append(("Average precision", Markup(chart), "At the end, from 0 to 1."))
     rows = [(name, "no object of this size" if value == -1 else f"{value:.4f}") for name, value in found.items()]
-    return _write(
-        document, folder, headline, lead, charts, _samples(folder), [("COCO's numbers", rows)] if rows else []
+    tables: list[Table] = [("COCO's numbers", ("", ""), rows)] if rows else []
+    analysis = _analysis(folder) if "losses" not in metrics else {}
+    for kind, part in analysis.items():
+        charts += _error_charts(kind, part)
+        tables += _error_tables(kind, part)
+    chosen = "The images with most mistakes." if analysis else "The first images that have boxes."
+    return _write(document, folder, headline, lead, charts, _samples(folder), tables, chosen)
+
+
+def _analysis(folder: Path) -> Document:
+    path = folder / "analysis.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _error_charts(kind: str, part: Document) -> list[Chart]:
+    """Return the curves of precision and recall, and what each cause of errors costs."""
+    charts: list[Chart] = []
+    series = [
+        Series(f"IoU {iou}", f"s{place}", [(at / 100, value) for at, value in enumerate(values)], dots=False)
+        for place, (iou, values) in enumerate(part["curves"].items())
+        if values
+    ]
+    if series:
+        heading = f"Precision and recall, {kind}"
+        chart = line_chart(heading, series, Axes("recall", "precision", (0.0, 1.0)))
+        charts.append((heading, Markup(chart), "Mean over the classes."))
+    errors = part["errors"]
+    heading = f"Cost of errors, {kind}"
+    bars = [
+        Bar(
+            f"{cause} ({counted(one['count'], _OF_CAUSE.get(cause, 'detection'))})",
+            "s0",
+            one["gain"],
+            f"{one['gain']:.3f}",
+        )
+        for cause, one in errors.items()
+    ]
+    high = max(0.01, *(one["gain"] for one in errors.values()))
+    caption = (
+        "Gain in AP50 if the errors of one cause alone were mended (TIDE). A detection has a wrong class, a wrong "
+        "place or both, repeats a better one, or lies on the background. Nothing found a missed object."
     )
+    charts.append((heading, Markup(bar_chart(heading, bars, high)), caption))
+    return charts
+
+
+def _error_tables(kind: str, part: Document) -> list[Table]:
+    heads = ("class", "AP", "AP50", "AR", "objects", "detections")
+    rows = [
+        (
+            name,
+            *("" if one[key] is None else f"{one[key]:.4f}" for key in heads[1:4]),
+            f"{one['objects']:,}",
+            f"{one['detections']:,}",
+        )
+        for name, one in sorted(
+            part["classes"].items(), key=lambda item: item[1]["AP"] if item[1]["AP"] is not None else 2
+        )
+    ]
+    tables: list[Table] = [(f"By class, {kind}, weakest first", heads, rows)]
+    confused = [(one["found"], one["is"], str(one["count"])) for one in part["confusions"]]
+    if confused:
+        tables.append(
+            (f"Taken for another class, {kind}, score 0.3 or higher", ("found", "is", "detections"), confused)
+        )
+    return tables
 
 
 def probe_page(document: Document, folder: Path) -> Path:
@@ -144,7 +211,8 @@ def _write(
     lead: str,
     charts: Sequence[Chart],
     samples: Sequence[Mapping[str, str]] = (),
-    tables: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+    tables: Sequence[Table] = (),
+    chosen: str = "",
 ) -> Path:
     environment = document["environment"]
     machine = [
@@ -162,7 +230,8 @@ def _write(
         lead=lead,
         charts=charts,
         samples=samples,
-        tables=[*tables, ("Asked for", asked), ("Machine", machine)],
+        chosen=chosen,
+        tables=[*tables, ("Asked for", ("", ""), asked), ("Machine", ("", ""), machine)],
     )
     path = folder / NAME
     path.write_text(page, encoding="utf-8")

@@ -11,7 +11,7 @@ random boxes as its config allows: 1,000 proposals, and 100 objects with a mask.
 
 Multiply-adds are counted by torch's ``FlopCounterMode`` while the network runs; attention is
 included. Operators of mmcv, such as RoIAlign and deformable attention, are not counted. A group is
-written when it is done, and a run into the same file goes on with the others.
+written when it is done, and a run into the same file measures the others.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, help="the document; a run into the same file goes on")
+    what.add_argument("--out", type=Path, help="the document; a run into the same file resumes")
     what.add_argument("--table", type=Path, help="print the table of a document")
     options = parser.parse_args(arguments)
     if options.table:
