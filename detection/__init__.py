@@ -66,8 +66,9 @@ if TYPE_CHECKING:
     from .data.layouts import CocoSplit, find_split, missing_split
     from .data.mend import mend_data
     from .detector import Detections, Detector, detector_config, size_of_test
-    from .inference import Predictor, find_images, predict
+    from .inference import Predictor
     from .overrides import apply_overrides
+    from .predicting import find_images, predict
     from .run import evaluate, train
     from .runtime import import_mmdet, read_detector
     from .schedule import set_schedule
@@ -90,7 +91,7 @@ _HOME = {
     "draw_detections": "show.drawing",
     "draw_sheet": "show.contact_sheet",
     "evaluate": "run",
-    "find_images": "inference",
+    "find_images": "predicting",
     "find_split": "data.layouts",
     "import_mmdet": "runtime",
     "input_size": "config",
@@ -100,7 +101,7 @@ _HOME = {
     "make_palette": "config",
     "mend_data": "data.mend",
     "missing_split": "data.layouts",
-    "predict": "inference",
+    "predict": "predicting",
     "read_detector": "runtime",
     "scored_files": "config",
     "set_classes": "config",

@@ -1,8 +1,8 @@
-"""Images as a detector takes them, and its detections: as data, and drawn."""
+"""Images as a detector takes them, and its detections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,8 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmengine.config import Config
 
-from tinyvit.core.console import track
 from tinyvit.core.errors import InputError
-from tinyvit.core.files import write_json
 from tinyvit.core.images.decode import decode, read_file
-from tinyvit.core.images.files import open_folders
-from tinyvit.core.results import make_work_dir
 
 from ..backbones import Checkpoint, Choice
 from ..backbones.deployed import deploy_for_command
@@ -24,7 +20,6 @@ from .config import config_classes
 from .data.classes import check_same_classes
 from .registry import TRANSFORMS
 from .runtime import building, import_mmdet, load_detector, read_detector
-from .show.drawing import draw_detections
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -230,99 +225,3 @@ def check_score(value: float, name: str) -> None:
     """
     if not 0 <= value <= 1:
         raise InputError(f"{name} is {value:g}; it must be from 0 to 1")
-
-
-def predict(
-    cfg: Config,
-    weights: str | Path | Checkpoint,
-    images: str | Path | Sequence[str | Path],
-    work_dir: str | Path,
-    *,
-    score_threshold: float = 0.3,
-    device: str = "cpu",
-    deployed: bool = True,
-    **choice: Unpack[Choice],
-) -> dict[str, Any]:
-    """Detect objects in images; write an annotated copy of each and one ``predictions.json``.
-
-    A file that is not a readable image is reported and skipped.
-
-    Args:
-        cfg: A config of :func:`tinyvit.detection.load_config`.
-        weights: The detector's checkpoint.
-        images: Image files, folders of them, or one of either.
-        work_dir: Folder for ``predictions.json`` and ``pictures/``.
-        score_threshold: Smallest score of a detection in the JSON and in the images, in [0, 1].
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        deployed: Whether the backbone's deployed form runs.
-        **choice: ``weights_key``, ``prefix`` and ``partial``, as for
-            :func:`tinyvit.backbones.load_weights`.
-
-    Returns:
-        The document of ``predictions.json``: ``classes``, ``score_threshold``, ``deployed`` (the
-        deployed backbone's report), ``highest_score`` (of all detections, also below the threshold;
-        ``None`` without any), ``images`` (each ``file``, ``width``, ``height``, ``picture``,
-        ``detections`` as :class:`Predictor` gives them) and ``unreadable`` (file -> why).
-
-    Raises:
-        InputError: There is no image, a file is missing, a score is outside [0, 1], or the
-            checkpoint does not fit.
-    """
-    check_score(score_threshold, "--score")
-    unlisted: dict[str, str] = {}
-    files = list(find_images([images] if isinstance(images, (str, Path)) else images, unlisted))
-    if not files:
-        why = f" ({'; '.join(f'{path}: {reason}' for path, reason in unlisted.items())})" if unlisted else ""
-        raise InputError(f"there is no image to predict on{why}; give at least one image file or folder")
-    work_dir = make_work_dir("detect-predict", work_dir)
-    predictor = Predictor(cfg, weights, device=device, deployed=deployed, **choice)
-    (work_dir / "pictures").mkdir(exist_ok=True)
-    document: dict[str, Any] = {
-        "classes": list(predictor.classes),
-        "score_threshold": score_threshold,
-        "deployed": predictor.deployed,
-        "highest_score": None,
-        "images": [],
-        "unreadable": unlisted,
-    }
-    for number, file in enumerate(track(files, "detect", unit="images")):
-        try:
-            image = decode(read_file(file))
-        except Exception as error:  # Pillow raises many kinds on damaged files
-            document["unreadable"][str(file)] = f"{type(error).__name__}: {error}"
-            continue
-        try:
-            everything = predictor(np.asarray(image))
-        except InputError as error:
-            document["unreadable"][str(file)] = str(error)
-            continue
-        detections = [found for found in everything if found["score"] >= score_threshold]
-        scores = [found["score"] for found in everything[:1]] + [document["highest_score"] or 0.0]
-        document["highest_score"] = max(scores) or None
-        picture = work_dir / "pictures" / f"{number:05d}-{file.stem}.jpg"
-        draw_detections(image, detections).save(picture, quality=92)
-        entry = {"file": str(file), "width": image.width, "height": image.height, "picture": str(picture)}
-        document["images"].append({**entry, "detections": detections})
-    if not document["images"]:
-        raise InputError(f"none of the {len(files)} files is a readable image, for example {files[0]}")
-    write_json(work_dir / "predictions.json", document)
-    return document
-
-
-def find_images(paths: Iterable[str | Path], unlisted: dict[str, str] | None = None) -> Iterator[Path]:
-    """Yield the image files among files and folders; see
-    :func:`tinyvit.core.images.files.open_folders`.
-
-    Args:
-        paths: The files and folders.
-        unlisted: Takes folders that cannot be listed and links that cannot be followed, with the
-            reason. Without it, a folder that cannot be listed ends the call.
-
-    Raises:
-        InputError: A path does not exist, or a folder has no images or cannot be listed.
-    """
-    named = [Path(path) for path in paths]
-    for path in open_folders(named, unlisted):
-        if path in named and not path.is_file():
-            raise InputError(f"image {path} does not exist; check the path")
-        yield path

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .records import Faults, Item, Record, Source, Tree, is_point, read_json, split_of
+from ..data.annotations import is_box
+from ..data.masks import read_mask
+from .records import Faults, Item, Record, Source, Tree, split_of
 
 
 def found(tree: Tree) -> bool:
     """Return whether the source has an annotation file in COCO's format."""
-    return any(_document(path) is not None for path in tree.ending(".json"))
+    return any(_document(path, tree) is not None for path in tree.ending(".json"))
 
 
-@cache
-def _document(path: Path) -> dict[str, Any] | None:
-    document = read_json(path)
+def _document(path: Path, tree: Tree) -> dict[str, Any] | None:
+    document = tree.json(path)
     lists = ("images", "annotations", "categories")
     known = isinstance(document, dict) and all(isinstance(document.get(name), list) for name in lists)
     return document if known else None
@@ -31,7 +30,7 @@ def read(tree: Tree, faults: Faults) -> Source:
     names: dict[str, None] = {}
     records: list[Record] = []
     for path in tree.ending(".json"):
-        document = _document(path)
+        document = _document(path, tree)
         if document is None:
             continue  # of other tools, beside the annotations
         categories = _categories(document, tree.named(path), faults)
@@ -99,39 +98,20 @@ def _item(ann: Any, where: str, categories: dict[str, str], faults: Faults) -> I
         faults.leave_out("object of a category that is not listed", where)
         return
     box, shape = ann.get("bbox"), ann.get("segmentation")
-    while isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], dict):
-        shape = shape[0]
-    rings = _rings(shape)
-    if rings is None:
-        faults.leave_out("segmentation that is neither polygons nor a run-length code; the box is kept", where)
-    if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+    is_code = isinstance(shape, dict) or (isinstance(shape, list) and any(isinstance(part, dict) for part in shape))
+    mask: Any = shape if is_code and shape else None  # its size is compared with the image's
+    rings: Any = None
+    if not is_code and shape not in (None, [], ""):
+        rings, reason = read_mask(shape, 0, 0)
+        if rings is None:
+            faults.leave_out("mask that cannot be read; its box is kept", f"{where}: {reason}")
+    if box is not None and not (is_box(box)):
         if not rings:
             faults.leave_out("object whose bbox is not four numbers", where)
             return
         box = None
-    mask = shape if isinstance(shape, dict) else None
     if box is None and not rings and mask is None:
         faults.leave_out("object without a bbox and without a segmentation", where)
         return
     corners = None if box is None else tuple(map(float, box))
     yield Item(name, where, corners, rings or [], mask, bool(ann.get("iscrowd")))
-
-
-def _rings(shape: Any) -> list[list[float]] | None:
-    """Return the polygons of a segmentation, also of a flat list or of pairs; ``None`` where it is
-    something else.
-    """
-    if shape is None or isinstance(shape, dict) or shape == []:
-        return []
-    if not isinstance(shape, list):
-        return None
-    if all(map(_is_number, shape)):
-        shape = [shape]
-    elif len(shape) > 2 and all(map(is_point, shape)):
-        shape = [[c for point in shape for c in point]]
-    good = all(isinstance(ring, list) and len(ring) % 2 == 0 and all(map(_is_number, ring)) for ring in shape)
-    return [[float(c) for c in ring] for ring in shape] if good else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,20 +12,12 @@ from .records import Faults, Item, Patch, Record, Source, Tree, split_of
 from .settle import corners_of, ellipse, turned
 
 Element = ElementTree.Element
+_TAG = "annotations"
 
 
 def found(tree: Tree) -> bool:
     """Return whether the source has an XML file of CVAT."""
-    return any(_root(path) is not None for path in tree.ending(".xml"))
-
-
-@cache
-def _root(path: Path) -> Element | None:
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError, ValueError, LookupError):
-        return None
-    return root if root.tag == "annotations" else None
+    return any(tree.xml(path, _TAG) is not None for path in tree.ending(".xml"))
 
 
 def read(tree: Tree, faults: Faults) -> Source:
@@ -38,7 +29,7 @@ def read(tree: Tree, faults: Faults) -> Source:
     names: dict[str, None] = {}
     records = []
     for path in tree.ending(".xml"):
-        root = _root(path)
+        root = tree.xml(path, _TAG)
         if root is None:
             faults.leave_out("XML file that is damaged or not CVAT's", tree.named(path))
             continue

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .records import Faults, Item, Record, Source, Tree, is_point, read_json, split_of
+from .records import Faults, Item, Record, Source, Tree, is_point, split_of
 from .settle import corners_of, ellipse, is_size, turned
 
 #: Label Studio puts eight hexadecimal digits before the name of an uploaded file.
@@ -19,12 +18,11 @@ _UPLOAD = re.compile(r"^[0-9a-f]{8}-(.+)$")
 
 def found(tree: Tree) -> bool:
     """Return whether the source has a JSON file of Label Studio."""
-    return any(_tasks(path) is not None for path in tree.ending(".json"))
+    return any(_tasks(path, tree) is not None for path in tree.ending(".json"))
 
 
-@cache
-def _tasks(path: Path) -> list[Any] | None:
-    document = read_json(path)
+def _tasks(path: Path, tree: Tree) -> list[Any] | None:
+    document = tree.json(path)
     tasks = document if isinstance(document, list) else [document]
     first = tasks[0] if tasks else None
     known = isinstance(first, dict) and isinstance(first.get("data"), dict) and ("annotations" in first)
@@ -39,7 +37,7 @@ def read(tree: Tree, faults: Faults) -> Source:
     """
     records = []
     for path in tree.ending(".json"):
-        for number, task in enumerate(_tasks(path) or [], 1):
+        for number, task in enumerate(_tasks(path, tree) or [], 1):
             where = f"{tree.named(path)}, task {task.get('id', number) if isinstance(task, dict) else number}"
             record = _record(task, where, path, tree, faults)
             if record is not None:

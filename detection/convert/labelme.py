@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .records import Faults, Item, Record, Source, Tree, is_point, read_json, split_of
+from .records import Faults, Item, Record, Source, Tree, background, is_point, split_of
 from .settle import ellipse
 
 
 def found(tree: Tree) -> bool:
     """Return whether the source has a JSON file of LabelMe."""
-    return any(_document(path) is not None for path in tree.ending(".json"))
+    return any(_document(path, tree) is not None for path in tree.ending(".json"))
 
 
-@cache
-def _document(path: Path) -> dict[str, Any] | None:
-    document = read_json(path)
+def _document(path: Path, tree: Tree) -> dict[str, Any] | None:
+    document = tree.json(path)
     shapes = document.get("shapes") if isinstance(document, dict) else None
     return document if isinstance(shapes, list) and "imagePath" in document else None
 
@@ -32,7 +30,7 @@ def read(tree: Tree, faults: Faults) -> Source:
     """
     records, seen = [], set[Path]()
     for path in tree.ending(".json"):
-        document = _document(path)
+        document = _document(path, tree)
         if document is None:
             faults.leave_out("JSON file that is damaged or not LabelMe's", tree.named(path))
             continue
@@ -44,10 +42,7 @@ def read(tree: Tree, faults: Faults) -> Source:
         items = _grouped(_items(document["shapes"], tree.named(path), faults))
         size = (document.get("imageWidth") or 0, document.get("imageHeight") or 0)
         records.append(Record(image, split_of(Path(tree.named(path)).parent), items, tree.named(path), size))
-    folders = {image.parent for image in seen}
-    for image in tree.images:
-        if image not in seen and image.parent in folders and not tree.file:
-            records.append(Record(image, split_of(Path(tree.named(image)).parent), [], tree.named(image)))
+    records += background(tree, seen)
     return Source(sorted({item.name for record in records for item in record.items}), records)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from tinyvit.core.images.files import IMAGE_SUFFIXES, describe_skipped
 from tinyvit.core.images.walk import Skipped, walk
 
 _EXAMPLES = 5
+_ANNOTATION_FOLDERS = ("annotations", "annotation", "labels")
 #: Words in the names of folders and files, and the split that they mean.
 _SPLITS = (
     ("train", ("train", "training")),
@@ -58,7 +60,8 @@ class Item:
         name: Its class.
         box: x, y, width and height; ``None`` where polygons or mask tell it.
         polygons: Each a flat list x, y, x, y, ...
-        mask: COCO's run-length code, in the frame of the annotation, or a patch of it.
+        mask: COCO's run-length code in the frame of the annotation, as written; or a
+            :class:`Patch`.
         crowd: Whether it is a crowd in COCO's sense.
         where: Its place in the source, for messages.
     """
@@ -67,7 +70,7 @@ class Item:
     where: str
     box: tuple[float, ...] | None = None
     polygons: list[list[float]] = field(default_factory=list)
-    mask: dict[str, Any] | Patch | None = None
+    mask: Any = None
     crowd: bool = False
 
 
@@ -132,7 +135,7 @@ class Tree:
     """The files of a source folder, listed once.
 
     Args:
-        root: The folder, or a file, whose folder it then is.
+        root: The folder; or a file, whose folder it then is, or the one around ``annotations``.
 
     Attributes:
         file: The file that was named, or ``None``.
@@ -146,8 +149,10 @@ class Tree:
         if not path.exists():
             raise InputError(f"source {path} does not exist; give the folder or the file of the annotations")
         self.file = path if path.is_file() else None
-        self.root = path.parent if self.file else path
+        folder = path.absolute().parent if self.file else path
+        self.root = folder.parent if self.file and folder.name.lower() in _ANNOTATION_FOLDERS else folder
         self.skipped = Skipped()
+        self._contents: dict[Path, Any] = {}
         try:
             self.files = [self.root / name for name in walk(self.root, self.skipped)]
         except OSError as error:
@@ -166,6 +171,24 @@ class Tree:
         """Return the files with one of these endings; the named file alone where one was named."""
         files = [self.file] if self.file else self.files
         return [path for path in files if path.suffix.lower() in suffixes]
+
+    def xml(self, path: Path, tag: str) -> ElementTree.Element | None:
+        """Return the root of an XML file; ``None`` where it is damaged or is not a ``tag``."""
+        root = self._parsed(path, lambda: ElementTree.parse(path).getroot())
+        return root if root is not None and root.tag == tag else None
+
+    def json(self, path: Path) -> Any:
+        """Return the content of a JSON file, UTF-8 or UTF-16; ``None`` where it is damaged."""
+        return self._parsed(path, lambda: json.loads(path.read_bytes()))
+
+    def _parsed(self, path: Path, parse: Callable[[], Any]) -> Any:
+        """Return what a file holds, parsed once: each format looks into all files."""
+        if path not in self._contents:
+            try:
+                self._contents[path] = parse()
+            except (ElementTree.ParseError, OSError, ValueError, LookupError, RecursionError):
+                self._contents[path] = None
+        return self._contents[path]
 
     @cached_property
     def images(self) -> list[Path]:
@@ -225,12 +248,19 @@ def iterate_items(source: Source) -> Iterator[Item]:
         yield from record.items
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, UTF-8 or UTF-16; ``None`` where it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
+def background(tree: Tree, seen: set[Path], splits: Mapping[str, str] | None = None) -> Iterator[Record]:
+    """Yield the images without an annotation that lie beside others with one; they show no object.
+
+    Args:
+        tree: The source. Where it is a file, that file alone counts.
+        seen: The images with an annotation.
+        splits: Splits of images by their names without the ending.
+    """
+    folders = {image.parent for image in seen}
+    for image in tree.images:
+        if image not in seen and image.parent in folders and not tree.file:
+            split = (splits or {}).get(image.stem) or split_of(Path(tree.named(image)).parent)
+            yield Record(image, split, [], tree.named(image))
 
 
 def is_point(value: Any) -> bool:

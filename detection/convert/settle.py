@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyvit.core.images.decode import read_sizes
 
+from ..data.masks import read_mask
 from .records import Faults, Item, Patch, Record
 
 #: Shares of an image beyond this far outside it are not shares.
@@ -115,28 +116,23 @@ def _settled_item(item: Item, frame: tuple[int, int], orientation: int, relative
 
 def _whole(item: Item, frame: tuple[int, int], faults: Faults) -> dict[str, Any] | None:
     """Return an object's mask as COCO's run-length code of the whole frame."""
-    import pycocotools.mask
-
-    coder: Any = pycocotools.mask
-    mask: Any = item.mask
-    if isinstance(mask, Patch):
-        pixels = np.zeros((max(frame[1], mask.bottom), max(frame[0], mask.right)), np.uint8, order="F")
-        pixels[max(mask.top, 0) : mask.bottom, max(mask.left, 0) : mask.right] = mask.pixels
-        mask = coder.encode(np.asfortranarray(pixels[: frame[1], : frame[0]]))
-    elif isinstance(mask, dict):
-        try:
-            height, width = mask["size"]
-            mask = coder.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
-            code = {"size": [height, width], "counts": mask["counts"]}
-            if (width, height) != frame or coder.area(code) > width * height:
-                raise ValueError
-        except Exception:  # pycocotools raises many kinds on codes that it cannot read
-            faults.leave_out("mask that cannot be read or is of another size; its box is kept", item.where)
-            return None
-    if mask is None:
+    width, height = frame
+    patch = item.mask
+    if patch is None:
         return None
-    counts = mask["counts"]
-    return {"size": list(frame[::-1]), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    if isinstance(patch, Patch):
+        import pycocotools.mask
+
+        coder: Any = pycocotools.mask
+        pixels = np.zeros((max(height, patch.bottom), max(width, patch.right)), np.uint8)
+        pixels[max(patch.top, 0) : patch.bottom, max(patch.left, 0) : patch.right] = patch.pixels
+        code = coder.encode(np.asfortranarray(pixels[:height, :width]))
+        return {"size": [height, width], "counts": code["counts"].decode("ascii")}
+    mask, reason = read_mask(patch, height, width)
+    if not isinstance(mask, dict):
+        faults.leave_out("mask that cannot be read; its box is kept", f"{item.where}: {reason}")
+        return None
+    return mask
 
 
 def _mapped(ring: Sequence[float], scale: tuple[int, int], frame: tuple[int, int], orientation: int) -> list[float]:

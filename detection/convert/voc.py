@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .records import Faults, Item, Record, Source, Tree, split_of
+from .records import Faults, Item, Record, Source, Tree, background, split_of
 
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 _ORIGINAL = "The VOC"
+_TAG = "annotation"
 
 
 def found(tree: Tree) -> bool:
     """Return whether the source has an XML file of VOC."""
-    return any(_root(path) is not None for path in tree.ending(".xml"))
-
-
-@cache
-def _root(path: Path) -> ElementTree.Element | None:
-    """Return the ``annotation`` of a file; ``None`` where it is another file."""
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError, ValueError, LookupError):
-        return None
-    return root if root.tag == "annotation" else None
+    return any(tree.xml(path, _TAG) is not None for path in tree.ending(".xml"))
 
 
 def read(tree: Tree, faults: Faults) -> Source:
@@ -37,7 +27,7 @@ def read(tree: Tree, faults: Faults) -> Source:
     splits = _listed_splits(tree)
     records, seen = [], set[Path]()
     for path in tree.ending(".xml"):
-        root = _root(path)
+        root = tree.xml(path, _TAG)
         if root is None:
             faults.leave_out("XML file that is damaged or not VOC's", tree.named(path))
             continue
@@ -52,11 +42,7 @@ def read(tree: Tree, faults: Faults) -> Source:
         items = list(_items(root, tree.named(path), faults))
         split = splits.get(path.stem) or split_of(Path(tree.named(path)).parent)
         records.append(Record(image, split, items, tree.named(path), _size(root)))
-    folders = {image.parent for image in seen}
-    for image in tree.images:
-        if image not in seen and image.parent in folders and not tree.file:
-            split = splits.get(image.stem) or split_of(Path(tree.named(image)).parent)
-            records.append(Record(image, split, [], tree.named(image)))
+    records += background(tree, seen, splits)
     return Source(sorted({item.name for record in records for item in record.items}), records)
 
 

@@ -131,6 +131,7 @@ PAGES = {
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with what pages take for granted: data, weights of others, a user's files."""
+    import cv2
     import timm
     import torch
     from PIL import Image
@@ -138,6 +139,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from tinyvit.backbones import create_model
     from tinyvit.demo.drawn import draw
+    from tinyvit.detection.convert import convert
 
     folder = tmp_path_factory.mktemp("given")
     draw(folder / "drawn", 0, {"pool": 8, "probe-train": 40, "probe-test": 20, "detect-train": 8, "detect-test": 4})
@@ -162,6 +164,10 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(model.state_dict(), folder / "tiny_vit_5m.pth")
     for name in ("convnext_base", "regnety_160"):  # REPLACED names a smaller model for both
         save_file(timm.create_model("tiny_vit_5m_224").state_dict(), folder / f"{name}.safetensors")
+    convert(folder / "coco" / "annotations" / "instances_train.json", folder / "my_yolo", to="yolo")
+    writer = cv2.VideoWriter(str(folder / "drive.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 8, (80, 60))
+    writer.write(cv2.imread(str(folder / "cat.jpg")))
+    writer.release()
     (folder / "my_script.py").write_text("import sys\nimport mmdet.apis\nprint(sys.argv[1])\n")
     return folder
 

@@ -228,6 +228,11 @@ def detect_predict(
     prefix: str | None = None,
     partial: bool = False,
     score: float = 0.3,
+    batch_size: int = 1,
+    out: str | Path | None = None,
+    ann: str | Path | None = None,
+    frames: bool = False,
+    max_frames: int | None = None,
     img_size: int | None = None,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
     work_dir: str | Path | None = None,
@@ -261,7 +266,9 @@ def detect_predict(
     cfg = detector_config(checkpoint, own, overrides=overrides, img_size=size)
     used = report_size(cfg, size, origin)
     choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
-    document = predict(cfg, checkpoint, images, folder, score_threshold=score, device=where, deployed=deploy, **choice)
+    more: dict[str, Any] = {"batch_size": batch_size, "out": out, "ann": ann, "frames": frames, **choice}
+    more |= {"score_threshold": score, "max_frames": max_frames, "device": where, "deployed": deploy}
+    document = predict(cfg, checkpoint, images, folder, **more)
     return {**document, **used, "work_dir": str(folder)}
 
 

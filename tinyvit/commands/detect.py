@@ -315,7 +315,13 @@ def predict(
     config: Annotated[
         str, typer.Argument(metavar="DETECTOR", help="A checkpoint that holds its config, or a config with --weights.")
     ],
-    images: Annotated[list[str], typer.Argument(help="Image files or folders; K=V among them are --cfg-options.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images, videos, folders of them, patterns in quotes, or the number of a camera; K=V among them are "
+            "--cfg-options."
+        ),
+    ],
     weights: Annotated[
         Path | None,
         typer.Option("--weights", help="The detector's checkpoint. [default: DETECTOR]", rich_help_panel=DETECTOR),
@@ -327,6 +333,30 @@ def predict(
         float,
         typer.Option("--score", help="Leave out detections below this score, 0 to 1.", rich_help_panel=DETECTOR),
     ] = 0.3,
+    batch_size: Annotated[
+        int,
+        typer.Option("--batch-size", help="Images of one size that run at once.", rich_help_panel=MACHINE),
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File for the detections in COCO's result format.", rich_help_panel=OUTPUT),
+    ] = None,
+    ann: Annotated[
+        Path | None,
+        typer.Option(
+            "--ann",
+            help="Annotations whose ids --out has. [default: ids from 1]",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    frames: Annotated[
+        bool,
+        typer.Option("--frames", help="Write the frames of a video as images, not as a video.", rich_help_panel=OUTPUT),
+    ] = False,
+    max_frames: Annotated[
+        int | None,
+        typer.Option("--max-frames", help="Frames of each video or camera at most.", rich_help_panel=DATA),
+    ] = None,
     img_size: TestSizeOption = None,
     cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
@@ -334,10 +364,12 @@ def predict(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Detect objects in images; write annotated copies and predictions.json into the work folder.
-    Images that cannot be read are listed at the end; exit code 1.
+    """Detect objects in images and videos; write annotated copies and predictions.json into the
+    work folder. Files that cannot be read are listed at the end; exit code 1.
 
-    Example: tinyvit detect predict runs/a/epoch_12.pth street.jpg
+    Examples:
+        tinyvit detect predict runs/a/epoch_12.pth street.jpg drive.mp4
+        tinyvit detect predict runs/a/epoch_12.pth 'photos/**/*.jpg' --batch-size 8 --out results.json
     """
     arguments = dict(locals())
     from tinyvit.api.detection import detect_predict
@@ -354,6 +386,11 @@ def predict(
             prefix=prefix,
             partial=partial,
             score=score,
+            batch_size=batch_size,
+            out=out,
+            ann=ann,
+            frames=frames,
+            max_frames=max_frames,
             img_size=img_size,
             cfg_options=[*(cfg_options or []), *settings],
             work_dir=work_dir,
@@ -362,14 +399,15 @@ def predict(
         )
     metrics = {
         "pictures": len(found["images"]),
-        "detections": sum(len(image["detections"]) for image in found["images"]),
+        "videos": found["videos"],
+        "detections": _objects(found),
         "unreadable": found["unreadable"],
         "predictions": str(Path(found["work_dir"]) / "predictions.json"),
         **{key: found[key] for key in ("deployed", "img_size", "img_size_from", "work_dir")},
     }
     next_step = f"tinyvit detect test {config if weights else 'CONFIG'} --data-root DIR --weights {weights or config}"
     _finish("detect predict", arguments, metrics, _predicted(found, score), next_step)
-    require_all_read(found["unreadable"], len(found["images"]) + len(found["unreadable"]))
+    require_all_read(found["unreadable"], len(found["images"]) + len(found["videos"]) + len(found["unreadable"]))
 
 
 @group.command()
@@ -478,14 +516,24 @@ def _predicted(found: dict[str, Any], score: float) -> list[str]:
     lines = [f"{image['file']}: {_named(image['detections'])}" for image in images[:_SHOWN_IMAGES]]
     if len(images) > _SHOWN_IMAGES:
         lines.append(f"... and {len(images) - _SHOWN_IMAGES} more in predictions.json")
-    total, folder = sum(len(image["detections"]) for image in images), Path(found["work_dir"])
-    lines.append(f"{counted(total, 'detection')} in {counted(len(images), 'image')}, score {score:g} or higher")
+    for video in found["videos"]:
+        amount = counted(video["frames"], "frame")
+        lines.append(f"{video['file']}: {counted(video['objects'], 'detection')} in {amount}: {video['picture']}")
+    total, folder = _objects(found), Path(found["work_dir"])
+    shown = len(images) + sum(video["frames"] for video in found["videos"])
+    lines.append(f"{counted(total, 'detection')} in {counted(shown, 'image')}, score {score:g} or higher")
     highest = found["highest_score"]
     if not total and highest is not None:
         lines.append(f"nothing reaches --score {score:g}; the highest score is {highest:.3f}, so try a lower --score")
     elif not total:
         lines.append("the detector finds nothing at any score; it may need a longer training")
     return [*lines, f"annotated images: {folder / 'pictures'}", f"predictions: {folder / 'predictions.json'}"]
+
+
+def _objects(found: dict[str, Any]) -> int:
+    """Return the number of detections in images and frames."""
+    shown = sum(len(image["detections"]) for image in found["images"])
+    return shown + sum(video["objects"] for video in found["videos"])
 
 
 def _named(detections: list[dict[str, Any]]) -> str:

@@ -49,7 +49,8 @@ def test_the_stated_size_tells_the_frame_of_a_turned_image(orientation, objects_
     found = convert(root, tmp_path / "stored")
     assert (found["left_out"], found["notes"]) == ({}, {})
     label(root, list(map(float, wanted)), 48, 64)  # upright
-    convert(root, tmp_path / "upright")
+    found = convert(root, tmp_path / "upright")
+    assert (found["left_out"], found["notes"]) == ({}, {})
     for out in ("stored", "upright"):
         items = objects_in(tmp_path / out)["a.png"]
         assert [box for _, box, _ in items] == [wanted, wanted]
@@ -57,6 +58,15 @@ def test_the_stated_size_tells_the_frame_of_a_turned_image(orientation, objects_
         assert (document["images"][0]["width"], document["images"][0]["height"]) == (48, 64)
         ring = items[1][2][0]
         assert [min(ring[::2]), min(ring[1::2])] == wanted[:2]
+
+
+def test_a_file_that_changed_is_read_again(objects_in, tmp_path) -> None:
+    root = tmp_path / "source"
+    turned_image(root / "a.png", 1)
+    for number, box in enumerate(([8, 4, 20, 10], [0, 0, 5, 5])):
+        label(root, list(map(float, box)), 64, 48)
+        convert(root, tmp_path / str(number))
+        assert objects_in(tmp_path / str(number))["a.png"][0][1] == box
 
 
 def test_an_orientation_that_the_size_cannot_tell_is_noted(objects_in, tmp_path) -> None:

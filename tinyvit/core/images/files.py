@@ -267,16 +267,21 @@ def describe_skipped(root: Path, skipped: Skipped) -> list[str]:
     return notes + [f"{root / path} cannot be read: {why}" for path, why in skipped.unreadable.items()]
 
 
-def open_folders(paths: Iterable[str | Path], unlisted: dict[str, str] | None = None) -> Iterator[Path]:
+def open_folders(
+    paths: Iterable[str | Path],
+    unlisted: dict[str, str] | None = None,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+) -> Iterator[Path]:
     """Yield paths, with the image files of a folder in its place (not below sub-folders), sorted.
 
     Args:
         paths: Files and folders.
         unlisted: Takes folders that cannot be listed and links that cannot be followed, with the
             reason. Without it, a folder that cannot be listed ends the call.
+        suffixes: The ends of the names of the files.
 
     Raises:
-        InputError: A folder has no images or cannot be listed.
+        InputError: A folder has no such files or cannot be listed.
     """
     for path in map(Path, paths):
         if not path.is_dir():
@@ -284,7 +289,7 @@ def open_folders(paths: Iterable[str | Path], unlisted: dict[str, str] | None = 
             continue
         skipped = Skipped()
         try:
-            names = [name for name in walk(path, skipped, deep=False) if name.lower().endswith(IMAGE_SUFFIXES)]
+            names = [name for name in walk(path, skipped, deep=False) if name.lower().endswith(suffixes)]
         except OSError as error:
             if unlisted is None:
                 raise InputError(f"folder {path} cannot be listed: {error.strerror}; give a readable one") from error
@@ -295,7 +300,7 @@ def open_folders(paths: Iterable[str | Path], unlisted: dict[str, str] | None = 
         for note in describe_skipped(path, skipped):
             say(note)
         if not names:
-            raise InputError(f"folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+            raise InputError(f"folder {path} holds no images ({', '.join(suffixes)})")
         yield from (path / name for name in names)
 
 
