@@ -59,7 +59,7 @@ def _record(task: Any, where: str, path: Path, tree: Tree, faults: Faults) -> Re
     annotations = annotations if isinstance(annotations, list) else []
     done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
     if not done:
-        faults.leave_out("task without an annotation", where)
+        faults.note("task without an annotation; left out", where)
         return None
     if len(done) > 1:
         faults.note("task with several annotations; the last one is taken", where)

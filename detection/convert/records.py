@@ -99,8 +99,8 @@ class Faults:
     """Parts that could not be taken as they are, counted by kind, with the first places.
 
     Attributes:
-        left_out: Kinds whose images or objects are left out.
-        notes: Kinds that were mended or that a user may want to know.
+        left_out: Faults, whose images or objects are left out.
+        notes: Parts that were mended, or that no one expects in the output.
     """
 
     def __init__(self) -> None:

@@ -88,7 +88,7 @@ def write_yolo(
             lines = []
             for item in one.record.items:
                 if item.crowd:
-                    faults.leave_out("crowd, which YOLO has no place for", item.where)
+                    faults.note("crowd, which YOLO has no place for; left out", item.where)
                     continue
                 values = _shares(item, one.size, polygons)
                 lines.append(" ".join([str(numbers[item.name]), *(f"{value:.6f}" for value in values)]))

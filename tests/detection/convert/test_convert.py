@@ -228,7 +228,7 @@ def test_masks_to_yolo_cover_the_same_pixels(noise, tmp_path) -> None:
     document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "source" / "train.json").write_text(json.dumps(document))
     found = convert(tmp_path / "source", tmp_path / "yolo", to="yolo")
-    assert list(found["left_out"]) == ["crowd, which YOLO has no place for"]
+    assert (found["left_out"], list(found["notes"])) == ({}, ["crowd, which YOLO has no place for; left out"])
     convert(tmp_path / "yolo", tmp_path / "back")
     back = json.loads((tmp_path / "back" / "annotations" / "instances_train.json").read_text())["annotations"]
 
