@@ -60,7 +60,7 @@ def test_a_training_prints_its_plan_and_validations(
     assert Path(metrics["best"]["checkpoint"]).is_file()
     for line in (f"checkpoint: {metrics['checkpoint']}", f"log: {metrics['log']}", "loss "):
         assert line in out
-    assert f"--weights {metrics['best']['checkpoint']}" in err.splitlines()[-1]
+    assert f"detect predict {metrics['best']['checkpoint']}" in err.splitlines()[-1]
 
     # Curves and images for the page.
     entries = [json.loads(line) for line in Path(metrics["curve"]).read_text().splitlines()]
