@@ -277,7 +277,7 @@ class TinyViTBlock(nn.Module):
         return x + self.drop_path2(self.mlp(x))
 
     def _window_attention(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         s = self.window_size
         # Rounded up in this form, n * s is a multiple of n for the symbolic shapes of torch.export
         # too.
@@ -298,13 +298,8 @@ class TinyViTBlock(nn.Module):
                 kept = F.pad(kept, (0, 0, 0, pad_right, 0, pad_bottom))
         if kept is not None:
             kept = cut_windows(kept, s, n_rows, n_columns)
-        x = self.attn(cut_windows(x, s, n_rows, n_columns), kept).flatten(1)
-        x = x.view(batch * n_rows, n_columns, s, s * channels)
-        x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
-        x = x.view(batch, n_rows * s, n_columns * s, channels)
-        if traced:
-            return _crop(x, height, width)
-        return x[:, :height, :width] if padded else x
+        x = join_windows(self.attn(cut_windows(x, s, n_rows, n_columns), kept), s, n_rows, n_columns)
+        return crop(x, height, width) if padded else x
 
 
 def cut_windows(x: Tensor, s: int, n_rows: int, n_columns: int) -> Tensor:
@@ -317,6 +312,14 @@ def cut_windows(x: Tensor, s: int, n_rows: int, n_columns: int) -> Tensor:
     x = x.flatten(2).flatten(0, 1).view(batch * n_rows, s, n_columns, s * channels)
     x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
     return x.view(batch * n_rows * n_columns, s * s, channels)
+
+
+def join_windows(x: Tensor, s: int, n_rows: int, n_columns: int) -> Tensor:
+    """Undo :func:`cut_windows`."""
+    channels = x.shape[2]
+    x = x.flatten(1).view(-1, n_columns, s, s * channels)
+    x = _copied_if_traced(x.transpose(1, 2)).flatten(2).flatten(0, 1)
+    return x.view(-1, n_rows * s, n_columns * s, channels)
 
 
 register_notrace_module(TinyViTBlock)  # for torch.fx as timm uses it: padding depends on the size
@@ -347,10 +350,12 @@ def _copied_if_traced(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else x
 
 
-def _crop(x: Tensor, height: int, width: int) -> Tensor:
-    """``x[:, :height, :width]`` by index: a slice would guard on these sizes being smaller than
-    those of ``x``.
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Return ``x[:, :height, :width]``; when traced by index, because a slice would guard on these
+    sizes being smaller than those of ``x``.
     """
+    if not torch.compiler.is_compiling():
+        return x[:, :height, :width]
     rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     return x.index_select(1, rows).index_select(2, columns)
 

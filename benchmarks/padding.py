@@ -32,7 +32,7 @@ from .statistics import paired_ratio
 
 #: Pixels that a larger image adds to the sides of a batch.
 EXTRA = (32, 96, 320)
-_SIDE, _ROUNDS = 640, 12
+_SIDE, _ROUNDS = 640, 8
 
 
 def build(config: str, weights: Path, pad_tokens: str, img_size: int, settings: dict[str, Any], deployed: bool) -> Any:

@@ -33,19 +33,20 @@ from tinyvit.core.lazy import lazy_names
 from .mmcv_ext import install as _install
 from .mmcv_ext import mmcv_ops_in_use
 from .mmcv_missing import MissingOperatorError
-from .mmengine_ext import install as _mend_mmengine
 
 # Before anything of mmcv.ops or mmdet.models is imported, by us or by a user of this package.
 _install()
-_mend_mmengine()
 
 from .backbones import DeiT, SimpleFeaturePyramid, TinyViT  # noqa: E402
+from .mmengine_ext import AmpOptimWrapper, CompileBackboneHook  # noqa: E402
+from .mmengine_ext import install as _mend_mmengine  # noqa: E402
 from .optim import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .randomness import SeedByPositionHook  # noqa: E402
 from .runtime import StopOnBadLossHook  # noqa: E402
 from .wiring import check_wiring  # noqa: E402
 from .wiring import install as _check_every_detector  # noqa: E402
 
+_mend_mmengine()
 _check_every_detector()
 
 if TYPE_CHECKING:
@@ -112,8 +113,10 @@ _HOME = {
 }
 
 __all__ = [
+    "AmpOptimWrapper",
     "Anchors",
     "CocoSplit",
+    "CompileBackboneHook",
     "DataReport",
     "DeiT",
     "Detections",

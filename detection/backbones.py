@@ -291,6 +291,9 @@ class DeiT(BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMeth
         drop_path_rate: Stochastic depth of the last block.
         img_size: Side that the position embedding is made for; it is resized to each image in the
             forward.
+        window_size: Side in patches of the windows that attention stays within, 14 in ViTDet; 0 for
+            global attention everywhere.
+        global_blocks: The blocks whose attention stays global in spite of ``window_size``.
         weights: A checkpoint file of any known naming, a URL, or a tag of published weights
             (``'fb_in1k'``).
         init_cfg: mmengine's form of the same: ``dict(type='Pretrained', checkpoint=...,
@@ -308,13 +311,18 @@ class DeiT(BackboneMixin, BaseModule):  # pyright: ignore[reportIncompatibleMeth
         with_cp: bool = False,
         drop_path_rate: float = 0.0,
         img_size: int | None = None,
+        window_size: int = 0,
+        global_blocks: Sequence[int] = (2, 5, 8, 11),
         weights: str | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.arch = _arch_name(arch, "deit_")
         self.weights, self.init_cfg = weights, init_cfg
-        model = create_model(self.arch, num_classes=0, img_size=img_size, drop_path_rate=drop_path_rate)
+        windows: dict[str, Any] = {"window_size": window_size, "global_blocks": tuple(global_blocks)}
+        model = create_model(
+            self.arch, num_classes=0, img_size=img_size, drop_path_rate=drop_path_rate, **windows if window_size else {}
+        )
         self.depth = len(model.blocks)
         self.out_indices = _checked_indices(out_indices, self.depth)
         if not -1 <= frozen_stages <= self.depth:

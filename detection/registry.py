@@ -23,6 +23,7 @@ def _child_of(parent: Registry, locations: list[str]) -> Registry:
 
 MODELS = _child_of(root.MODELS, [])
 OPTIM_WRAPPER_CONSTRUCTORS = _child_of(root.OPTIM_WRAPPER_CONSTRUCTORS, [])
+OPTIM_WRAPPERS = _child_of(root.OPTIM_WRAPPERS, [])
 HOOKS = _child_of(root.HOOKS, [])
 FUNCTIONS = _child_of(root.FUNCTIONS, ["tinyvit.detection.randomness"])
 TRANSFORMS = _child_of(root.TRANSFORMS, ["tinyvit.detection.inference"])

@@ -30,6 +30,7 @@ from .config import check_heads, config_classes, head_class_counts, scored_files
 from .data.classes import check_same_classes, match_classes
 from .data.counts import sum_counts
 from .data.preflight import check_scored, check_training
+from .mmengine_ext import fit_precision
 from .randomness import check_seed, seed_workers
 from .runtime import (
     QuietRunner,
@@ -44,6 +45,7 @@ from .runtime import (
 )
 from .show.progress import Progress, highest_rate, plan_lines
 from .show.samples import draw_samples, keep_detections
+from .tta import set_tta
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -240,6 +242,7 @@ def evaluate(
     work_dir: str | Path,
     *,
     device: str | None = None,
+    tta: bool = False,
     **choice: Unpack[Choice],
 ) -> dict[str, float]:
     """Return COCO's numbers of a detector's checkpoint on the test data of a config.
@@ -253,6 +256,7 @@ def evaluate(
             says what is wrong with them, see :func:`.analysis.analyse`, and ``samples/`` shows the
             images with most mistakes.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
+        tta: Whether to detect each image mirrored, too, and merge the boxes (:mod:`.tta`).
         **choice: ``weights_key``, ``prefix`` and ``partial``, as for
             :func:`tinyvit.backbones.load_weights`.
 
@@ -281,11 +285,14 @@ def evaluate(
     for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
         if str(evaluator.get("type")).endswith("CocoMetric"):
             evaluator["outfile_prefix"] = str(work_dir / "detections")
+    if tta:
+        set_tta(cfg)
     with on_device(device):
         runner = _make_runner(cfg, work_dir, ("test",))
         for note in notes:
             print_log(note, "current", logging.WARNING)
-        load_detector(_unwrapped(runner), checkpoint, **choice)
+        model: Any = _unwrapped(runner)
+        load_detector(model.module if tta else model, checkpoint, **choice)
         progress = Progress(get_rank() == 0)
         runner.register_hook(progress)
         with _input_named(), runner.prints_in_log(), progress.running():
@@ -310,6 +317,7 @@ def _make_runner(cfg: Config, work_dir: Path, loops: tuple[str, ...], workers: i
     if cfg.get("visualizer"):
         cfg.visualizer["name"] = cfg.experiment_name
     fit_to_machine(cfg, get_device(), workers)
+    fit_precision(cfg)
     set_launcher(cfg, get_device())
     with building():
         runner: Any = QuietRunner.from_cfg(cfg)

@@ -26,7 +26,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from tinyvit.core.console import counted, say
-from tinyvit.core.errors import CheckFailedError, InputError, TinyVitError
+from tinyvit.core.errors import CheckFailedError, InputError, TinyVitError, unknown_name
 from tinyvit.core.machine import available_cpus
 
 from ..backbones import Checkpoint, Choice, check_values, find_weights, load_named, open_checkpoint
@@ -188,6 +188,45 @@ def fit_to_machine(cfg: Config, device: str, workers: int | None = None) -> None
         cfg.env_cfg["mp_cfg"] = {"mp_start_method": "spawn", "opencv_num_threads": 0}
 
 
+#: Variables in which each launcher states the rank of a process, its rank on the machine, and the
+#: number of processes.
+_LAUNCHERS = {
+    "pytorch": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+_STARTED_BY = {"pytorch": "torchrun", "slurm": "srun", "mpi": "mpirun"}
+
+
+def join_launcher(launcher: str | None) -> None:
+    """Give this process the variables of ``torchrun``, whatever launched it.
+
+    Args:
+        launcher: ``pytorch``, ``slurm`` or ``mpi``; ``none`` or ``None`` for one process, unless
+            ``torchrun`` started it.
+
+    Raises:
+        InputError: The launcher did not start this process, or the address of the first process is
+            not known.
+    """
+    if launcher in (None, "none"):
+        return
+    if launcher not in _LAUNCHERS:
+        raise unknown_name("--launcher", launcher, ["none", *_LAUNCHERS])
+    theirs = _LAUNCHERS[launcher]
+    absent = [name for name in theirs if name not in os.environ]
+    if absent:
+        raise InputError(f"--launcher {launcher}: {absent[0]} is not set; start it with {_STARTED_BY[launcher]}")
+    for ours, name in zip(_LAUNCHERS["pytorch"], theirs, strict=True):
+        os.environ[ours] = os.environ[name]
+    os.environ.setdefault("MASTER_PORT", "29500")
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"--launcher {launcher}: MASTER_ADDR is not set; export the name of the first machine, with slurm "
+            'export MASTER_ADDR=$(scontrol show hostname "$SLURM_NODELIST" | head -n 1)'
+        )
+
+
 def set_launcher(cfg: Config, device: str) -> None:
     """Make a process of ``torchrun`` train with the others, in place.
 
@@ -198,6 +237,11 @@ def set_launcher(cfg: Config, device: str) -> None:
         return
     cfg.launcher = "pytorch"
     if device == "cpu":
+        if cfg.get("sync_bn"):
+            raise InputError(
+                "sync_bn needs GPUs: PyTorch has no SyncBatchNorm for processes on the CPU; remove it "
+                "(--cfg-options sync_bn=None), or use norm_eval=True of the backbone"
+            )
         from torch import distributed
 
         if not distributed.is_initialized():

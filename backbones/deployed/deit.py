@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tinyvit.core.errors import InputError
 
+from ..deit import cut_tokens, join_tokens
 from .kernels import Kernels, LayerMaker, activation_name, make_linear
 from .steps import Network, Step
 
@@ -53,18 +54,22 @@ class _Block:
 
     def __init__(self, block: Any, make: LayerMaker) -> None:
         self.heads, self.width = block.attn.num_heads, block.attn.head_dim
+        self.window: int = getattr(block, "window_size", 0)
         self.norm1, self.norm2 = make.norm(block.norm1), make.norm(block.norm2)
         self.qkv = make.linear(block.attn.qkv, norm=block.norm1)
         self.proj = make.linear(block.attn.proj)
         self.fc1 = make.linear(block.mlp.fc1, activation_name(block.mlp.act) or "none", block.norm2)
         self.fc2 = make.linear(block.mlp.fc2)
 
-    def __call__(self, x: Tensor, _: Any) -> Tensor:
-        batch, tokens, channels = x.shape
-        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, self.width)
+    def __call__(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        y, mask = self.norm1(x), None
+        if self.window:
+            y, mask = cut_tokens(y, grid, self.window)
+        batch, tokens, channels = y.shape
+        qkv = self.qkv(y).view(batch, tokens, 3, self.heads, self.width)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, channels)
-        x = self.proj(y).add_(x)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(batch, tokens, channels)
+        x = self.proj(join_tokens(y, grid, self.window) if self.window else y).add_(x)
         return self.fc2(self.fc1(self.norm2(x))).add_(x)
 
 

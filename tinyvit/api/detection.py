@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tinyvit.backbones import Choice
 
+Launcher = Literal["none", "pytorch", "slurm", "mpi"]
+
 #: Ends of names of mmengine's configs.
 _CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 
@@ -49,6 +51,7 @@ def detect_train(
     amp: bool = False,
     workers: int | None = None,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
+    launcher: Launcher | None = None,
     work_dir: str | Path | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -67,8 +70,8 @@ def detect_train(
     """
     if resume and work_dir is None:
         raise InputError("--resume needs --work-dir, the folder of the run to resume")
-    folder, where = _work_folder("detect-train", work_dir), _prepared(device)
-    options = _training_options(lr, amp, workers, where)
+    folder, where = _work_folder("detect-train", work_dir, launcher), _prepared(device)
+    options = _training_options(lr, amp, workers)
     from tinyvit.detection import apply_overrides, load_config, set_schedule, train
 
     overrides = parse_settings(cfg_options, "--cfg-options")
@@ -109,7 +112,9 @@ def detect_test(
     limit_images: int | None = None,
     eval_on_train: bool = False,
     classes_from: Literal["data", "config"] = "data",
+    tta: bool = False,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
+    launcher: Launcher | None = None,
     work_dir: str | Path | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def detect_test(
     Raises:
         InputError: Config, data and checkpoint do not fit each other.
     """
-    folder, where = _work_folder("detect-test", work_dir), _prepared(device)
+    folder, where = _work_folder("detect-test", work_dir, launcher), _prepared(device)
     from tinyvit.core.console import say
     from tinyvit.detection import evaluate, load_config, scored_files, size_of_test
 
@@ -154,7 +159,7 @@ def detect_test(
     used = report_size(cfg, size, origin)
     choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
     return {
-        **evaluate(cfg, weights, folder, device=where, **choice),
+        **evaluate(cfg, weights, folder, device=where, tta=tta, **choice),
         **used,
         "ann_file": scored,
         "work_dir": str(folder),
@@ -306,10 +311,14 @@ def detect_convert(
     return convert(source, out, source_format=source_format, **more)
 
 
-def _work_folder(command: str, work_dir: str | Path | None) -> Path:
-    """Return the folder of the artefacts; the processes of ``torchrun`` must agree on it."""
+def _work_folder(command: str, work_dir: str | Path | None, launcher: Launcher | None = None) -> Path:
+    """Return the folder of the artefacts; the processes of a launcher must agree on it."""
     from tinyvit.core.results import make_work_dir
 
+    if launcher is not None:
+        from tinyvit.detection.runtime import join_launcher
+
+        join_launcher(launcher)
     if work_dir is None and "LOCAL_RANK" in os.environ:
         raise InputError("several processes share one folder: give --work-dir")
     return make_work_dir(command, work_dir)
@@ -325,16 +334,15 @@ def _prepared(device: str) -> str:
     return where
 
 
-def _training_options(lr: float | None, amp: bool, workers: int | None, device: str) -> dict[str, Any]:
+def _training_options(lr: float | None, amp: bool, workers: int | None) -> dict[str, Any]:
     """Return the keys of a config that the options set, after checking the options."""
     if lr is not None and not 0 < lr < float("inf"):
         raise InputError(f"--lr is {lr:g}; it must be a positive number")
     if workers is not None and workers < 0:
         raise InputError(f"--workers is {workers}; it must be 0 or more")
-    if amp and device == "cpu":
-        raise InputError("--amp needs a CUDA device; leave it out on the CPU")
     options: dict[str, Any] = {} if lr is None else {"optim_wrapper.optimizer.lr": lr}
-    return options | ({"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"} if amp else {})
+    precision = {"optim_wrapper.type": "tinyvit.AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"}
+    return options | (precision if amp else {})
 
 
 def _files(

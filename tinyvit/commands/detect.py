@@ -125,6 +125,12 @@ LimitOption = Annotated[
 OnTrainOption = Annotated[
     bool, typer.Option("--eval-on-train", help="Evaluate on the training images.", rich_help_panel=DATA)
 ]
+LauncherOption = Annotated[
+    Literal["none", "pytorch", "slurm", "mpi"] | None,
+    typer.Option(
+        "--launcher", help="The launcher of the processes. [default: torchrun, if so]", rich_help_panel=MACHINE
+    ),
+]
 WeightsOption = Annotated[Path, typer.Option("--weights", help="The detector's checkpoint.", rich_help_panel=DETECTOR)]
 
 
@@ -197,7 +203,8 @@ def train(
     cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
     amp: Annotated[
-        bool, typer.Option("--amp", help="Train in mixed precision; needs CUDA.", rich_help_panel=MACHINE)
+        bool,
+        typer.Option("--amp", help="Train in mixed precision; on a CPU in bfloat16.", rich_help_panel=MACHINE),
     ] = False,
     workers: Annotated[
         int | None,
@@ -207,6 +214,7 @@ def train(
             rich_help_panel=MACHINE,
         ),
     ] = None,
+    launcher: LauncherOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -247,6 +255,7 @@ def train(
             lr=lr,
             amp=amp,
             workers=workers,
+            launcher=launcher,
             cfg_options=[*(cfg_options or []), *(more or [])],
             work_dir=work_dir,
             device=device,
@@ -271,8 +280,12 @@ def test(
     limit_images: LimitOption = None,
     eval_on_train: OnTrainOption = False,
     classes_from: ClassesOption = "data",
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Detect each image mirrored, too; merge the boxes.", rich_help_panel=DETECTOR)
+    ] = False,
     cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
+    launcher: LauncherOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -301,6 +314,8 @@ def test(
             limit_images=limit_images,
             eval_on_train=eval_on_train,
             classes_from=classes_from,
+            tta=tta,
+            launcher=launcher,
             cfg_options=[*(cfg_options or []), *(more or [])],
             work_dir=work_dir,
             device=device,
