@@ -405,7 +405,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_coco, small_config, tmp_
             ("predict", small_config, root / "val2017", "--weights", tmp_path / "half.pth", "--score", "nan"),
             "--score is nan; it must be from 0 to 1",
         ),
-        (("train", small_config, "--data-root", root, "--amp"), "--amp needs a CUDA device; leave it out on the CPU"),
+        (
+            ("train", small_config, "--data-root", root, "--amp", "--cfg-options", "optim_wrapper.dtype=float16"),
+            "optim_wrapper.dtype is float16; on a CPU use bfloat16",
+        ),
+        (("train", small_config, "--data-root", root, "--launcher", "slurm"), "SLURM_PROCID is not set"),
         (("train", small_config, "--data-root", root, "--lr", "nan"), "--lr is nan; it must be a positive number"),
         (("train", small_config, "--data-root", root, "--workers", -1), "--workers is -1; it must be 0 or more"),
         (
