@@ -39,6 +39,7 @@ _SHAPE_OF_TINY_VIT = (
     "local_conv_size",
     "global_pool",
     "output_stride",
+    "pad_tokens",
 )
 
 

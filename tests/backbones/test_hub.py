@@ -291,6 +291,19 @@ def test_push_says_why_the_hub_was_not_reached_or_refused(monkeypatch):
         push_to_hub(nn.Linear(2, 2), "us/pets")
 
 
+def test_masks_and_windows_are_saved_and_refused_by_timm(tmp_path):
+    """timm would run these weights without them, and give other outputs."""
+    image = torch.randn(1, 3, 80, 100)
+    deit = create_model("deit_tiny_patch16_224", num_classes=4, depth=2, window_size=3, global_blocks=(1,))
+    for number, model in enumerate((small(num_classes=4, pad_tokens="masked"), deit)):
+        folder = save_pretrained(model, tmp_path / str(number))
+        again = create_model(f"local-dir:{folder}")
+        with torch.no_grad():
+            assert torch.equal(again.eval()(image), model.eval()(image))
+        with pytest.raises(RuntimeError, match="Unknown model"):
+            timm.create_model(f"local-dir:{folder}")
+
+
 def test_a_last_stage_at_stride_16_is_saved_and_refused_by_timm(tmp_path):
     model = small(num_classes=4, output_stride=16)
     folder = save_pretrained(model, tmp_path / "m")
