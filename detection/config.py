@@ -423,14 +423,11 @@ def _use_reader_in(kind: Any) -> None:
     from .runtime import import_mmdet
 
     import_mmdet()
-    from mmdet.datasets.api_wrappers import COCO
     from mmdet.registry import DATASETS
 
-    from .data.dataset import Coco
+    from .data.dataset import read_by_name
 
-    found: Any = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if getattr(found, "COCOAPI", None) is COCO:
-        found.COCOAPI = Coco
+    read_by_name(DATASETS.get(kind) if isinstance(kind, str) else kind)
 
 
 def input_size(cfg: Config | Mapping[str, Any]) -> tuple[int, int] | None:
@@ -548,6 +545,9 @@ def uses_of(cfg: Config, role: Literal["train", "val", "test"]) -> list[DataUse]
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
+    from .data.dataset import CocoDataset as OurDataset
+
+    readers = (CocoDataset.parse_data_info, OurDataset.parse_data_info)
     uses = []
     loader = cfg.get(f"{role}_dataloader")
     loading = [one for one in _transforms(loader) if str(one["type"]).rpartition(".")[2] == "LoadAnnotations"]
@@ -556,7 +556,7 @@ def uses_of(cfg: Config, role: Literal["train", "val", "test"]) -> list[DataUse]
     for dataset in datasets_of(cfg, f"{role}_dataloader"):
         kind: Any = DATASETS.get(dataset["type"])
         path = annotation_file(dataset)
-        if getattr(kind, "load_data_list", None) is not CocoDataset.load_data_list or not path.is_file():
+        if getattr(kind, "parse_data_info", None) not in readers or not path.is_file():
             continue
         names = (dataset.get("metainfo") or {}).get("classes") or getattr(kind, "METAINFO", {}).get("classes")
         filters = dataset.get("filter_cfg") or {}

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from tinyvit.core.console import counted, say
 from tinyvit.core.files import write_json
 
-from .data.dataset import Coco
+from .data.dataset import CATEGORY_IDS, Coco
 from .registry import METRICS
 
 #: COCO's twelve numbers, in the order of ``COCOeval.stats``.
@@ -71,6 +71,7 @@ class CocoMetric(_CocoMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the numbers of all results; see the class."""
+        self.cat_ids = self.cat_ids or category_ids(self._coco_api, self.dataset_meta)
         with tempfile.TemporaryDirectory() as folder:
             prefix = self.outfile_prefix or str(Path(folder) / "results")
             found = self._standard_numbers(results, prefix) if self._standard else super().compute_metrics(results)
@@ -147,6 +148,24 @@ class FasterCocoMetric(_FasterCocoMetric):
     def __init__(self, ann_file: str | None = None, *args: Any, **kwargs: Any) -> None:
         super().__init__(None, *args, **kwargs)
         self._coco_api = _read(ann_file, self.backend_args)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Return the numbers of all results, as mmdet's class does."""
+        self.cat_ids = self.cat_ids or category_ids(self._coco_api, self.dataset_meta)
+        return super().compute_metrics(results)
+
+
+def category_ids(coco: Any, meta: Mapping[str, Any] | None) -> list[Any] | None:
+    """Return the category id of each label; ``None`` where there is no file to look into.
+
+    Our data sets note them. Others have labels in the order of the file, as MMDetection does.
+    """
+    if coco is None or meta is None:
+        return None
+    if CATEGORY_IDS in meta:
+        coco.get_cat_ids(cat_names=meta["classes"])  # which adds those that the file lacks
+        return list(meta[CATEGORY_IDS])
+    return [category["id"] for category in coco.dataset["categories"] if category["name"] in meta["classes"]]
 
 
 def _read(path: str | None, backend_args: dict[str, Any] | None) -> Any:

@@ -29,6 +29,10 @@ _IDS = (("images", ("id",)), ("annotations", ("id", "image_id", "category_id")),
 _FLAGS = {None: 0, "": 0, "0": 0, 0: 0, "1": 1, 1: 1}
 
 
+#: The most pixels of a side.
+_MOST = 1_000_000
+
+
 @dataclass(frozen=True)
 class Fault:
     """Something wrong in the entries of an annotation file.
@@ -123,9 +127,9 @@ def _find_wrong_values(entries: Mapping[str, list[dict[str, Any]]]) -> Iterator[
                 yield Fault("id of a wrong kind", f"{what}; it must be a whole number")
     for image in entries["images"]:
         for side in ("width", "height"):
-            if not is_finite(image[side]) or image[side] <= 0:
+            if not is_side(image[side]):
                 what = f"the {side} of image {image['id']} is {image[side]!r}"
-                yield Fault("image without a size", f"{what}; it must be a number of pixels above 0")
+                yield Fault("image without a size", f"{what}; it must be a number of pixels from 1 to {_MOST:,}")
     for name, key in (("images", "file_name"), ("categories", "name")):
         for entry in entries[name]:
             if not isinstance(entry[key], str):
@@ -181,6 +185,11 @@ def is_id(value: Any) -> bool:
 def is_finite(value: Any) -> bool:
     """Return whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_side(value: Any) -> bool:
+    """Return whether a value can be the width or height of an image in pixels."""
+    return is_finite(value) and 1 <= value <= _MOST
 
 
 def is_box(value: Any) -> bool:

@@ -15,7 +15,7 @@ from tinyvit.core.images.decode import decode, read_file
 from tinyvit.core.images.files import IMAGE_SUFFIXES
 
 from .anchors import Anchors
-from .annotations import KEYS, find_faults, in_one_form, is_box, is_finite, is_id, read_document
+from .annotations import KEYS, find_faults, in_one_form, is_box, is_finite, is_id, is_side, read_document
 from .counts import Use, is_past_edge, reason_to_leave_out
 from .layouts import WHOLE, find_files, find_folder, missing_split, root_of
 from .masks import mask_box, read_mask
@@ -210,7 +210,7 @@ def sound_part(document: Any) -> dict[str, Any]:
         for one in whole["images"]
         if is_id(one["id"])
         and isinstance(one["file_name"], str)
-        and all(is_finite(one[side]) and one[side] > 0 for side in ("width", "height"))
+        and all(is_side(one[side]) for side in ("width", "height"))
     ]
     named = [one for one in whole["categories"] if is_id(one["id"]) and isinstance(one["name"], str)]
     known = {one["id"] for one in images}, {one["id"] for one in named}

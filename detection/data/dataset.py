@@ -59,6 +59,32 @@ class Coco(COCO):
         return "~" + max(ids) if isinstance(ids[0], str) else max(ids) + 1
 
 
+#: The key of a test data set's metainfo with the category id of each label.
+CATEGORY_IDS = "category_ids"
+
+
+def read_by_name(kind: Any) -> None:
+    """Make a class of data sets that reads COCO's format by mmdet's reader read it by ours."""
+    if getattr(kind, "COCOAPI", None) is not COCO:
+        return
+    theirs = kind.load_data_list
+
+    def load_data_list(self: Any) -> list[dict]:
+        return _noted(self, theirs(self))
+
+    kind.COCOAPI, kind.load_data_list = Coco, load_data_list
+
+
+def _noted(dataset: Any, found: list[dict]) -> list[dict]:
+    """Note the category id of each label for the metric, whose file may list them otherwise.
+
+    Data sets of a training that are joined must have equal metainfo, so they note nothing.
+    """
+    if dataset.test_mode:
+        dataset._metainfo[CATEGORY_IDS] = tuple(dataset.cat_ids)
+    return found
+
+
 @DATASETS.register_module()
 class CocoDataset(_CocoDataset):
     """mmdet's ``CocoDataset`` on :class:`Coco`; an object without a mask is ignored where masks are
@@ -66,6 +92,10 @@ class CocoDataset(_CocoDataset):
     """
 
     COCOAPI = Coco
+
+    def load_data_list(self) -> list[dict]:
+        """Return the images with their objects, as mmdet's class does."""
+        return _noted(self, super().load_data_list())
 
     def parse_data_info(self, raw_data_info: dict) -> Any:
         """Return one image with its objects, as mmdet's class does."""

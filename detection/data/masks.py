@@ -11,6 +11,8 @@ import numpy as np
 #: A mask as MMDetection and pycocotools take it: flat polygons, or a run-length code with its size.
 Segmentation = list[list[float]] | dict[str, Any]
 
+#: Distance of a point in longest sides of the image; pycocotools takes memory for the whole way.
+_FAR = 10
 _NONE = "it has no mask"
 
 
@@ -37,7 +39,7 @@ def read_mask(value: Any, height: int, width: int) -> tuple[Segmentation | None,
         return None, f"its mask is {value!r:.40}, neither polygons nor a run-length code"
     if all(isinstance(part, Mapping) for part in value):
         return _read_codes(value, height, width)
-    return _read_polygons(value)
+    return _read_polygons(value, _FAR * max(height, width))
 
 
 def mask_box(mask: Segmentation) -> tuple[float, float, float, float]:
@@ -67,9 +69,11 @@ def mask_code(mask: Segmentation, height: int, width: int) -> Any:
     return coder.merge(codes)
 
 
-def _read_polygons(value: Sequence[Any]) -> tuple[Segmentation | None, str | None]:
+def _read_polygons(value: Sequence[Any], far: float) -> tuple[Segmentation | None, str | None]:
     whole: list[Any] = [list(value)] if _is_flat(value) or all(_is_point(part) for part in value) else list(value)
     polygons = [flat for flat in map(_flatten, whole) if flat is not None and len(flat) >= 6]
+    if any(abs(side) > far for polygon in polygons for side in polygon):
+        return None, "its mask has points far outside its image"
     return (polygons, None) if polygons else (None, "its mask has no polygon of three points")
 
 

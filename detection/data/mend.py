@@ -11,7 +11,7 @@ from typing import Any
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
 
-from .annotations import in_one_form, is_box, is_finite, is_id, read_document
+from .annotations import in_one_form, is_box, is_finite, is_id, is_side, read_document
 from .check import DataReport
 from .counts import Use, reason_to_leave_out
 from .masks import mask_area, mask_box, read_mask
@@ -165,7 +165,7 @@ def _mend_images(
 
 def _check_size(image: dict[str, Any], folder: Path | None, changes: Counter[str]) -> WrongSize | bool | None:
     """Return whether the size of an image is right; ``None`` where it is dropped."""
-    sized = all(is_finite(image.get(side)) and image[side] > 0 for side in ("width", "height"))
+    sized = all(is_side(image.get(side)) for side in ("width", "height"))
     if folder is None:
         changes["images without a size dropped"] += not sized
         return True if sized else None
@@ -280,7 +280,9 @@ def _usable(objects: list[dict[str, Any]], images: Mapping[Any, Any], changes: C
     ids are not numbers from 1 on.
     """
     ids = [ann.get("id") for ann in objects]
-    renumber = len(set(map(str, ids))) < len(ids) or any(not isinstance(one, int) or one < 1 for one in ids)
+    renumber = len(set(map(str, ids))) < len(ids) or any(
+        isinstance(one, (bool, str)) or not is_id(one) or one < 1 for one in ids
+    )
     seen = set()
     number = 0
     for ann in objects:

@@ -153,3 +153,31 @@ def test_the_masks_of_other_items_have_no_boxes_either(metric, tmp_path) -> None
     feed(made, jitter=0.0)
     assert list(made.evaluate(5)) == ["coco/bbox_mAP", "coco/segm_mAP"]
     assert "bbox" not in json.loads((tmp_path / "found.segm.json").read_text())[0]
+
+
+@pytest.mark.parametrize("kind", ["tinyvit.CocoMetric", "tinyvit.FasterCocoMetric"])
+@pytest.mark.parametrize("reader", ["tinyvit.CocoDataset", "mmdet.CocoDataset"])
+def test_labels_mean_what_their_data_set_says(metric, make_coco, reader, kind) -> None:
+    """MMDetection's own labels are in the order of the file, ours in that of the classes."""
+    from mmdet.registry import DATASETS
+
+    path = make_coco(train=0, val=5, name="turned") / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    document["categories"].reverse()
+    path.write_text(json.dumps(document))
+    classes = ("green", "blue", "red")
+    data = DATASETS.build(
+        {"type": reader, "ann_file": str(path), "metainfo": {"classes": classes}, "pipeline": [], "test_mode": True}
+        | {"data_prefix": {"img": "x/"}}
+    )
+    assert [data.cat_ids.index(ids) for ids in (1, 4, 7)] == ([2, 0, 1] if "tinyvit" in reader else [2, 1, 0])
+    made = metric(type=kind, metric="bbox", ann_file=str(path))
+    made.dataset_meta = data.metainfo
+    for index in range(len(data)):
+        info = data.get_data_info(index)
+        boxes = torch.tensor([one["bbox"] for one in info["instances"]], dtype=torch.float32)
+        labels = torch.tensor([one["bbox_label"] for one in info["instances"]])
+        found = {"bboxes": boxes, "scores": torch.ones(len(boxes)), "labels": labels}
+        shape = (info["height"], info["width"])
+        made.process({}, [{"img_id": info["img_id"], "ori_shape": shape, "pred_instances": found}])
+    assert made.evaluate(5)["coco/bbox_mAP"] == 1.0

@@ -50,6 +50,7 @@ def test_one_shape_in_many_forms(form) -> None:
         ([[1, 2, 3, 4, 5, 6, 7]], "no polygon of three points"),
         ([["a", 2, 3, 4, 5, 6]], "no polygon of three points"),
         ([[float("nan")] * 6], "no polygon of three points"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "far outside"),
         ([[[]]], "no polygon of three points"),
         ([None], "no polygon of three points"),
         ({"size": [112, 96], "counts": [96 * 112]}, r"has the size \[112, 96\], and its image is \[96, 112\]"),
