@@ -19,7 +19,7 @@ from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from torch import nn
 
-from tinyvit.core.errors import InputError
+from tinyvit.core.errors import InputError, StoppedError
 from tinyvit.core.options import as_list
 from tinyvit.core.results import make_work_dir
 
@@ -37,6 +37,7 @@ from .runtime import (
     building,
     fit_to_machine,
     import_mmdet,
+    interruptible,
     is_detector,
     load_detector,
     on_device,
@@ -108,6 +109,7 @@ def train(
         InputError: Weights that do not fit, nothing to resume, another seed than the resumed run's,
             a config without training data, or damaged annotations.
         CheckFailedError: A loss became NaN or infinite.
+        StoppedError: Ctrl-C; the message names the last checkpoint.
     """
     if cfg.get("train_cfg") is None:
         raise InputError("the config has no training data; give a --data-root with training annotations")
@@ -150,8 +152,11 @@ def train(
         keep_detections(runner, work_dir)
         runner.register_hook(progress)
         start, started = runner.iter, time.monotonic()
-        with _input_named(), runner.prints_in_log(), progress.running():
-            runner.train()
+        try:
+            with _input_named(), runner.prints_in_log(), progress.running(), interruptible(runner):
+                runner.train()
+        except KeyboardInterrupt:
+            raise StoppedError(_what_is_kept(runner, work_dir)) from None
         barrier()  # the first process of several writes the checkpoint
         seconds = time.monotonic() - started
     return {
@@ -170,6 +175,16 @@ def train(
         "losses": _loss_summary(runner, runner.iter - start),
         "metrics": _last_metrics(runner),
     }
+
+
+def _what_is_kept(runner: Any, work_dir: Path) -> str:
+    last = work_dir / "last_checkpoint"
+    if not last.is_file():
+        return f"interrupted at iteration {runner.iter}, before the first checkpoint; nothing is kept"
+    return (
+        f"interrupted at iteration {runner.iter}; {last.read_text().strip()} is kept: give the same command with "
+        f"--resume --work-dir {work_dir}"
+    )
 
 
 def _keep_best(cfg: Config) -> None:
@@ -295,7 +310,7 @@ def evaluate(
         load_detector(model.module if tta else model, checkpoint, **choice)
         progress = Progress(get_rank() == 0)
         runner.register_hook(progress)
-        with _input_named(), runner.prints_in_log(), progress.running():
+        with _input_named(), runner.prints_in_log(), progress.running(), interruptible(runner):
             found = runner.test()
     if get_rank() == 0:
         analysis = analyse_run(runner.test_evaluator.metrics, work_dir)

@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Collection, Iterator, Mapping
@@ -251,6 +253,44 @@ def set_launcher(cfg: Config, device: str) -> None:
             "device_ids": None,
             "broadcast_buffers": False,
         }
+
+
+class _EndHook(Hook):
+    """End a loop where an interruption was noted."""
+
+    def __init__(self, noted: list[int]) -> None:
+        self.noted = noted
+
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        """Raise the interruption that was lost."""
+        if self.noted:
+            raise KeyboardInterrupt
+
+    after_val_iter = after_test_iter = after_train_iter
+
+
+@contextlib.contextmanager
+def interruptible(runner: Runner) -> Iterator[None]:
+    """Let Ctrl-C end a run, at the next iteration at the latest.
+
+    Python swallows an exception inside a hook of a fork. An interruption while the processes that
+    load images are started would therefore be lost.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread has signal handlers
+        return
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    runner.register_hook(_EndHook(noted))
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @HOOKS.register_module()

@@ -280,9 +280,7 @@ def _usable(objects: list[dict[str, Any]], images: Mapping[Any, Any], changes: C
     ids are not numbers from 1 on.
     """
     ids = [ann.get("id") for ann in objects]
-    renumber = len(set(map(str, ids))) < len(ids) or any(
-        isinstance(one, (bool, str)) or not is_id(one) or one < 1 for one in ids
-    )
+    renumber = len(set(map(str, ids))) < len(ids) or not all(type(one) is int and one >= 1 for one in ids)
     seen = set()
     number = 0
     for ann in objects:

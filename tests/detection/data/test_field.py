@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 
@@ -467,3 +468,51 @@ def test_a_dataset_class_of_ones_own_is_read_alike(
     assert code == 0, err
     scores = [{key: value for key, value in result(tmp_path, k).items() if "bbox" in key} for k in (0, 1)]
     assert scores[0] == scores[1]
+
+
+def test_an_interruption_that_a_fork_swallows_ends_the_run(make_coco, small_config, run_cli, tmp_path) -> None:
+    """As a hook of a fork does, while the processes that load images are started."""
+    import os
+    import signal
+
+    from mmengine.hooks import Hook
+    from mmengine.registry import HOOKS
+
+    pressed = []
+
+    @HOOKS.register_module(name="Swallows", force=True)
+    class Swallows(Hook):
+        def before_train_iter(self, runner, *args, **kwargs) -> None:
+            if runner.iter == 2 and not pressed:
+                pressed.append(signal.getsignal(signal.SIGINT))
+                with contextlib.suppress(KeyboardInterrupt):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    cfg = load_config(small_config)
+    cfg.custom_hooks = [{"type": "mmengine.Swallows"}]
+    cfg.dump(str(small_config))
+    before = signal.getsignal(signal.SIGINT)
+    root, work = make_coco(), tmp_path / "work"
+    train = (
+        "detect",
+        "train",
+        small_config,
+        "--data-root",
+        root,
+        "--img-size",
+        96,
+        "--device",
+        "cpu",
+        "--work-dir",
+        work,
+    )
+    options = ("--cfg-options", "default_hooks.checkpoint.interval=1")
+    code, _, err = run_cli(*train, "--max-iters", 6, *options)
+    assert (code, len(pressed)) == (130, 1)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert last(err) == (
+        f"tinyvit: interrupted at iteration 2; {work / 'iter_2.pth'} is kept: give the same command with --resume "
+        f"--work-dir {work}"
+    )
+    code, _, err = run_cli(*train, "--max-iters", 6, *options, "--resume")
+    assert code == 0, err
