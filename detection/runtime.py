@@ -312,7 +312,7 @@ class StopOnBadLossHook(Hook):
         if bad:
             raise CheckFailedError(
                 f"training stopped at iteration {runner.iter + 1}: {', '.join(bad)} became {losses[bad[0]]}; "
-                "lower optim_wrapper.optimizer.lr or clip gradients"
+                "lower optim_wrapper.optimizer.lr, clip gradients, or look for wrong boxes with 'tinyvit detect check'"
             )
 
 
