@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tinyvit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .metadata import ModelCard, Output, check_form, check_place
+    from .metadata import ModelCard, Output, check_form
     from .onnx import ExportReport, export_onnx
     from .runtime import Guess, OnnxModel, classify, open_image, summarize
     from .source import Source, SourceOptions, brings_weights, load_source
@@ -36,7 +36,6 @@ _HOME = {
     "VerifyReport": "verify",
     "brings_weights": "source",
     "check_form": "metadata",
-    "check_place": "metadata",
     "classify": "runtime",
     "compare": "verify",
     "export_onnx": "onnx",
@@ -59,7 +58,6 @@ __all__ = [
     "VerifyReport",
     "brings_weights",
     "check_form",
-    "check_place",
     "classify",
     "compare",
     "export_onnx",

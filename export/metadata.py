@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from tinyvit.core.errors import InputError, unknown_name
@@ -157,27 +156,6 @@ def check_form(input_format: str, opset: int) -> None:
         raise InputError(f"opset {opset} is not supported; use {OPSETS[0]} to {OPSETS[-1]}")
     if input_format not in INPUT_FORMATS:
         raise unknown_name("input format", input_format, INPUT_FORMATS)
-
-
-def check_place(path: str | Path, *inputs: str | Path | None) -> Path:
-    """Return the path, if a file can be written there.
-
-    Args:
-        path: The file to write.
-        inputs: Files that are read and must stay.
-
-    Raises:
-        InputError: It is a folder, lies in one that does not exist, or is one of ``inputs``.
-    """
-    path = Path(path)
-    for one in inputs:
-        if one is not None and path.exists() and Path(one).exists() and path.samefile(one):
-            raise InputError(f"{path} is a file that the export reads; give another path to write")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of the file to write")
-    if not path.parent.is_dir():
-        raise InputError(f"folder {path.parent} does not exist; create it, or give another path")
-    return path
 
 
 def check_classes(classes: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:

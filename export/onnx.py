@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tinyvit.core.errors import CheckFailedError, InputError, require
+from tinyvit.core.errors import CheckFailedError, InputError, check_place, require
 from tinyvit.core.files import file_sha256, replacing
 from tinyvit.core.images.preprocess import Preprocess
 from tinyvit.core.results import plain
 
 from ..backbones import state_sha256
-from .metadata import ModelCard, check_classes, check_form, check_place
+from .metadata import ModelCard, check_classes, check_form
 from .runtime import OnnxModel
 from .source import Source, SourceOptions, load_source
 from .tidy import tidy

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
-from tinyvit.core.errors import InputError, StoppedError
+from tinyvit.core.errors import InputError, StoppedError, check_place
 from tinyvit.core.files import write_json
 from tinyvit.core.results import make_work_dir
 
@@ -79,6 +79,9 @@ def predict(
         raise InputError(f"--batch-size is {batch_size}; it must be at least 1")
     sources = find_sources([images] if isinstance(images, (str, Path)) else images)
     _check_sources(sources, out, ann, frames, max_frames)
+    if out:
+        origin = weights.origin if isinstance(weights, Checkpoint) else weights
+        check_place(out, ann, origin, *sources.files, *(clip.name for clip in sources.clips))
     work_dir = make_work_dir("detect-predict", work_dir)
     predictor = Predictor(cfg, weights, device=device, deployed=deployed, **choice)
     ids = CocoIds(predictor.classes, load_annotations(Path(ann)) if ann else None, str(ann))
@@ -144,10 +147,6 @@ def _check_sources(
             raise InputError(f"{option} has no effect without a video or a camera; leave it out")
     if max_frames is not None and max_frames < 1:
         raise InputError(f"--max-frames is {max_frames}; it must be at least 1")
-    if out and not Path(out).parent.is_dir():
-        raise InputError(f"the folder of --out {out} does not exist; make it first")
-    if out and Path(out).is_dir():
-        raise InputError(f"--out {out} is a folder; give a file, such as {Path(out) / 'results.json'}")
 
 
 def _detected(

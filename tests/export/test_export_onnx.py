@@ -315,5 +315,5 @@ def test_a_file_that_is_read_is_not_written_over(tmp_path, run_cli):
         (tmp_path / "x").mkdir(exist_ok=True)
         code, _, err = run_cli(*export, path)
         assert code == 2
-        assert "is a file that the export reads; give another path to write" in err
+        assert "is a file that this command reads; give another path to write" in err
     assert weights.read_bytes() == before

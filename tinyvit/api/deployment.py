@@ -51,7 +51,8 @@ def export_onnx(
         CheckFailedError: The file differs from the model; nothing is left at ``out``.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    from tinyvit.export import check_form, check_place
+    from tinyvit.core.errors import check_place
+    from tinyvit.export import check_form
 
     check_form(input, opset)
     if out:

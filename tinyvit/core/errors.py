@@ -115,6 +115,27 @@ def check_file(path: str | Path, what: str, wanted: str) -> Path:
     return path
 
 
+def check_place(path: str | Path, *inputs: str | Path | None) -> Path:
+    """Return the path, if a file can be written there.
+
+    Args:
+        path: The file to write.
+        inputs: Files that are read and must stay.
+
+    Raises:
+        InputError: It is a folder, lies in one that does not exist, or is one of ``inputs``.
+    """
+    path = Path(path)
+    for one in inputs:
+        if one is not None and path.exists() and Path(one).exists() and path.samefile(one):
+            raise InputError(f"{path} is a file that this command reads; give another path to write")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of the file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"folder {path.parent} does not exist; create it, or give another path")
+    return path
+
+
 def check_weights_file(path: str | Path) -> Path:
     """Return the path of a checkpoint; see :func:`check_file`."""
     return check_file(path, "weights file", "the checkpoint file itself (.safetensors, .pth, .pt or .bin)")

@@ -252,8 +252,11 @@ def test_results_without_annotations_count_from_one(cfg, tmp_path) -> None:
         ({"ann": ANNOTATIONS}, "--ann has no effect without --out"),
         ({"frames": True}, "--frames has no effect without a video"),
         ({"max_frames": 5}, "--max-frames has no effect without a video"),
-        ({"out": "none/x.json"}, "the folder of --out none/x.json does not exist"),
-        ({"out": "."}, "--out . is a folder"),
+        ({"out": "none/x.json"}, "folder none does not exist"),
+        ({"out": "."}, ". is a folder"),
+        ({"out": IMAGES[0]}, "is a file that this command reads"),
+        ({"out": ANNOTATIONS, "ann": ANNOTATIONS}, "is a file that this command reads"),
+        ({"out": CHECKPOINT}, "is a file that this command reads"),
     ],
 )
 def test_options_that_do_not_fit(cfg, options, message, tmp_path) -> None:
