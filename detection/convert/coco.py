@@ -10,6 +10,9 @@ from ..data.annotations import is_box
 from ..data.masks import read_mask
 from .records import Faults, Item, Record, Source, Tree, split_of
 
+#: A side in pixels, for polygons that are read before the size of their image is known.
+_SIDE = 1_000_000
+
 
 def found(tree: Tree) -> bool:
     """Return whether the source has an annotation file in COCO's format."""
@@ -102,7 +105,7 @@ def _item(ann: Any, where: str, categories: dict[str, str], faults: Faults) -> I
     mask: Any = shape if is_code and shape else None  # its size is compared with the image's
     rings: Any = None
     if not is_code and shape not in (None, [], ""):
-        rings, reason = read_mask(shape, 0, 0)
+        rings, reason = read_mask(shape, _SIDE, _SIDE)
         if rings is None:
             faults.leave_out("mask that cannot be read; its box is kept", f"{where}: {reason}")
     if box is not None and not (is_box(box)):
