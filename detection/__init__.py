@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .run import evaluate, train
     from .runtime import import_mmdet, read_detector
     from .schedule import set_schedule
+    from .show.backends import add_vis_backends
     from .show.contact_sheet import draw_sheet
     from .show.drawing import draw_detections
 
@@ -84,6 +85,7 @@ _HOME = {
     "Detector": "detector",
     "Finding": "data.check",
     "Predictor": "inference",
+    "add_vis_backends": "show.backends",
     "anchors_of": "config",
     "apply_overrides": "overrides",
     "check_data": "data.check",
@@ -129,6 +131,7 @@ __all__ = [
     "SimpleFeaturePyramid",
     "StopOnBadLossHook",
     "TinyViT",
+    "add_vis_backends",
     "anchors_of",
     "apply_overrides",
     "check_data",

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def maps_of(model: Any, image: Tensor) -> list[Tensor]:
-    """The output of each stage's last block: mmpretrain itself returns maps after the downsample."""
+    """The output of each stage's last block; mmpretrain returns maps after the downsample."""
     kept: list[Tensor] = []
     handles = [
         stage.blocks[-1].register_forward_hook(lambda _module, _inputs, output: kept.append(output))

@@ -50,6 +50,7 @@ def detect_train(
     lr: float | None = None,
     amp: bool = False,
     workers: int | None = None,
+    vis_backend: Sequence[str] | None = None,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
     launcher: Launcher | None = None,
     work_dir: str | Path | None = None,
@@ -72,7 +73,7 @@ def detect_train(
         raise InputError("--resume needs --work-dir, the folder of the run to resume")
     folder, where = _work_folder("detect-train", work_dir, launcher), _prepared(device)
     options = _training_options(lr, amp, workers)
-    from tinyvit.detection import apply_overrides, load_config, set_schedule, train
+    from tinyvit.detection import add_vis_backends, apply_overrides, load_config, set_schedule, train
 
     overrides = parse_settings(cfg_options, "--cfg-options")
     cfg = load_config(
@@ -91,6 +92,7 @@ def detect_train(
         notes = set_schedule(cfg, epochs=epochs, max_iters=max_iters, batch_size=batch_size)
         # Once more: --cfg-options take precedence over what the schedule derives.
         apply_overrides(cfg, options | overrides)
+    add_vis_backends(cfg, vis_backend or ())
     choice: Choice = {"weights_key": weights_key, "prefix": prefix, "partial": partial}
     more: dict[str, Any] = {"workers": workers, "notes": notes, **choice}
     found = train(cfg, folder, weights=weights, resume=resume, seed=seed, device=where, **more)

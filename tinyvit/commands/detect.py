@@ -200,6 +200,14 @@ def train(
             rich_help_panel=SCHEDULE,
         ),
     ] = None,
+    vis_backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vis-backend",
+            help="Send the curves to this backend of mmengine, too: tensorboard, wandb, mlflow, ... May be repeated.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     cfg_options: CfgOption = None,
     work_dir: WorkDirOption = None,
     amp: Annotated[
@@ -256,6 +264,7 @@ def train(
             amp=amp,
             workers=workers,
             launcher=launcher,
+            vis_backend=vis_backend,
             cfg_options=[*(cfg_options or []), *(more or [])],
             work_dir=work_dir,
             device=device,
