@@ -170,7 +170,7 @@ class _LogStream(io.TextIOBase):
 
 def fit_to_machine(cfg: Config, device: str, workers: int | None = None) -> None:
     """Limit the number of data-loading processes to the machine's spare processors, in place;
-    ``workers`` is a number instead.
+    ``workers`` is a number instead. Pin memory for a GPU alone.
 
     On the CPU the model itself uses the processors. Where processes are spawned, not forked, a
     worker does not import this package first. Without mmcv's compiled operators it could then not
@@ -186,6 +186,8 @@ def fit_to_machine(cfg: Config, device: str, workers: int | None = None) -> None
             loader["num_workers"] = min(loader.get("num_workers", 0), spare) if workers is None else workers
             if not loader["num_workers"]:
                 loader["persistent_workers"] = False
+            if device == "cpu":
+                loader["pin_memory"] = False  # pins nothing, and warns
     if not forks and cfg.get("env_cfg"):
         cfg.env_cfg["mp_cfg"] = {"mp_start_method": "spawn", "opencv_num_threads": 0}
 

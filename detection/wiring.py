@@ -6,6 +6,7 @@ with boxes in the wrong places. Both are rejected when the detector is built.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def _readers(detector: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield f"model.{name}", module
 
 
-def _asked_strides(module: nn.Module) -> Iterator[tuple[str, list[int]]]:
+def _asked_strides(module: nn.Module) -> Iterator[tuple[str, list[float]]]:
     """Yield each setting of a module that holds one stride per map, with its value."""
     for name, value in vars(module).items():
         if name.endswith("_generator") and hasattr(value, "strides"):
@@ -131,12 +132,26 @@ def _asked_strides(module: nn.Module) -> Iterator[tuple[str, list[int]]]:
         yield "featmap_strides", [_one(stride) for stride in module.featmap_strides]  # pyright: ignore[reportGeneralTypeIssues]
 
 
-def _one(stride: Any) -> int:
+def _one(stride: Any) -> float:
     """Return a stride as one number; priors have one per direction."""
-    return int(stride[0] if isinstance(stride, (tuple, list)) else stride)
+    number = stride[0] if isinstance(stride, (tuple, list)) else stride
+    return int(number) if number == int(number) else float(number)
 
 
-def _compare(setting: str, asked: list[int], strides: list[int], whole: bool) -> None:
+def _agree(asked: Sequence[float], right: Sequence[int]) -> bool:
+    """Return whether strides are those of the maps.
+
+    Fractions are the sides of one image size over those of its maps (YOLACT: 550 / 69). They differ
+    from the strides, but not by as much as another map does.
+    """
+    if all(stride == int(stride) for stride in asked):
+        return list(asked) == list(right)
+    return len(asked) == len(right) and all(
+        abs(math.log2(stride / true)) < 0.5 for stride, true in zip(asked, right, strict=True)
+    )
+
+
+def _compare(setting: str, asked: list[float], strides: list[int], whole: bool) -> None:
     """Reject strides that are not those of the maps.
 
     Args:
@@ -146,6 +161,6 @@ def _compare(setting: str, asked: list[int], strides: list[int], whole: bool) ->
         whole: Whether every map must have a stride; RoI extractors may leave out the coarsest.
     """
     right = strides if whole else strides[: len(asked)]
-    if asked == right:
+    if _agree(asked, right):
         return
     raise InputError(f"{setting} is {asked}, but the maps that reach it have strides {strides}; set it to {right}")

@@ -72,6 +72,7 @@ CASCADE = "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
 RTMDET = "rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
 DEFORMABLE = "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"
 YOLOV3 = "yolo/yolov3_d53_8xb8-ms-416-273e_coco.py"
+YOLACT = "yolact/yolact_r50_1xb8-55e_coco.py"
 LAST3, ALL = [24, 32, 48], [16, 24, 32, 48]
 
 
@@ -104,6 +105,12 @@ LAST3, ALL = [24, 32, 48], [16, 24, 32, 48]
         (RTMDET, (0, 1, 2), fpn([16, 24, 32]), r"prior_generator\.strides is \[8, 16, 32\], .* set it to \[4, 8, 16\]"),
         (RTMDET, (1, 2, 3), as_it_is, r"CSPNeXtPAFPN\): in_channels is \[96, 192, 384\]"),
         (DEFORMABLE, (1, 2, 3), fpn(LAST3, num_outs=3), r"num_feature_levels is 4, but 3 maps reach the transformer"),
+        (
+            YOLACT,
+            (1, 2, 3),
+            fpn(LAST3),
+            r"strides is \[7\.97\d+, .*, but the maps that reach it have strides \[16, 32, 64",
+        ),
         (YOLOV3, (1, 2, 3), fpn(LAST3), r"YOLOV3Neck\) cannot run: .* to have 24 channels, but got 48"),
     ],
 )
@@ -125,6 +132,7 @@ def test_wrong_wiring_is_rejected(
         (CASCADE, (0, 1, 2, 3), fpn(ALL)),
         (RTMDET, (1, 2, 3), fpn(LAST3)),
         (DEFORMABLE, (1, 2, 3), fpn(LAST3)),
+        (YOLACT, (0, 1, 2, 3), fpn(ALL)),  # its strides are 550 px over the sides of the maps
         # Coarse to fine: neck, priors and channels count from the last map.
         (YOLOV3, (1, 2, 3), fpn([48, 32, 24])),
     ],

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+# First: mmdet keeps what mmcv.ops has when it is imported.
+import tinyvit.detection  # isort: skip
 
 import mmdet
 import mmdet.testing._utils as their_utils
@@ -26,17 +29,12 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from tinyvit.detection import TinyViT
-from tinyvit.detection.runtime import import_mmdet
-
-import_mmdet()
-
 #: Channels of the four maps of a ResNet by depth: of basic blocks, and of bottlenecks.
 _BASIC, _BOTTLENECK = (64, 128, 256, 512), (256, 512, 1024, 2048)
 calls = 0
 
 
-class Counted(TinyViT):
+class Counted(tinyvit.detection.TinyViT):
     """TinyViT with the arguments of MMDetection's backbones: it has their widths and maps, and one
     block per stage.
     """
@@ -107,6 +105,13 @@ def pytest_configure() -> None:
             MODELS.register_module(name=name, module=ours, force=True)
 
 
+def _to(move: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``to`` that stays on the CPU."""
+    return lambda what, *where, **more: (
+        what if where and str(where[0]).startswith("cuda") else move(what, *where, **more)
+    )
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
     """Let a test that asks for a GPU run on the CPU."""
@@ -120,6 +125,7 @@ def pytest_runtest_call() -> Iterator[None]:
         )
         for kind in (nn.Module, BaseModel, Tensor):
             patch.setattr(kind, "cuda", lambda what, *_: what)
+            patch.setattr(kind, "to", _to(kind.to))
         yield
 
 

@@ -23,7 +23,7 @@ def run(folder: Path, place: Path, ours: bool) -> tuple[dict[str, list[str]], in
     place.mkdir()
     report, calls = place / "report.xml", place / "calls.txt"
     files = os.environ.get("TINYVIT_MMDET_FILES", FILES).split()
-    command = [sys.executable, "-m", "pytest", *(str(folder / file) for file in files), "-n", "0", "-q", "-W", "ignore"]
+    command = [sys.executable, "-m", "pytest", *(f"tests/{file}" for file in files), "-n", "0", "-q", "-W", "ignore"]
     command += ["-p", "ours_in_mmdet", "-p", "no:cacheprovider", "-c", os.devnull, f"--junitxml={report}"]
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {
@@ -31,7 +31,8 @@ def run(folder: Path, place: Path, ours: bool) -> tuple[dict[str, list[str]], in
         "TINYVIT_FOREIGN_OURS": str(int(ours)),
         "TINYVIT_FOREIGN_CALLS": str(calls),
     }
-    # In an empty folder: the tree of the tests holds the package, too.
+    # In a folder of its own: the tree of the tests holds the package, too. Tests read tests/data.
+    (place / "tests").symlink_to(folder)
     done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)
     assert report.is_file(), done.stdout + done.stderr
     (place / "output.txt").write_text(done.stdout)

@@ -38,8 +38,9 @@ def test_the_blocks_compute_what_mmpretrains_do(size: str, tmp_path: Path) -> No
     theirs = backbones.TinyViT(arch=size, img_size=(224, 224))
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            for statistic, low in ((module.running_mean, -0.5), (module.running_var, 0.5)):
+                assert statistic is not None
+                nn.init.uniform_(statistic, low, low + 1.0)
     for name, parameter in theirs.named_parameters():
         if name.endswith("attention_biases"):
             nn.init.normal_(parameter)
