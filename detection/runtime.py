@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,8 @@ def import_mmdet() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             import mmdet.datasets
             import mmdet.models  # noqa: F401
+        # By mmdet's grids of points; nothing that a user can mend.
+        warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
     from mmengine.registry import DefaultScope
 
     # A runner of another package, such as our pretrainer's, leaves its scope behind, and mmengine
