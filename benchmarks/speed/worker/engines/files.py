@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,17 @@ def counts_of(notes: dict[str, Any]) -> dict[str, Any]:
     return notes.get("counts") or dict(NO_COUNTS)
 
 
-def preprocess_of(notes: dict[str, Any], properties: Mapping[str, str], size: tuple[int, int]) -> Preprocess:
+def preprocess_of(notes: dict[str, Any], properties: Mapping[str, str]) -> Preprocess:
     """Return the transform of the notes, or of a file of ``tinyvit export onnx``, or ImageNet's."""
     if "preprocess" in notes:
         known = {key: tuple(value) if isinstance(value, list) else value for key, value in notes["preprocess"].items()}
-        return Preprocess(**{**known, "size": size})
+        return Preprocess(**known)
     from .....export import ModelCard
 
     try:
-        return replace(ModelCard.from_props(properties, "the file").preprocess, size=size)
+        return ModelCard.from_props(properties, "the file").preprocess
     except InputError:  # another program's file, which does not say
-        return Preprocess(size=size)
+        return Preprocess()
 
 
 @dataclass(frozen=True)
@@ -103,22 +103,31 @@ class Feed:
         return np.ascontiguousarray(images, dtype=self.dtype)
 
 
-def concrete_shape(shape: Sequence[Any], layout: Layout, subject: Subject) -> tuple[int, int, int, int]:
+def concrete_shape(
+    shape: Sequence[Any], layout: Layout, subject: Subject, stated: tuple[int, int]
+) -> tuple[int, int, int, int]:
     """Return the input shape of a graph with its free lengths (batch, height, width) filled in.
+
+    Args:
+        shape: The lengths of the graph's input.
+        layout: Where they are.
+        subject: The subject, with the lengths that were asked for.
+        stated: Height and width that the file states, for free lengths that nobody asked for.
 
     Raises:
         InputError: The graph's fixed lengths differ from the requested ones.
     """
     height, width = subject.height_and_width or (None, None)
     filled = []
-    for name, asked in (("batch", subject.batch_size), ("height", height), ("width", width)):
+    lengths = (("batch", subject.batch_size, 1), ("height", height, stated[0]), ("width", width, stated[1]))
+    for name, asked, default in lengths:
         fixed = getattr(layout, name)
         if None not in (fixed, asked) and fixed != asked:
             remedy = f"give --batch-size {fixed}" if name == "batch" else "leave --size out"
             raise InputError(
                 f"{subject.model} is fixed to input shape {list(shape)}; its {name} cannot be {asked}: {remedy}"
             )
-        filled.append(fixed or asked or 224)
+        filled.append(fixed or asked or default)
     return layout.shape(*filled)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,9 @@ def build(subject: Subject) -> Engine:
     properties: dict[str, str] = model.session.get_modelmeta().custom_metadata_map
     dtype = np.dtype(_ARRAYS[model.input_type])
     layout = layout_of(model.input_shape, subject, is_bytes=dtype == np.uint8, said=properties.get("layout", ""))
-    shape = concrete_shape(model.input_shape, layout, subject)
-    preprocess = preprocess_of(notes, properties, layout.size_in(shape))
+    preprocess = preprocess_of(notes, properties)
+    shape = concrete_shape(model.input_shape, layout, subject, preprocess.size)
+    preprocess = replace(preprocess, size=layout.size_in(shape))
     feed = Feed(layout, shape, dtype, properties.get("input_format"), preprocess)
     inputs: dict[str, Any] = {model.input_name: feed.noise()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,9 @@ def build(subject: Subject) -> Engine:
     lengths = [_length(axis) for axis in network.input(0).get_partial_shape()]
     properties, dtype = _properties(network), np.dtype(_ARRAYS[kind])
     layout = layout_of(lengths, subject, is_bytes=dtype == np.uint8, said=properties.get("layout", ""))
-    shape = concrete_shape(lengths, layout, subject)
-    preprocess = preprocess_of(notes, properties, layout.size_in(shape))
+    preprocess = preprocess_of(notes, properties)
+    shape = concrete_shape(lengths, layout, subject, preprocess.size)
+    preprocess = replace(preprocess, size=layout.size_in(shape))
     feed = Feed(layout, shape, dtype, properties.get("input_format"), preprocess)
     network.reshape(list(shape))
     started = time.perf_counter()

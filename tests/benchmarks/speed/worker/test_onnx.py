@@ -40,7 +40,24 @@ from tinyvit.export import runtime, verify
 )
 def test_free_dimensions_take_the_asked_work(shape: list, work: dict, filled: tuple) -> None:
     subject = Subject("m.onnx", **work)
-    assert concrete_shape(shape, layout_of(shape, subject, is_bytes=False), subject) == filled
+    assert concrete_shape(shape, layout_of(shape, subject, is_bytes=False), subject, (224, 224)) == filled
+
+
+def test_a_free_size_is_the_one_that_the_file_states() -> None:
+    shape, subject = ["batch", 3, "height", 64], Subject("m.onnx")
+    assert concrete_shape(shape, layout_of(shape, subject, is_bytes=False), subject, (48, 96)) == (1, 3, 48, 64)
+
+
+def test_a_file_of_ours_is_measured_at_its_own_size(tmp_path: Path) -> None:
+    from tinyvit.backbones import create_model
+    from tinyvit.export import export_onnx
+
+    small = {"embed_dims": (16, 24, 32, 48), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 3)}
+    path = tmp_path / "a.onnx"
+    export_onnx(create_model("tiny_vit_5m_224", num_classes=2, **small), path, size=(64, 96), check=False)
+    for engine in ("onnxruntime", "openvino"):
+        built = build_engine(Subject(str(path), engine=engine, threads=1))
+        assert built.preprocess.size == (64, 96)
 
 
 def test_bytes_and_a_files_own_word_decide_where_two_layouts_fit() -> None:
@@ -48,7 +65,7 @@ def test_bytes_and_a_files_own_word_decide_where_two_layouts_fit() -> None:
     free, first, last = [1, "a", "b", "c"], (1, 3, 16, 16), (1, 16, 16, 3)
     for is_bytes, said, filled in ((True, "", last), (True, "NCHW", first), (False, "", first), (False, "NHWC", last)):
         layout = layout_of(free, subject, is_bytes=is_bytes, said=said)
-        assert concrete_shape(free, layout, subject) == filled
+        assert concrete_shape(free, layout, subject, (32, 48)) == filled
 
 
 @pytest.mark.parametrize(
@@ -63,7 +80,7 @@ def test_bytes_and_a_files_own_word_decide_where_two_layouts_fit() -> None:
 )
 def test_fixed_dimensions_are_not_overruled(shape: list, work: dict, message: str) -> None:
     def fill(subject: Subject) -> None:
-        concrete_shape(shape, layout_of(shape, subject, is_bytes=False), subject)
+        concrete_shape(shape, layout_of(shape, subject, is_bytes=False), subject, (224, 224))
 
     with pytest.raises(InputError, match=message):
         fill(Subject("m.onnx", **work))
