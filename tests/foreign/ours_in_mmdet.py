@@ -29,6 +29,10 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from tinyvit.detection.runtime import import_mmdet
+
+import_mmdet()
+
 #: Channels of the four maps of a ResNet by depth: of basic blocks, and of bottlenecks.
 _BASIC, _BOTTLENECK = (64, 128, 256, 512), (256, 512, 1024, 2048)
 calls = 0

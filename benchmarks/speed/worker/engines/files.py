@@ -46,7 +46,9 @@ def counts_of(notes: dict[str, Any]) -> dict[str, Any]:
 def preprocess_of(notes: dict[str, Any], properties: Mapping[str, str]) -> Preprocess:
     """Return the transform of the notes, or of a file of ``tinyvit export onnx``, or ImageNet's."""
     if "preprocess" in notes:
-        known = {key: tuple(value) if isinstance(value, list) else value for key, value in notes["preprocess"].items()}
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in notes["preprocess"].items()
+        }
         return Preprocess(**known)
     from .....export import ModelCard
 

@@ -52,12 +52,12 @@ def test_a_file_of_ours_is_measured_at_its_own_size(tmp_path: Path) -> None:
     from tinyvit.backbones import create_model
     from tinyvit.export import export_onnx
 
-    small = {"embed_dims": (16, 24, 32, 48), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 3)}
+    small: dict[str, Any] = {"embed_dims": (16, 24, 32, 48), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 3)}
     path = tmp_path / "a.onnx"
-    export_onnx(create_model("tiny_vit_5m_224", num_classes=2, **small), path, size=(64, 96), check=False)
+    export_onnx(create_model("tiny_vit_5m_224", num_classes=2, **small), path, size=64, check=False)
     for engine in ("onnxruntime", "openvino"):
         built = build_engine(Subject(str(path), engine=engine, threads=1))
-        assert built.preprocess.size == (64, 96)
+        assert built.preprocess.size == (64, 64)
 
 
 def test_bytes_and_a_files_own_word_decide_where_two_layouts_fit() -> None:
