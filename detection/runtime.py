@@ -281,7 +281,8 @@ def interruptible(runner: Runner) -> Iterator[None]:
     Python swallows an exception inside a hook of a fork. An interruption while the processes that
     load images are started would therefore be lost.
     """
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as of a job in the background
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield  # only the main thread has signal handlers
         return
     noted: list[int] = []

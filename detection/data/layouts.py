@@ -101,7 +101,7 @@ def find_files(root: Path) -> dict[str, Path]:
         InputError: It is not a folder, or several files could be a split.
     """
     if not root.is_dir():
-        raise InputError(f"{root} is not a folder; give a folder in COCO layout, or an annotation file")
+        raise InputError(f"{root} is not a folder; give a folder in COCO layout, or --ann FILE")
     found = {split: _find_file(root, split) for split in (*_SPLIT_NAMES, WHOLE)}
     return {split: path for split, path in found.items() if path is not None}
 
