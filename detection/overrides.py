@@ -77,7 +77,8 @@ def apply_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
         InputError: The parent of a key does not exist, or ``model`` is not a dict afterwards. Or a
             key neither exists nor is an argument of its parent's class.
     """
-    for key, value in overrides.items():
+    # A new type comes first, because it decides which other keys there are.
+    for key, value in sorted(overrides.items(), key=lambda item: not item[0].endswith(".type")):
         _check_key(cfg, key, value)
         cfg.merge_from_dict({key: value})
     if not isinstance(cfg.get("model"), Mapping):
@@ -149,7 +150,8 @@ def _known(node: Any, parents: list[str]) -> set[str] | None:
     kind = node.get("type") or _DEFAULT_TYPES.get(".".join(parents))
     if kind is None:
         return _FREE.get(name, set())
-    found = [_arguments(one) for one in _classes_of(kind)]
+    kinds = (kind, "AmpOptimWrapper") if name == "optim_wrapper" else (kind,)  # which --amp puts there later
+    found = [_arguments(one) for each in kinds for one in _classes_of(each)]
     if not found or None in found:  # the build says what is wrong with a type
         return None
     more = {"optimizer", "constructor", "paramwise_cfg"} if name == "optim_wrapper" else set()

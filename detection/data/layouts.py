@@ -263,7 +263,8 @@ def find_folder(annotations: Path, names: Sequence[str], root: Path | None, spli
     """Return the folder that holds the images of an annotation file, or ``None``.
 
     The usual folders of the split come first, then all below ``root``, those with the split's name
-    before others. A folder with all images is taken before one with some.
+    before others. Folders with the name of another split are not looked at. A folder with all
+    images is taken before one with some.
 
     Args:
         annotations: The file.
@@ -275,7 +276,9 @@ def find_folder(annotations: Path, names: Sequence[str], root: Path | None, spli
     # The file's path has train2017 or train, and the folder probably the same.
     known = sorted(_SPLIT_NAMES.get(split, ("",)), key=lambda name: name not in str(annotations.relative_to(root)))
     usual = [root / pattern.format(name) for name in known for pattern in _IMAGE_PATTERNS]
-    others = sorted(_walk(root, "folders"), key=lambda folder: _split_of(folder.relative_to(root)) != split)
+    mine = (split, WHOLE) if split != WHOLE else (*_WORDS, WHOLE)
+    others = [folder for folder in _walk(root, "folders") if _split_of(folder.relative_to(root)) in mine]
+    others.sort(key=lambda folder: _split_of(folder.relative_to(root)) != split)
     looked_for = names[:_SAMPLE]
     held = {folder: sum((folder / name).is_file() for name in looked_for) for folder in (*usual, *others)}
     holders = sorted((folder for folder in held if held[folder]), key=lambda folder: -held[folder])

@@ -68,6 +68,14 @@ def test_two_folders_with_the_same_names_are_told_apart(draw, tmp_path) -> None:
         assert found.images == tmp_path / "pics" / folder
 
 
+def test_images_of_another_split_are_not_taken(draw, tmp_path) -> None:
+    for split in ("train", "val"):
+        draw(tmp_path, f"pics/{split}", f"{split}_boxes.json", ["a"], 2)
+    shutil.rmtree(tmp_path / "pics" / "val")
+    with pytest.raises(InputError, match=r"val_boxes.json names the image 000.png, which is in no folder below"):
+        find_split(tmp_path, "val")
+
+
 def test_what_lies_there_is_listed(draw, tmp_path) -> None:
     draw(tmp_path, "valid", "valid/_annotations.coco.json", ["a"], 2)
     text = str(missing_split(tmp_path, "train"))
