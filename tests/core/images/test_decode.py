@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from tinyvit.core.images.decode import decode, decode_size, is_plain, read_file, to_rgb
+from tinyvit.core.images.decode import decode, decode_size, is_plain, read_file, read_sizes, to_rgb
 from tinyvit.core.images.files import ImageFiles
 from tinyvit.core.images.preprocess import Preprocess
 
@@ -280,3 +280,15 @@ def test_real_photographs_are_the_same_in_all_rules(test_data: Path) -> None:
     for key in list(images)[::10]:
         data = images.read(key)
         assert decode(data).tobytes() == decode(data, 1).tobytes() or not is_plain(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_both_sizes_of_a_file_are_read(photo: Image.Image, tmp_path: Path, kind: str, value: int) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(encoded(photo, kind, exif=with_orientation(value)))
+    upright = decode(path.read_bytes()).size
+    assert read_sizes(path) == (upright, photo.size, value)
+    assert (upright == photo.size) == (value < 5)
+    with pytest.raises(FileNotFoundError):
+        read_sizes(tmp_path / "none")

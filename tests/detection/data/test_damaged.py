@@ -1,4 +1,4 @@
-"""Annotation files with random damage: every fault is a sentence, and what is mended can be read."""
+"""Annotation files with random damage: every fault is a sentence, and mended files can be read."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def read_sizes(path: str | Path) -> tuple[tuple[int, int], tuple[int, int], int]
         ValueError: It is not an image of a known format.
     """
     with _open(path) as image:
-        if image.format == "PNG":
+        if image.format == "PNG" and b"eXIf" in read_file(path):
             image.load()  # the orientation may stand behind the pixels
         orientation = _orientation(image)
         return image.size[::-1] if orientation in _SWAPS_SIDES else image.size, image.size, orientation
