@@ -512,10 +512,13 @@ def test_a_test_picture_that_cannot_be_read_is_named(make_coco, small_config, tm
     run = train(cfg, tmp_path / "run", device="cpu")
     damaged = sorted((root / "val2017").iterdir())[1]
     whole = damaged.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"<html></html>"):
+    for content in (whole[: len(whole) // 2], b"", b"<html></html>", b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"):
         damaged.write_bytes(content)
         with pytest.raises(InputError, match=rf"^image .*{damaged.name} cannot be read; repair it, or remove it"):
             evaluate(cfg, run["checkpoint"], tmp_path / "test", device="cpu")
+        with pytest.raises(InputError, match=rf"^image .*{damaged.name} cannot be read; repair it, or remove it"):
+            train(cfg, tmp_path / "other", device="cpu")
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
 
 
 def test_a_folder_without_validation_data_can_be_trained_on(make_coco, small_config, tmp_path) -> None:
