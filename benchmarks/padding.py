@@ -31,7 +31,7 @@ from .scripts import run_script, time_in_turns
 from .statistics import paired_ratio
 
 #: Pixels that a larger image adds to the sides of a batch.
-EXTRA = (32, 96, 320)
+EXTRA = (32, 320)
 _SIDE, _ROUNDS = 640, 8
 
 
@@ -87,15 +87,18 @@ def moves(predictor: Any, images: Sequence[np.ndarray], extra: int, score: float
     """
     shares: list[list[float]] = []
     boxes: list[tuple[float, float]] = []
+    counted = 0
     for image in images:
         (alone, before), (padded, after) = see(predictor, image, 0), see(predictor, image, extra)
         shares.append([float(np.abs(a - b).mean() / np.abs(a).mean()) for a, b in zip(alone, padded, strict=True)])
         boxes += _follow(before[before.scores >= score], after)
+        counted += int((after.scores >= score).sum())
     moved = [1 - overlap for overlap, _ in boxes]
     return {
         "extra": extra,
         "maps": [statistics.fmean(level) for level in zip(*shares, strict=True)],
         "boxes": len(boxes),
+        "boxes_padded": counted,
         "moved": statistics.fmean(moved),
         "moved_most": max(moved),
         "score": statistics.fmean(change for _, change in boxes),

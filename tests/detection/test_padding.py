@@ -71,6 +71,33 @@ def test_the_backbone_sees_each_image_as_if_it_were_alone() -> None:
     assert distance(masked) < 1e-5
 
 
+def outputs_of(detector: Any, inputs: Tensor, samples: list[Any]) -> list[Tensor]:
+    """What the head gives for each kind and level, and nothing after it."""
+    found = detector._run_forward({"inputs": inputs, "data_samples": samples}, mode="tensor")
+    return [one for kind in found for one in kind]
+
+
+@pytest.mark.parametrize("head", ["retinanet", "rtmdet"])
+@torch.no_grad()
+def test_a_dense_head_sees_each_image_as_if_it_were_alone(head: str) -> None:
+    """The data preprocessor pads an image alone to a multiple of 32, and a batch to its largest."""
+    worst = {}
+    for mode in ("masked", "zero"):
+        detector = detector_of(mode, head)
+        inputs, samples = batch(detector, SHAPES, training=False).values()
+        together, differences = outputs_of(detector, inputs, samples), []
+        for row, (_, height, width) in enumerate(SHAPES):
+            padded = torch.zeros(1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
+            padded[0, :, :height, :width] = inputs[row, :, :height, :width]
+            for one, every in zip(outputs_of(detector, padded, [samples[row]]), together, strict=True):
+                stride = padded.shape[2] // one.shape[2]
+                rows, columns = -(-height // stride), -(-width // stride)
+                difference = one[0] - every[row, :, : one.shape[2], : one.shape[3]]
+                differences.append(float(difference[:, :rows, :columns].abs().max() / every.abs().max()))
+        worst[mode] = max(differences)
+    assert worst["masked"] < 1e-4 < 1e-2 < worst["zero"]
+
+
 def test_losses_and_gradients_with_recomputation() -> None:
     """mmengine's activation checkpointing calls the backbone again after the detector's call."""
     from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
