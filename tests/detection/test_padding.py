@@ -72,7 +72,7 @@ def test_the_backbone_sees_each_image_as_if_it_were_alone() -> None:
 
 
 def outputs_of(detector: Any, inputs: Tensor, samples: list[Any]) -> list[Tensor]:
-    """What the head gives for each kind and level, and nothing after it."""
+    """The outputs of the head for each kind and level."""
     found = detector._run_forward({"inputs": inputs, "data_samples": samples}, mode="tensor")
     return [one for kind in found for one in kind]
 

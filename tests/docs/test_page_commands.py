@@ -38,6 +38,7 @@ NOT_RUN = {
     "python -m tinyvit.benchmarks.distill.cifar10": _HOURS,
     "python -m tinyvit.benchmarks.distill.views": _HOURS,
     "python -m tinyvit.benchmarks.speed.studies": _HOURS,
+    "python -m tinyvit.benchmarks.deit_windows": _HOURS,
     "python -m tests.fuzz": "minutes of mutated input, for developers",
     "tinyvit labels import": _OFFICIAL,
     "tinyvit labels export": _OFFICIAL,
