@@ -2,7 +2,7 @@
 folder.
 
 Importing this package provides ``mmcv._ext`` where mmcv was installed without compiled operators
-(:mod:`.mmcv_ext`). It also registers ``tinyvit.TinyViT``, ``tinyvit.DeiT``,
+(:mod:`.compat.mmcv_ext`). It also registers ``tinyvit.TinyViT``, ``tinyvit.DeiT``,
 ``tinyvit.SimpleFeaturePyramid``, ``tinyvit.LoadImage``, ``tinyvit.CocoMetric`` and
 ``tinyvit.LayerDecayOptimWrapperConstructor``. A config needs
 ``custom_imports=dict(imports=['tinyvit.detection'])``. mmdet itself is imported when one of the
@@ -30,18 +30,18 @@ from typing import TYPE_CHECKING
 
 from tinyvit.core.lazy import lazy_names
 
-from .mmcv_ext import install as _install
-from .mmcv_ext import mmcv_ops_in_use
-from .mmcv_missing import MissingOperatorError
+from .compat.mmcv_ext import install as _install
+from .compat.mmcv_ext import mmcv_ops_in_use
+from .compat.mmcv_missing import MissingOperatorError
 
 # Before anything of mmcv.ops or mmdet.models is imported, by us or by a user of this package.
 _install()
 
 from .backbones import DeiT, SimpleFeaturePyramid, TinyViT  # noqa: E402
-from .mmengine_ext import AmpOptimWrapper, CompileBackboneHook  # noqa: E402
-from .mmengine_ext import install as _mend_mmengine  # noqa: E402
-from .optim import LayerDecayOptimWrapperConstructor  # noqa: E402
-from .randomness import SeedByPositionHook  # noqa: E402
+from .compat.mmengine_ext import AmpOptimWrapper, CompileBackboneHook  # noqa: E402
+from .compat.mmengine_ext import install as _mend_mmengine  # noqa: E402
+from .engine.optim import LayerDecayOptimWrapperConstructor  # noqa: E402
+from .engine.randomness import SeedByPositionHook  # noqa: E402
 from .runtime import StopOnBadLossHook  # noqa: E402
 from .wiring import check_wiring  # noqa: E402
 from .wiring import install as _check_every_detector  # noqa: E402
@@ -67,12 +67,12 @@ if TYPE_CHECKING:
     from .data.layouts import CocoSplit, find_split, missing_split
     from .data.mend import mend_data
     from .detector import Detections, Detector, detector_config, size_of_test
+    from .engine.run import evaluate, train
+    from .engine.schedule import set_schedule
     from .inference import Predictor
     from .overrides import apply_overrides
     from .predicting import find_images, predict
-    from .run import evaluate, train
     from .runtime import import_mmdet, read_detector
-    from .schedule import set_schedule
     from .show.backends import add_vis_backends
     from .show.contact_sheet import draw_sheet
     from .show.drawing import draw_detections
@@ -93,7 +93,7 @@ _HOME = {
     "detector_config": "detector",
     "draw_detections": "show.drawing",
     "draw_sheet": "show.contact_sheet",
-    "evaluate": "run",
+    "evaluate": "engine.run",
     "find_images": "predicting",
     "find_split": "data.layouts",
     "import_mmdet": "runtime",
@@ -108,9 +108,9 @@ _HOME = {
     "read_detector": "runtime",
     "scored_files": "config",
     "set_classes": "config",
-    "set_schedule": "schedule",
+    "set_schedule": "engine.schedule",
     "size_of_test": "detector",
-    "train": "run",
+    "train": "engine.run",
     "trained_size": "config",
 }
 

@@ -33,7 +33,7 @@ from tinyvit.core.errors import CheckFailedError, InputError, TinyVitError, unkn
 from tinyvit.core.machine import available_cpus
 
 from ..backbones import Checkpoint, Choice, check_values, find_weights, load_named, open_checkpoint
-from .mmcv_ext import mmcv_ops_in_use
+from .compat.mmcv_ext import mmcv_ops_in_use
 from .registry import HOOKS
 from .show.progress import Warnings
 

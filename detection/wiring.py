@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tinyvit.core.errors import InputError
 
 from .backbones import BackboneMixin
-from .mmcv_missing import MissingOperatorError
+from .compat.mmcv_missing import MissingOperatorError
 from .padding import hand_over_sizes
 
 # The coarsest usual stride: a map of it has one position.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import torchvision.ops as tv
 
 import tinyvit.detection  # first: it provides mmcv._ext
-from tinyvit.detection.mmcv_ext import mmcv_ops_in_use
+from tinyvit.detection.compat.mmcv_ext import mmcv_ops_in_use
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 mmcv_ops = pytest.importorskip("mmcv.ops")

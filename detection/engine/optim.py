@@ -9,7 +9,7 @@ from torch import nn
 
 from tinyvit.core.errors import InputError
 
-from .registry import OPTIM_WRAPPER_CONSTRUCTORS
+from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -59,7 +59,7 @@ def test_the_full_rate_is_reached_however_short_the_run(make_coco, length: int, 
 
 
 def test_a_cosine_schedule_is_stretched() -> None:
-    from tinyvit.detection.schedule import _fit_scheduler, _Length
+    from tinyvit.detection.engine.schedule import _fit_scheduler, _Length
 
     cosine = {
         "type": "CosineAnnealingLR",

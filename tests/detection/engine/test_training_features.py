@@ -115,7 +115,7 @@ def test_mixed_precision_with_masks(calls, small_arch) -> None:
     """RoIAlign and the mask head in bfloat16."""
     from tinyvit.detection import AmpOptimWrapper
 
-    from .test_detectors import batch, small_detector
+    from ..test_detectors import batch, small_detector
 
     detector = small_detector("mask-rcnn", {"type": "tinyvit.TinyViT", "arch": small_arch}, [16, 24, 32, 48]).train()
     wrapper = AmpOptimWrapper(optimizer=torch.optim.AdamW(detector.parameters()))
@@ -327,7 +327,7 @@ def test_time_augmentation_finds_mirrored_boxes(run, tmp_path) -> None:
     from mmdet.registry import MODELS
     from mmengine.structures import InstanceData
 
-    from tinyvit.detection.tta import set_tta
+    from tinyvit.detection.engine.tta import set_tta
 
     cfg, _ = run("start", iterations=1)
     set_tta(cfg)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from tinyvit.core.errors import InputError
 from tinyvit.core.options import as_list
 
-from .config import datasets_of
+from ..config import datasets_of
 
 _META = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
 

@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 
 from tinyvit.core.errors import InputError
 
-from .registry import FUNCTIONS, HOOKS
+from ..registry import FUNCTIONS, HOOKS
 
 #: Largest seed: mmengine adds the numbers of processes and epochs, and numpy's seeds have 32 bits.
 MAX_SEED = 2**31 - 1

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tinyvit.core.errors import InputError
 
-from .registry import HOOKS, OPTIM_WRAPPERS
+from ..registry import HOOKS, OPTIM_WRAPPERS
 
 
 def install() -> None:

@@ -23,16 +23,15 @@ from tinyvit.core.errors import InputError, StoppedError
 from tinyvit.core.options import as_list
 from tinyvit.core.results import make_work_dir
 
-from ..backbones import Checkpoint, Choice, choice_of, open_checkpoint, read_checkpoint
-from .analysis import analyse_run
-from .backbones import fetch_url
-from .config import check_heads, config_classes, head_class_counts, scored_files, set_classes, uses_of
-from .data.classes import check_same_classes, match_classes
-from .data.counts import sum_counts
-from .data.preflight import check_scored, check_training
-from .mmengine_ext import fit_precision
-from .randomness import check_seed, seed_workers
-from .runtime import (
+from ...backbones import Checkpoint, Choice, choice_of, open_checkpoint, read_checkpoint
+from ..analysis import analyse_run
+from ..backbones import fetch_url
+from ..compat.mmengine_ext import fit_precision
+from ..config import check_heads, config_classes, head_class_counts, scored_files, set_classes, uses_of
+from ..data.classes import check_same_classes, match_classes
+from ..data.counts import sum_counts
+from ..data.preflight import check_scored, check_training
+from ..runtime import (
     QuietRunner,
     building,
     fit_to_machine,
@@ -44,8 +43,9 @@ from .runtime import (
     read_detector,
     set_launcher,
 )
-from .show.progress import Progress, highest_rate, plan_lines
-from .show.samples import draw_samples, keep_detections
+from ..show.progress import Progress, highest_rate, plan_lines
+from ..show.samples import draw_samples, keep_detections
+from .randomness import check_seed, seed_workers
 from .tta import set_tta
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def train(
         - ``log``: path of mmengine's log;
         - ``curve``: path of JSON lines with ``iter``, ``epoch``, ``loss`` and ``lr``, and with
           ``val_...`` of validations;
-        - ``samples``: validation images with boxes; see :func:`.show.samples.draw_samples`;
+        - ``samples``: validation images with boxes; see :func:`..show.samples.draw_samples`;
         - ``init``: origin of the weights;
         - ``iterations``, ``seconds``, ``seed``, ``lr`` and ``batch_size``, as used;
         - ``losses``: ``first`` and ``last``, the mean total loss of the first and of the last tenth
@@ -268,7 +268,7 @@ def evaluate(
             must be those of the data.
         work_dir: Folder for logs and the detections in COCO's result format
             (``detections.bbox.json``, and ``detections.segm.json`` for masks). ``analysis.json``
-            says what is wrong with them, see :func:`.analysis.analyse`, and ``samples/`` shows the
+            says what is wrong with them, see :func:`..analysis.analyse`, and ``samples/`` shows the
             images with most mistakes.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``None`` for CUDA where there is one.
         tta: Whether to detect each image mirrored, too, and merge the boxes (:mod:`.tta`).

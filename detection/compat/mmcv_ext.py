@@ -58,9 +58,9 @@ def install() -> None:
 
 
 def _register(reason: str) -> None:
-    from . import mmcv_deform, mmcv_ops
+    from .. import mmcv_deform, mmcv_ops
 
-    module = TorchvisionOperators(EXTENSION, "mmcv's operators on torchvision (tinyvit.detection.mmcv_ops).")
+    module = TorchvisionOperators(EXTENSION, "mmcv's operators on torchvision (tinyvit.detection.compat.mmcv_ops).")
     module.reason = reason
     # mmcv and importlib look for a spec to tell whether the module is there.
     module.__spec__ = importlib.machinery.ModuleSpec(EXTENSION, loader=None, origin=mmcv_ops.__name__)

@@ -26,7 +26,7 @@ from tinyvit.detection.runtime import load_detector, read_detector
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RETINANET = "retinanet_tiny_vit_5m_fpn_1x_coco"
-CONFIG_FOLDER = Path(__file__).parents[2] / "detection" / "configs"
+CONFIG_FOLDER = Path(__file__).parents[3] / "detection" / "configs"
 
 
 @pytest.fixture
@@ -605,7 +605,7 @@ def test_predict_on_real_photographs(test_data, tmp_path) -> None:
 
 
 def test_an_operator_that_asserts_is_named_with_its_condition() -> None:
-    from tinyvit.detection.run import _input_named
+    from tinyvit.detection.engine.run import _input_named
 
     ops = pytest.importorskip("mmcv.ops")
     conv = ops.MaskedConv2d(2, 3, 3)

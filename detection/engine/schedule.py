@@ -13,8 +13,8 @@ from tinyvit.core.errors import InputError
 from tinyvit.core.options import as_list
 from tinyvit.core.schedules import describe_fitted, fit_warmup
 
-from .config import annotation_file, datasets_of, uses_of
-from .data.counts import count_objects
+from ..config import annotation_file, datasets_of, uses_of
+from ..data.counts import count_objects
 
 
 def set_schedule(

@@ -11,7 +11,7 @@ import torch
 
 import tinyvit.detection
 from tinyvit.detection import MissingOperatorError, mmcv_ops_in_use
-from tinyvit.detection.mmcv_ext import install
+from tinyvit.detection.compat.mmcv_ext import install
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

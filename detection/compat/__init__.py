@@ -1,0 +1,1 @@
+"""Operators where mmcv was installed without its own, and mends of mmengine."""

@@ -1,0 +1,1 @@
+"""Training and evaluation: the run, its seeds, optimiser, schedule and options."""
