@@ -58,7 +58,7 @@ def install() -> None:
 
 
 def _register(reason: str) -> None:
-    from .. import mmcv_deform, mmcv_ops
+    from . import mmcv_deform, mmcv_ops
 
     module = TorchvisionOperators(EXTENSION, "mmcv's operators on torchvision (tinyvit.detection.compat.mmcv_ops).")
     module.reason = reason

@@ -79,10 +79,18 @@ def _length(cfg: Config) -> _Length:
     uses = uses_of(cfg, "train")
     found = count_objects(annotation_file(datasets[0]), uses[0].use if uses else None)
     images = max(1, found.images)  # a training without images is rejected where it begins
+    images *= _repeats(cfg.train_dataloader.dataset)
     epochs = cfg.train_cfg.max_epochs
     # torchrun says how many processes share an epoch.
     at_once = cfg.train_dataloader.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
     return _Length(epochs * math.ceil(images / at_once), epochs)
+
+
+def _repeats(dataset: Any) -> int:
+    """Return how often an epoch shows each image, by mmengine's ``RepeatDataset``."""
+    if "dataset" not in dataset:
+        return 1
+    return dataset.get("times", 1) * _repeats(dataset["dataset"])
 
 
 def _replace_loop(cfg: Config, length: int, by_epoch: bool) -> None:

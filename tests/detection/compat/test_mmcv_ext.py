@@ -68,7 +68,7 @@ def fake_mmcv(tmp_path, extension: str):
 def test_a_compiled_module_wins(tmp_path) -> None:
     fake_mmcv(tmp_path, "def nms(*a): return 'compiled'\n")
     code = """
-        from tinyvit.detection import mmcv_ext
+        from tinyvit.detection.compat import mmcv_ext
         mmcv_ext.install()
         import mmcv._ext
         assert mmcv._ext.nms() == "compiled", mmcv._ext
@@ -82,7 +82,7 @@ def test_a_compiled_module_wins(tmp_path) -> None:
 def test_a_compiled_module_that_cannot_load_counts_as_missing(tmp_path) -> None:
     fake_mmcv(tmp_path, "raise ImportError('undefined symbol: _ZN2at')\n")
     code = """
-        from tinyvit.detection import mmcv_ext
+        from tinyvit.detection.compat import mmcv_ext
         mmcv_ext.install()
         found = mmcv_ext.mmcv_ops_in_use()
         assert found["kind"] == "torchvision", found

@@ -78,6 +78,14 @@ def test_a_cosine_schedule_is_stretched() -> None:
     assert in_iterations == expected
 
 
+def test_an_epoch_of_repeated_images_is_as_long_as_it_is(make_coco) -> None:
+    cfg = load_config(RETINANET, data_root=make_coco(train=8))
+    loader = cfg.train_dataloader
+    loader.dataset = {"type": "RepeatDataset", "times": 4, "dataset": loader.dataset}
+    set_schedule(cfg, epochs=10, batch_size=4)
+    assert cfg.param_scheduler[0].end == 8  # a tenth of 10 epochs x 8 iterations
+
+
 RTMDET = "rtmdet_tiny_tiny_vit_5m_4xb32-100e_coco"
 
 
