@@ -1,7 +1,7 @@
 # The commands of this project. `make` needs Python 3.10 to 3.14 on the path, and nothing else.
 #
 #   make demo     run the whole road on drawn data, ending in a report page
-#   make test     run the tests; ARGS="-m slow -n 0" runs the slow ones
+#   make test     run the tests; ARGS="-m slow --dist load" runs the slow ones
 #   make lint     check style, types, layers and dead code
 #   make docs     build the documentation site into build/site (Python 3.11 and later)
 #   make format   let ruff mend what it can
