@@ -10,6 +10,7 @@ from typing import Any
 
 from tinyvit.core.errors import InputError
 from tinyvit.core.files import write_json
+from tinyvit.core.images.decode import decode, read_file
 
 from .annotations import in_one_form, is_box, is_finite, is_id, is_side, read_document
 from .check import DataReport
@@ -173,6 +174,7 @@ def _check_size(image: dict[str, Any], folder: Path | None, changes: Counter[str
         image.update(width=1, height=1)
     try:
         wrong = compare_size(image, folder / image["file_name"])
+        decode(read_file(folder / image["file_name"]))  # a header says nothing of a cut file
     except Exception:  # missing, or Pillow raises many kinds on damaged files
         changes["images that are missing or cannot be read dropped"] += 1
         return None

@@ -148,6 +148,7 @@ def test_kernels_hide_tokens() -> None:
         NativeAttention(bias, 2, 32)(qkv, kept.float())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_graph_takes_every_size() -> None:
     _, batch, sizes = images_and_batch()
@@ -160,6 +161,7 @@ def test_compiled_graph_takes_every_size() -> None:
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_onnx_with_sizes(tmp_path) -> None:
     """The graph with the sizes as second input, as a user exports it."""
@@ -184,6 +186,7 @@ def test_onnx_with_sizes(tmp_path) -> None:
     assert distance([model(image) for image in images], together) < 1e-5
 
 
+@pytest.mark.slow
 def test_export_keeps_the_masks(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

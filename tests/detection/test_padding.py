@@ -60,6 +60,7 @@ def distance(detector: Any) -> float:
     return worst
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_backbone_sees_each_image_as_if_it_were_alone() -> None:
     masked, zero = detector_of("masked"), detector_of("zero")

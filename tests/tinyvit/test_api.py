@@ -70,6 +70,7 @@ def test_unknown_name_is_an_attribute_error():
         tinyvit.lable  # noqa: B018
 
 
+@pytest.mark.slow
 def test_export_and_predict_in_two_calls(tmp_path):
     from PIL import Image
 

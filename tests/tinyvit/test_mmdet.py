@@ -110,6 +110,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_packaged_test_script_evaluates(detector: Path) -> None:
     ran = run("test", "mine.py", "mine.pth", "--work-dir", "out", cwd=detector)
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -86,6 +86,7 @@ def test_ids_as_text_in_one_list_alone_are_named(make_coco, small_config, detect
     assert (code, "names image '1', which is not listed (but 1 is)" in last(err)) == (2, True)
 
 
+@pytest.mark.slow
 def test_masks_that_cannot_be_decoded_are_counted_before_a_training(
     make_coco, mask_config, small_config, detect, edit, tmp_path
 ) -> None:
@@ -139,6 +140,7 @@ def own_config(tmp_path, small_config, root, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_classes_of_ones_own_config_are_matched_by_name(
     make_coco, small_config, random_weights, detect, edit, tmp_path
 ) -> None:
@@ -270,6 +272,7 @@ def test_boxes_as_two_corners_are_named(make_coco, small_config, detect, edit) -
     assert "its boxes look like two corners (x1, y1, x2, y2)" in last(err)
 
 
+@pytest.mark.slow
 def test_all_that_is_left_out_is_counted(make_coco, small_config, detect, edit, tmp_path) -> None:
     root = make_coco()
 
@@ -413,6 +416,7 @@ def test_a_new_key_that_something_reads_is_taken(small_config) -> None:
     assert cfg.train_dataloader.num_batch_per_epoch == 3
 
 
+@pytest.mark.slow
 def test_a_detector_of_other_classes_is_a_start_but_for_its_class_layers(
     make_coco, small_config, random_weights, detect, tmp_path
 ) -> None:
@@ -473,6 +477,7 @@ def test_a_dataset_class_of_ones_own_is_read_alike(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_an_interruption_that_a_fork_swallows_ends_the_run(make_coco, small_config, run_cli, tmp_path) -> None:
     """As a hook of a fork does, while the processes that load images are started."""
     import os
@@ -494,6 +499,8 @@ def test_an_interruption_that_a_fork_swallows_ends_the_run(make_coco, small_conf
     cfg = load_config(small_config)
     cfg.custom_hooks = [{"type": "mmengine.Swallows"}]
     cfg.dump(str(small_config))
+    # A shell ignores it for what it runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
     root, work = make_coco(), tmp_path / "work"
     train = (

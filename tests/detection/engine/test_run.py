@@ -530,6 +530,7 @@ def test_a_folder_without_validation_data_can_be_trained_on(make_coco, small_con
         evaluate(cfg, tmp_path / "any.pth", tmp_path / "test")
 
 
+@pytest.mark.slow
 def test_mmdets_own_script_trains_the_shipped_config(make_coco, tmp_path) -> None:
     """Nothing but the config's custom_imports brings tinyvit in."""
     import mmdet

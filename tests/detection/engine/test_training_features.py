@@ -76,6 +76,7 @@ def training(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [call for call in calls if call["training"]]
 
 
+@pytest.mark.slow
 def test_averaged_weights(run, calls, tmp_path) -> None:
     hook = {"type": "EMAHook", "ema_type": "ExpMomentumEMA", "momentum": 0.2, "update_buffers": True, "priority": 49}
     cfg, found = run("ema", {"custom_hooks": [hook]})
@@ -128,6 +129,7 @@ def test_mixed_precision_with_masks(calls, small_arch) -> None:
     assert [call["dtype"] for call in calls] == [torch.bfloat16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"activation_checkpointing": ["backbone"]}, {"model.backbone.with_cp": True}])
 def test_activation_checkpointing_changes_no_weight(run, calls, how: dict[str, Any]) -> None:
     """With mmengine's own reentrant form the backbone would get no gradient."""
@@ -140,12 +142,14 @@ def test_activation_checkpointing_changes_no_weight(run, calls, how: dict[str, A
     assert far(weights_of(saving), weights_of(plain), "") < 1e-6
 
 
+@pytest.mark.slow
 def test_gradient_accumulation(run, calls) -> None:
     _, found = run("accumulated", {"optim_wrapper.accumulative_counts": 2}, iterations=6)
     assert len(training(calls)) == 6
     assert {int(value["step"]) for value in state_of(found)["optimizer"]["state"].values()} == {3}
 
 
+@pytest.mark.slow
 def test_the_learning_rate_follows_the_batch(run, calls) -> None:
     for batch_size in (2, 4):
         _, found = run(
@@ -155,6 +159,7 @@ def test_the_learning_rate_follows_the_batch(run, calls) -> None:
     assert [call["images"] for call in training(calls)] == [2, 4]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_in_mixed_precision_with_recomputation(run, calls) -> None:
     changes = {"optim_wrapper.type": "AmpOptimWrapper", "model.backbone.with_cp": True}
     _, whole = run("whole", changes)
@@ -266,6 +271,7 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_two_processes_share_a_training(make_coco, small_config, tmp_path, launcher: str) -> None:
     """Gloo, without ``find_unused_parameters``: a parameter without gradient would end the second

@@ -173,6 +173,7 @@ def test_the_bar_on_a_terminal_gives_way_to_the_bar_of_a_validation(
     assert shown == ["pause", "resume"]
 
 
+@pytest.mark.slow
 def test_the_best_of_a_config_that_says_what_is_best_is_kept(make_coco, small_config, tmp_path) -> None:
     cfg = load_config(small_config, data_root=make_coco(), img_size=96)
     set_schedule(cfg, max_iters=1)

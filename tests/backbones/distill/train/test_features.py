@@ -552,6 +552,7 @@ def two_processes(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_the_same_batch_and_resume(
     classes, truth_csv, mixed_store, tmp_path, two_processes
 ):

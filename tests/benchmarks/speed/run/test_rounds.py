@@ -270,6 +270,7 @@ def short_plan(**changes: Any) -> Plan:
     return Plan(**{**short, **changes})
 
 
+@pytest.mark.slow
 def test_five_per_cent_more_is_found_slower_and_the_same_twice_is_not() -> None:
     plan = short_plan(rounds=12, round_iterations=3, seed=1, rounds_per_start=None)
     report = measure([subject("usual"), subject("slowed"), Subject(**(subject("usual").to_dict() | {"label": "twin"}))],

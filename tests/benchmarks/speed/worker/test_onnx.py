@@ -48,6 +48,7 @@ def test_a_free_size_is_the_one_that_the_file_states() -> None:
     assert concrete_shape(shape, layout_of(shape, subject, is_bytes=False), subject, (48, 96)) == (1, 3, 48, 64)
 
 
+@pytest.mark.slow
 def test_a_file_of_ours_is_measured_at_its_own_size(tmp_path: Path) -> None:
     from tinyvit.backbones import create_model
     from tinyvit.export import export_onnx
