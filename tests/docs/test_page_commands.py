@@ -69,7 +69,7 @@ REPLACED = {
     r"--batch-size 1,2,4,8,16,32": "--batch-size 1,2",
     r"--fail-if-slower 5%": "--fail-if-slower 99% --allow-undecided",
     r"--sizes 224,256x320,333": "--sizes 64,64x96",
-    r"--data-root DIR": "--data-root coco",
+    r"(--data-root|check) DIR": r"\1 coco",
     r"IMAGES\.\.\.": "coco/val/000000.jpg",
     r"epoch_12\.pth": "iter_1.pth",
     r"runs/bench/TIME/": "$(ls -d runs/bench/* | head -1)/",
