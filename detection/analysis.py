@@ -19,6 +19,8 @@ import numpy as np
 
 from tinyvit.core.files import write_json
 
+from .show.samples import DETECTIONS
+
 Kind = Literal["bbox", "segm"]
 #: The file that :func:`analyse_run` writes.
 NAME = "analysis.json"
@@ -58,17 +60,27 @@ class Finding:
 
 @dataclass
 class Matching:
-    """All detections of a data set with their causes, and the objects that nothing found.
+    """All detections of a data set with their causes, and its objects.
 
     Attributes:
         findings: The detections.
-        missed: Objects that no detection matches or nearly matches: (image, category, id).
-        positives: Objects by class, without crowds.
+        objects: Objects that are not crowds: (image, category, id).
     """
 
     findings: list[Finding] = field(default_factory=list)
-    missed: list[tuple[Any, Any, Any]] = field(default_factory=list)
-    positives: Counter[Any] = field(default_factory=Counter)
+    objects: list[tuple[Any, Any, Any]] = field(default_factory=list)
+
+    @property
+    def positives(self) -> Counter[Any]:
+        """Objects by class."""
+        return Counter(category for _, category, _ in self.objects)
+
+    def missed(self, score: float = 0.0) -> list[tuple[Any, Any, Any]]:
+        """Return objects that no detection of this score or a higher one matches or nearly
+        matches.
+        """
+        claimed = {(one.image, one.target) for one in self.findings if one.score >= score}
+        return [(image, category, key) for image, category, key in self.objects if (image, key) not in claimed]
 
 
 def analyse_run(metrics: Iterable[Any], folder: Path) -> dict[str, Any]:
@@ -85,13 +97,9 @@ def analyse_run(metrics: Iterable[Any], folder: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for metric in metrics:
-        kinds: Sequence[Kind] = getattr(metric, "metrics", ()) if type(metric).__name__ == "CocoMetric" else ()
-        for kind in kinds:
-            path = folder / f"detections.{kind}.json"
-            entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-            if entries and metric.cat_ids and metric.img_ids:
-                run = metric.evaluations.get(kind)
-                found[kind] = analyse(metric._coco_api, entries, kind, metric.cat_ids, metric.img_ids, run)
+        for kind, run in getattr(metric, "evaluations", {}).items():
+            entries = json.loads((folder / f"{DETECTIONS}.{kind}.json").read_text(encoding="utf-8"))
+            found[kind] = analyse(metric._coco_api, entries, kind, metric.cat_ids, metric.img_ids, run)
     if found:
         write_json(folder / NAME, found)
     return found
@@ -145,7 +153,7 @@ def analyse(
         "curves": {str(iou): _curve(run, iou) for iou in (0.5, 0.75)},
         "errors": errors,
         "confusions": [{"found": a, "is": b, "count": count} for (a, b), count in confused.most_common(10)],
-        "images": _worst(coco, entries, kind, categories, images),
+        "images": _worst(matching),
     }
 
 
@@ -238,7 +246,7 @@ def _match_image(
 ) -> None:
     objects = [one for one in annotations if not one.get("iscrowd")]
     crowds = [one for one in annotations if one.get("iscrowd")]
-    matching.positives.update(one["category_id"] for one in objects)
+    matching.objects += [(image, one["category_id"], one["id"]) for one in objects]
     ious = _ious(coco, found, objects, kind, crowd=False)
     on_crowds = _ious(coco, found, crowds, kind, crowd=True)
     taken: set[int] = set()
@@ -259,12 +267,6 @@ def _match_image(
     for row in unmatched:
         _find_cause(rows[row], ious[row], objects, taken)
     matching.findings += rows
-    nearly = {one.target for one in rows if one.cause in ("classification", "localisation")}
-    matching.missed += [
-        (image, one["category_id"], one["id"])
-        for at, one in enumerate(objects)
-        if at not in taken and one["id"] not in nearly
-    ]
 
 
 def _find_cause(finding: Finding, ious: np.ndarray, objects: Sequence[Mapping[str, Any]], taken: set[int]) -> None:
@@ -309,7 +311,7 @@ def _ious(
 
 def _count(matching: Matching, cause: str) -> int:
     if cause == "missed":
-        return len(matching.missed)
+        return len(matching.missed())
     return sum(one.cause == cause for one in matching.findings)
 
 
@@ -320,8 +322,8 @@ def _mended(matching: Matching, cause: str) -> float:
     The other detections with this cause are taken away. Missed objects are taken from the objects.
     """
     if cause == "missed":
-        left = matching.positives.copy()
-        left.subtract(category for _, category, _ in matching.missed)
+        left = matching.positives
+        left.subtract(category for _, category, _ in matching.missed())
         return _mean_precision(matching.findings, left)
     matched = {(one.image, one.target) for one in matching.findings if one.cause is None}
     best = {}
@@ -360,11 +362,8 @@ def _precision(rows: Sequence[Finding], positives: int) -> float:
     return float(np.append(envelope, 0.0)[np.minimum(at, len(right))].mean())
 
 
-def _worst(
-    coco: Any, entries: Iterable[Mapping[str, Any]], kind: Kind, categories: Sequence[Any], images: Sequence[Any]
-) -> list[Any]:
+def _worst(matching: Matching) -> list[Any]:
     """Return the images with most mistakes first, without those that have none."""
-    shown = match(coco, [one for one in entries if one["score"] >= SHOWN], kind, categories, images)
-    mistakes = Counter(image for image, _, _ in shown.missed)
-    mistakes.update(one.image for one in shown.findings if one.cause not in (None, "ignored"))
+    mistakes = Counter(image for image, _, _ in matching.missed(SHOWN))
+    mistakes.update(one.image for one in matching.findings if one.score >= SHOWN and one.cause not in (None, "ignored"))
     return [image for image, _ in mistakes.most_common()]

@@ -53,7 +53,7 @@ def test_every_cause_is_found_and_its_gain_is_that_of_the_oracle(tmp_path: Path)
     matching = match(truth, entries, "bbox", [CAT, DOG, CUP], [0])
     causes = [None, "duplicate", "localisation", "classification", "both", "background"]
     assert [one.cause for one in matching.findings] == causes
-    assert [one[1] for one in matching.missed] == [DOG]
+    assert [one[1] for one in matching.missed()] == [DOG]
     found = analyse(truth, entries, "bbox", [CAT, DOG, CUP], [0])
     assert {cause: found["errors"][cause]["count"] for cause in CAUSES} == dict.fromkeys(CAUSES, 1)
     assert found["confusions"] == [{"found": "cup", "is": "dog", "count": 1}]
